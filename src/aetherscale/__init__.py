@@ -1,0 +1,1 @@
+"""aetherscale: a small VM cloud out of Linux hosts, driven by messages and kept as an event log."""
