@@ -1,0 +1,57 @@
+# The recipes of aetherscale. Run them with `./justw RECIPE`, which makes all that they need.
+
+bin := ".venv/bin"
+
+# List the recipes.
+_default:
+    @'{{ just_executable() }}' --list --unsorted
+
+# Format the code, and mend what ruff can mend by itself.
+fmt:
+    {{ bin }}/ruff check --fix-only --quiet
+    {{ bin }}/ruff format
+
+# Style, likely bugs, and the dependency rules.
+lint: && imports
+    {{ bin }}/ruff format --check
+    {{ bin }}/ruff check
+
+# The dependency rules of docs/architecture.md, each an import-linter contract.
+imports:
+    {{ bin }}/lint-imports
+
+# mypy, strict, over the source and the tests.
+types:
+    {{ bin }}/mypy
+
+# Pure code: milliseconds each.
+unit *args:
+    {{ bin }}/pytest tests/unit {{ args }}
+
+# One suite for each port, run on the fake and on the real thing.
+contract *args:
+    {{ bin }}/pytest tests/contract {{ args }}
+
+# Real guests, a real nats-server, real files, real kills.
+integration *args:
+    {{ bin }}/pytest tests/integration {{ args }}
+
+# Everything: style, types, dependency rules, every test.
+test *args: lint types
+    {{ bin }}/pytest {{ args }}
+
+# Exactly what CI runs.
+check: test
+
+# Write docs/events.md and docs/subjects.md anew from the code.
+docs:
+    {{ bin }}/python -m aetherscale.docs
+
+# From nothing to a ready virtual machine, and back to nothing.
+demo *args:
+    {{ bin }}/aetherscale demo {{ args }}
+
+# Remove what can be made again: .venv, caches, builds.
+clean:
+    rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+    find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
