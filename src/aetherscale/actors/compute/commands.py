@@ -1,0 +1,156 @@
+"""What callers may say to compute: the options of its tasks as they are on the wire, and the commands they become.
+
+Options are what a stranger sends; a command is what is left after names have become ids and defaults have been filled
+in, so that deciding it needs nothing but the state of the VM.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from aetherscale.actors.compute.effects import ReadyChannel
+from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
+from aetherscale.kernel.wire import Message
+
+RestartPolicy = Literal["always", "on-failure", "never"]
+
+DEFAULT_CPUS = 1
+DEFAULT_MEMORY_MIB = 512
+DEFAULT_DISK_GIB = 10
+DEFAULT_GRACE_S = 30.0
+
+GraceS = Annotated[float, Meta(ge=0, le=3600, description="seconds that the guest has to shut down")]
+TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024)]
+ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
+ExecCommand = Annotated[list[ExecArgument], Meta(min_length=1, max_length=256)]
+
+
+class CreateVmOptions(Message, frozen=True):
+    """Options of `create-vm`. Those after `labels` belong to components that this version does not have yet."""
+
+    image: ImageReference
+    name: Name | None = None
+    cpus: Cpus = DEFAULT_CPUS
+    memory_mib: MemoryMib = DEFAULT_MEMORY_MIB
+    disk_gib: DiskGib | None = None
+    node: Name | None = None
+    restart: RestartPolicy = "on-failure"
+    autostart: bool = True
+    labels: Labels = field(default_factory=dict)
+    virtual_network: Any = None
+    vpn: Any = None
+    public_ip: bool = False
+    init_script: Any = None
+    ssh_keys: Any = None
+    groups: Any = None
+
+
+class VmOptions(Message, frozen=True):
+    """Options of `start-vm`, `restart-vm` and `vm-info`."""
+
+    vm_id: Reference = ""
+
+
+class StopVmOptions(Message, frozen=True):
+    """Options of `stop-vm` and `delete-vm`: `kill` does not ask the guest; `grace-s` is how long it may take."""
+
+    vm_id: Reference = ""
+    kill: bool = False
+    grace_s: GraceS = DEFAULT_GRACE_S
+
+
+class ListVmsOptions(Message, frozen=True):
+    """Options of `list-vms`: with `all` also the deleted ones; `labels` must all match."""
+
+    all: bool = False
+    labels: Labels = field(default_factory=dict)
+
+
+class LogsOptions(Message, frozen=True):
+    """Options of `vm-logs`: the serial line's log, its last `tail-bytes`, and with `follow` what comes after."""
+
+    vm_id: Reference = ""
+    follow: bool = False
+    tail_bytes: TailBytes = 64 * 1024
+
+
+class ConsoleOptions(Message, frozen=True):
+    """Options of `vm-console`: attach to the serial line."""
+
+    vm_id: Reference = ""
+
+
+class ExecOptions(Message, frozen=True):
+    """Options of `exec-vm`: run `command` in the guest through its agent."""
+
+    command: ExecCommand
+    vm_id: Reference = ""
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+
+
+class CreateVm(Struct, frozen=True):
+    """Make a VM and start it."""
+
+    vm_id: str
+    name: str
+    image_id: str
+    image: str
+    image_format: Literal["qcow2", "raw"]
+    ready_channel: ReadyChannel
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+    restart: RestartPolicy
+    autostart: bool
+    labels: dict[str, str]
+
+
+class StartVm(Struct, frozen=True):
+    """Bring the VM up; after a stop that is under way, where there is one."""
+
+    vm_id: str
+
+
+class StopVm(Struct, frozen=True):
+    """Bring the VM down: ask the guest and wait for at most `grace_s`, or with `kill` end it at once."""
+
+    vm_id: str
+    kill: bool
+    grace_s: float
+
+
+class RestartVm(Struct, frozen=True):
+    """Bring the VM down as `StopVm` does, and up again."""
+
+    vm_id: str
+
+
+class DeleteVm(Struct, frozen=True):
+    """Bring the VM down as `StopVm` does, and remove all that it has on the host."""
+
+    vm_id: str
+    kill: bool
+    grace_s: float
+
+
+ComputeCommand = CreateVm | StartVm | StopVm | RestartVm | DeleteVm
+
+
+class VmAdopted(Struct, frozen=True):
+    """The node has come back and found the VM's process alive and its own."""
+
+    vm_id: str
+    run: int
+
+
+class VmLost(Struct, frozen=True):
+    """The node has come back and the VM's process is not there; `boot_id` is the host's present one."""
+
+    vm_id: str
+    run: int
+    boot_id: str
+
+
+ComputeFinding = VmAdopted | VmLost

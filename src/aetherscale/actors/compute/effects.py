@@ -1,0 +1,188 @@
+"""What compute may ask of the host, and every answer that the host may give.
+
+An effect is always an *ensure*: performing one twice, or half and then again, ends in the same world. Its `key` says
+which piece of owed work it is; work in flight whose key is no longer owed is cancelled. Outcomes answer an effect;
+observations come unasked. Both become messages to the decider. Pure data: nothing here knows QEMU.
+
+`run` numbers the boots of one VM from 1: an answer about run 3 says nothing about run 4. The actor waits until
+`not_before_us` before it hands an effect to the driver, and gives up on it after `deadline_s`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+ReadyChannel = Literal["agent", "channel", "none"]
+"""How the guest of an image says that it is ready: the QEMU guest agent, our own virtio port, or not at all."""
+
+PauseReason = Literal["disk", "internal-error", "io-error", "user"]
+
+
+class ProvisionDisk(Struct, frozen=True):
+    """Ensure that the VM has its directory, a link to its base image and an overlay of `disk_mib` on it."""
+
+    key: str
+    vm_id: str
+    image_id: str
+    image_format: Literal["qcow2", "raw"]
+    disk_mib: int
+    deadline_s: float = 60.0
+    not_before_us: int = 0
+
+
+class BootVm(Struct, frozen=True):
+    """Ensure that run `run` of the VM is running, which QMP says; a process of that run that lives is adopted."""
+
+    key: str
+    vm_id: str
+    run: int
+    cpus: int
+    memory_mib: int
+    ready_channel: ReadyChannel
+    image_format: Literal["qcow2", "raw"] = "qcow2"
+    deadline_s: float = 60.0
+    not_before_us: int = 0
+
+
+class ShutDownVm(Struct, frozen=True):
+    """Ask the guest to power down (ACPI) and wait for at most `grace_s`.
+
+    Its end arrives as an observation, `GuestEnded` or `VmGone`; the outcome is that it did not come.
+    """
+
+    key: str
+    vm_id: str
+    run: int
+    grace_s: float
+    deadline_s: float = 3600.0
+    not_before_us: int = 0
+
+
+class EndVm(Struct, frozen=True):
+    """Ensure that no process of the VM is left: QMP `quit`, then SIGKILL through a pidfd; returns when it is gone."""
+
+    key: str
+    vm_id: str
+    run: int
+    deadline_s: float = 30.0
+    not_before_us: int = 0
+
+
+class RemoveVm(Struct, frozen=True):
+    """Ensure that nothing of the VM is left on the host: no process, no directory."""
+
+    key: str
+    vm_id: str
+    run: int
+    deadline_s: float = 60.0
+    not_before_us: int = 0
+
+
+ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm
+
+
+class EffectFailed(Struct, frozen=True):
+    """The host could not do what the effect asked."""
+
+    key: str
+    reason: str
+    """One sentence: what was tried, what was got, what was expected."""
+    hint: str = ""
+    """What the user can do about it, or type."""
+    retryable: bool = True
+    log_tail: str = ""
+
+
+class DiskProvisioned(Struct, frozen=True):
+    """The disk is there, as large as it was asked to be or as the image is."""
+
+    key: str
+    disk_mib: int
+    """The size that the guest sees: never smaller than the image."""
+
+
+class Booted(Struct, frozen=True):
+    """QMP said `running`. (boot id, pid, start ticks) name the process for as long as this host is up."""
+
+    key: str
+    vm_id: str
+    run: int
+    pid: int
+    start_ticks: int
+    boot_id: str
+    accelerator: Literal["kvm", "tcg"]
+    adopted: bool = False
+
+
+class ShutdownIgnored(Struct, frozen=True):
+    """The guest had its time and runs on."""
+
+    key: str
+    waited_s: float
+
+
+class Ended(Struct, frozen=True):
+    """No process of the VM is left. Exit code and signal are known only of our own children."""
+
+    key: str
+    exit_code: int | None = None
+    signal: int | None = None
+    log_tail: str = ""
+
+
+class Removed(Struct, frozen=True):
+    """Nothing of the VM is left."""
+
+    key: str
+
+
+ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed
+
+
+class GuestReady(Struct, frozen=True):
+    """The guest said that it is ready."""
+
+    vm_id: str
+    run: int
+    channel: ReadyChannel
+
+
+class GuestEnded(Struct, frozen=True):
+    """The guest has ended and QEMU holds it paused (`-action shutdown=pause,panic=pause`) until it is let go."""
+
+    vm_id: str
+    run: int
+    reason: Literal["shutdown", "panic"]
+    detail: str = ""
+
+
+class VmGone(Struct, frozen=True):
+    """The VM's process is no longer there, and nobody asked it to go."""
+
+    vm_id: str
+    run: int
+    exit_code: int | None = None
+    signal: int | None = None
+    detail: str = ""
+    log_tail: str = ""
+
+
+class VmHeld(Struct, frozen=True):
+    """QEMU has stopped the virtual CPUs: no room on the disk, an I/O error, an internal error of the accelerator."""
+
+    vm_id: str
+    run: int
+    reason: PauseReason
+    detail: str = ""
+
+
+class VmContinued(Struct, frozen=True):
+    """The virtual CPUs run again."""
+
+    vm_id: str
+    run: int
+
+
+ComputeObservation = GuestReady | GuestEnded | VmGone | VmHeld | VmContinued

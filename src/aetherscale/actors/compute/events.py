@@ -1,0 +1,182 @@
+"""What has happened to a VM. Every one of these is kept for ever: change a shape only with a new schema version."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aetherscale.actors.compute.commands import RestartPolicy
+from aetherscale.actors.compute.effects import PauseReason, ReadyChannel
+from aetherscale.kernel.messages import Event
+
+KIND = "vm"
+"""The kind of a VM's stream."""
+
+Step = Literal["provisioning", "booting", "stopping", "removing"]
+ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"]
+"""Who or what ended a run: the user; a shutdown from inside; a kernel panic; QEMU itself; nobody saw it."""
+
+
+class VmRequested(Event, frozen=True):
+    """Somebody asked for a VM."""
+
+    vm_id: str
+    name: str
+    image_id: str
+    image: str
+    image_format: Literal["qcow2", "raw"]
+    ready_channel: ReadyChannel
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+    restart: RestartPolicy
+    autostart: bool
+    labels: dict[str, str]
+
+
+class DiskProvisioned(Event, frozen=True):
+    """The VM has its disk, an overlay on the image."""
+
+    disk_mib: int
+
+
+class VmStartRequested(Event, frozen=True):
+    """Somebody asked to start it."""
+
+
+class VmBooted(Event, frozen=True):
+    """QEMU said that the virtual machine runs. Boot id, pid and start ticks name the process."""
+
+    run: int
+    pid: int
+    start_ticks: int
+    boot_id: str
+    accelerator: Literal["kvm", "tcg"]
+
+
+class VmReady(Event, frozen=True):
+    """The guest said that it is ready."""
+
+    run: int
+    channel: ReadyChannel
+
+
+class VmPaused(Event, frozen=True):
+    """QEMU has stopped the virtual CPUs."""
+
+    run: int
+    reason: PauseReason
+    detail: str
+
+
+class VmResumed(Event, frozen=True):
+    """The virtual CPUs run again."""
+
+    run: int
+
+
+class VmStopRequested(Event, frozen=True):
+    """Somebody asked to stop it."""
+
+    kill: bool
+    grace_s: float
+
+
+class VmRestartRequested(Event, frozen=True):
+    """Somebody asked to stop it and start it again."""
+
+    grace_s: float
+
+
+class VmStopForced(Event, frozen=True):
+    """The guest did not shut down within the time that it had; it is ended now."""
+
+    run: int
+    waited_s: float
+
+
+class VmEnded(Event, frozen=True):
+    """The guest has ended, and QEMU is let go now that this is on record."""
+
+    run: int
+    reason: Literal["shutdown", "panic"]
+    detail: str
+
+
+class VmExited(Event, frozen=True):
+    """No process of the VM is left."""
+
+    run: int
+    reason: ExitReason
+    exit_code: int | None
+    signal: int | None
+    detail: str
+    log_tail: str
+
+
+class VmRestartScheduled(Event, frozen=True):
+    """The restart policy starts it again, not before `not_before` (RFC 3339)."""
+
+    attempt: int
+    not_before: str
+
+
+class VmGaveUp(Event, frozen=True):
+    """The restart policy has reached its limit."""
+
+    restarts: int
+
+
+class VmAdopted(Event, frozen=True):
+    """The node came back and found the VM's process alive."""
+
+    run: int
+
+
+class VmStepFailed(Event, frozen=True):
+    """The host could not do what was owed. `retry_at` (RFC 3339) is absent where it is not tried again."""
+
+    step: Step
+    run: int
+    attempt: int
+    reason: str
+    hint: str
+    log_tail: str
+    retry_at: str | None
+
+
+class VmUndone(Event, frozen=True):
+    """The VM never ran, and what was made of it is taken back."""
+
+
+class VmDeleteRequested(Event, frozen=True):
+    """Somebody asked to delete it."""
+
+    kill: bool
+    grace_s: float
+
+
+class VmDeleted(Event, frozen=True):
+    """Nothing of it is left on the host."""
+
+
+VmEvent = (
+    VmRequested
+    | DiskProvisioned
+    | VmStartRequested
+    | VmBooted
+    | VmReady
+    | VmPaused
+    | VmResumed
+    | VmStopRequested
+    | VmRestartRequested
+    | VmStopForced
+    | VmEnded
+    | VmExited
+    | VmRestartScheduled
+    | VmGaveUp
+    | VmAdopted
+    | VmStepFailed
+    | VmUndone
+    | VmDeleteRequested
+    | VmDeleted
+)

@@ -1,0 +1,156 @@
+"""How a VM looks from outside, and when what somebody asked for has come to its end. Pure."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aetherscale.actors.compute import events
+from aetherscale.actors.compute.commands import ComputeCommand, CreateVm, RestartVm, StartVm, StopVm
+from aetherscale.actors.compute.events import VmEvent
+from aetherscale.actors.compute.state import Failure, Vm, evolve, is_down
+from aetherscale.actors.compute.views import ExitView, FailureView, VmView
+from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.registry import Kind
+from aetherscale.kernel.replies import Chunk, status
+from aetherscale.kernel.times import to_rfc3339
+
+
+def view(vm: Vm, node: str, revision: int) -> VmView:
+    """The view of a VM that lives on `node`; `revision` is the version of its stream."""
+    accelerator = vm.process.accelerator if vm.process and vm.observed in ("running", "paused") else None
+    return VmView(
+        id=vm.id,
+        name=vm.name,
+        node=node,
+        phase=vm.phase,
+        requested=vm.requested,
+        observed=vm.observed,
+        since=to_rfc3339(vm.phase_since_us),
+        image=vm.image,
+        cpus=vm.cpus,
+        memory_mib=vm.memory_mib,
+        disk_gib=-(-vm.disk_mib // 1024),
+        restart=vm.restart,
+        autostart=vm.autostart,
+        ports=[],
+        failure=_failure(vm.failure),
+        revision=revision,
+        labels=vm.labels,
+        accelerator=accelerator,
+        isolation=None if accelerator is None else "kvm" if accelerator == "kvm" else "none",
+        paused_reason=vm.paused_reason,
+        restarts=vm.restarts,
+        exit=_exit(vm.exit),
+    )
+
+
+def claim(vm: Vm, event: VmEvent) -> ClaimEvent | None:
+    """What an event does to the VM's name: it is taken with the request and free again with the deletion."""
+    match event:
+        case events.VmRequested():
+            return NameClaimed(events.KIND, event.name, event.vm_id)
+        case events.VmDeleted():
+            return NameReleased(events.KIND, vm.name, vm.id)
+        case _:
+            return None
+
+
+def announce(vm: Vm, event: VmEvent) -> Chunk | None:
+    """The status that a waiting caller is told of an event, if any."""
+    match event:
+        case events.VmRequested():
+            return status("allocating", vm_id=vm.id, name=vm.name)
+        case events.DiskProvisioned() if vm.requested == "running":
+            return status("starting", vm_id=vm.id)
+        case events.VmStartRequested() if vm.phase == "booting":
+            return status("starting", vm_id=vm.id)
+        case events.VmBooted():
+            return status("running", vm_id=vm.id, accelerator=event.accelerator)
+        case events.VmStopRequested() | events.VmRestartRequested():
+            return status("stopping", vm_id=vm.id)
+        case events.VmStopForced():
+            return status("forcing", vm_id=vm.id, waited_s=event.waited_s)
+        case events.VmDeleteRequested():
+            return status("deleting", vm_id=vm.id)
+        case events.VmRestartScheduled():
+            return status("restarting", vm_id=vm.id, attempt=event.attempt, not_before=event.not_before)
+        case events.VmStepFailed() if event.retry_at is not None:
+            return status("retrying", vm_id=vm.id, step=event.step, reason=event.reason, not_before=event.retry_at)
+        case events.VmUndone():
+            return status("undoing", vm_id=vm.id)
+        case _:
+            return None
+
+
+def settle(command: ComputeCommand, vm: Vm) -> Mapping[str, Any] | None:
+    """The result's fields once the command has come to its end, None before; raises `Refused` where it is a bad one.
+
+    A function of the states that follow the command and of nothing else: whoever repeats the command reads the same
+    end from the log.
+    """
+    match command:
+        case CreateVm() | StartVm() | RestartVm():
+            done = _is_up(vm)
+        case StopVm():
+            done = _is_stopped(vm)
+        case _:
+            done = _is_deleted(vm)
+    return {"vm-id": vm.id} if done else None
+
+
+def _is_up(vm: Vm) -> bool:
+    if vm.undone:
+        if vm.phase == "deleted" or vm.stuck:
+            raise _failed(vm, "the VM could not be created, and what was made of it has been taken back")
+        return False
+    if vm.requested == "deleted":
+        raise Refused(409, f"the VM {vm.name!r} was deleted before it was ready")
+    if vm.phase == "failed":
+        raise _failed(vm, f"the VM {vm.name!r} failed")
+    if vm.phase == "paused":
+        raise Refused(
+            500,
+            f"the VM {vm.name!r} is paused: {vm.paused_reason}",
+            hint=f"aetherscale why vm {vm.name}",
+            details={"vm-id": vm.id, "phase": "paused"},
+        )
+    if vm.requested == "stopped":
+        raise Refused(409, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
+    return vm.phase == "ready" or (vm.phase == "running" and vm.ready_channel == "none")
+
+
+def _is_stopped(vm: Vm) -> bool:
+    if vm.stuck and vm.observed in ("running", "paused"):
+        raise _failed(vm, f"the VM {vm.name!r} could not be stopped")
+    # The one that starts again at once has been down all the same.
+    return is_down(vm) or vm.phase == "deleted" or (vm.phase == "booting" and vm.observed == "exited")
+
+
+def _is_deleted(vm: Vm) -> bool:
+    if vm.phase == "failed" and vm.stuck:
+        raise _failed(vm, f"the VM {vm.name!r} could not be deleted")
+    return vm.phase == "deleted"
+
+
+def _failed(vm: Vm, what: str) -> Refused:
+    failure = vm.failure or Failure("", "no reason is on record")
+    return Refused(
+        500,
+        f"{what}: {failure.phase}: {failure.reason}",
+        hint=failure.hint or f"aetherscale why vm {vm.name}",
+        details={"vm-id": vm.id, "phase": failure.phase, "reason": failure.reason, "log-tail": failure.log_tail},
+    )
+
+
+def _failure(failure: Failure | None) -> FailureView | None:
+    return FailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None
+
+
+def _exit(event: events.VmExited | None) -> ExitView | None:
+    return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
+
+
+VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view)

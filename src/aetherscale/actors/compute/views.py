@@ -1,0 +1,68 @@
+"""A VM as callers see it: the same object on NATS, in the command line and in a replay."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Phase = Literal[
+    "requested",
+    "provisioning",
+    "booting",
+    "running",
+    "ready",
+    "paused",
+    "stopping",
+    "stopped",
+    "failed",
+    "deleted",
+]
+Requested = Literal["running", "stopped", "deleted"]
+Observed = Literal["absent", "running", "paused", "exited"]
+
+
+class FailureView(Struct, frozen=True, rename="kebab"):
+    """Why a VM failed: in which phase, what happened, what to do, and the end of the log that shows it."""
+
+    phase: str
+    reason: str
+    hint: str
+    log_tail: str
+
+
+class ExitView(Struct, frozen=True, rename="kebab"):
+    """How the last run ended: `reason` is who or what ended it; code and signal where they are known."""
+
+    reason: str
+    exit_code: int | None
+    signal: int | None
+    detail: str
+
+
+class VmView(Struct, frozen=True, rename="kebab"):
+    """The view of a VM; see the contract in `docs/subjects.md`. `since` is when it entered its phase."""
+
+    id: str
+    name: str
+    node: str
+    phase: Phase
+    requested: Requested
+    observed: Observed
+    since: str
+    image: str
+    cpus: int
+    memory_mib: int
+    disk_gib: int
+    restart: str
+    autostart: bool
+    ports: list[dict[str, Any]]
+    failure: FailureView | None
+    revision: int
+    labels: dict[str, str]
+    accelerator: str | None
+    isolation: Literal["kvm", "none"] | None
+    """What stands between guest and host while it runs: `none` under TCG, for which QEMU promises no isolation."""
+    paused_reason: str | None
+    restarts: int
+    exit: ExitView | None

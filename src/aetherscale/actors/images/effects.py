@@ -1,0 +1,72 @@
+"""What the images component may ask of the host, and every answer. Ensure-effects, as in compute. Pure data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+ImageFormat = Literal["qcow2", "raw"]
+ReadyChannel = Literal["agent", "channel", "none"]
+
+
+class FetchImage(Struct, frozen=True):
+    """Ensure that the image is there: copied or downloaded, its checksum and then its header checked."""
+
+    key: str
+    image_id: str
+    source: str
+    sha256: str | None
+    deadline_s: float = 24 * 3600.0
+    not_before_us: int = 0
+
+
+class BuildImage(Struct, frozen=True):
+    """Ensure that an image of the recipe is there."""
+
+    key: str
+    image_id: str
+    recipe: str
+    deadline_s: float = 3600.0
+    not_before_us: int = 0
+
+
+class RemoveImage(Struct, frozen=True):
+    """Ensure that nothing of the image is left, half a download among it."""
+
+    key: str
+    image_id: str
+    deadline_s: float = 60.0
+    not_before_us: int = 0
+
+
+ImagesEffect = FetchImage | BuildImage | RemoveImage
+
+
+class ImageStored(Struct, frozen=True):
+    """The image is in its place, checked and synced to the disk."""
+
+    key: str
+    format: ImageFormat
+    sha256: str
+    size_bytes: int
+    virtual_size_bytes: int
+
+
+class ImageRemoved(Struct, frozen=True):
+    """Nothing of the image is left."""
+
+    key: str
+
+
+class EffectFailed(Struct, frozen=True):
+    """The host could not do what the effect asked: what was tried and got, and what the user can do."""
+
+    key: str
+    reason: str
+    hint: str = ""
+    retryable: bool = True
+    log_tail: str = ""
+
+
+ImagesOutcome = ImageStored | ImageRemoved | EffectFailed

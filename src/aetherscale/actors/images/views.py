@@ -1,0 +1,36 @@
+"""An image as callers see it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "deleted"]
+
+
+class ImageFailureView(Struct, frozen=True, rename="kebab"):
+    """Why an image failed: in which step, what happened, and what to do."""
+
+    phase: str
+    reason: str
+    hint: str
+    log_tail: str
+
+
+class ImageView(Struct, frozen=True, rename="kebab"):
+    """The view of an image. Sizes are in bytes: `size` of the file, `virtual-size` of the disk in it."""
+
+    id: str
+    name: str
+    node: str
+    phase: ImagePhase
+    since: str
+    source: str
+    format: str | None
+    sha256: str | None
+    size_bytes: int | None
+    virtual_size_bytes: int | None
+    ready: str
+    failure: ImageFailureView | None
+    revision: int

@@ -1,0 +1,176 @@
+"""The port of the event log: streams, versions and payloads. Has never heard of VMs.
+
+`sqlite.py` is the real one and `memory.py` its twin; one contract suite runs on both. Payloads are bytes here;
+`codec.py` turns them into events and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class NewEvent(Struct, frozen=True):
+    """An event that is not yet in the log: its type, the schema of its payload, and the payload (msgpack)."""
+
+    type: str
+    schema: int
+    data: bytes
+
+
+class StreamWrite(Struct, frozen=True):
+    """Events for one stream, which must still be at `expected_version` (0: nothing in it)."""
+
+    stream: str
+    expected_version: int
+    events: tuple[NewEvent, ...]
+
+
+class CommandKey(Struct, frozen=True):
+    """What makes a command recognisable: its tenant and id, and a digest of what it asks for (SHA-256, 32 bytes)."""
+
+    tenant: str
+    command_id: str
+    digest: bytes
+
+
+class Append(Struct, frozen=True):
+    """All writes that one message leads to: they are in the log together, next to one another, or not at all."""
+
+    writes: tuple[StreamWrite, ...]
+    time_us: int
+    tenant: str
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None = None
+    key: CommandKey | None = None
+    """Given for commands; what a host answers has none."""
+
+
+class Accepted(Struct, frozen=True):
+    """What the log remembers of a command: which events it led to, and the digest of what it asked for."""
+
+    digest: bytes
+    first_seq: int
+    last_seq: int
+
+
+class StoredEvent(Struct, frozen=True):
+    """One row of the log with everything resolved."""
+
+    seq: int
+    stream: str
+    version: int
+    type: str
+    schema: int
+    data: bytes
+    time_us: int
+    node: str
+    epoch: str
+    tenant: str
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None
+
+
+class StoreError(Exception):
+    """Base of all that can go wrong with a log. The message says what, where, and which command to type next.
+
+    StoreError
+    ├── WrongVersion      somebody else wrote to the stream; read again and decide anew
+    ├── AlreadyAccepted   the command is in the log; here is what it led to
+    ├── StorageFull       nothing was written; reading goes on
+    ├── InDoubt           a commit may or may not be durable; the store takes no more writes
+    ├── Damaged           what is read is not what was written
+    ├── NotALog           the file is something else
+    ├── TooNew            written by a newer version of the program; names the schema that it needs
+    └── Locked            another process writes to this log; names it
+    """
+
+
+class WrongVersion(StoreError):
+    def __init__(self, stream: str, expected: int, actual: int) -> None:
+        super().__init__(f"stream {stream}: expected version {expected}, found {actual}")
+        self.stream, self.expected, self.actual = stream, expected, actual
+
+
+class AlreadyAccepted(StoreError):
+    def __init__(self, accepted: Accepted) -> None:
+        super().__init__(f"the command was accepted as events {accepted.first_seq} to {accepted.last_seq}")
+        self.accepted = accepted
+
+
+class StorageFull(StoreError):
+    """No room for an append: nothing of it was written, and nothing of it is acknowledged."""
+
+
+class InDoubt(StoreError):
+    """A commit failed in a way that leaves open whether it is durable. The process has to end; the retry is by id."""
+
+
+class Damaged(StoreError):
+    """The log is damaged at or before `seq`: a torn or flipped byte, a missing row, a head that does not fit."""
+
+    def __init__(self, message: str, seq: int | None = None) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
+class NotALog(StoreError):
+    pass
+
+
+class TooNew(StoreError):
+    pass
+
+
+class Locked(StoreError):
+    pass
+
+
+class Reader(Protocol):
+    """What can be read from a log, also from one that nobody writes to."""
+
+    node: str
+    """The name of the node whose log it is."""
+    epoch: str
+    """Generated when the log was made: the same node with a new log is a new epoch."""
+
+    async def head(self) -> int:
+        """The position of the last event; 0 in an empty log."""
+        ...
+
+    async def read(self, after: int, limit: int = 1000, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        """The next events after a position, in order; of the given types only, where types are given."""
+        ...
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]: ...
+
+    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        """What a command led to, if it was accepted."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Reader, Protocol):
+    """The log of one node: one writer, any number of readers."""
+
+    async def append(self, append: Append) -> Sequence[StoredEvent]:
+        """Write all of it and return when it is durable, with what is now in the log (`()` where it had no events).
+
+        Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
+        call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`.
+        """
+        ...
+
+    def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+        """All events after a position, in order, without gap or double: first the past in pages, then as they come.
+
+        Memory is bounded: a slow reader is given pages from the log, not a growing queue.
+        """
+        ...

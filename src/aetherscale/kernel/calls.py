@@ -1,0 +1,42 @@
+"""A request as it stands between the bus, which read it, and the component, which answers it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from msgspec import Struct
+
+from aetherscale.kernel.replies import Chunk
+
+
+class Call(Struct, frozen=True):
+    """One task that somebody asks for. Everything but `body` has been checked; the component decodes the body."""
+
+    tenant: str
+    component: str
+    task: str
+    body: bytes
+    """JSON options of the task, or nothing."""
+    actor: str
+    """Who asks, e.g. `user:nats`."""
+    command_id: str
+    """The caller's idempotency key, or one of ours."""
+    keyed: bool
+    """Whether the caller chose `command_id`, so that a repeat is to be recognised."""
+    correlation_id: str
+    causation_id: str | None = None
+    deadline_us: int | None = None
+    """The caller stops to wait then; work that has been accepted goes on."""
+    object_id: str = ""
+    """The object of an `obj` subject, whose id the body then need not repeat."""
+    legacy: bool = False
+    """Whether it came as the first version's message, which creates missing networks on the way."""
+
+
+Serve = Callable[[Call], AsyncIterator[Chunk]]
+"""How a component takes a call.
+
+The call itself, up to its return, is synchronous and puts the request in its place in the queue of its object, so that
+calls keep the order in which they are made. The iterator yields the chunks of the reply and ends after the final one;
+`Refused` may be raised by either and becomes the final `error` chunk.
+"""

@@ -1,0 +1,73 @@
+"""Events, and the envelopes around what goes in and what has been recorded."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Generic, TypeVar
+
+from msgspec import Struct
+
+M = TypeVar("M")
+
+
+class Event(Struct, frozen=True, rename="kebab"):
+    """An immutable fact in the past tense. Its type is the class's name, kept beside the payload in the log.
+
+    `SCHEMA` grows by one with each change of the payload's shape; an upcaster then reads the older ones.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+
+class Envelope(Struct, Generic[M], frozen=True):
+    """A message on its way into a lane, with everything that a pure decider may not fetch for itself."""
+
+    message: M
+    tenant: str
+    actor: str
+    """Who asked: `user:…` for a caller, `aether:<component>` for the host's answers and for policies."""
+    command_id: str
+    correlation_id: str
+    causation_id: str | None
+    at_us: int
+
+
+class Recorded(Struct, frozen=True):
+    """An event as the log has it."""
+
+    seq: int
+    """Position in the log of the node: 1, 2, 3 … without a gap."""
+    stream: str
+    version: int
+    """Position in its stream: 1, 2, 3 … without a gap."""
+    event: Event
+    time_us: int
+    node: str
+    epoch: str
+    tenant: str
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None
+
+
+def stream_name(kind: str, entity_id: str) -> str:
+    """`vm-0123…`: the kind has no dash, so that the two can be told apart again."""
+    return f"{kind}-{entity_id}"
+
+
+def split_stream(stream: str) -> tuple[str, str]:
+    """The kind and the id of a stream."""
+    kind, _, entity_id = stream.partition("-")
+    return kind, entity_id
+
+
+def event_id(node: str, epoch: str, seq: int) -> str:
+    """The id of an event everywhere outside its log: `Nats-Msg-Id`, CloudEvents `id`, a causation id."""
+    return f"{node}.{epoch}.{seq}"
+
+
+def seq_of_event_id(identifier: str, node: str, epoch: str) -> int | None:
+    """The position of an event of this log; None where the id is not one of this log's events."""
+    prefix = f"{node}.{epoch}."
+    tail = identifier.removeprefix(prefix)
+    return int(tail) if identifier.startswith(prefix) and tail.isascii() and tail.isdigit() else None

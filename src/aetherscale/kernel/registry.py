@@ -1,0 +1,91 @@
+"""All entities of one kind, as the events of a log add up to them: the projection that commands are decided on.
+
+The node folds it event by event as they are committed, a replay folds it up to any moment of the past, and both get the
+same. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct, field
+
+from aetherscale.kernel.claims import CLAIM_EVENTS, CLAIM_KIND, FREE, Claim, NameClaimed, NameReleased, claim_stream
+from aetherscale.kernel.claims import evolve as evolve_claim
+from aetherscale.kernel.messages import Event, Recorded, split_stream
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[S]):
+    """A kind of entity: how its events are folded, and how it looks from outside.
+
+    `view(state, node, revision)` is a Struct with at least `id`, `name` and `phase`.
+    """
+
+    name: str
+    state_type: type[S]
+    event_types: tuple[type[Event], ...]
+    evolve: Callable[[S | None, Any, int], S]
+    view: Callable[[S, str, int], Struct]
+
+
+class Entity(Struct, Generic[S], frozen=True):
+    """One entity: its state, and where in the log it stands."""
+
+    id: str
+    tenant: str
+    version: int
+    """The version of its stream, which is the revision in its view."""
+    seq: int
+    """The position of its last event."""
+    correlation_id: str
+    """The correlation id of its last event, which owed work goes on with."""
+    state: S
+
+
+class Registry(Struct, Generic[S]):
+    """All entities of one kind by id, and the claims to their names by stream, as of `position`."""
+
+    position: int = 0
+    entities: dict[str, Entity[S]] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    def named(self, kind: str, tenant: str, name: str) -> Entity[S] | None:
+        """Whoever bears the name now."""
+        owner = self.claims.get(claim_stream(kind, tenant, name), FREE).owner
+        return self.entities.get(owner) if owner is not None else None
+
+    def of_tenant(self, tenant: str) -> Iterator[Entity[S]]:
+        """All entities of a tenant, deleted ones among them, in no order."""
+        return (entity for entity in self.entities.values() if entity.tenant == tenant)
+
+
+def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S] | None:
+    """Fold one event into the registry, in place; answers with the entity that it concerns, if it is of this kind."""
+    registry.position = recorded.seq
+    stream_kind, entity_id = split_stream(recorded.stream)
+    if stream_kind == CLAIM_KIND:
+        event = recorded.event
+        if isinstance(event, NameClaimed | NameReleased) and event.kind == kind.name:
+            registry.claims[recorded.stream] = evolve_claim(registry.claims.get(recorded.stream, FREE), event)
+        return None
+    if stream_kind != kind.name:
+        return None
+    entity = advance(kind, registry.entities.get(entity_id), recorded, entity_id)
+    registry.entities[entity_id] = entity
+    return entity
+
+
+def advance(kind: Kind[S], entity: Entity[S] | None, recorded: Recorded, entity_id: str) -> Entity[S]:
+    """The entity after one more event of its stream."""
+    state = kind.evolve(entity.state if entity else None, recorded.event, recorded.time_us)
+    return Entity(entity_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state)
+
+
+def event_types(kinds: tuple[Kind[Any], ...]) -> tuple[type[Event], ...]:
+    """Every event type that a log of these kinds can hold."""
+    return (*CLAIM_EVENTS, *(event_type for kind in kinds for event_type in kind.event_types))

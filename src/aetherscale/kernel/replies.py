@@ -1,0 +1,55 @@
+"""The chunks of a streamed reply: any number of `status` and `item`, then one `result` or `error`.
+
+Chunks are plain JSON objects, since what they carry beside `type` belongs to the component that answers. On the wire
+the stream ends with one empty message without headers; that is the bus's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aetherscale.kernel.errors import Refused
+
+Chunk = Mapping[str, Any]
+
+
+def status(word: str, **fields: Any) -> Chunk:
+    """A step on the way: `{"type": "status", "status": word, …}`. Keyword names become kebab-case."""
+    return {"type": "status", "status": word, **_kebab(fields)}
+
+
+def item(fields: Mapping[str, Any]) -> Chunk:
+    """One element of a list."""
+    return {"type": "item", **fields}
+
+
+def result(fields: Mapping[str, Any]) -> Chunk:
+    """The good end of a stream."""
+    return {"type": "result", **fields}
+
+
+def error(refused: Refused) -> Chunk:
+    """The bad end of a stream."""
+    details = dict(refused.details)
+    if refused.field:
+        details["field"] = refused.field
+    if refused.hint:
+        details["hint"] = refused.hint
+    return {
+        "type": "error",
+        "code": refused.code,
+        "error": refused.error,
+        "message": refused.message,
+        "retryable": refused.retryable,
+        "details": details,
+    }
+
+
+def is_final(chunk: Chunk) -> bool:
+    """Whether nothing but the empty message follows."""
+    return chunk["type"] in ("result", "error")
+
+
+def _kebab(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in fields.items()}

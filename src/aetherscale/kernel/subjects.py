@@ -1,0 +1,154 @@
+"""Every NATS subject, built and parsed in this one module. See `docs/subjects.md`.
+
+aether.v1.<tenant>.cmd.<component>.<task>          any node takes it
+aether.v1.<tenant>.node.<node>.<component>.<task>  one node
+aether.v1.<tenant>.obj.<kind>.<id>.<task>          one object: only its owner listens
+aether.v1.<tenant>.all.<component>.<task>          every node
+aether.v1.<tenant>.evt.<node>.<kind>.<id>.<event>  events
+aether.v1.<tenant>.rpc                             the first version's message
+aether.v1.<tenant>.rsp.<channel>                   its response channel
+aether.v1.sys.hb.<node>                            heartbeat
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import is_id, is_name
+
+ROOT: Final = "aether.v1"
+QUEUE: Final = "aether"
+SYSTEM: Final = "sys"
+DEFAULT_TENANT: Final = "default"
+
+SubjectClass = Literal["cmd", "node", "obj", "all", "rpc"]
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Address(Struct, frozen=True):
+    """A parsed subject of a request. `component` is empty for `obj` and `rpc`, `target` is the node or the object."""
+
+    subject_class: SubjectClass
+    tenant: str
+    component: str = ""
+    task: str = ""
+    kind: str = ""
+    target: str = ""
+
+
+def node_queue(node: str) -> str:
+    """The queue group in which one node subscribes what is meant for itself alone."""
+    return f"n-{node}"
+
+
+def command(tenant: str, component: str, task: str) -> str:
+    """A task that any node may take."""
+    return f"{ROOT}.{tenant}.cmd.{component}.{task}"
+
+
+def node_command(tenant: str, node: str, component: str, task: str) -> str:
+    """A task for one node."""
+    return f"{ROOT}.{tenant}.node.{node}.{component}.{task}"
+
+
+def object_command(tenant: str, kind: str, object_id: str, task: str) -> str:
+    """A task for one object, which only its owner listens to."""
+    return f"{ROOT}.{tenant}.obj.{kind}.{object_id}.{task}"
+
+
+def all_command(tenant: str, component: str, task: str) -> str:
+    """A task for every node."""
+    return f"{ROOT}.{tenant}.all.{component}.{task}"
+
+
+def rpc(tenant: str) -> str:
+    """Where the first version's message goes."""
+    return f"{ROOT}.{tenant}.rpc"
+
+
+def response_channel(tenant: str, channel: str) -> str:
+    """Where the first version's replies go."""
+    return f"{ROOT}.{tenant}.rsp.{channel}"
+
+
+def heartbeat(node: str) -> str:
+    """Where a node tells that it lives."""
+    return f"{ROOT}.{SYSTEM}.hb.{node}"
+
+
+def event(tenant: str, node: str, kind: str, entity_id: str, event_type: str) -> str:
+    """Where an event is published."""
+    return f"{ROOT}.{tenant}.evt.{node}.{kind}.{entity_id}.{kebab(event_type)}"
+
+
+def node_events(node: str) -> str:
+    """The subjects of the stream that holds one node's events."""
+    return f"{ROOT}.*.evt.{node}.>"
+
+
+def event_stream(node: str) -> str:
+    """The name of the JetStream stream of one node's events."""
+    return f"AETHER_EVT_{node}"
+
+
+def kebab(event_type: str) -> str:
+    """`VmBooted` as the token `vm-booted`."""
+    return _CAMEL.sub("-", event_type).lower()
+
+
+def subscriptions(component: str, node: str) -> list[tuple[str, str]]:
+    """(subject, queue) of everything that a component of a node listens to, one wildcard a class.
+
+    A wildcard for each component, so that one caller's messages keep their order.
+    """
+    mine = node_queue(node)
+    return [
+        (f"{ROOT}.*.cmd.{component}.*", QUEUE),
+        (f"{ROOT}.*.node.{node}.{component}.*", mine),
+        (f"{ROOT}.*.all.{component}.*", mine),
+    ]
+
+
+def object_subscription(tenant: str, kind: str, object_id: str, node: str) -> tuple[str, str]:
+    """(subject, queue) of one object on its owner."""
+    return object_command(tenant, kind, object_id, "*"), node_queue(node)
+
+
+def rpc_subscription() -> tuple[str, str]:
+    """(subject, queue) of the first version's message."""
+    return f"{ROOT}.*.rpc", QUEUE
+
+
+def parse(subject: str) -> Address:
+    """The address in a request's subject. Raises `Refused` (400) for any other shape, tenant or token."""
+    tokens = subject.split(".")
+    if len(tokens) < 4 or ".".join(tokens[:2]) != ROOT:
+        raise _malformed(subject)
+    tenant, subject_class, rest = tokens[2], tokens[3], tokens[4:]
+    if not is_name(tenant) or tenant == SYSTEM:
+        raise Refused(400, f"subject: got the tenant {tenant!r}, expected a name other than {SYSTEM!r}", field="tenant")
+    match subject_class, rest:
+        case "rpc", []:
+            return Address("rpc", tenant)
+        case ("cmd" | "all") as found, [component, task] if is_name(component) and is_name(task):
+            return Address(found, tenant, component, task)
+        case "node", [node, component, task] if is_name(node) and is_name(component) and is_name(task):
+            return Address("node", tenant, component, task, target=node)
+        case "obj", [kind, object_id, task] if is_name(kind) and is_id(object_id) and is_name(task):
+            return Address("obj", tenant, task=task, kind=kind, target=object_id)
+        case _:
+            raise _malformed(subject)
+
+
+def _malformed(subject: str) -> Refused:
+    return Refused(
+        400,
+        f"subject: got {subject[:200]!r}, expected {ROOT}.<tenant>.cmd.<component>.<task> or the like",
+        hint="see docs/subjects.md",
+        field="subject",
+    )

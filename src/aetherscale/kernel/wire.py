@@ -1,0 +1,90 @@
+"""JSON from strangers: decoded once, strictly, into typed messages, or refused with the field that is wrong.
+
+Refused: not UTF-8 or not JSON, NaN and infinities, more than `MAX_BODY_BYTES`, deeper than `MAX_DEPTH`, a key that
+occurs twice, an unknown field, a wrong type, a value out of its range or pattern.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from aetherscale.kernel.errors import Refused
+
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_DEPTH: Final = 16
+
+T = TypeVar("T")
+
+_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`\Z")
+_NAMED = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+class Message(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True, omit_defaults=True):
+    """Base of everything that is decoded from outside: kebab-case, no unknown fields."""
+
+
+def encode(value: Any) -> bytes:
+    """The JSON of a message, chunk or view; keys are in the order in which they were declared."""
+    return msgspec.json.encode(value)
+
+
+def decode(body: bytes, kind: type[T], what: str) -> T:
+    """The typed message in a body; an empty body stands for `{}`.
+
+    Raises `Refused` (400 or 413) that names `what` was read and the field that is wrong.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise Refused(413, f"{what}: got {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
+    _check_depth(body, what)
+    try:
+        message = msgspec.json.decode(body or b"{}", type=kind)
+        json.loads(body or b"{}", object_pairs_hook=_unique)
+    except msgspec.ValidationError as invalid:
+        raise _refused(str(invalid), what) from None
+    except _TwiceError as twice:
+        field = str(twice)
+        raise Refused(400, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
+    except (ValueError, RecursionError) as broken:
+        raise Refused(400, f"{what}: the body is not JSON: {str(broken)[:200]}", hint="send one JSON object") from None
+    return message
+
+
+class _TwiceError(ValueError):
+    """A key that occurs twice in one object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
+def _check_depth(body: bytes, what: str) -> None:
+    depth = 0
+    for token in _NESTING.finditer(body):
+        first = token.group()[:1]
+        if first in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Refused(400, f"{what}: nested deeper than {MAX_DEPTH} levels")
+        elif first in b"]}":
+            depth -= 1
+
+
+def _refused(invalid: str, what: str) -> Refused:
+    path = _PATH.search(invalid)
+    named = _NAMED.search(invalid)
+    field = path.group("path").lstrip(".") if path else ""
+    if named:
+        field = f"{field}.{named.group('name')}" if field else named.group("name")
+    text = _PATH.sub("", invalid)
+    at = f"field {field[:64]!r}: " if field else ""
+    return Refused(400, f"{what}: {at}{text[:300]}", field=field[:64])
