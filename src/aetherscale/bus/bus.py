@@ -28,11 +28,11 @@ class Subscription(Protocol):
     async def unsubscribe(self) -> None: ...
 
 
-class BusUnavailable(Exception):  # noqa: N818 - a state of the world, not a mistake
+class BusUnavailable(Exception):
     """The broker cannot be reached now; says since when."""
 
 
-class NoResponders(Exception):  # noqa: N818 - a state of the world, not a mistake
+class NoResponders(Exception):
     """Nobody listens on the subject of a request."""
 
 

@@ -33,7 +33,7 @@ SLUGS: Final[Mapping[int, str]] = {
 }
 
 
-class Refused(Exception):  # noqa: N818 - the domain's word
+class Refused(Exception):
     """A request that is not served: the operation, what it got, what it expected, and what to do next.
 
     `message` is one sentence or two; `hint` is what to type or change; `field` names the offending field of the input.
