@@ -158,7 +158,7 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
     return after
 
 
-def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:  # noqa: C901 - one short case for each event
+def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
     match event:
         case VmRequested():
             return vm
