@@ -47,6 +47,10 @@ check: test
 docs:
     {{ bin }}/python -m aetherscale.docs
 
+# Fail where docs/events.md or docs/subjects.md have drifted from the code.
+docs-check:
+    {{ bin }}/python -m aetherscale.docs --check
+
 # From nothing to a ready virtual machine, and back to nothing.
 demo *args:
     {{ bin }}/aetherscale demo {{ args }}
