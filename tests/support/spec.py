@@ -1,0 +1,78 @@
+"""Specifications of deciders: `given(events).when(message).then(events)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import pytest
+
+from aetherscale.kernel.decider import Decider
+from aetherscale.kernel.errors import Refused
+
+S = TypeVar("S")
+M = TypeVar("M")
+E = TypeVar("E")
+F = TypeVar("F")
+
+NOON_US = 1_800_000_000_000_000
+"""The moment at which everything in a specification happens unless it says otherwise."""
+
+
+class Given(Generic[S, M, E, F]):
+    """An entity with a past."""
+
+    def __init__(self, decider: Decider[S, M, E, F], past: Sequence[E], at_us: int = NOON_US) -> None:
+        self._decider = decider
+        self._at_us = at_us
+        self.state: S | None = None
+        for event in past:
+            self.state = decider.evolve(self.state, event, at_us)
+
+    def when(self, message: M, *, after_s: float = 0) -> When[S, M, E, F]:
+        """Say something to it, some seconds later."""
+        return When(self._decider, self.state, message, self._at_us + int(after_s * 1_000_000))
+
+    @property
+    def owed(self) -> F | None:
+        """What is owed to the host."""
+        assert self.state is not None
+        return self._decider.pending(self.state)
+
+
+class When(Generic[S, M, E, F]):
+    """What follows from a message."""
+
+    def __init__(self, decider: Decider[S, M, E, F], state: S | None, message: M, at_us: int) -> None:
+        self._decider, self._state, self._message, self._at_us = decider, state, message, at_us
+
+    def then(self, *events: E) -> Given[S, M, E, F]:
+        """Exactly these events follow; answers with the entity that has them in its past."""
+        decided = tuple(self._decider.decide(self._state, self._message, self._at_us))
+        assert decided == events
+        return self._with(decided)
+
+    def then_types(self, *types: type[Any]) -> Given[S, M, E, F]:
+        """Events of exactly these types follow."""
+        decided = tuple(self._decider.decide(self._state, self._message, self._at_us))
+        assert tuple(type(event) for event in decided) == types
+        return self._with(decided)
+
+    def nothing_happens(self) -> None:
+        """No event follows, and it is no error either."""
+        assert tuple(self._decider.decide(self._state, self._message, self._at_us)) == ()
+
+    def is_refused(self, code: int, words: str) -> None:
+        """The caller is told so."""
+        with pytest.raises(Refused) as refusal:
+            self._decider.decide(self._state, self._message, self._at_us)
+        assert refusal.value.code == code
+        assert words in refusal.value.message
+
+    def _with(self, decided: Sequence[E]) -> Given[S, M, E, F]:
+        after: Given[S, M, E, F] = Given(self._decider, ())
+        after.state = self._state
+        after._at_us = self._at_us
+        for event in decided:
+            after.state = self._decider.evolve(after.state, event, self._at_us)
+        return after
