@@ -82,7 +82,7 @@ def _check_depth(body: bytes, what: str) -> None:
 def _refused(invalid: str, what: str) -> Refused:
     path = _PATH.search(invalid)
     named = _NAMED.search(invalid)
-    field = path.group("path").lstrip(".") if path else ""
+    field = path.group("path").lstrip(".").replace("[...]", "") if path else ""
     if named:
         field = f"{field}.{named.group('name')}" if field else named.group("name")
     text = _PATH.sub("", invalid)

@@ -1,0 +1,99 @@
+"""JSON from strangers is decoded strictly, or refused with the field that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aetherscale.actors.compute.commands import CreateVmOptions
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, decode
+
+
+def refused(body: bytes) -> Refused:
+    with pytest.raises(Refused) as refusal:
+        decode(body, CreateVmOptions, "compute.create-vm")
+    return refusal.value
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"image": 5}', "image"),
+        (b'{"image": "a", "colour": 1}', "colour"),
+        (b"{}", "image"),
+        (b'{"image": "a", "cpus": 0}', "cpus"),
+        (b'{"image": "a", "cpus": 1.5}', "cpus"),
+        (b'{"image": "a", "cpus": "1"}', "cpus"),
+        (b'{"image": "a", "memory-mib": 1e30}', "memory-mib"),
+        (b'{"image": "../../etc/passwd"}', "image"),
+        (b'{"image": "a", "name": "a,b"}', "name"),
+        (b'{"image": "a", "name": "a\\nb"}', "name"),
+        (b'{"image": "a", "name": "a\\n"}', "name"),
+        (b'{"image": "a", "name": "a\\u0000"}', "name"),
+        (b'{"image": "a", "name": "a.b"}', "name"),
+        (b'{"image": "a", "name": "*"}', "name"),
+        (b'{"image": "a", "name": ">"}', "name"),
+        (b'{"image": "a", "name": "-a"}', "name"),
+        (b'{"image": "a", "name": "a-"}', "name"),
+        (b'{"image": "a", "name": "' + b"a" * 64 + b'"}', "name"),
+        (b'{"image": "a", "labels": {"k": "a\\nb"}}', "labels"),
+        (b'{"image": "a", "labels": {"k": 1}}', "labels"),
+        (b'{"image": "a", "image": "b"}', "image"),
+        (b'{"image": "a", "labels": {"k": "1", "k": "2"}}', "k"),
+    ],
+)
+def test_the_wrong_field_is_named(body: bytes, field: str) -> None:
+    refusal = refused(body)
+    assert refusal.code == 400
+    assert refusal.field.split(".")[-1] == field, refusal.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"not json",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"5",
+        b'{"image": NaN}',
+        b'{"image": Infinity}',
+        b'{"image": "a"',
+        b'{"image": "a"}{}',
+        b'\xff\xfe{"image": "a"}',
+        b'{"image": "\xff"}',
+        b'{"image": "a", "labels": {"k": "\\ud800"}}',
+    ],
+)
+def test_what_is_not_json_or_not_an_object_is_refused(body: bytes) -> None:
+    assert refused(body).code == 400
+
+
+def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed() -> None:
+    assert refused(b" " * (MAX_BODY_BYTES + 1)).code == 413
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_body_that_nests_too_deeply_is_refused(opening: bytes) -> None:
+    refusal = refused(b'{"image": "a", "vpn": ' + opening * 10_000)
+    assert refusal.code == 400
+    assert str(MAX_DEPTH) in refusal.message
+
+
+def test_brackets_inside_text_are_no_nesting() -> None:
+    body = b'{"image": "a", "labels": {"k": "' + b"[" * 100 + b'"}}'
+    assert decode(body, CreateVmOptions, "x").labels == {"k": "[" * 100}
+
+
+def test_an_empty_body_stands_for_no_options() -> None:
+    assert "image" in refused(b"").message
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_decoded_or_refused(body: bytes) -> None:
+    with contextlib.suppress(Refused):
+        decode(body, CreateVmOptions, "x")
