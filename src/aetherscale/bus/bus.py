@@ -6,9 +6,12 @@ The bus moves bytes. What a message means is decided in `ingress.py` (requests i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
+
+STATUS: Final = "Status"
+"""Header in which the server itself speaks: `503` on an empty message says that nobody listens."""
 
 
 class Incoming(Struct, frozen=True):
@@ -19,13 +22,27 @@ class Incoming(Struct, frozen=True):
     headers: Mapping[str, str]
     reply: str
 
+    @property
+    def is_no_responders(self) -> bool:
+        """Whether the server says that nobody listens on the subject of a request. Ask this first."""
+        return not self.body and self.headers.get(STATUS) == "503"
+
+    @property
+    def ends_stream(self) -> bool:
+        """Whether this is the empty message without headers that ends a streamed reply."""
+        return not self.body and not self.headers
+
 
 Handler = Callable[[Incoming], None]
 """Called for each message in the order of arrival. It returns at once: longer work goes into a task of its own."""
 
 
 class Subscription(Protocol):
-    async def unsubscribe(self) -> None: ...
+    """What `listen` gives back, to end it."""
+
+    async def unsubscribe(self) -> None:
+        """Hear no more; a message that is already here is dropped. Twice is once."""
+        ...
 
 
 class BusUnavailable(Exception):
@@ -36,6 +53,10 @@ class NoResponders(Exception):
     """Nobody listens on the subject of a request."""
 
 
+class TooLarge(Exception):
+    """A message is larger than the broker takes; it was not sent, and sending it again does not help."""
+
+
 class Bus(Protocol):
     """A connection that never gives up: it reconnects for ever and listens again to all that it listened to."""
 
@@ -44,12 +65,29 @@ class Bus(Protocol):
         """When the connection was lost; None while it stands."""
         ...
 
-    async def listen(self, subject: str, queue: str, handler: Handler) -> Subscription:
-        """Hand every message that matches to `handler`; with a queue name, one member of the queue gets it."""
+    @property
+    def max_body_bytes(self) -> int:
+        """What the broker takes at most for headers and body of one message."""
         ...
 
-    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Send one message; at most once. Raises `BusUnavailable` rather than to keep it for later."""
+    def inbox(self) -> str:
+        """A new subject for replies that nobody else has, and under which nobody else publishes by chance."""
+        ...
+
+    async def listen(self, subject: str, queue: str, handler: Handler) -> Subscription:
+        """Hand every message that matches to `handler`; with a queue name, one member of the queue gets it.
+
+        On return the broker knows of it, or will as soon as it can be reached. ValueError for a malformed subject.
+        """
+        ...
+
+    async def publish(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Send one message; at most once. Raises `BusUnavailable` rather than to keep it for later.
+
+        Raises `TooLarge`, and ValueError for a malformed subject or header (a wildcard is malformed here).
+        """
         ...
 
     def request(
@@ -57,7 +95,8 @@ class Bus(Protocol):
     ) -> AsyncIterator[bytes]:
         """The chunks of a streamed reply, without the empty message that ends it.
 
-        `timeout_s` bounds the silence before each chunk. Raises `NoResponders`, `TimeoutError`, `BusUnavailable`.
+        `timeout_s` bounds the silence before each chunk. Raises `NoResponders`, `TimeoutError`, and `BusUnavailable`
+        also when the connection is lost on the way, since chunks may then be missing.
         """
         ...
 
@@ -65,4 +104,6 @@ class Bus(Protocol):
         """Call back after every reconnect."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Send what is under way, then hear and say nothing more."""
+        ...

@@ -1,0 +1,208 @@
+"""The NATS client protocol, without I/O: bytes in, frames out, and the other way round.
+
+Shared by the node's connection (`nats.py`) and the command line's (`blocking.py`). It holds against what strangers can
+make a server deliver: subjects and headers that are not UTF-8, that contain control characters, or that are no headers
+at all. Source: the "Client Protocol" page of the NATS documentation, and ADR-4 (headers).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from aetherscale.bus.bus import STATUS, Incoming
+
+MAX_LINE_BYTES: Final = 64 * 1024
+"""No line of a server is as long, not even an INFO that lists a large cluster."""
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+"""A server's own hard limit for one message."""
+
+PING: Final = b"PING\r\n"
+PONG: Final = b"PONG\r\n"
+
+_HEADER_LINE: Final = b"NATS/1.0"
+_HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x1f\x7f]*")
+_TOKEN = re.compile(r"[^\x00-\x20\x7f.]+")
+
+
+class ProtocolError(Exception):
+    """The other side does not speak NATS, or no longer does; the connection is of no use."""
+
+
+class Delivery(Struct, frozen=True):
+    """A message for the subscription `sid`."""
+
+    sid: int
+    incoming: Incoming
+
+
+class Control(Struct, frozen=True):
+    """Everything else that a server says: `INFO`, `PING`, `PONG`, `+OK`, `-ERR`, with the rest of the line."""
+
+    verb: str
+    argument: str
+
+    def info(self) -> dict[str, Any]:
+        """The object of an `INFO` line. Raises `ProtocolError`."""
+        try:
+            found: dict[str, Any] = msgspec.json.decode(self.argument, type=dict[str, Any])
+        except msgspec.DecodeError as broken:
+            raise ProtocolError(f"INFO of the server is not a JSON object: {broken}") from None
+        return found
+
+
+class Parser:
+    """Turns what a server sends, in pieces of any size, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._head: list[bytes] = []
+        self._needed_bytes = 0
+
+    def feed(self, data: bytes) -> list[Delivery | Control]:
+        """The frames that `data` completes. Raises `ProtocolError`; the parser is then of no more use."""
+        buffer = self._buffer + data if self._buffer else data
+        frames: list[Delivery | Control] = []
+        at = 0
+        while True:
+            if not self._head:
+                end = buffer.find(b"\r\n", at)
+                if end < 0:
+                    if len(buffer) - at > MAX_LINE_BYTES:
+                        raise ProtocolError(f"a line of the server has more than {MAX_LINE_BYTES} bytes")
+                    break
+                line, at = buffer[at:end], end + 2
+                if line[:4].upper() not in (b"MSG ", b"HMSG"):
+                    frames.append(_control(line))
+                    continue
+                self._head = _head(line)
+                self._needed_bytes = int(self._head[-1])
+            if len(buffer) - at < self._needed_bytes + 2:
+                break
+            frames.append(_delivery(self._head, buffer[at : at + self._needed_bytes]))
+            at += self._needed_bytes + 2
+            self._head = []
+        self._buffer = buffer[at:]
+        return frames
+
+
+def _control(line: bytes) -> Control:
+    verb, _, argument = line.decode("utf-8", "replace").partition(" ")
+    verb = verb.strip().upper()
+    if verb not in ("INFO", "PING", "PONG", "+OK", "-ERR"):
+        raise ProtocolError(f"got the line {line[:80]!r}, expected NATS")
+    return Control(verb, argument.strip())
+
+
+def _head(line: bytes) -> list[bytes]:
+    """`MSG subject sid [reply] size` or `HMSG subject sid [reply] header-size size`, as its words."""
+    words = [word for word in line.split(b" ") if word]
+    sizes = 2 if words[0].upper() == b"HMSG" else 1
+    if len(words) not in (3 + sizes, 4 + sizes) or not all(word.isdigit() for word in (words[2], *words[-sizes:])):
+        raise ProtocolError(f"got the line {line[:80]!r}, expected a message")
+    if int(words[-1]) > MAX_FRAME_BYTES or int(words[-sizes]) > int(words[-1]):
+        raise ProtocolError(f"a message of {int(words[-1])} bytes, expected at most {MAX_FRAME_BYTES}")
+    return words
+
+
+def _delivery(words: list[bytes], payload: bytes) -> Delivery:
+    has_headers = len(words[0]) == 4
+    sizes = 2 if has_headers else 1
+    reply = words[3].decode("utf-8", "surrogateescape") if len(words) == 4 + sizes else ""
+    header_bytes = int(words[-2]) if has_headers else 0
+    headers = parse_headers(payload[:header_bytes]) if has_headers else {}
+    subject = words[1].decode("utf-8", "surrogateescape")
+    return Delivery(int(words[2]), Incoming(subject, payload[header_bytes:], headers, reply))
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """A header block as a mapping; what is not a header in it is left out, and of a repeated one the last counts.
+
+    A status line, in which the server speaks (`NATS/1.0 503`), becomes `Status` and `Description`.
+    """
+    first, *lines = block.split(b"\r\n")
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        key = name.strip().decode("utf-8", "replace")
+        if colon and _HEADER_KEY.fullmatch(key):
+            found[key] = value.strip().decode("utf-8", "replace")
+    status, _, description = first.removeprefix(_HEADER_LINE).strip().partition(b" ")
+    if status.isdigit():
+        found[STATUS] = status.decode()
+        if description:
+            found["Description"] = description.strip().decode("utf-8", "replace")
+    return found
+
+
+def connect(options: Mapping[str, Any]) -> bytes:
+    """The `CONNECT` line."""
+    return b"CONNECT " + msgspec.json.encode(options) + b"\r\n"
+
+
+def subscribe(subject: str, queue: str, sid: int) -> bytes:
+    """The `SUB` line. Raises ValueError for a malformed subject or queue."""
+    check_pattern(subject)
+    if queue:
+        check_subject(queue)
+    return f"SUB {subject} {queue} {sid}\r\n".encode() if queue else f"SUB {subject} {sid}\r\n".encode()
+
+
+def unsubscribe(sid: int) -> bytes:
+    """The `UNSUB` line."""
+    return f"UNSUB {sid}\r\n".encode()
+
+
+def publish(subject: str, body: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> bytes:
+    """A whole `PUB` or `HPUB`. Raises ValueError for a malformed subject, reply or header."""
+    check_subject(subject)
+    address = subject.encode("utf-8", "surrogateescape")
+    if reply:
+        check_subject(reply)
+        address += b" " + reply.encode("utf-8", "surrogateescape")
+    if not headers:
+        return b"PUB %b %d\r\n%b\r\n" % (address, len(body), body)
+    block = encode_headers(headers)
+    return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(block), len(block) + len(body), block, body)
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """A header block. Raises ValueError for a name that is no token or a value with control characters."""
+    lines = [_HEADER_LINE]
+    for key, value in headers.items():
+        if not _HEADER_KEY.fullmatch(key) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"header {key[:80]!r}: {value[:80]!r} has characters that no header may have")
+        lines.append(f"{key}: {value}".encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@lru_cache(maxsize=1024)
+def check_subject(subject: str) -> None:
+    """Raise ValueError unless messages can be published on `subject`: no wildcard, blank or empty token."""
+    for token in subject.split("."):
+        if token in ("*", ">") or not _TOKEN.fullmatch(token):
+            raise ValueError(f"subject {subject[:200]!r}: the token {token[:80]!r} cannot be published to")
+
+
+def check_pattern(subject: str) -> None:
+    """Raise ValueError unless `subject` can be subscribed: `*` for one token, `>` for all the rest."""
+    *before, last = subject.split(".")
+    if ">" in before or not all(_TOKEN.fullmatch(token) for token in (*before, last)):
+        raise ValueError(f"subject {subject[:200]!r} cannot be subscribed to")
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subscription to `pattern` hears what is published on `subject`."""
+    wanted, got = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        wanted.pop()
+        if len(got) <= len(wanted):
+            return False
+        got = got[: len(wanted)]
+    return len(wanted) == len(got) and all(a in ("*", b) for a, b in zip(wanted, got, strict=True))
