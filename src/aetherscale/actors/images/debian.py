@@ -1,0 +1,263 @@
+"""Debian packages as ingredients: found and downloaded with the host's own apt, unpacked, never installed.
+
+apt checks the archive's signatures, as on any Debian system. It needs no privilege here, since its caches are ours:
+the host's package lists are only read, and where they are missing or too old, lists of our own are fetched. Nothing
+is executed that a package brings for its installation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from aetherscale.actors.images.threads import to_the_end
+
+Say = Callable[[str], None]
+
+_COMMAND_TIMEOUT_S = 900.0
+_STAMP = "fetched"
+_LOG_TAIL_CHARACTERS = 2000
+_DEPENDS_OPTIONS = tuple(
+    f"--no-{relation}" for relation in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+)
+_DEPENDENCY = re.compile(r" ( |\|)(?:Pre)?Depends: (\S+)")
+_URI_LINE = re.compile(r"'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})")
+
+# Hooks of the host (they tell desktops that packages changed) are none of our business, and need root.
+_CONFIGURATION = """\
+Dir::Cache "{cache}";
+Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::srcpkgcache "";
+APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+"""
+
+
+class BuildFailed(Exception):
+    """An image cannot be made here. `hint` says what to do instead, `log_tail` what the failing program said last."""
+
+    def __init__(self, reason: str, hint: str, *, retryable: bool = False, log_tail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.retryable = retryable
+        self.log_tail = log_tail
+
+
+class Package(Struct, frozen=True):
+    """A package as apt would download it: the file's name (with the version), its size and its SHA-256 in hex."""
+
+    file_name: str
+    size_bytes: int
+    sha256: str
+
+
+class Archive:
+    """The package archive that this host's apt is set up for, and a directory of ours in which to keep its files.
+
+    A second use of the same directory at the same time must be kept out by the caller.
+    """
+
+    def __init__(self, directory: Path, *, configuration: str = "") -> None:
+        """`configuration` is added to apt's, in the form of apt.conf(5); tests point it at another archive."""
+        self._directory = directory
+        self._packages = directory / "packages"
+        self._lists = directory / "lists"
+        self._configuration = configuration
+        self._own_lists = False
+
+    async def choose_lists(self, probe: str, say: Say) -> None:
+        """Make sure that apt has package lists that know the package `probe`.
+
+        Raises BuildFailed where there is no apt, or no archive with such a package can be reached.
+        """
+        for program in ("apt-get", "apt-cache", "dpkg", "dpkg-deb"):
+            if shutil.which(program) is None:
+                raise BuildFailed(
+                    f"this host has no {program}", "import an image instead: `aetherscale image import URL`"
+                )
+        await to_the_end(self._make_directories)
+        self._write_configuration()
+        self._own_lists = await self._own_lists_are_newer()
+        self._write_configuration()
+        if await self._knows(probe):
+            return
+        await self.refresh(say)
+        if not await self._knows(probe):
+            raise BuildFailed(
+                f"this host's package archive has no {probe}",
+                "this needs Debian 12 or later; import an image instead: `aetherscale image import URL`",
+            )
+
+    async def refresh(self, say: Say) -> None:
+        """Fetch package lists into a place of our own, and use those until the host's own are newer."""
+        self._own_lists = True
+        self._write_configuration()
+        say("fetching the package lists")
+        await self._run("apt-get", "-q", "update")
+        (self._lists / _STAMP).touch()
+
+    async def dependencies(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """What each of `names`, and each package that those need, depends on. Of alternatives the first."""
+        text = await self._run("apt-cache", "depends", "--recurse", *_DEPENDS_OPTIONS, *names)
+        found: dict[str, list[str]] = {}
+        current: list[str] = []
+        alternative = False
+        for line in text.splitlines():
+            if not line.startswith(" "):
+                current = found.setdefault(line.strip(), [])
+                alternative = False
+            elif match := _DEPENDENCY.match(line):
+                if not alternative:
+                    current.append(match[2].removesuffix(":any"))
+                alternative = match[1] == "|"
+        return {name: tuple(depends) for name, depends in found.items()}
+
+    async def candidates(self, names: Sequence[str]) -> tuple[Package, ...]:
+        """What would be downloaded for `names`, sorted by file name. Raises BuildFailed if one does not exist."""
+        with tempfile.TemporaryDirectory(dir=self._directory) as empty:
+            text = await self._run("apt-get", "download", "--print-uris", *names, cwd=Path(empty))
+        packages = [Package(m[1], int(m[2]), m[3]) for line in text.splitlines() if (m := _URI_LINE.match(line))]
+        if len(packages) != len(set(names)):
+            raise BuildFailed(
+                f"apt knows {len(packages)} of the {len(set(names))} packages {' '.join(names)}",
+                "`apt-get update` and try again",
+                log_tail=text[-_LOG_TAIL_CHARACTERS:],
+            )
+        return tuple(sorted(packages, key=lambda package: package.file_name))
+
+    async def fetch(self, packages: Mapping[str, Package], say: Say) -> dict[str, Path]:
+        """Have each package (by its name) on this host's disk, whole and with the right checksum; where they are.
+
+        Packages of an earlier use that are not among them are deleted. Raises BuildFailed when one does not arrive.
+        """
+        missing = [name for name, package in packages.items() if not await to_the_end(self._has, package)]
+        if missing:
+            size_mib = sum(packages[name].size_bytes for name in missing) / (1 << 20)
+            say(f"downloading {len(missing)} packages, {size_mib:.0f} MiB")
+            with tempfile.TemporaryDirectory(dir=self._directory) as arrivals:
+                await self._run("apt-get", "-q", "download", *missing, cwd=Path(arrivals))
+                await to_the_end(self._take, Path(arrivals))
+        for name in missing:
+            if not await to_the_end(self._has, packages[name]):
+                file_name = packages[name].file_name
+                raise BuildFailed(f"{file_name} did not arrive as its archive says", "try again", retryable=True)
+        await to_the_end(self._forget_all_but, {package.file_name for package in packages.values()})
+        return {name: self._packages / package.file_name for name, package in packages.items()}
+
+    async def unpack(self, packages: Iterable[Path], directory: Path) -> None:
+        """Lay the packages' files below `directory`, all into one tree, as they would lie below `/`."""
+        for package in packages:
+            await self._run("dpkg-deb", "-x", str(package), str(directory))
+
+    async def architecture(self) -> str:
+        """The host's architecture by Debian's name, e.g. `amd64`."""
+        return (await self._run("dpkg", "--print-architecture")).strip()
+
+    def _make_directories(self) -> None:
+        for directory in (self._packages, self._lists / "partial", self._directory / "cache" / "archives" / "partial"):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def _take(self, arrivals: Path) -> None:
+        for arrival in arrivals.iterdir():
+            arrival.replace(self._packages / arrival.name)
+
+    def _forget_all_but(self, file_names: set[str]) -> None:
+        for path in self._packages.iterdir():
+            if path.name not in file_names:
+                path.unlink()
+
+    def _has(self, package: Package) -> bool:
+        path = self._packages / package.file_name
+        if not path.is_file() or path.stat().st_size != package.size_bytes:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256
+
+    async def _knows(self, name: str) -> bool:
+        try:
+            return bool((await self._run("apt-cache", "show", "--no-all-versions", name)).strip())
+        except BuildFailed:
+            return False
+
+    def _write_configuration(self) -> None:
+        text = _CONFIGURATION.format(cache=self._directory / "cache") + self._configuration
+        if self._own_lists:
+            text += f'Dir::State::lists "{self._lists}";\n'
+        (self._directory / "apt.conf").write_text(text)
+
+    async def _own_lists_are_newer(self) -> bool:
+        stamp = self._lists / _STAMP
+        if not stamp.exists():
+            return False
+        setting = await self._run("apt-config", "shell", "LISTS", "Dir::State::lists/d")
+        host_lists = Path(setting.strip().partition("=")[2].strip("'"))
+        return await to_the_end(_newer_than_all, stamp, host_lists)
+
+    async def _run(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
+        own = ("-c", str(self._directory / "apt.conf")) if program.startswith("apt-") else ()
+        return await run(program, *own, *arguments, cwd=cwd)
+
+
+def _newer_than_all(stamp: Path, lists: Path) -> bool:
+    """Whether `stamp` was changed after every list in `lists` arrived there."""
+    return stamp.stat().st_ctime > max((path.stat().st_ctime for path in lists.glob("*Release")), default=0.0)
+
+
+async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
+    """What the program prints. Cancelling this ends the program, and all that it started, before it returns.
+
+    Raises BuildFailed when it cannot be started, fails, or takes longer than `timeout_s`.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *arguments,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BuildFailed(f"{program} cannot be started: {error}", f"install {program}") from error
+    called = f"`{' '.join((Path(program).name, *arguments))[:200]}`"
+    try:
+        async with asyncio.timeout(timeout_s):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise BuildFailed(f"{called} was not done in {timeout_s:.0f} s", "try again", retryable=True) from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if process.returncode != 0:
+        log_tail = errors.decode(errors="replace")[-_LOG_TAIL_CHARACTERS:]
+        raise BuildFailed(
+            f"{called} failed with exit status {process.returncode}",
+            "see what it said; on a host without a network, import an image instead",
+            retryable=True,
+            log_tail=log_tail,
+        )
+    return output.decode(errors="replace")

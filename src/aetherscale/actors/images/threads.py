@@ -1,0 +1,25 @@
+"""Blocking work beside the event loop that is never left behind.
+
+`asyncio.to_thread` abandons its thread when the caller is cancelled, and the thread goes on: a file could then appear
+after the caller was told that the work had been given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def to_the_end(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function` in a thread. When this is cancelled it waits for the thread to end before it ends itself."""
+    work = asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
