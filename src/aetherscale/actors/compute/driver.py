@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome
+from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, ReadyChannel
 
 Observe = Callable[[ComputeObservation], None]
 Progress = Callable[[str], None]
@@ -25,7 +25,7 @@ class Process(Struct, frozen=True):
     pid: int
     start_ticks: int
     boot_id: str
-    ready_channel: str
+    ready_channel: ReadyChannel
 
 
 class ExecResult(Struct, frozen=True):

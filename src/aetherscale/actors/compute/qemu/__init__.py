@@ -1,0 +1,1 @@
+"""Virtual machines on this host: QEMU processes that are jailed, driven through QMP, and outlive the node."""

@@ -1,0 +1,103 @@
+"""A VM's disk: a hard link to its image, and an overlay on it for what the guest writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.actors.compute.qemu.layout import BASE, DISK, VmDirectory
+
+MIB: Final = 1024 * 1024
+ROOM_FOR_DISK_BYTES: Final = 64 * MIB
+"""What has to be free before anything is made; an overlay begins with less than 1 MiB."""
+
+_FRESH_DISK: Final = f".{DISK}"
+_QCOW2_MAGIC: Final = b"QFI\xfb"
+_QCOW2_SIZE: Final = slice(24, 32)
+
+WriteOverlay = Callable[[Path, str, int, str], None]
+"""Write an empty qcow2 overlay: path, format of the base, virtual size in bytes, name of the base. Raises `OSError`."""
+
+
+def provision(
+    directory: VmDirectory,
+    image: Path,
+    image_format: Literal["qcow2", "raw"],
+    disk_mib: int,
+    write_overlay: WriteOverlay,
+) -> int:
+    """Ensure the disk; returns its size in MiB, never smaller than the image's. Raises `HostFault`, `OSError`.
+
+    A disk that is there is left as it is. Where it fails nothing is left of the directory.
+    """
+    if (directory.path / DISK).is_file():
+        return -(-virtual_size_bytes(directory.path / DISK, "qcow2") // MIB)
+    try:
+        directory.make()
+        _require_room(directory)
+        size_mib = max(disk_mib, -(-_image_size_bytes(image, image_format) // MIB))
+        _link(image, directory.path / BASE)
+        fresh = directory.path / _FRESH_DISK
+        fresh.unlink(missing_ok=True)
+        write_overlay(fresh, image_format, size_mib * MIB, BASE)
+        fresh.chmod(0o600)
+        fresh.rename(directory.path / DISK)
+    except BaseException:
+        directory.remove()
+        raise
+    return size_mib
+
+
+def virtual_size_bytes(path: Path, image_format: Literal["qcow2", "raw"]) -> int:
+    """The size of the disk that an image stands for. Raises `ValueError` where it is no such image, and `OSError`."""
+    if image_format == "raw":
+        size = path.stat().st_size
+    else:
+        with path.open("rb") as file:
+            header = file.read(32)
+        if len(header) < 32 or not header.startswith(_QCOW2_MAGIC):
+            raise ValueError("it has no qcow2 header")
+        size = int.from_bytes(header[_QCOW2_SIZE], "big")
+    if size <= 0:
+        raise ValueError("it is empty")
+    return size
+
+
+def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"]) -> int:
+    try:
+        return virtual_size_bytes(image, image_format)
+    except FileNotFoundError:
+        raise HostFault(
+            f"the image's file {image} is missing",
+            hint="import the image again: aetherscale image import",
+            retryable=False,
+        ) from None
+    except ValueError as error:
+        raise HostFault(
+            f"the image's file {image} is not the {image_format} image that was imported: {error}",
+            hint="delete the image and import it again: aetherscale image import",
+            retryable=False,
+        ) from error
+
+
+def _require_room(directory: VmDirectory) -> None:
+    free = directory.free_bytes()
+    if free < ROOM_FOR_DISK_BYTES:
+        raise HostFault(
+            f"no room for a disk in {directory.path.parent}: {free // MIB} MiB are free, "
+            f"{ROOM_FOR_DISK_BYTES // MIB} MiB are needed",
+            hint="make room on the disk of the state directory: df -h",
+            retryable=False,
+        )
+
+
+def _link(image: Path, base: Path) -> None:
+    try:
+        os.link(image, base)
+    except FileExistsError:
+        # Half done before: whatever it links to, it is replaced by what is meant now.
+        base.unlink()
+        os.link(image, base)

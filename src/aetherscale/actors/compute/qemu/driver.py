@@ -1,0 +1,294 @@
+"""The real compute driver: effects made true with QEMU, each of them an *ensure*.
+
+It keeps no truth of its own. What is alive is found again in /proc and by who holds a VM's sockets; what is on disk is
+in the VM's directory. One piece of work for a VM goes on at a time; only a shutdown, which merely waits, can be
+overtaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Final, Literal
+from weakref import WeakValueDictionary
+
+from aetherscale.actors.compute.driver import Console, ExecResult, Observe, Process, Progress
+from aetherscale.actors.compute.effects import (
+    Booted,
+    BootVm,
+    ComputeEffect,
+    ComputeObservation,
+    ComputeOutcome,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    ProvisionDisk,
+    Removed,
+    RemoveVm,
+    ShutdownIgnored,
+    ShutDownVm,
+    VmHeld,
+)
+from aetherscale.actors.compute.qemu import disk, identity, launch, layout
+from aetherscale.actors.compute.qemu.accel import Accelerators
+from aetherscale.actors.compute.qemu.console import stored_log
+from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
+from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.qemu.machine import Machine
+from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.starter import Starter
+from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel.errors import Refused
+from aetherscale.settings import Accelerator
+
+log = logging.getLogger(__name__)
+
+QEMU: Final = "qemu-system-x86_64"
+_KILL_LIMIT_S: Final = 20.0
+_DEATH_THROES_S: Final = 0.5
+
+ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
+"""Where the file of an image is, from its id and its format."""
+
+
+class QemuDriver:
+    """VMs under `<state_dir>/vms`. `qemu` is a program's name or path; `accelerator` is as in the settings."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        image_path: ImagePath,
+        write_overlay: disk.WriteOverlay,
+        accelerator: Accelerator = "auto",
+        qemu: str = QEMU,
+    ) -> None:
+        self._root = state_dir / "vms"
+        self._image_path = image_path
+        self._write_overlay = write_overlay
+        self._qemu = qemu
+        self._tasks = Tasks("compute")
+        self._machines: dict[str, Machine] = {}
+        self._accelerators = Accelerators(accelerator, state_dir)
+        self._starter = Starter(self._root, qemu, self._accelerators, self._machines, self._tasks, self._observed)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._observe: Observe | None = None
+
+    async def start(self, observe: Observe) -> None:
+        """Begin to observe; called once, before anything else. Raises `OSError` for a state directory of others."""
+        self._observe = observe
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def close(self) -> None:
+        """Stop observing. Guests run on."""
+        for machine in self._machines.values():
+            machine.detach()
+        self._machines.clear()
+        await self._tasks.close()
+
+    async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
+        """Make the effect true and answer; what the host refuses comes back as `EffectFailed`, never as an exception.
+
+        `ShutDownVm` answers `ShutdownIgnored` in time, or `Ended` when no process is left. Cancelling leaves what is
+        half done where the next effect finds it.
+        """
+        try:
+            if isinstance(effect, ShutDownVm):
+                return await self._shut_down(effect)
+            async with self._turns.setdefault(effect.vm_id, asyncio.Lock()):
+                return await self._perform(effect, progress)
+        except HostFault as fault:
+            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
+        except OSError as error:
+            known = fault_of(f"{_OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
+            return EffectFailed(effect.key, known.reason, known.hint, known.retryable)
+        except (Unresponsive, Rejected) as silent:
+            hint = f"aetherscale vm stop --kill {effect.vm_id}"
+            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", hint)
+
+    async def _perform(self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm, progress: Progress) -> ComputeOutcome:
+        match effect:
+            case ProvisionDisk():
+                return self._provision(effect)
+            case BootVm():
+                return await self._boot(effect, progress)
+            case EndVm():
+                return await self._end(effect)
+            case RemoveVm():
+                await self._ensure_gone(self._directory(effect.vm_id))
+                self._directory(effect.vm_id).remove()
+                self._machines.pop(effect.vm_id, None)
+                return Removed(effect.key)
+
+    def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
+        image = self._image_path(effect.image_id, effect.image_format)
+        directory = self._directory(effect.vm_id)
+        size_mib = disk.provision(directory, image, effect.image_format, effect.disk_mib, self._write_overlay)
+        return DiskProvisioned(effect.key, size_mib)
+
+    async def _boot(self, effect: BootVm, progress: Progress) -> ComputeOutcome:
+        directory = self._directory(effect.vm_id)
+        machine = self._alive(directory)
+        if machine is not None and machine.run != effect.run:
+            await self._ensure_gone(directory)
+            machine = None
+        adopted = machine is not None
+        try:
+            if machine is None:
+                machine = await self._starter.start(effect, directory, progress)
+                await machine.attach()
+                await machine.run_on()
+            else:
+                machine.reports.hold()
+                await machine.catch_up()
+        except (Unresponsive, Rejected) as silent:
+            raise await self._given_up(directory, machine, silent) from silent
+        except (HostFault, OSError):
+            await self._ensure_gone(directory)
+            raise
+        machine.reports.release()
+        return Booted(
+            effect.key,
+            effect.vm_id,
+            effect.run,
+            machine.pid,
+            machine.start_ticks,
+            machine.boot_id,
+            machine.accelerator,
+            adopted,
+        )
+
+    async def _given_up(self, directory: VmDirectory, machine: Machine | None, silent: Exception) -> HostFault:
+        """Why a start failed, after the process has been ended."""
+        ended = machine is not None and await machine.wait_gone(_DEATH_THROES_S)
+        tail = machine.log_tail() if machine is not None else ""
+        await self._ensure_gone(directory)
+        if machine is None or not ended:
+            return HostFault(f"QEMU was started and then: {silent}", log_tail=tail)
+        code, number = machine.exit
+        how = f"exit code {code}" if number is None else f"signal {number}"
+        return HostFault(f"QEMU ended at its start with {how}", hint="the end of its log says why", log_tail=tail)
+
+    async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
+        directory = self._directory(effect.vm_id)
+        machine = self._alive(directory)
+        if machine is None:
+            return Ended(effect.key)
+        try:
+            async with asyncio.timeout(effect.grace_s):
+                if not machine.guest.ended.is_set():
+                    await machine.power_down()
+                    await machine.guest.ended.wait()
+        except TimeoutError:
+            return ShutdownIgnored(effect.key, effect.grace_s)
+        # The guest has ended, and that was observed; whoever writes it down lets the process go.
+        await machine.gone.wait()
+        return Ended(effect.key, *machine.exit, log_tail=machine.log_tail())
+
+    async def _end(self, effect: EndVm) -> ComputeOutcome:
+        machine = await self._ensure_gone(self._directory(effect.vm_id))
+        self._machines.pop(effect.vm_id, None)
+        if machine is None:
+            return Ended(effect.key)
+        return Ended(effect.key, *machine.exit, log_tail=machine.log_tail())
+
+    async def _ensure_gone(self, directory: VmDirectory) -> Machine | None:
+        """End the VM's process, if there is one; returns the last that there was. Raises `HostFault`, `OSError`."""
+        machine = self._alive(directory) or self._machines.get(directory.vm_id)
+        if machine is not None and not await machine.end(_KILL_LIMIT_S):
+            raise HostFault(
+                f"QEMU, pid {machine.pid}, does not end {_KILL_LIMIT_S:g} s after SIGKILL",
+                hint="it waits in the kernel, as for a disk that does not answer: dmesg",
+            )
+        directory.forget_run()
+        return machine
+
+    def _alive(self, directory: VmDirectory) -> Machine | None:
+        """The VM's process, known or found again. Raises `OSError`."""
+        machine = self._machines.get(directory.vm_id)
+        if machine is None:
+            return self._starter.find(directory)
+        return None if machine.gone.is_set() else machine
+
+    async def adopt(self, process: Process) -> bool:
+        """Find the running process again after a restart of the node and observe it from now on.
+
+        False where it is gone; then nothing is observed.
+        """
+        directory = self._directory(process.vm_id)
+        machine = self._machines.get(process.vm_id) or self._starter.adopt(process, directory)
+        if machine is None or machine.gone.is_set():
+            return False
+        machine.reports.hold()
+        await machine.reattach()
+        machine.reports.release()
+        return True
+
+    async def inventory(self) -> Sequence[str]:
+        """The ids of all VMs of which this host has anything: a directory, a process."""
+        processes = {vm_id for vm_id, _ in identity.processes_of(self._root)}
+        return sorted(processes.union(layout.directories(self._root)))
+
+    async def console(self, vm_id: str) -> Console:
+        """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
+        return self._live(vm_id).line.attach()
+
+    async def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
+        """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends.
+
+        Raises `Refused` (404) where nothing is there.
+        """
+        directory = self._directory(vm_id)
+        machine = self._machines.get(vm_id)
+        if not directory.exists():
+            raise Refused(404, f"the VM {vm_id} has no log on this host")
+        if machine is None or machine.gone.is_set() or not follow:
+            async for piece in stored_log(directory, tail_bytes):
+                yield piece
+            return
+        reader = machine.line.attach_with_log(tail_bytes)
+        try:
+            async for piece in reader.output():
+                yield piece
+        finally:
+            await reader.close()
+
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Run a program in the guest through its agent. Raises `Refused` where there is no agent."""
+        guest = self._live(vm_id).guest
+        if guest.agent is None or not guest.agent_open:
+            raise Refused(
+                503,
+                "no guest agent answers in this VM",
+                hint="its image needs qemu-guest-agent; type on the serial line instead: aetherscale vm console",
+            )
+        return await guest.agent.execute(argv, timeout_s)
+
+    def _live(self, vm_id: str) -> Machine:
+        machine = self._machines.get(vm_id)
+        if machine is None or machine.gone.is_set():
+            raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
+        return machine
+
+    def _directory(self, vm_id: str) -> VmDirectory:
+        return VmDirectory(self._root, vm_id)
+
+    def _observed(self, observation: ComputeObservation) -> None:
+        if isinstance(observation, VmHeld) and observation.reason == "internal-error":
+            machine = self._machines[observation.vm_id]
+            if machine.accelerator == "kvm":
+                self._accelerators.distrust(launch.program(self._qemu), observation.detail)
+        assert self._observe is not None, "the driver has not been started"
+        self._observe(observation)
+
+
+_OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
+    ProvisionDisk: "make the disk of",
+    BootVm: "start",
+    ShutDownVm: "shut down",
+    EndVm: "end",
+    RemoveVm: "remove",
+}

@@ -1,0 +1,88 @@
+"""Which process is which: boot id, pid and start ticks name one for as long as the host is up; a pid alone never does.
+
+A process is ours where its start ticks are those that are on record, it works in the VM's directory, and its command
+line names the VM. Only then is it watched, or ended, and only through its pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+_NAMESPACE: Final = uuid.UUID("6d1b8ad4-0d3a-5c0e-9a4e-6165746865ff")
+_START_TICKS_FIELD: Final = 22
+
+
+def machine_uuid(vm_id: str) -> str:
+    """The UUID that QEMU has and the guest sees, the same in every run of the VM."""
+    return str(uuid.uuid5(_NAMESPACE, vm_id))
+
+
+def boot_id() -> str:
+    """The id of the host's present boot (proc(5), random/boot_id)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot (proc(5), field 22 of stat); None where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return int(fields[_START_TICKS_FIELD - 3])
+
+
+def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
+    """A pidfd of the process, where it is alive and it is the one; the caller closes it. None otherwise.
+
+    The pidfd is opened before anything is looked at, so that what was checked is what it stands for.
+    """
+    if pid <= 1:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, OverflowError):
+        return None
+    if start_ticks(pid) == ticks and _works_in(pid, directory) and _names(pid, vm_id):
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def processes_of(root: Path) -> Iterator[tuple[str, int]]:
+    """The VM's id and the pid of every process that works in the directory of a VM of ours, a deleted one too."""
+    prefix = f"{root.resolve()}/"
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            place = os.readlink(f"/proc/{entry.name}/cwd")
+        except OSError:
+            # It has ended, or belongs to somebody else.
+            continue
+        if place.startswith(prefix):
+            vm_id = place.removeprefix(prefix).removesuffix(" (deleted)")
+            if _names(int(entry.name), vm_id):
+                yield vm_id, int(entry.name)
+
+
+def _works_in(pid: int, directory: Path) -> bool:
+    try:
+        if directory.exists():
+            return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), directory.stat())
+        return os.readlink(f"/proc/{pid}/cwd") == f"{directory.resolve()} (deleted)"
+    except OSError:
+        return False
+
+
+def _names(pid: int, vm_id: str) -> bool:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return machine_uuid(vm_id).encode() in arguments

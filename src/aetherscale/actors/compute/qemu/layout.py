@@ -1,0 +1,194 @@
+"""Where a VM's things are: `<state-dir>/vms/<vm-id>/`. Knows names, sockets and the run's record; not QEMU.
+
+    base.img      hard link to the image: the directory is whole by itself, deleting the image does not hurt it
+    disk.qcow2    what the guest has written, an overlay on base.img
+    console.log   the serial line, written by QEMU itself, bounded by the node
+    qemu.log      what QEMU says on stderr in its present run
+    run.json      which process the present run is
+    *.sock        QMP, serial line, guest agent, ready channel
+
+The directory is 0700 and all in it is the node's: QEMU, under a uid of its own, gets its files and sockets as open
+descriptors and could not open one of them by name. Sockets are reached through `/proc/self/fd/<directory>`, so that a
+state directory deeper than the 107 bytes of a socket address works too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from aetherscale.kernel.names import ID_PATTERN
+
+log = logging.getLogger(__name__)
+
+BASE: Final = "base.img"
+DISK: Final = "disk.qcow2"
+CONSOLE_LOG: Final = "console.log"
+QEMU_LOG: Final = "qemu.log"
+RECORD: Final = "run.json"
+QMP: Final = "qmp.sock"
+SERIAL: Final = "serial.sock"
+AGENT: Final = "agent.sock"
+READY: Final = "ready.sock"
+SOCKETS: Final = (QMP, SERIAL, AGENT, READY)
+
+RECORD_LIMIT_BYTES: Final = 64 * 1024
+_BACKLOG: Final = 4
+
+
+class RunRecord(Struct, frozen=True, rename="kebab"):
+    """Which process the present run is. Written before exec without a pid, and once more when it is known.
+
+    Since nothing is started while an older process lives, whatever holds the sockets is the process of this run.
+    """
+
+    run: int
+    boot_id: str
+    accelerator: Literal["kvm", "tcg"]
+    ready_channel: Literal["agent", "channel", "none"]
+    pid: int | None = None
+    start_ticks: int | None = None
+
+
+class VmDirectory:
+    """The directory of one VM, whether or not it is there yet."""
+
+    def __init__(self, root: Path, vm_id: str) -> None:
+        self.vm_id = vm_id
+        self.path = root / vm_id
+
+    def exists(self) -> bool:
+        """Whether there is a directory; a symbolic link is none."""
+        return self.path.is_dir() and not self.path.is_symlink()
+
+    def make(self) -> None:
+        """Make it, where it is not there yet. Raises `OSError`."""
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it. Raises `OSError`."""
+        if self.exists():
+            shutil.rmtree(self.path)
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor of the directory. Raises `OSError`, also for a symbolic link in its place."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def open_file(self, name: str, flags: int) -> int:
+        """Open a file of the directory, never through a symbolic link; a new one is 0600. Raises `OSError`."""
+        with self.opened() as directory:
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+
+    def tail(self, name: str, limit_bytes: int) -> bytes:
+        """The end of a file, empty where there is no such file."""
+        try:
+            descriptor = self.open_file(name, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        with os.fdopen(descriptor, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), limit_bytes, max(0, size - limit_bytes))
+
+    def free_bytes(self) -> int:
+        """What QEMU, which is not root, can still write where the directory is."""
+        usage = os.statvfs(self.path)
+        return usage.f_bavail * usage.f_frsize
+
+    def listen(self, name: str) -> socket.socket:
+        """A fresh listening socket for QEMU to inherit. Raises `OSError`."""
+        with self.opened() as directory:
+            _unlink(name, directory)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                listener.bind(f"/proc/self/fd/{directory}/{name}")
+                listener.listen(_BACKLOG)
+            except OSError:
+                listener.close()
+                raise
+            return listener
+
+    def connect(self, name: str) -> socket.socket:
+        """A connection to what listens there; not yet accepted. Raises `OSError`.
+
+        `ConnectionRefusedError` and `FileNotFoundError` mean that no process has the socket: QEMU holds it from before
+        its exec to its very end, and nobody else does.
+        """
+        with self.opened() as directory:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.setblocking(False)
+                connection.connect(f"/proc/self/fd/{directory}/{name}")
+            except OSError:
+                connection.close()
+                raise
+            return connection
+
+    def is_held(self) -> bool:
+        """Whether some process of this VM lives, judged by who holds the QMP socket."""
+        try:
+            self.connect(QMP).close()
+        except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
+            return False
+        except BlockingIOError:
+            return True
+        return True
+
+    def record(self) -> RunRecord | None:
+        """The record of the present run; None where there is none, or where it cannot be read."""
+        raw = self.tail(RECORD, RECORD_LIMIT_BYTES) if self.exists() else b""
+        if not raw:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=RunRecord)
+        except msgspec.DecodeError as error:
+            log.warning("%s: %s is not what the node wrote there: %s", self.vm_id, RECORD, error)
+            return None
+
+    def write_record(self, record: RunRecord) -> None:
+        """Put the record in place, whole or not at all. Not synced: it means nothing after the host went down."""
+        with self.opened() as directory:
+            fresh = f".{RECORD}"
+            descriptor = os.open(
+                fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory
+            )
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(record))
+            os.rename(fresh, RECORD, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def forget_run(self) -> None:
+        """Remove what belongs to a run that is over: its record and its sockets. Raises `OSError`."""
+        if not self.exists():
+            return
+        with self.opened() as directory:
+            for name in (*SOCKETS, RECORD):
+                _unlink(name, directory)
+
+
+def directories(root: Path) -> list[str]:
+    """The ids of all VMs that have a directory."""
+    if not root.is_dir():
+        return []
+    return sorted(entry.name for entry in root.iterdir() if re.fullmatch(ID_PATTERN, entry.name))
+
+
+def _unlink(name: str, directory: int) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,236 @@
+"""One QEMU process, from when it is known until it is gone: its connections, its death, and how it is made to go.
+
+Its death is learnt from its pidfd and from nothing else. A connection to QMP that breaks or hangs says nothing about
+the guest: it is tried again, ever more seldom, for as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Any, Final, NamedTuple
+
+from aetherscale.actors.compute.driver import Observe
+from aetherscale.actors.compute.effects import VmGone
+from aetherscale.actors.compute.qemu.agent import AgentPort
+from aetherscale.actors.compute.qemu.console import SerialLine
+from aetherscale.actors.compute.qemu.guest import Guest, status_of
+from aetherscale.actors.compute.qemu.layout import AGENT, QEMU_LOG, QMP, READY, SERIAL, RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.ports import ReadyPort
+from aetherscale.actors.compute.qemu.reports import Chores, Reports
+from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive
+from aetherscale.bus.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+LOG_TAIL_BYTES: Final = 2048
+_RETRY_MIN_S: Final = 1.0
+_RETRY_MAX_S: Final = 30.0
+_QUIT_PATIENCE_S: Final = 2.0
+
+
+class Exit(NamedTuple):
+    """How a process ended; neither is known where it was not our child."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+class Machine:
+    """A live QEMU of ours. It takes over `pidfd`."""
+
+    def __init__(
+        self, directory: VmDirectory, record: RunRecord, pidfd: int, line: SerialLine, tasks: Tasks, observe: Observe
+    ) -> None:
+        assert record.pid is not None, "a machine has a process"
+        assert record.start_ticks is not None, "a process has a start"
+        self.directory = directory
+        self.run = record.run
+        self.pid = record.pid
+        self.start_ticks = record.start_ticks
+        self.boot_id = record.boot_id
+        self.accelerator = record.accelerator
+        self.line = line
+        self.exit = Exit()
+        self.gone = asyncio.Event()
+        self.reports = Reports(observe)
+        self._tasks = tasks
+        self._chores = Chores(tasks, f"VM {directory.vm_id}")
+        self.guest = Guest(directory, record, self._execute, self._chores, self.reports)
+        self._pidfd = pidfd
+        self._monitor: Monitor | None = None
+        self._ready_port: ReadyPort | None = None
+        self._asked_to_go = False
+        asyncio.get_running_loop().add_reader(pidfd, self._has_exited)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    async def attach(self) -> None:
+        """Connect to what is not connected yet. Raises `Unresponsive`, also where the process is just dying."""
+        try:
+            await self._attach_ports()
+            if self._monitor is None:
+                connection = self.directory.connect(QMP)
+                self._monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
+        except OSError as error:
+            raise Unresponsive(f"could not connect to QEMU: {error.strerror or error}") from error
+
+    async def _attach_ports(self) -> None:
+        if self._ready_port is not None:
+            return
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self.line, sock=self.directory.connect(SERIAL))
+        agent = AgentPort()
+        await loop.create_unix_connection(lambda: agent, sock=self.directory.connect(AGENT))
+        self.guest.agent = agent
+        ready_port = ReadyPort(lambda: self.guest.is_ready("channel"))
+        await loop.create_unix_connection(lambda: ready_port, sock=self.directory.connect(READY))
+        self._ready_port = ready_port
+
+    async def reattach(self) -> None:
+        """Connect after a restart of the node and catch up on what happened; go on trying where QEMU does not answer.
+
+        The identity of the process is not in doubt here: pid, start and directory were right.
+        """
+        try:
+            await self.catch_up()
+        except (Unresponsive, Rejected) as silent:
+            log.warning("VM %s, pid %d: %s", self.directory.vm_id, self.pid, silent)
+            self._chores.begin("reattach", self._keep_reattaching)
+
+    async def catch_up(self) -> None:
+        """Connect, let the guest run if it was not let run yet, and report what happened while nobody listened.
+
+        Raises `Unresponsive`, `Rejected`.
+        """
+        await self.attach()
+        status = status_of(await self._execute("query-status"))
+        if status == "prelaunch":
+            await self.run_on()
+        else:
+            await self.guest.settle(status)
+        if self._ready_port is not None:
+            self._ready_port.ask()
+        for device in await self._execute("query-chardev"):
+            if device.get("label") == "agent" and device.get("frontend-open"):
+                self.guest.agent_opened()
+
+    async def _keep_reattaching(self) -> None:
+        pause_s = _RETRY_MIN_S
+        while not self.gone.is_set():
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MAX_S)
+            try:
+                await self.catch_up()
+            except (Unresponsive, Rejected) as silent:
+                log.info("VM %s, pid %d: %s", self.directory.vm_id, self.pid, silent)
+            else:
+                return
+
+    def _on_lost(self) -> None:
+        self._monitor = None
+        if not self.gone.is_set():
+            self._chores.begin("reattach", self._keep_reattaching)
+
+    def detach(self) -> None:
+        """Let go of everything and leave the process alone; the machine is of no more use."""
+        if not self.gone.is_set():
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self.guest.forget()
+        if self._monitor is not None:
+            self._monitor.close()
+        for port in (self.guest.agent, self._ready_port):
+            if port is not None:
+                port.close()
+        self.line.close()
+
+    def _has_exited(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self.exit = _reap(self._pidfd)
+        os.close(self._pidfd)
+        self.gone.set()
+        self.guest.ended.set()
+        self._let_go()
+        if not self._asked_to_go:
+            detail = "" if self.exit != Exit() else "exit status unknown: the process was not this node's child"
+            code, number = self.exit
+            self.reports(VmGone(self.directory.vm_id, self.run, code, number, detail, self.log_tail()))
+
+    # --- what is asked of QEMU ---------------------------------------------------------------------------------------
+
+    async def _execute(self, command: str) -> Any:
+        if self._monitor is None:
+            raise Unresponsive("QMP is not connected")
+        return await self._monitor.execute(command)
+
+    async def run_on(self) -> None:
+        """Let the guest of a QEMU that has just been started run. Raises `Unresponsive`, `Rejected`."""
+        await self._execute("cont")
+        status = status_of(await self._execute("query-status"))
+        if status == "prelaunch":
+            raise Unresponsive("QMP: cont was accepted, yet the guest does not run")
+        await self.guest.settle(status)
+
+    async def power_down(self) -> None:
+        """Press the ACPI power button. Raises `Unresponsive`, `Rejected`."""
+        await self._execute("system_powerdown")
+
+    async def end(self, limit_s: float) -> bool:
+        """Make the process go: QMP `quit`, which flushes the disk, then SIGKILL. Whether it is gone in time."""
+        self._asked_to_go = True
+        try:
+            if self._monitor is not None and await self._quit():
+                return True
+            self._kill()
+            return await self.wait_gone(limit_s)
+        except asyncio.CancelledError:
+            self._asked_to_go = False
+            raise
+
+    async def _quit(self) -> bool:
+        try:
+            async with asyncio.timeout(_QUIT_PATIENCE_S):
+                await self._execute("quit")
+        except (Unresponsive, Rejected, TimeoutError):
+            # It may have gone without an answer: a connection that broke is given a moment.
+            return await self.wait_gone(0.1)
+        return await self.wait_gone(_QUIT_PATIENCE_S)
+
+    def _kill(self) -> None:
+        if not self.gone.is_set():
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                # It has ended; the pidfd says so in a moment.
+                return
+
+    async def wait_gone(self, limit_s: float) -> bool:
+        """Wait for the process's end, at most so long. Whether it came."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.gone.wait()
+        except TimeoutError:
+            return self.gone.is_set()
+        return True
+
+    def log_tail(self) -> str:
+        """The end of what QEMU has said on stderr."""
+        return self.directory.tail(QEMU_LOG, LOG_TAIL_BYTES).decode(errors="replace").strip()
+
+
+def _reap(pidfd: int) -> Exit:
+    try:
+        status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return Exit()
+    if status is None:
+        return Exit()
+    if status.si_code == os.CLD_EXITED:
+        return Exit(code=status.si_status)
+    return Exit(signal=status.si_status)

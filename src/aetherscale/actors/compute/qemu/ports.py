@@ -1,0 +1,94 @@
+"""What a guest says on its virtio-serial ports. A port that the guest floods is read at a bounded rate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+RATE_LIMIT_BYTES: Final = 256 * 1024
+"""What is read of one port in a second, unless an answer is being waited for."""
+LINE_LIMIT_BYTES: Final = 4 * 1024
+
+
+class Port(asyncio.Protocol):
+    """The node's end of a port. Subclasses say in `received` what they make of the bytes."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._read_bytes = 0
+        self._window_end_s = 0.0
+        self._rest: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether QEMU still holds the other end."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send to the guest; kept by the kernel and QEMU until the guest opens its end."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        if self._rest is not None:
+            self._rest.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the guest."""
+        raise AssertionError("a port must say what it does with what it reads")
+
+    def hurried(self) -> bool:
+        """Whether an answer is being waited for, which is bounded by its own limit."""
+        return False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        if not self.hurried():
+            self._restrain(len(data))
+        self.received(data)
+
+    def _restrain(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._window_end_s:
+            self._read_bytes, self._window_end_s = 0, loop.time() + 1
+        self._read_bytes += count
+        if self._read_bytes > RATE_LIMIT_BYTES and self._transport is not None and self._rest is None:
+            self._transport.pause_reading()
+            self._rest = loop.call_at(self._window_end_s, self.resume)
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+            if self.is_open and self._transport is not None:
+                self._transport.resume_reading()
+
+
+class ReadyPort(Port):
+    """Our own channel: the guest sends the line `ready` once it is up, and again when it is asked with `?`."""
+
+    def __init__(self, on_ready: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_ready = on_ready
+        self._line = bytearray()
+
+    def ask(self) -> None:
+        """Ask a guest that may have said it while nobody listened. One that is not up yet finds the question later."""
+        self.write(b"?\n")
+
+    def received(self, data: bytes) -> None:
+        """Look for the line `ready`; other lines, and all of a line beyond the limit, are nothing."""
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line[:] = rest[:LINE_LIMIT_BYTES]
+        if any(line.strip() == b"ready" for line in lines):
+            self._on_ready()

@@ -1,0 +1,116 @@
+"""One QMP connection: commands with a time limit, events as they come, and the news that it broke.
+
+The door to qemu.qmp.
+
+Three quirks of that library are kept in here. Its listeners keep every event for ever, so events are taken out by a
+filter that keeps none. It must be told to disconnect after a connection has broken, by one task only. And a broken
+connection may surface as almost any exception of its reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
+from qemu.qmp.message import Message
+
+from aetherscale.bus.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+LINE_LIMIT_BYTES: Final = 1024 * 1024
+CALL_LIMIT_S: Final = 5.0
+
+_BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
+"""What a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
+
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+class Unresponsive(Exception):
+    """QEMU did not answer in time, or not in QMP."""
+
+
+class Rejected(Exception):
+    """QEMU understood the command and refused it."""
+
+
+class Monitor:
+    """A negotiated connection to QEMU. Made by `Monitor.connect`."""
+
+    def __init__(self, connection: socket.socket, on_event: OnEvent) -> None:
+        self._connection = connection
+        self._client = QMPClient(readbuflen=LINE_LIMIT_BYTES)
+        self._client.events.event_filter = self._take
+        self._on_event = on_event
+        self._closing = False
+
+    @classmethod
+    async def connect(
+        cls, connection: socket.socket, tasks: Tasks, on_event: OnEvent, on_lost: Callable[[], None]
+    ) -> Monitor:
+        """Wait for the greeting and negotiate. Raises `Unresponsive`.
+
+        `on_event` gets the name and the data of every event, in order; `on_lost` is called once if the connection
+        breaks without `close`.
+        """
+        monitor = cls(connection, on_event)
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                await monitor._client.connect(connection)
+        except TimeoutError:
+            connection.close()
+            raise Unresponsive(f"QMP: no greeting within {CALL_LIMIT_S:g} s") from None
+        except ConnectError as error:
+            connection.close()
+            raise Unresponsive(f"QMP: {error}") from error
+        tasks.spawn(monitor._attend(on_lost), "QMP")
+        return monitor
+
+    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Run a command and return what it returns. Raises `Unresponsive` and `Rejected`."""
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                return await self._client.execute(command, arguments)
+        except TimeoutError:
+            raise Unresponsive(f"QMP: {command} timed out after {CALL_LIMIT_S:g} s") from None
+        except ExecuteError as error:
+            raise Rejected(f"QMP: {command}: {error}") from error
+        except QMPError as error:
+            raise Unresponsive(f"QMP: {command}: {error!r}") from error
+
+    def close(self) -> None:
+        """Let go of the connection; what is still under way fails as `Unresponsive`."""
+        self._closing = True
+        self._shut_down()
+
+    async def _attend(self, on_lost: Callable[[], None]) -> None:
+        try:
+            while self._client.runstate is Runstate.RUNNING:
+                await self._client.runstate_changed()
+        finally:
+            # With the socket shut down nothing is left to be flushed, which could take for ever.
+            self._shut_down()
+            try:
+                await self._client.disconnect()
+            except _BROKEN as error:
+                log.debug("QMP connection ended: %r", error)
+            finally:
+                if not self._closing:
+                    on_lost()
+
+    def _shut_down(self) -> None:
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # The other side was faster.
+            return
+
+    def _take(self, event: Message) -> bool:
+        data = event.get("data")
+        self._on_event(str(event["event"]), data if isinstance(data, Mapping) else {})
+        return False

@@ -1,0 +1,174 @@
+"""From a provisioned disk to a QEMU process that is ours, and from a process of an earlier node back to one that is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from aetherscale.actors.compute.driver import Observe, Process, Progress
+from aetherscale.actors.compute.effects import BootVm
+from aetherscale.actors.compute.qemu import argv, identity, launch, layout
+from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
+from aetherscale.actors.compute.qemu.console import ConsoleLog, SerialLine
+from aetherscale.actors.compute.qemu.disk import MIB, virtual_size_bytes
+from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.machine import Machine
+from aetherscale.bus.tasks import Tasks
+
+OVERHEAD_MIB: Final = 128
+"""What QEMU takes beside the guest's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Makes machines. Each is put into `machines` as soon as there is a process, so that none is ever lost sight of."""
+
+    root: Path
+    qemu: str
+    accelerators: Accelerators
+    machines: dict[str, Machine]
+    tasks: Tasks
+    observe: Observe
+
+    async def start(self, effect: BootVm, directory: VmDirectory, progress: Progress) -> Machine:
+        """A new process, the guest in it not running yet. Raises `HostFault`, `OSError`.
+
+        Nothing of the VM may be alive.
+        """
+        qemu = launch.program(self.qemu)
+        _require_disk(directory)
+        _require_memory(effect.memory_mib)
+        choice = await self.accelerators.choose(qemu, effect.vm_id)
+        progress(f"starting QEMU ({choice.accelerator})")
+        return self._spawn(qemu, effect, directory, choice)
+
+    def _spawn(self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice) -> Machine:
+        spec = argv.MachineSpec(effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format)
+        jail = launch.Jail(launch.uid_of(effect.vm_id), choice.group, _file_limit_bytes(directory))
+        directory.forget_run()
+        intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
+        directory.write_record(intent)
+        with ExitStack() as opened:
+            descriptors = _descriptors(directory, opened)
+            errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
+            line = SerialLine(ConsoleLog(directory), fresh=True)
+            command = argv.command_line(qemu, spec, descriptors)
+            pid = launch.spawn(command, jail, directory.path, errors, descriptors.all())
+            # Not waited for yet, so pid and start are there even if it has ended by now.
+            record = replace(intent, pid=pid, start_ticks=identity.start_ticks(pid))
+            machine = Machine(directory, record, os.pidfd_open(pid), line, self.tasks, self.observe)
+        machine.reports.hold()
+        self.machines[effect.vm_id] = machine
+        directory.write_record(record)
+        return machine
+
+    def find(self, directory: VmDirectory) -> Machine | None:
+        """The process of the VM that an earlier node has left, whichever run it is of; None where there is none.
+
+        Its observations are held. Raises `OSError`.
+        """
+        record = directory.record()
+        if record is not None and record.boot_id == identity.boot_id() and record.pid and record.start_ticks:
+            pidfd = identity.claim(record.pid, record.start_ticks, directory.path, directory.vm_id)
+            if pidfd is not None:
+                return self._adopted(directory, record, pidfd)
+        if directory.exists() and not directory.is_held():
+            return None
+        # The node ended between exec and writing down the pid, or somebody has changed what it wrote.
+        for vm_id, pid in identity.processes_of(self.root):
+            ticks = identity.start_ticks(pid) if vm_id == directory.vm_id else None
+            pidfd = None if ticks is None else identity.claim(pid, ticks, directory.path, vm_id)
+            if pidfd is not None:
+                record = record or RunRecord(0, identity.boot_id(), "tcg", "none")
+                return self._adopted(directory, replace(record, pid=pid, start_ticks=ticks), pidfd)
+        return None
+
+    def adopt(self, process: Process, directory: VmDirectory) -> Machine | None:
+        """The very process that the log names, where it is alive. Its observations are held. Raises `OSError`."""
+        if process.boot_id != identity.boot_id():
+            return None
+        pidfd = identity.claim(process.pid, process.start_ticks, directory.path, process.vm_id)
+        if pidfd is None:
+            return None
+        known = directory.record()
+        record = RunRecord(
+            process.run,
+            process.boot_id,
+            known.accelerator if known is not None else "tcg",
+            process.ready_channel,
+            process.pid,
+            process.start_ticks,
+        )
+        return self._adopted(directory, record, pidfd)
+
+    def _adopted(self, directory: VmDirectory, record: RunRecord, pidfd: int) -> Machine:
+        line = SerialLine(ConsoleLog(directory), fresh=False)
+        machine = Machine(directory, record, pidfd, line, self.tasks, self.observe)
+        machine.reports.hold()
+        self.machines[directory.vm_id] = machine
+        return machine
+
+
+def _descriptors(directory: VmDirectory, opened: ExitStack) -> argv.Descriptors:
+    base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
+    disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
+    console_log = _opened(directory, layout.CONSOLE_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, opened)
+    qmp, serial, agent, ready = (
+        opened.enter_context(directory.listen(name)).fileno()
+        for name in (layout.QMP, layout.SERIAL, layout.AGENT, layout.READY)
+    )
+    return argv.Descriptors(base, disk, console_log, qmp, serial, agent, ready)
+
+
+def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:
+    descriptor = directory.open_file(name, flags)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _file_limit_bytes(directory: VmDirectory) -> int:
+    """What the overlay can grow to, with its tables; nothing that QEMU writes is larger."""
+    size = virtual_size_bytes(directory.path / layout.DISK, "qcow2")
+    return size + size // 1024 + 64 * MIB
+
+
+def _require_disk(directory: VmDirectory) -> None:
+    for name in (layout.BASE, layout.DISK):
+        if not (directory.path / name).is_file():
+            raise HostFault(
+                f"the VM has no disk: {directory.path / name} is missing",
+                hint=f"delete the VM and create it again: aetherscale vm delete {directory.vm_id}",
+                retryable=False,
+            )
+    try:
+        virtual_size_bytes(directory.path / layout.DISK, "qcow2")
+    except ValueError as error:
+        raise HostFault(
+            f"the VM's disk {directory.path / layout.DISK} is damaged: {error}",
+            hint=f"restore it, or delete the VM: aetherscale vm delete {directory.vm_id}",
+            retryable=False,
+        ) from error
+
+
+def _require_memory(memory_mib: int) -> None:
+    available_mib = _available_memory_mib()
+    if memory_mib + OVERHEAD_MIB > available_mib:
+        raise HostFault(
+            f"not enough memory: the VM needs {memory_mib} MiB and QEMU {OVERHEAD_MIB} MiB beside it, "
+            f"{available_mib} MiB are available on this host",
+            hint="stop another VM, or create this one with less: --memory",
+            retryable=False,
+        )
+
+
+def _available_memory_mib() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    raise HostFault("/proc/meminfo has no MemAvailable", hint="Linux 3.14 or newer is needed", retryable=False)
