@@ -67,6 +67,7 @@ class _Connection(Client):
     def __init__(self, deliver: Callable[[int, Incoming], None]) -> None:
         super().__init__()
         self.lost = asyncio.Event()
+        self._why: Exception | None = None
         self._ps = _Reader(self, deliver)
 
     async def open(self, servers: list[str], endpoint: Endpoint, name: str) -> None:
@@ -86,8 +87,10 @@ class _Connection(Client):
                 error_cb=self._on_error,
                 closed_cb=self._on_closed,
             )
-        except BaseException:
+        except BaseException as failure:
             await self.end()
+            if isinstance(failure, nats.errors.NoServersError) and self._why is not None:
+                raise self._why from None
             raise
 
     async def end(self) -> None:
@@ -123,6 +126,7 @@ class _Connection(Client):
                 pass
 
     async def _on_error(self, error: Exception) -> None:
+        self._why = error
         log.debug("nats: %r", error)
 
     async def _on_closed(self) -> None:
@@ -174,6 +178,9 @@ class NatsBus:
         self._connection: _Connection | None = None
         self._last: _Connection | None = None
         self._up = asyncio.Event()
+        """Set while messages can be sent."""
+        self._settled = asyncio.Event()
+        """Set when the broker has known, once, all that is listened to."""
         self._since_us: int | None = clock()
         self._routes: dict[int, _Route] = {}
         self._next_sid = 1
@@ -190,7 +197,7 @@ class NatsBus:
         self._tasks.spawn(self._stay_connected(), "connection")
         try:
             async with asyncio.timeout(wait_s):
-                await self._up.wait()
+                await self._settled.wait()
         except TimeoutError:
             log.warning("no connection to NATS yet; going on without, and trying again until there is one")
 
@@ -325,6 +332,7 @@ class NatsBus:
             await connection.end()
             raise
         self._since_us = None
+        self._settled.set()
 
     def _disconnected(self) -> None:
         self._up.clear()
