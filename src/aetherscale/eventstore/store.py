@@ -1,15 +1,18 @@
 """The port of the event log: streams, versions and payloads. Has never heard of VMs.
 
-`sqlite.py` is the real one and `memory.py` its twin; one contract suite runs on both. Payloads are bytes here;
+`sqlite/` is the real one and `memory.py` its twin; one contract suite runs on both. Payloads are bytes here;
 `codec.py` turns them into events and back.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+
+PAGE: int = 1000
+"""How many events are read at once where the caller does not say."""
 
 
 class NewEvent(Struct, frozen=True):
@@ -21,7 +24,10 @@ class NewEvent(Struct, frozen=True):
 
 
 class StreamWrite(Struct, frozen=True):
-    """Events for one stream, which must still be at `expected_version` (0: nothing in it)."""
+    """Events for one stream, which must still be at `expected_version` (0: nothing in it).
+
+    No events is a condition alone: the append is refused unless the stream is at that version.
+    """
 
     stream: str
     expected_version: int
@@ -47,19 +53,24 @@ class Append(Struct, frozen=True):
     correlation_id: str
     causation_id: str | None = None
     key: CommandKey | None = None
-    """Given for commands; what a host answers has none."""
+    """Given for commands; what a host answers has none. It is remembered even where the command led to no events."""
+    urgent: bool = False
+    """Whether it may use the reserve of a full disk: for what ends things or reports what has happened."""
 
 
-class Accepted(Struct, frozen=True):
-    """What the log remembers of a command: which events it led to, and the digest of what it asked for."""
+class Accepted(Struct, frozen=True, array_like=True):
+    """What the log remembers of a command: which events it led to, and the digest of what it asked for.
+
+    A command that led to no events has `last_seq` one below `first_seq`.
+    """
 
     digest: bytes
     first_seq: int
     last_seq: int
 
 
-class StoredEvent(Struct, frozen=True):
-    """One row of the log with everything resolved."""
+class StoredEvent(Struct, frozen=True, array_like=True):
+    """One row of the log with everything resolved. The order of the fields is part of the hash chain."""
 
     seq: int
     stream: str
@@ -77,6 +88,14 @@ class StoredEvent(Struct, frozen=True):
     causation_id: str | None
 
 
+class StoredType(Struct, frozen=True):
+    """A type of event that occurs in the log, and the version of the program that was the first to write it."""
+
+    type: str
+    schema: int
+    written_by: str
+
+
 class StoreError(Exception):
     """Base of all that can go wrong with a log. The message says what, where, and which command to type next.
 
@@ -86,19 +105,25 @@ class StoreError(Exception):
     ├── StorageFull       nothing was written; reading goes on
     ├── InDoubt           a commit may or may not be durable; the store takes no more writes
     ├── Damaged           what is read is not what was written
-    ├── NotALog           the file is something else
-    ├── TooNew            written by a newer version of the program; names the schema that it needs
-    └── Locked            another process writes to this log; names it
+    ├── NotALog           the file is something else, or there is none
+    ├── WrongNode         the log belongs to another node
+    ├── TooNew            written by a newer version of the program; names what it needs
+    ├── Locked            another process writes to this log; names it
+    └── Closed            the store was closed before this was written
     """
 
 
 class WrongVersion(StoreError):
+    """The stream is not at the version that the append was decided on."""
+
     def __init__(self, stream: str, expected: int, actual: int) -> None:
         super().__init__(f"stream {stream}: expected version {expected}, found {actual}")
         self.stream, self.expected, self.actual = stream, expected, actual
 
 
 class AlreadyAccepted(StoreError):
+    """The log knows a command of this tenant with this id. Whether it asked for the same is the caller's to compare."""
+
     def __init__(self, accepted: Accepted) -> None:
         super().__init__(f"the command was accepted as events {accepted.first_seq} to {accepted.last_seq}")
         self.accepted = accepted
@@ -113,7 +138,7 @@ class InDoubt(StoreError):
 
 
 class Damaged(StoreError):
-    """The log is damaged at or before `seq`: a torn or flipped byte, a missing row, a head that does not fit."""
+    """The log is damaged at or after `seq`: a torn or flipped byte, a missing row, a head that does not fit."""
 
     def __init__(self, message: str, seq: int | None = None) -> None:
         super().__init__(message)
@@ -121,15 +146,23 @@ class Damaged(StoreError):
 
 
 class NotALog(StoreError):
-    pass
+    """There is no log where one was expected, or the file is something else. It is left as it is."""
+
+
+class WrongNode(StoreError):
+    """The log belongs to another node than the one that is to be served."""
 
 
 class TooNew(StoreError):
-    pass
+    """The file, or an event in it, has a form that only a newer version of the program knows."""
 
 
 class Locked(StoreError):
-    pass
+    """Another process writes to this log, or this one opened it twice."""
+
+
+class Closed(StoreError):
+    """The store was closed before the append was written: it is not in the log."""
 
 
 class Reader(Protocol):
@@ -144,33 +177,59 @@ class Reader(Protocol):
         """The position of the last event; 0 in an empty log."""
         ...
 
-    async def read(self, after: int, limit: int = 1000, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
-        """The next events after a position, in order; of the given types only, where types are given."""
+    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        """The next events after a position, in order; of the given types only, where types are given.
+
+        Fewer than `limit` means that there were no more. Raises `Damaged` where an event is missing or unreadable.
+        """
         ...
 
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]: ...
+    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
+        """All events of one stream after a version of it, in order; `()` where nobody wrote to it."""
+        ...
 
     async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
         ...
 
-    async def close(self) -> None: ...
+    async def types(self) -> Sequence[StoredType]:
+        """Every type of event that occurs in the log."""
+        ...
 
+    async def position_at(self, time_us: int) -> int:
+        """The position of the last event that was recorded at or before a moment; 0 where there is none.
 
-class Store(Reader, Protocol):
-    """The log of one node: one writer, any number of readers."""
-
-    async def append(self, append: Append) -> Sequence[StoredEvent]:
-        """Write all of it and return when it is durable, with what is now in the log (`()` where it had no events).
-
-        Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
-        call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`.
+        Time may run backwards in a log, where the clock of the host did; positions never do.
         """
         ...
 
     def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
         """All events after a position, in order, without gap or double: first the past in pages, then as they come.
 
-        Memory is bounded: a slow reader is given pages from the log, not a growing queue.
+        Memory is bounded: a slow reader is given pages from the log, not a growing queue. Ends when the log is closed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; idempotent."""
+        ...
+
+
+class Store(Reader, Protocol):
+    """The log of one node: one writer, any number of readers."""
+
+    def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
+        """Call `listener` with all that has become durable, in the order of the log, before any `append` returns it.
+
+        It must not fail and may not wait: whoever is told of an append finds it in every projection.
+        """
+        ...
+
+    async def append(self, append: Append) -> Sequence[StoredEvent]:
+        """Write all of it and return when it is durable, with what is now in the log (`()` where it had no events).
+
+        Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
+        call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`,
+        `Closed`; and ValueError for what no log can hold (text that is not Unicode, more than 2^63 microseconds).
         """
         ...

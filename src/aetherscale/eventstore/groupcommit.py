@@ -1,0 +1,221 @@
+"""Group commit: one writer takes whatever is waiting, commits it once, and wakes all who wait.
+
+No timer delays a commit: while one is on its way to the disk the next batch gathers by itself. It stands above the
+small port of `backend.py`, and does not know whether that is a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from copy import copy
+from typing import Final, NamedTuple
+
+from aetherscale.eventstore.backend import Backend, Outcome
+from aetherscale.eventstore.store import (
+    PAGE,
+    Accepted,
+    Append,
+    Closed,
+    Damaged,
+    InDoubt,
+    StorageFull,
+    StoredEvent,
+    StoredType,
+    StoreError,
+)
+from aetherscale.eventstore.tail import Tail
+
+BATCH_EVENTS: Final = 1000
+BATCH_BYTES: Final = 1024 * 1024
+EVENT_OVERHEAD_BYTES: Final = 256
+"""What an event takes beside its payload: names, ids, index entries."""
+SETTLE_S: Final = 1.0
+
+
+class _Waiting(NamedTuple):
+    append: Append
+    done: asyncio.Future[Sequence[StoredEvent]]
+
+
+class LogStore:
+    """The `Store` over any backend. `await LogStore.start(backend)`; `await store.close()` at the end.
+
+    It owns one task, the writer, which `close` waits for.
+    """
+
+    def __init__(self, backend: Backend, head: int) -> None:
+        self.node = backend.node
+        self.epoch = backend.epoch
+        self._backend = backend
+        self._tail = Tail(head)
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._refusing: StoreError | None = None
+        self._closing = False
+        self._settle_timer: asyncio.TimerHandle | None = None
+        self._settle_due = False
+        self._listeners: list[Callable[[Sequence[StoredEvent]], None]] = []
+        self._writer = asyncio.create_task(self._write(), name="event log writer")  # noqa: TID251 - close() waits
+
+    @classmethod
+    async def start(cls, backend: Backend) -> LogStore:
+        """A store that is ready to write."""
+        return cls(backend, await backend.head())
+
+    async def append(self, append: Append) -> Sequence[StoredEvent]:
+        """As in `Store`."""
+        if self._refusing is not None:
+            raise copy(self._refusing)
+        done: asyncio.Future[Sequence[StoredEvent]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(append, done))
+        self._wake.set()
+        return await done
+
+    async def head(self) -> int:
+        """As in `Reader`."""
+        return self._tail.head
+
+    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        """As in `Reader`."""
+        return await self._backend.read(after, limit, types)
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
+        """As in `Reader`."""
+        return await self._backend.read_stream(stream, after_version)
+
+    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        """As in `Reader`."""
+        return await self._backend.accepted(tenant, command_id)
+
+    async def types(self) -> Sequence[StoredType]:
+        """As in `Reader`."""
+        return await self._backend.types()
+
+    async def position_at(self, time_us: int) -> int:
+        """As in `Reader`."""
+        return await self._backend.position_at(time_us)
+
+    def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
+        """As in `Store`."""
+        self._listeners.append(listener)
+
+    def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+        """As in `Reader`."""
+        return self._tail.follow(after, self._backend.read)
+
+    async def close(self) -> None:
+        """Write what is waiting, end the subscriptions, close the backend. Later appends are refused."""
+        if self._closing:
+            return
+        self._closing = True
+        self._refusing = self._refusing or Closed("append: the event log has been closed")
+        self._wake.set()
+        try:
+            await self._writer
+        finally:
+            self._tail.close()
+            if self._settle_timer is not None:
+                self._settle_timer.cancel()
+            await self._backend.close()
+
+    async def _write(self) -> None:
+        """The writer: the only one that calls `commit`, for as long as the store is open."""
+        try:
+            while self._waiting or not self._closing:
+                await self._wake.wait()
+                self._wake.clear()
+                while batch := self._take():
+                    await self._commit(batch)
+                if self._settle_due:
+                    await self._settle()
+        finally:
+            self._refusing = self._refusing or Closed("append: the writer of the event log has ended")
+            _refuse_all(self._waiting, self._refusing)
+            self._waiting.clear()
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch: in the order of the calls, whole appends, at least one."""
+        batch: list[_Waiting] = []
+        events = size_bytes = 0
+        while self._waiting:
+            append, done = self._waiting[0]
+            events += sum(len(write.events) for write in append.writes)
+            size_bytes += sum(
+                EVENT_OVERHEAD_BYTES + len(event.data) for write in append.writes for event in write.events
+            )
+            if batch and (events > BATCH_EVENTS or size_bytes > BATCH_BYTES):
+                break
+            waiting = self._waiting.popleft()
+            if not done.cancelled():
+                batch.append(waiting)
+        return batch
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        """Commit a batch. Where it fails as a whole, each append is tried alone, so that one spoils no other."""
+        if self._refusing is not None and not isinstance(self._refusing, Closed):
+            return _refuse_all(batch, self._refusing)
+        try:
+            outcomes = await self._backend.commit([waiting.append for waiting in batch])
+        except (StorageFull, ValueError) as failure:
+            if len(batch) == 1:
+                return _refuse_all(batch, failure)
+            for waiting in batch:
+                await self._commit([waiting])
+        except (InDoubt, Damaged) as fatal:
+            self._refusing = fatal
+            _refuse_all(batch, fatal)
+        except BaseException:
+            self._refusing = InDoubt("append: the writer of the event log broke down; whether it is written is unknown")
+            _refuse_all(batch, self._refusing)
+            raise
+        else:
+            self._settle_soon()
+            try:
+                self._tell([event for outcome in outcomes for event in _events(outcome)])
+            finally:
+                for waiting, outcome in zip(batch, outcomes, strict=True):
+                    _answer(waiting, outcome)
+
+    def _tell(self, events: Sequence[StoredEvent]) -> None:
+        """Tell all who follow the log what has become durable, before those who wait for it go on."""
+        if events:
+            self._tail.extend(events)
+            for listener in self._listeners:
+                listener(events)
+
+    def _settle_soon(self) -> None:
+        if self._settle_timer is None:
+            self._settle_timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._settle_timer = None
+        self._settle_due = True
+        self._wake.set()
+
+    async def _settle(self) -> None:
+        self._settle_due = False
+        try:
+            await self._backend.settle()
+        except InDoubt as fatal:
+            self._refusing = fatal
+
+
+def _events(outcome: Outcome) -> Sequence[StoredEvent]:
+    return () if isinstance(outcome, StoreError) else outcome
+
+
+def _answer(waiting: _Waiting, outcome: Outcome | ValueError) -> None:
+    """Hand it to the caller, unless the caller has gone. Errors are copied: a traceback belongs to one raise."""
+    if waiting.done.done():
+        return
+    if isinstance(outcome, (StoreError, ValueError)):
+        waiting.done.set_exception(copy(outcome))
+    else:
+        waiting.done.set_result(outcome)
+
+
+def _refuse_all(batch: Iterable[_Waiting], reason: StoreError | ValueError) -> None:
+    for waiting in batch:
+        _answer(waiting, reason)

@@ -1,0 +1,113 @@
+"""Connections to SQLite files, and its errors in the words of the port. The door to aiosqlite and sqlite3.
+
+A connection of aiosqlite is a thread that runs one function after another. `run` hands it a whole piece of work at
+once, a transaction or a page, so that a durable append costs one trip to the thread and not one for each statement.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import aiosqlite
+
+from aetherscale.eventstore.store import Closed, Damaged, InDoubt, NotALog, StorageFull, StoreError
+
+T = TypeVar("T")
+
+Mode = Literal["ro", "rw", "rwc"]
+"""Of SQLite's URIs: read-only, read and write, and create it too."""
+
+BUSY_S: Final = 5.0
+"""How long to wait for another process that recovers the write-ahead log."""
+
+RESTART: Final = "nothing more is written; mend the disk, start the node again, and repeat commands by their id"
+
+
+class Connection(aiosqlite.Connection):
+    """An aiosqlite connection that runs functions. `await Connection.open(…)`, and `await close()` at the end."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], path: Path) -> None:
+        """`connect` is called in the thread of the connection, whose only user it then is."""
+        super().__init__(connect, iter_chunk_size=64)
+        self._thread.daemon = True  # a process that crashes has to end, with whatever was acknowledged on the disk
+        self._path = path
+
+    @classmethod
+    async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Connection:
+        """A connection that stands. Raises what `connect` raises."""
+        connection = cls(connect, path)
+        await connection
+        return connection
+
+    @property
+    def plain(self) -> sqlite3.Connection:
+        """The connection beneath, for use in the functions that `run` is given."""
+        assert self._connection is not None, f"{self._path}: not connected"
+        return self._connection
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a function in the thread of the connection; the functions of all callers run one after another.
+
+        Raises what it raises, errors of SQLite as `StoreError`, and `Closed` after `close`.
+        """
+        if self._connection is None:
+            raise Closed(f"{self._path}: has been closed")
+        try:
+            result: T = await self._execute(work)  # type: ignore[no-untyped-call]
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+        return result
+
+
+def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Connection:
+    """A plain connection without implicit transactions. Raises `StoreError` in the words of the port."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=64)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    return connection
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, beside a running node or without one. It never checkpoints.
+
+    Where the directory cannot be written to, SQLite cannot make the shared memory of a write-ahead log; without such a
+    log in the way the file is read as it is, since nobody can change it either. Raises `StoreError`.
+    """
+    if not path.exists():
+        raise NotALog(f"{path}: there is no event log here; give the --state-dir of a node")
+    connection = connect(path, "ro")
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        wal = path.with_name(path.name + "-wal")
+        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or (wal.exists() and wal.stat().st_size > 0):
+            raise translated(error, path) from error
+        connection = connect(path, "ro", immutable=True)
+    return connection
+
+
+def translated(error: sqlite3.Error, path: Path) -> StoreError:
+    """An error of SQLite in the words of the port (https://sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if primary == sqlite3.SQLITE_FULL:
+        return StorageFull(f"{path}: the disk is full: nothing was written; make room and repeat the command")
+    if primary == sqlite3.SQLITE_NOTADB:
+        return NotALog(f"{path}: this is not an event log, or its first bytes are damaged; it is left as it is")
+    if primary == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
+        return Damaged(f"{path}: the log is damaged ({error}); {verify_hint(path)}")
+    return InDoubt(f"{path}: {error} ({name}); {RESTART}")
+
+
+def verify_hint(path: Path) -> str:
+    """The command that tells where a log is damaged."""
+    return f"to see where: aetherscale log verify --state-dir {path.parent}"

@@ -1,0 +1,128 @@
+"""The files beside the database: the lock, the head of the hash chain, and the reserve for a full disk.
+
+`events.db` has `events.lock`, `events.head` and `events.reserve` next to it. Nothing here knows SQL.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+
+from aetherscale.eventstore.chain import HEAD_BYTES, Head, head_from_bytes, head_to_bytes
+from aetherscale.eventstore.store import Locked
+
+RESERVE_BYTES: Final = 16 * 1024 * 1024
+"""Room for some hundred small commits in the write-ahead log."""
+
+PRIVATE: Final = 0o600
+
+
+class Lock:
+    """The right to write to a log, held until `release` or the death of the process.
+
+    An advisory lock (flock(2)) on a descriptor that is closed on exec, so that no child process can inherit it. The
+    file says who holds it and stays: removing it would let two processes lock two files of the same name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `Locked`, which names the holder, and OSError."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 512, 0).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise Locked(
+                f"{path.with_suffix('.db')}: another process writes to this log: {holder or 'it has not said which'}; "
+                f"stop it first, or give another --state-dir"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"pid {os.getpid()}: {_command_line()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others write; idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class HeadFile:
+    """The end of the log, written after each commit in place: `events.head`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+
+    def write(self, head: Head) -> None:
+        """Not durable before `sync`. Raises OSError."""
+        os.pwrite(self._descriptor, head_to_bytes(head), 0)
+
+    def sync(self) -> None:
+        """Raises OSError."""
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read_head(path: Path) -> Head | None:
+    """The head of a log; None where there is no such file. Raises `Damaged`, OSError."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return head_from_bytes(raw[: HEAD_BYTES + 1], str(path))
+
+
+class Reserve:
+    """Room that is held back on the disk, and given to urgent appends when there is no other: `events.reserve`."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        """Raises OSError."""
+        self._size_bytes = size_bytes
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self.spent = True
+        self.refill()
+
+    def refill(self) -> bool:
+        """Take the room again, if it is there; whether it is."""
+        if self.spent:
+            try:
+                os.posix_fallocate(self._descriptor, 0, max(self._size_bytes, 1))
+                self.spent = False
+            except OSError:
+                os.ftruncate(self._descriptor, 0)
+        return not self.spent
+
+    def spend(self) -> bool:
+        """Give the room to the log; False where that has been done already."""
+        if self.spent:
+            return False
+        os.ftruncate(self._descriptor, 0)
+        self.spent = True
+        return True
+
+    def close(self) -> None:
+        """The room stays taken, for the next start. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names of the files in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _command_line() -> str:
+    """What `ps` shows of this process; proc(5)."""
+    return Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:400]

@@ -1,0 +1,197 @@
+"""Rows of the log as events. Synchronous, on one connection that may be read-only; does not write."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
+from aetherscale.eventstore.sqlite.connection import verify_hint
+from aetherscale.eventstore.store import PAGE, Accepted, Damaged, NotALog, StoredEvent, StoredType, TooNew
+
+APPLICATION_ID: Final = 0x41534556
+"""`ASEV` in bytes 68 to 71 of the file says that it is one of ours (https://sqlite.org/fileformat.html)."""
+
+SCHEMA_VERSION: Final = 1
+"""Of `schema.sql`, kept as SQLite's user version."""
+
+_COLUMNS: Final = (
+    "e.seq, s.name, e.version, e.type_id, e.data, e.time_us,"
+    " e.tenant, e.actor, e.command_id, e.correlation_id, e.causation_id"
+)
+_EVENTS: Final = f"SELECT {_COLUMNS} FROM events e LEFT JOIN streams s ON s.id = e.stream_id"  # noqa: S608 - constants
+
+_Row = tuple[int, str | None, int, int, bytes, int, str, str, str, str, str | None]
+
+
+class Epoch(Struct, frozen=True):
+    """Who recorded the events from `first_seq` on."""
+
+    first_seq: int
+    node: str
+    epoch: str
+    created_us: int
+
+
+class LogReading:
+    """What can be asked of a log through one connection. Makes sure first that it is a log that we know."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Raises `NotALog`, `TooNew`, `Damaged`, sqlite3.Error."""
+        self._connection = connection
+        self._path = path
+        _check_header(connection, path)
+        rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq")
+        self.epochs = [Epoch(*row) for row in rows]
+        if not self.epochs or self.epochs[0].first_seq != 1:
+            raise Damaged(f"{path}: the log does not say whose it is; {verify_hint(path)}", 1)
+        self._types: dict[int, StoredType] = {}
+
+    def head(self) -> int:
+        """The position of the last event."""
+        row = self._connection.execute("SELECT max(seq) FROM events").fetchone()
+        return row[0] or 0
+
+    def chain_head(self, batch: int | None = None) -> Head | None:
+        """A link of the hash chain; the last one where none is named. None where there is no such link."""
+        if batch == 0:
+            return EMPTY
+        where, parameters = ("number = ?", (batch,)) if batch else ("true ORDER BY number DESC LIMIT 1", ())
+        sql = f"SELECT number, last_seq, link FROM batches WHERE {where}"  # noqa: S608 - constants
+        row = self._connection.execute(sql, parameters).fetchone()
+        return Head(*row) if row else None
+
+    def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
+        """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
+        if types is None:
+            sql, parameters = f"{_EVENTS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", (after, limit)
+        else:
+            ids = [str(number) for number, stored in self._all_types().items() if stored.type in types]
+            sql = f"{_EVENTS} WHERE e.seq > ? AND e.type_id IN ({','.join(ids)}) ORDER BY e.seq LIMIT ?"
+            parameters = (after, limit)
+        events = self._events(self._connection.execute(sql, parameters))
+        if types is None and events and events[-1].seq - after != len(events):
+            seq = next(seq for seq, event in enumerate(events, after + 1) if event.seq != seq)
+            raise Damaged(f"{self._path}: event {seq} is missing; {verify_hint(self._path)}", seq)
+        return events
+
+    def read_all(self) -> Iterator[StoredEvent]:
+        """Every event in order, as it stands in the file. Raises sqlite3.Error."""
+        cursor = self._connection.execute(f"{_EVENTS} ORDER BY e.seq")
+        while rows := cursor.fetchmany(PAGE):
+            yield from self._events(rows)
+
+    def read_stream(self, stream: str, after_version: int = 0) -> list[StoredEvent]:
+        """All events of one stream after a version of it. Raises `Damaged` where one is missing, and sqlite3.Error."""
+        number = self._connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
+        if number is None:
+            return []
+        sql = f"{_EVENTS} WHERE e.stream_id = ? AND e.version > ? ORDER BY e.version"
+        events = self._events(self._connection.execute(sql, (*number, after_version)))
+        for version, event in enumerate(events, after_version + 1):
+            if event.version != version:
+                raise Damaged(f"{self._path}: stream {stream}: version {version} is missing; {verify_hint(self._path)}")
+        return events
+
+    def version(self, stream: str) -> tuple[int, int] | None:
+        """The number of a stream and the version it is at; None where nobody wrote to it."""
+        row = self._connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
+        if row is None:
+            return None
+        latest = self._connection.execute("SELECT max(version) FROM events WHERE stream_id = ?", row).fetchone()
+        return row[0], latest[0] or 0
+
+    def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        """What a command led to, if it was accepted."""
+        sql = "SELECT digest, first_seq, last_seq FROM commands WHERE key = ?"
+        row = self._connection.execute(sql, (command_key(tenant, command_id),)).fetchone()
+        return Accepted(*row) if row else None
+
+    def commands(self) -> Iterator[tuple[int, StoredCommand]]:
+        """Every accepted command with the number of its commit, in the order of commits. Raises sqlite3.Error."""
+        sql = "SELECT batch, key, digest, first_seq, last_seq FROM commands ORDER BY batch, key"
+        for batch, key, *accepted in self._connection.execute(sql):
+            tenant, _, command_id = key.decode(errors="replace").partition("\0")
+            yield batch, StoredCommand(tenant, command_id, Accepted(*accepted))
+
+    def links(self) -> Iterator[Head]:
+        """Every link of the hash chain in order. Raises sqlite3.Error."""
+        for row in self._connection.execute("SELECT number, last_seq, link FROM batches ORDER BY number"):
+            yield Head(*row)
+
+    def types(self) -> list[StoredType]:
+        """Every type of event that occurs in the log."""
+        return list(self._all_types().values())
+
+    def types_by_id(self) -> dict[int, StoredType]:
+        """The same, by the number that stands for them in the file."""
+        return self._all_types()
+
+    def position_at(self, time_us: int) -> int:
+        """The position of the last event that was recorded at or before a moment."""
+        row = self._connection.execute("SELECT max(seq) FROM events WHERE time_us <= ?", (time_us,)).fetchone()
+        return row[0] or 0
+
+    def _events(self, rows: Iterator[_Row] | Sequence[_Row]) -> list[StoredEvent]:
+        epochs = self.epochs
+        events: list[StoredEvent] = []
+        for row in rows:
+            seq, stream, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = row
+            kind = self._types.get(type_id) or self._type(type_id, seq)
+            if stream is None:
+                raise Damaged(f"{self._path}: event {seq} has no stream; {verify_hint(self._path)}", seq)
+            epoch = epochs[0] if len(epochs) == 1 else next(one for one in reversed(epochs) if one.first_seq <= seq)
+            events.append(
+                StoredEvent(
+                    seq,
+                    stream,
+                    version,
+                    kind.type,
+                    kind.schema,
+                    data,
+                    time_us,
+                    epoch.node,
+                    epoch.epoch,
+                    tenant,
+                    actor,
+                    command_id,
+                    correlation_id,
+                    causation_id,
+                )
+            )
+        return events
+
+    def _type(self, type_id: int, seq: int) -> StoredType:
+        """The type of a number that was not known yet: the node may have gone on writing."""
+        kind = self._all_types().get(type_id)
+        if kind is None:
+            raise Damaged(f"{self._path}: event {seq} has no type; {verify_hint(self._path)}", seq)
+        return kind
+
+    def _all_types(self) -> dict[int, StoredType]:
+        rows = self._connection.execute("SELECT id, name, schema, written_by FROM types ORDER BY id")
+        self._types = {number: StoredType(*row) for number, *row in rows}
+        return self._types
+
+
+def command_key(tenant: str, command_id: str) -> bytes:
+    """The key of a command in the file; a tenant has no NUL in it."""
+    return f"{tenant}\0{command_id}".encode()
+
+
+def _check_header(connection: sqlite3.Connection, path: Path) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        raise NotALog(f"{path}: this is an SQLite file, but not an event log of aetherscale; it is left as it is")
+    if version > SCHEMA_VERSION:
+        raise TooNew(
+            f"{path}: the log has schema {version}, this version of aetherscale knows up to {SCHEMA_VERSION}; "
+            f"install the version that wrote it, or a newer one"
+        )
+    if version < 1:
+        raise Damaged(f"{path}: the log says that it has schema {version}; {verify_hint(path)}")

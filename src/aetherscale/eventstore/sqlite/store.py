@@ -1,0 +1,196 @@
+"""The backend over the file for a node, and the reader beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from aetherscale.eventstore.backend import Outcome
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
+from aetherscale.eventstore.sqlite.files import RESERVE_BYTES, HeadFile, Lock, Reserve, read_head
+from aetherscale.eventstore.sqlite.opening import check_head, open_log
+from aetherscale.eventstore.sqlite.reading import Epoch, LogReading
+from aetherscale.eventstore.sqlite.writing import LogWriting
+from aetherscale.eventstore.store import (
+    PAGE,
+    Accepted,
+    Append,
+    Closed,
+    Damaged,
+    InDoubt,
+    StoredEvent,
+    StoredType,
+)
+
+POLL_S: Final = 0.1
+"""How often a reader in another process looks whether the log has grown."""
+
+
+async def open_store(
+    path: Path, *, node: str, epoch: str, now_us: int, program: str = "", reserve_bytes: int = RESERVE_BYTES
+) -> LogStore:
+    """Open the log of a node for writing; a new one, of that node and epoch, where there is none.
+
+    The directory has to exist. `program` is the version of the program, recorded with each new type of event. Close it
+    with `close`, which leaves a single checkpointed file. Raises `Locked`, `NotALog`, `TooNew`, `WrongNode`, `Damaged`,
+    `StorageFull`, OSError.
+    """
+    lock = Lock(path.with_suffix(".lock"))
+    try:
+        reserve = Reserve(path.with_suffix(".reserve"), reserve_bytes)
+        try:
+            ours = Epoch(1, node, epoch, now_us)
+            return await LogStore.start(await SqliteBackend.open(path, ours, program, reserve, lock))
+        except BaseException:
+            reserve.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+
+
+async def open_reader(path: Path) -> SqliteReader:
+    """Open a log for reading, beside the node that writes it or without one.
+
+    Raises `NotALog`, `TooNew`, and `Damaged` where the log is not what its head says. What is damaged further inside
+    shows when it is read, or by `integrity.verify`.
+    """
+    connection = await Connection.open(lambda: connect_read_only(path), path)
+    try:
+        return SqliteReader(connection, await connection.run(lambda: _checked(connection, path)))
+    except BaseException:
+        await connection.close()
+        raise
+
+
+class _Reads:
+    """What node and reader have in common: pages through the thread of a read-only connection."""
+
+    def __init__(self, connection: Connection, reading: LogReading) -> None:
+        self._connection = connection
+        self._reading = reading
+        self.node = reading.epochs[-1].node
+        self.epoch = reading.epochs[-1].epoch
+
+    async def head(self) -> int:
+        """As in `Reader`."""
+        return await self._connection.run(self._reading.head)
+
+    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        """As in `Reader`."""
+        return await self._connection.run(lambda: self._reading.read(after, limit, types))
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
+        """As in `Reader`."""
+        return await self._connection.run(lambda: self._reading.read_stream(stream, after_version))
+
+    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        """As in `Reader`."""
+        return await self._connection.run(lambda: self._reading.accepted(tenant, command_id))
+
+    async def types(self) -> Sequence[StoredType]:
+        """As in `Reader`."""
+        return await self._connection.run(self._reading.types)
+
+    async def position_at(self, time_us: int) -> int:
+        """As in `Reader`."""
+        return await self._connection.run(lambda: self._reading.position_at(time_us))
+
+    async def close(self) -> None:
+        """As in `Reader`."""
+        await self._connection.close()
+
+
+class SqliteReader(_Reads):
+    """A `Reader` of a log that this process does not write."""
+
+    async def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+        """As in `Reader`. Another process writes, if any does: the file is looked at ten times a second."""
+        position = after
+        while True:
+            try:
+                page = await self.read(position)
+            except Closed:
+                return
+            if page:
+                position = page[-1].seq
+                yield page
+            else:
+                await asyncio.sleep(POLL_S)
+
+
+class SqliteBackend(_Reads):
+    """A `Backend` over the file: one connection writes, another one reads."""
+
+    def __init__(
+        self,
+        writer: Connection,
+        writing: LogWriting,
+        reader: Connection,
+        reading: LogReading,
+        reserve: Reserve,
+        lock: Lock,
+    ) -> None:
+        super().__init__(reader, reading)
+        self._writer = writer
+        self._writing = writing
+        self._reserve = reserve
+        self._lock = lock
+        self._broken = False
+
+    @classmethod
+    async def open(cls, path: Path, ours: Epoch, program: str, reserve: Reserve, lock: Lock) -> SqliteBackend:
+        """Both connections. The backend closes reserve and lock once it is open."""
+        writer = await Connection.open(lambda: open_log(path, ours, reserve), path)
+        try:
+            reader = await Connection.open(lambda: connect_read_only(path), path)
+            try:
+                reading = await reader.run(lambda: LogReading(reader.plain, path))
+                head_file = HeadFile(path.with_suffix(".head"))
+                writing = await writer.run(lambda: LogWriting(writer.plain, path, program, head_file, reserve))
+                return cls(writer, writing, reader, reading, reserve, lock)
+            except BaseException:
+                await reader.close()
+                raise
+        except BaseException:
+            await writer.close()
+            raise
+
+    async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
+        """As in `Backend`."""
+        try:
+            return await self._writer.run(lambda: self._writing.commit(appends))
+        except (InDoubt, Damaged):
+            self._broken = True
+            raise
+
+    async def settle(self) -> None:
+        """As in `Backend`."""
+        await self._writer.run(self._writing.settle)
+
+    async def close(self) -> None:
+        """As in `Backend`.
+
+        The connection that is closed last checkpoints the write-ahead log and removes it, if it can write. So the
+        writer is closed last, unless the log is in doubt: nothing more may be written to that one.
+        """
+        if self._broken:
+            await self._writer.close()
+            await self._connection.close()
+        else:
+            await self._connection.close()
+            await self._writer.run(self._writing.settle)
+            await self._writer.close()
+        self._writing.close()
+        self._reserve.close()
+        self._lock.release()
+
+
+def _checked(connection: Connection, path: Path) -> LogReading:
+    head = read_head(path.with_suffix(".head"))
+    reading = LogReading(connection.plain, path)
+    check_head(reading, head, path)
+    return reading

@@ -1,0 +1,190 @@
+"""Batches into rows: one transaction for each, in the thread of the one connection that writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aetherscale.eventstore.backend import Outcome
+from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
+from aetherscale.eventstore.plan import Plan, plan
+from aetherscale.eventstore.sqlite.connection import RESTART, translated
+from aetherscale.eventstore.sqlite.files import HeadFile, Reserve
+from aetherscale.eventstore.sqlite.reading import LogReading, command_key
+from aetherscale.eventstore.store import Accepted, Append, InDoubt, StorageFull, StoredEvent
+
+
+class LogWriting:
+    """The one that writes. It remembers where the streams are; the file is asked once for each stream."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, program: str, head_file: HeadFile, reserve: Reserve
+    ) -> None:
+        """`program` is the version of the program that writes, recorded with each new type of event."""
+        self._connection = connection
+        self._path = path
+        self._program = program
+        self._head_file = head_file
+        self._reserve = reserve
+        self._reading = LogReading(connection, path)
+        self.node = self._reading.epochs[-1].node
+        self.epoch = self._reading.epochs[-1].epoch
+        self._forgotten = False
+        self._recall()
+
+    def version(self, stream: str) -> int:
+        """Where a stream is; as in `plan.Known`."""
+        known = self._streams.get(stream) or self._reading.version(stream)
+        if known is None:
+            return 0
+        self._streams[stream] = known
+        return known[1]
+
+    def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        """What a command led to, if it was accepted; as in `plan.Known`."""
+        return self._reading.accepted(tenant, command_id)
+
+    def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
+        """As in `Backend`.
+
+        On a full disk the reserve is for urgent appends: it is spent for the first that finds no other room, and from
+        then on the others are refused until it could be filled again.
+        """
+        urgent = all(append.urgent for append in appends)
+        if self._reserve.spent and not self._reserve.refill() and not urgent:
+            raise StorageFull(f"{self._path}: the disk is full: nothing was written; make room and repeat the command")
+        try:
+            return self._commit(appends)
+        except StorageFull:
+            if not urgent or not self._reserve.spend():
+                raise
+            return self._commit(appends)
+
+    def restore(self, events: Sequence[StoredEvent], commands: Sequence[StoredCommand]) -> None:
+        """Write what another log held, as it was: the next positions and versions, whoever recorded them."""
+        planned = Plan(events=list(events))
+        planned.versions = {event.stream: event.version for event in events}
+        planned.commands = {(command.tenant, command.command_id): command.accepted for command in commands}
+        with self._transaction():
+            for stream in planned.versions:
+                self.version(stream)
+            self._insert(planned)
+        self._write_head()
+
+    def close(self) -> None:
+        """Close the head file."""
+        self._head_file.close()
+
+    def settle(self) -> None:
+        """Make the head file durable; as in `Backend`."""
+        try:
+            self._head_file.sync()
+        except OSError as error:
+            raise self._in_doubt("the head of the log could not be synced", error) from error
+
+    def _commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
+        with self._transaction():
+            planned = plan(appends, self, self.head.seq, self.node, self.epoch)
+            self._insert(planned)
+        self._write_head()
+        return planned.outcomes
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, in the file and in what is remembered of it.
+
+        What is looked up is looked up inside, which spares the locks of a transaction for each statement.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._forgotten:
+                self._recall()
+            self._forgotten = True
+            yield
+            self._connection.execute("COMMIT")
+            self._forgotten = False
+        except sqlite3.Error as error:
+            raise translated(error, self._path) from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _recall(self) -> None:
+        """Read what is remembered: the end of the log and the numbers that stand for names."""
+        self.head = self._reading.chain_head() or EMPTY
+        self._streams: dict[str, tuple[int, int]] = {}
+        self._stream_count: int = self._connection.execute("SELECT coalesce(max(id), 0) FROM streams").fetchone()[0]
+        self._types = {(kind.type, kind.schema): number for number, kind in self._reading.types_by_id().items()}
+        self._forgotten = False
+
+    def _insert(self, planned: Plan) -> None:
+        """The rows of a batch."""
+        if not planned.events and not planned.commands:
+            return
+        commands = [StoredCommand(*key, accepted) for key, accepted in planned.commands.items()]
+        self.head = next_head(self.head, planned.events, commands)
+        self._insert_names(planned)
+        insert = self._connection.executemany
+        streams, types = self._streams, self._types
+        insert(
+            "INSERT INTO events (seq, stream_id, version, type_id, time_us,"
+            " tenant, actor, command_id, correlation_id, causation_id, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    event.seq,
+                    streams[event.stream][0],
+                    event.version,
+                    types[event.type, event.schema],
+                    event.time_us,
+                    event.tenant,
+                    event.actor,
+                    event.command_id,
+                    event.correlation_id,
+                    event.causation_id,
+                    event.data,
+                )
+                for event in planned.events
+            ],
+        )
+        insert(
+            "INSERT INTO commands (key, digest, first_seq, last_seq, batch) VALUES (?, ?, ?, ?, ?)",
+            [
+                (command_key(*key), accepted.digest, accepted.first_seq, accepted.last_seq, self.head.batch)
+                for key, accepted in planned.commands.items()
+            ],
+        )
+        insert(
+            "INSERT INTO batches (number, last_seq, link) VALUES (?, ?, ?)",
+            [(self.head.batch, self.head.seq, self.head.link)],
+        )
+
+    def _insert_names(self, planned: Plan) -> None:
+        """Number the streams and types that are new to the file, and move the streams to where they will be."""
+        streams: list[tuple[int, str]] = []
+        types: list[tuple[int, str, int, str]] = []
+        for event in planned.events:
+            known = self._streams.get(event.stream)
+            if known is None:
+                self._stream_count += 1
+                known = (self._stream_count, 0)
+                streams.append((self._stream_count, event.stream))
+            self._streams[event.stream] = (known[0], event.version)
+            if (event.type, event.schema) not in self._types:
+                number = len(self._types) + 1
+                self._types[event.type, event.schema] = number
+                types.append((number, event.type, event.schema, self._program))
+        if streams:
+            self._connection.executemany("INSERT INTO streams (id, name) VALUES (?, ?)", streams)
+        if types:
+            self._connection.executemany("INSERT INTO types (id, name, schema, written_by) VALUES (?, ?, ?, ?)", types)
+
+    def _write_head(self) -> None:
+        try:
+            self._head_file.write(self.head)
+        except OSError as error:
+            raise self._in_doubt("the head of the log could not be written", error) from error
+
+    def _in_doubt(self, what: str, error: OSError) -> InDoubt:
+        return InDoubt(f"{self._path}: {what}: {error}; {RESTART}")
