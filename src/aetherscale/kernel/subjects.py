@@ -25,8 +25,14 @@ QUEUE: Final = "aether"
 SYSTEM: Final = "sys"
 DEFAULT_TENANT: Final = "default"
 
-SubjectClass = Literal["cmd", "node", "obj", "all", "rpc"]
+AUCTION: Final = "auction"
+"""The task that an auction stands for."""
 
+SubjectClass = Literal["cmd", "node", "obj", "all", "auction", "rpc"]
+FAN_OUT: Final = frozenset({"all", "auction"})
+"""The classes that every node answers, each with one message."""
+
+_PLAIN = re.compile(r"[^\x00-\x20\x7f*>]+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -64,6 +70,16 @@ def object_command(tenant: str, kind: str, object_id: str, task: str) -> str:
 def all_command(tenant: str, component: str, task: str) -> str:
     """A task for every node."""
     return f"{ROOT}.{tenant}.all.{component}.{task}"
+
+
+def auction(tenant: str, component: str) -> str:
+    """Where all nodes are asked what they would take a request for."""
+    return f"{ROOT}.{tenant}.auction.{component}"
+
+
+def every_tenants_command(component: str, task: str) -> str:
+    """The pattern of a task that any node takes, from whichever tenant."""
+    return f"{ROOT}.*.cmd.{component}.{task}"
 
 
 def rpc(tenant: str) -> str:
@@ -111,6 +127,7 @@ def subscriptions(component: str, node: str) -> list[tuple[str, str]]:
         (f"{ROOT}.*.cmd.{component}.*", QUEUE),
         (f"{ROOT}.*.node.{node}.{component}.*", mine),
         (f"{ROOT}.*.all.{component}.*", mine),
+        (f"{ROOT}.*.auction.{component}", mine),
     ]
 
 
@@ -137,12 +154,26 @@ def parse(subject: str) -> Address:
             return Address("rpc", tenant)
         case ("cmd" | "all") as found, [component, task] if is_name(component) and is_name(task):
             return Address(found, tenant, component, task)
+        case "auction", [component] if is_name(component):
+            return Address("auction", tenant, component, AUCTION)
         case "node", [node, component, task] if is_name(node) and is_name(component) and is_name(task):
             return Address("node", tenant, component, task, target=node)
         case "obj", [kind, object_id, task] if is_name(kind) and is_id(object_id) and is_name(task):
             return Address("obj", tenant, task=task, kind=kind, target=object_id)
         case _:
             raise _malformed(subject)
+
+
+def may_answer(reply: str, tenant: str) -> bool:
+    """Whether a node may publish answers on the subject that a stranger names for them.
+
+    It publishes with rights of its own. So not where the broker takes orders (`$JS.API…`), and nowhere among our own
+    subjects but on a response channel of the same tenant. A subject with wildcards or control characters is no subject.
+    """
+    tokens = reply.split(".")
+    if reply.startswith("$") or not all(_PLAIN.fullmatch(token) for token in tokens):
+        return False
+    return tokens[0] != ROOT.partition(".")[0] or reply.startswith(response_channel(tenant, ""))
 
 
 def _malformed(subject: str) -> Refused:

@@ -1,0 +1,106 @@
+"""One streamed reply: chunks as JSON messages, a sign of life while there is nothing to say, an end that always comes.
+
+Every message has the header `Aether-Node`, an error also `Nats-Service-Error` and `Nats-Service-Error-Code`. The end is
+an empty message without headers (ADR-47's sentinel). Where all nodes answer one request, each sends one message and no
+end: chunks of the type `item` are then put into the result as `items`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aetherscale.bus.bus import Bus, BusUnavailable, TooLarge
+from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel import replies, wire
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.replies import Chunk
+
+NODE: Final = "Aether-Node"
+ERROR: Final = "Nats-Service-Error"
+ERROR_CODE: Final = "Nats-Service-Error-Code"
+
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+_MAX_ERROR_CHARACTERS = 300
+
+
+class Answer:
+    """The reply to one request, on all subjects that wait for it; on none the work is done all the same."""
+
+    def __init__(
+        self, bus: Bus, tasks: Tasks, node: str, targets: Sequence[str], *, fan_out: bool, keepalive_s: float
+    ) -> None:
+        self._bus, self._tasks = bus, tasks
+        self._headers = {NODE: node}
+        self._targets = targets
+        self._fan_out = fan_out
+        self._items: list[Mapping[str, Any]] = []
+        self._keepalive_s = keepalive_s
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._said = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = self._ended = False
+        if targets and not fan_out:
+            self._timer = self._loop.call_later(keepalive_s, self._keep_alive)
+
+    async def send(self, chunk: Chunk) -> None:
+        """Send one chunk; nothing more after the final one.
+
+        A broker that is away is no reason to stop: the caller is away too.
+        """
+        if self._over:
+            return
+        self._said = self._loop.time()
+        self._over = self._over or replies.is_final(chunk)
+        if self._fan_out and chunk["type"] == "item":
+            self._items.append({name: value for name, value in chunk.items() if name != "type"})
+        elif not self._fan_out or replies.is_final(chunk):
+            await self._publish({**chunk, "items": self._items} if self._items else chunk)
+
+    async def end(self) -> None:
+        """Send the end, once."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._fan_out:
+            for target in self._targets:
+                await self._send(target, b"", None)
+
+    async def _publish(self, chunk: Chunk) -> None:
+        body, headers = wire.encode(chunk), self._headers
+        if chunk["type"] == "error":
+            headers = {**headers, **error_headers(chunk)}
+        try:
+            for target in self._targets:
+                await self._send(target, body, headers)
+        except TooLarge as too_large:
+            self._over = True
+            await self._publish(replies.error(Refused(413, f"the answer is too large: {too_large}")))
+
+    async def _send(self, target: str, body: bytes, headers: Mapping[str, str] | None) -> None:
+        try:
+            await self._bus.publish(target, body, headers)
+        except BusUnavailable:
+            self._targets = ()
+
+    def _keep_alive(self) -> None:
+        silent_s = self._loop.time() - self._said
+        if silent_s >= self._keepalive_s:
+            self._tasks.spawn(self._say_working(), "keepalive")
+            silent_s = 0.0
+        self._timer = self._loop.call_later(self._keepalive_s - silent_s, self._keep_alive)
+
+    async def _say_working(self) -> None:
+        if not self._over:
+            elapsed_s = int(self._loop.time() - self._begun)
+            await self.send(replies.status("working", elapsed_s=elapsed_s))
+
+
+def error_headers(chunk: Chunk) -> dict[str, str]:
+    """The headers by which clients of the NATS services API know an error."""
+    text = _UNPRINTABLE.sub(" ", str(chunk["message"]))[:_MAX_ERROR_CHARACTERS].strip()
+    return {ERROR: text or str(chunk["error"]), ERROR_CODE: str(chunk["code"])}

@@ -1,0 +1,181 @@
+"""Where requests come in: it listens for a node's components, makes each message a call, and streams the reply.
+
+    message ─▶ size ─▶ subject ─▶ headers ─▶ Call ─▶ serve(call) ─▶ chunks ─▶ reply subject, empty message at the end
+                  └──────────┴──────────┴───────────────┴─ Refused ─▶ error chunk ─┘
+
+Has never heard of what a task does. A call is made in the turn of the loop in which its message arrives, so that calls
+keep the order of their messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Final
+
+from aetherscale.bus import requests
+from aetherscale.bus.answers import Answer
+from aetherscale.bus.bus import Bus, Incoming, Subscription
+from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel import replies, subjects
+from aetherscale.kernel.calls import Call, Serve
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.replies import Chunk
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN_STREAMS: Final = 1024
+"""Requests that are answered at one time; one more is refused (503, retryable)."""
+MAX_REFUSALS: Final = 1024
+"""Refusals under way at one time; beyond, a message is dropped, and the log says so once."""
+KEEPALIVE_S: Final = 30.0
+
+Count = Callable[[str, str, float, str], None]
+"""Told of each call: component, task, seconds that it took, error or ""."""
+
+STOPPING: Final = replies.error(
+    Refused(503, "the node is stopping; what it has accepted goes on when it is back", retryable=True)
+)
+BROKEN: Final = replies.error(Refused(500, "the node made a mistake; its log says more"))
+
+
+class Ingress:
+    """The requests of one node. `owners` names, for each kind of object, the component that owns it."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        serve: Mapping[str, Serve],
+        *,
+        node: str,
+        owners: Mapping[str, str],
+        clock: Callable[[], int],
+        new_id: Callable[[], str],
+        count: Count = lambda component, task, seconds, error: None,
+        max_open_streams: int = MAX_OPEN_STREAMS,
+        keepalive_s: float = KEEPALIVE_S,
+    ) -> None:
+        self._bus, self._serve, self._node, self._owners = bus, serve, node, owners
+        self._clock, self._new_id, self._count = clock, new_id, count
+        self._max_open_streams, self._keepalive_s = max_open_streams, keepalive_s
+        self._streams = Tasks("streams")
+        self._refusals = Tasks("refusals")
+        self._keepalives = Tasks("keepalives")
+        self._subscriptions: list[Subscription] = []
+        self._owned: dict[tuple[str, str, str], Subscription] = {}
+        self._stopping = False
+        self._dropped = 0
+
+    async def start(self) -> None:
+        """Listen to everything that concerns the node as a whole; objects are listened to as they are owned."""
+        wanted = [subjects.rpc_subscription()]
+        for component in self._serve:
+            wanted += subjects.subscriptions(component, self._node)
+        for subject, queue in wanted:
+            self._subscriptions.append(await self._bus.listen(subject, queue, self._take))
+
+    async def own(self, kind: str, object_id: str, tenant: str) -> None:
+        """From now on requests for this object come here. Twice is once."""
+        if (kind, object_id, tenant) not in self._owned:
+            subject, queue = subjects.object_subscription(tenant, kind, object_id, self._node)
+            self._owned[kind, object_id, tenant] = await self._bus.listen(subject, queue, self._take)
+
+    async def disown(self, kind: str, object_id: str, tenant: str) -> None:
+        """From now on nobody listens for this object, and its subject answers 503."""
+        subscription = self._owned.pop((kind, object_id, tenant), None)
+        if subscription is not None:
+            await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        """Take no more; tell everybody who waits that the node stops. What was accepted is not given up."""
+        self._stopping = True
+        for subscription in (*self._subscriptions, *self._owned.values()):
+            await subscription.unsubscribe()
+        # A task that is cancelled before its first step says nothing, not even that it was cancelled.
+        await asyncio.sleep(0)
+        for tasks in (self._streams, self._refusals, self._keepalives):
+            await tasks.close()
+
+    def _take(self, incoming: Incoming) -> None:
+        targets: list[str] = []
+        fan_out = False
+        try:
+            address = subjects.parse(incoming.subject)
+            fan_out = address.subject_class in subjects.FAN_OUT
+            if incoming.reply and subjects.may_answer(incoming.reply, address.tenant):
+                targets.append(incoming.reply)
+            requests.check_size(incoming)
+            if address.subject_class == "rpc":
+                targets += requests.response_channels(incoming.body, address.tenant, besides=targets)
+            call = requests.read(incoming, address, self._owners, now_us=self._clock(), new_id=self._new_id)
+            chunks = self._call(call)
+        except Refused as refused:
+            self._refuse(incoming, targets, fan_out, replies.error(refused))
+        except Exception:
+            log.exception("the call of a message on %r failed", incoming.subject[:200])
+            self._refuse(incoming, targets, fan_out, BROKEN)
+        else:
+            answer = self._answer(targets, fan_out)
+            self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
+
+    def _call(self, call: Call) -> AsyncIterator[Chunk]:
+        if call.component not in self._serve:
+            known = ", ".join(sorted(self._serve))
+            raise Refused(404, f"component: got {call.component[:80]!r}, this node has {known}", field="component")
+        if len(self._streams) >= self._max_open_streams:
+            raise Refused(
+                503, f"this node answers {self._max_open_streams} requests at one time, and does", retryable=True
+            )
+        return self._serve[call.component](call)
+
+    def _refuse(self, incoming: Incoming, targets: list[str], fan_out: bool, error: Chunk) -> None:
+        log.debug("refused a message on %r: %s", incoming.subject[:200], error["message"])
+        if not targets and incoming.reply and subjects.may_answer(incoming.reply, ""):
+            targets = [incoming.reply]
+        if len(self._refusals) >= MAX_REFUSALS:
+            self._dropped += 1
+            if self._dropped == 1:
+                log.warning("more than %d refusals are under way; messages are dropped without a word", MAX_REFUSALS)
+            return
+        self._refusals.spawn(self._say(self._answer(targets, fan_out), error), "refusal")
+
+    def _answer(self, targets: list[str], fan_out: bool) -> Answer:
+        return Answer(self._bus, self._keepalives, self._node, targets, fan_out=fan_out, keepalive_s=self._keepalive_s)
+
+    async def _say(self, answer: Answer, last: Chunk) -> None:
+        try:
+            await answer.send(last)
+        finally:
+            await answer.end()
+
+    async def _stream(self, call: Call, chunks: AsyncIterator[Chunk], answer: Answer) -> None:
+        loop = asyncio.get_running_loop()
+        begun, last = loop.time(), BROKEN
+        try:
+            last = await self._relay(chunks, answer)
+        except Refused as refused:
+            last = replies.error(refused)
+            await answer.send(last)
+        except asyncio.CancelledError:
+            await answer.send(STOPPING if self._stopping else BROKEN)
+            raise
+        except Exception:
+            log.exception("%s %s failed (command %s)", call.component, call.task[:80], call.command_id)
+            await answer.send(BROKEN)
+        finally:
+            await answer.end()
+            error = str(last["message"]) if last["type"] == "error" else ""
+            self._count(call.component, call.task, loop.time() - begun, error)
+
+    async def _relay(self, chunks: AsyncIterator[Chunk], answer: Answer) -> Chunk:
+        """Send all chunks up to the final one, which it returns."""
+        try:
+            async for chunk in chunks:
+                await answer.send(chunk)
+                if replies.is_final(chunk):
+                    return chunk
+        finally:
+            if hasattr(chunks, "aclose"):
+                await chunks.aclose()
+        raise AssertionError("the reply ended without a result or an error")

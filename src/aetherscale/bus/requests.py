@@ -1,0 +1,136 @@
+"""What a message asks for: its subject and headers, checked and made a `Call`; of the first version's also the body.
+
+Pure. Knows neither the bus nor what a task means; the options stay bytes, which the component decodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from aetherscale.bus.bus import Incoming
+from aetherscale.kernel import subjects, wire
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import CHANNEL_PATTERN, KEY_PATTERN, Channel, Name
+from aetherscale.kernel.subjects import Address
+
+KEY: Final = "Nats-Msg-Id"
+CORRELATION: Final = "Aether-Correlation-Id"
+CAUSATION: Final = "Aether-Causation-Id"
+DEADLINE: Final = "Aether-Deadline"
+TRACEPARENT: Final = "traceparent"
+
+ACTOR: Final = "user:nats"
+FIRST_VERSION_NAMES: Final[Mapping[str, str]] = {"computing": "compute"}
+"""How the first version called its components."""
+
+_DEADLINE = re.compile(r"[0-9]{1,15}")
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+
+
+class FirstVersion(wire.Message, frozen=True):
+    """The first version's message."""
+
+    component: Name
+    task: Name
+    response_channel: Channel | None = None
+    options: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _ChannelAlone(msgspec.Struct, frozen=True, rename="kebab"):
+    response_channel: str = ""
+
+
+def response_channels(body: bytes, tenant: str, besides: Sequence[str]) -> list[str]:
+    """Where the first version's message wants its replies, also where all else in it is wrong.
+
+    At most one subject, and none where it is among those that get them anyway.
+    """
+    try:
+        channel = msgspec.json.decode(body, type=_ChannelAlone).response_channel
+    except (ValueError, RecursionError):
+        return []
+    if not re.fullmatch(CHANNEL_PATTERN, channel):
+        return []
+    subject = subjects.response_channel(tenant, channel)
+    return [] if subject in besides else [subject]
+
+
+def check_size(incoming: Incoming) -> None:
+    """Raises `Refused` (413) before anything else is done with a large body."""
+    if len(incoming.body) > wire.MAX_BODY_BYTES:
+        raise Refused(413, f"message: got {len(incoming.body)} bytes, expected at most {wire.MAX_BODY_BYTES}")
+
+
+def read(
+    incoming: Incoming, address: Address, owners: Mapping[str, str], *, now_us: int, new_id: Callable[[], str]
+) -> Call:
+    """The call that a message makes. `owners` names the component of each kind of object.
+
+    Raises `Refused`: 400 for a malformed header or first version's message, 404 for an unknown kind, 504 where the
+    caller has stopped to wait already.
+    """
+    headers = incoming.headers
+    key = _text(headers, KEY)
+    deadline_us = _deadline(headers, now_us)
+    command_id = key or new_id()
+    component, task, body = address.component, address.task, incoming.body
+    if address.subject_class == "rpc":
+        message = wire.decode(body, FirstVersion, "message")
+        component = FIRST_VERSION_NAMES.get(message.component, message.component)
+        task, body = message.task, bytes(message.options)
+    elif address.subject_class == "obj":
+        if address.kind not in owners:
+            raise Refused(404, f"subject: there is no kind of object {address.kind!r}", field="subject")
+        component = owners[address.kind]
+    return Call(
+        tenant=address.tenant,
+        component=component,
+        task=task,
+        body=body,
+        actor=ACTOR,
+        command_id=command_id,
+        keyed=bool(key),
+        correlation_id=_text(headers, CORRELATION) or _trace(headers) or command_id,
+        causation_id=_text(headers, CAUSATION) or None,
+        deadline_us=deadline_us,
+        object_id=address.target if address.subject_class == "obj" else "",
+        legacy=address.subject_class == "rpc",
+    )
+
+
+def _text(headers: Mapping[str, str], name: str) -> str:
+    """The value of a header, or "" where it is not there."""
+    if name not in headers:
+        return ""
+    value = headers[name]
+    if not re.fullmatch(KEY_PATTERN, value):
+        raise Refused(
+            400, f"header {name}: got {value[:140]!r}, expected 1 to 128 printable ASCII characters", field=name
+        )
+    return value
+
+
+def _deadline(headers: Mapping[str, str], now_us: int) -> int | None:
+    if DEADLINE not in headers:
+        return None
+    value = headers[DEADLINE]
+    if not _DEADLINE.fullmatch(value):
+        raise Refused(400, f"header {DEADLINE}: got {value[:40]!r}, expected milliseconds since 1970", field=DEADLINE)
+    deadline_us = int(value) * 1000
+    if deadline_us < now_us:
+        late_ms = (now_us - deadline_us) // 1000
+        raise Refused(
+            504, f"the message came {late_ms} ms after its deadline; nothing was done", field=DEADLINE, retryable=True
+        )
+    return deadline_us
+
+
+def _trace(headers: Mapping[str, str]) -> str:
+    """The trace id of a W3C `traceparent`, so that a caller's traces and our events share an id; a bad one is none."""
+    found = _TRACE.fullmatch(headers.get(TRACEPARENT, ""))
+    return found.group(1) if found else ""
