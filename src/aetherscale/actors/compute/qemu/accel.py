@@ -83,7 +83,7 @@ class Accelerators:
             known = self._verdict or self._read()
             if known is not None and (known.boot_id, known.qemu) == (boot, fingerprint):
                 return known
-            reason = await failure_of_kvm(qemu, jail, self._proof_limit_s)
+            reason = await failure_of("kvm", qemu, jail, self._proof_limit_s)
             verdict = Verdict(boot, fingerprint, works=not reason, reason=reason)
             self._settle_on(verdict)
             return verdict
@@ -107,15 +107,15 @@ class Accelerators:
             return None
 
 
-async def failure_of_kvm(qemu: str, jail: launch.Jail, limit_s: float, cpu: str = "max") -> str:
-    """Run the proof. Returns why KVM is not to be trusted, empty if it is. Raises `OSError` and `HostFault`."""
+async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, limit_s: float) -> str:
+    """Run the proof. Returns why the accelerator is not to be trusted, empty if it is. Raises `OSError`, `HostFault`."""
     with tempfile.TemporaryFile() as errors:
         firmware = os.memfd_create("proof")
         try:
             os.write(firmware, rom.proof_rom())
             command = [
-                *(qemu, *argv.NO_DEFAULTS, *argv.SANDBOX, "-name", "aether-proof-of-kvm"),
-                *("-machine", "q35", "-accel", "kvm", "-cpu", cpu, "-m", "16", "-no-reboot"),
+                *(qemu, *argv.NO_DEFAULTS, *argv.SANDBOX, "-name", "aether-proof"),
+                *("-machine", "q35", "-accel", accelerator, "-cpu", "max", "-m", "16", "-no-reboot"),
                 *("-bios", f"/proc/self/fd/{firmware}"),
                 *("-device", f"isa-debug-exit,iobase={rom.EXIT_PORT:#x}"),
             ]
@@ -128,7 +128,7 @@ async def failure_of_kvm(qemu: str, jail: launch.Jail, limit_s: float, cpu: str 
         errors.seek(0)
         said = errors.read(4096).decode(errors="replace").strip().splitlines()
         if code is None:
-            return f"a loop of 2²⁵ instructions was not done within {limit_s:g} s: this KVM emulates them one by one"
+            return f"a loop of 2²⁵ instructions was not done within {limit_s:g} s, as if each were emulated"
         return f"QEMU ended with {code} in the proof: {said[0] if said else 'it said nothing'}"
 
 

@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 QEMU: Final = "qemu-system-x86_64"
 _KILL_LIMIT_S: Final = 20.0
+_AGENT_WAIT_S: Final = 3.0
 _DEATH_THROES_S: Final = 0.5
 
 ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
@@ -257,14 +258,22 @@ class QemuDriver:
             await reader.close()
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        """Run a program in the guest through its agent. Raises `Refused` where there is no agent."""
+        """Run a program in the guest through its agent. Raises `Refused` where there is no agent.
+
+        A guest that has just become ready may be about to start its agent, so it is given a moment.
+        """
         guest = self._live(vm_id).guest
-        if guest.agent is None or not guest.agent_open:
+        try:
+            async with asyncio.timeout(_AGENT_WAIT_S):
+                await guest.agent_open.wait()
+        except TimeoutError:
             raise Refused(
                 503,
                 "no guest agent answers in this VM",
                 hint="its image needs qemu-guest-agent; type on the serial line instead: aetherscale vm console",
-            )
+                retryable=True,
+            ) from None
+        assert guest.agent is not None, "the port that was opened is connected"
         return await guest.agent.execute(argv, timeout_s)
 
     def _live(self, vm_id: str) -> Machine:

@@ -50,8 +50,8 @@ class Guest:
         self.ended = asyncio.Event()
         """The guest has ended, whether or not its process has."""
         self.agent: AgentPort | None = None
-        """Set once there is a connection to it; the guest may not have opened its end."""
-        self.agent_open = False
+        """There once there is a connection to its port; the guest may not have opened its end."""
+        self.agent_open = asyncio.Event()
         self._directory = directory
         self._channel: ReadyChannel = record.ready_channel
         self._accelerator = record.accelerator
@@ -87,7 +87,7 @@ class Guest:
                 if data.get("open"):
                     self.agent_opened()
                 else:
-                    self.agent_open = False
+                    self.agent_open.clear()
 
     async def settle(self, status: str | None = None) -> None:
         """Ask which state QEMU is in, unless it is known, and report it. Raises `Unresponsive`, `Rejected`."""
@@ -162,14 +162,14 @@ class Guest:
 
     def agent_opened(self) -> None:
         """The guest has opened the agent's port: somebody in there may answer."""
-        self.agent_open = True
+        self.agent_open.set()
         # Where the image has a channel of its own, an agent that starts before the rest says nothing.
         if self._channel != "channel":
             self._chores.begin("greet the agent", self._greet_agent)
 
     async def _greet_agent(self) -> None:
         pause_s = _PING_MIN_S
-        while self.agent_open and self.agent is not None and not (self._is_ready or self._is_over):
+        while self.agent_open.is_set() and self.agent is not None and not (self._is_ready or self._is_over):
             try:
                 await self.agent.ping()
             except (AgentSilent, AgentRefused) as silent:
