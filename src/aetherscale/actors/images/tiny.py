@@ -36,7 +36,7 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "inittab": ("etc/inittab",),
     "rc": ("etc/rc",),
     "profile": ("etc/profile",),
-    "poweroff": tuple(f"usr/local/sbin/{name}" for name in ("poweroff", "reboot", "halt", "shutdown")),
+    "poweroff": tuple(f"sbin/{name}" for name in ("poweroff", "reboot", "halt", "shutdown")),
     "power-button": ("etc/acpi/PWRF/00000080",),
     "virtio-port": ("usr/sbin/virtio-port",),
     "ready-channel": ("usr/sbin/ready-channel",),
