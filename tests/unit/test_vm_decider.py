@@ -329,6 +329,7 @@ class TestFailing:
             vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
             assert vm.owed is not None
             assert vm.owed.not_before_us == NOON_US + wait * 1_000_000
+        assert vm.owed is not None
         vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
         assert phase_of(vm) == "failed"
         assert vm.owed is None

@@ -15,13 +15,15 @@ from msgspec import Struct, field
 from aetherscale.kernel.claims import CLAIM_EVENTS, CLAIM_KIND, FREE, Claim, NameClaimed, NameReleased, claim_stream
 from aetherscale.kernel.claims import evolve as evolve_claim
 from aetherscale.kernel.messages import Event, Recorded, split_stream
+from aetherscale.kernel.names import is_id
+from aetherscale.kernel.telling import PLAIN, Telling
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
-    """A kind of entity: how its events are folded, and how it looks from outside.
+    """A kind of entity: how its events are folded, how it looks from outside, and how its events are told.
 
     `view(state, node, revision)` is a Struct with at least `id`, `name` and `phase`.
     """
@@ -31,6 +33,7 @@ class Kind(Generic[S]):
     event_types: tuple[type[Event], ...]
     evolve: Callable[[S | None, Any, int], S]
     view: Callable[[S, str, int], Struct]
+    telling: Telling[S] = PLAIN
 
 
 class Entity(Struct, Generic[S], frozen=True):
@@ -58,6 +61,13 @@ class Registry(Struct, Generic[S]):
         """Whoever bears the name now."""
         owner = self.claims.get(claim_stream(kind, tenant, name), FREE).owner
         return self.entities.get(owner) if owner is not None else None
+
+    def find(self, kind: str, tenant: str, reference: str) -> Entity[S] | None:
+        """The tenant's entity that a name or an id means; a deleted one is found by its id alone."""
+        if not is_id(reference):
+            return self.named(kind, tenant, reference)
+        found = self.entities.get(reference)
+        return found if found is not None and found.tenant == tenant else None
 
     def of_tenant(self, tenant: str) -> Iterator[Entity[S]]:
         """All entities of a tenant, deleted ones among them, in no order."""

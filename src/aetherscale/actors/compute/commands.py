@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from aetherscale.actors.compute.effects import ReadyChannel
-from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
+from aetherscale.kernel.names import Channel, Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
 from aetherscale.kernel.wire import Message
 
 RestartPolicy = Literal["always", "on-failure", "never"]
@@ -77,9 +77,18 @@ class LogsOptions(Message, frozen=True):
 
 
 class ConsoleOptions(Message, frozen=True):
-    """Options of `vm-console`: attach to the serial line."""
+    """Options of `vm-console`: attach to the serial line under a session name that the caller draws at random."""
 
+    session: Channel
     vm_id: Reference = ""
+
+
+class ConsoleInputOptions(Message, frozen=True):
+    """Options of `console-input`: type `data` (base64), or leave; nothing at all says "still here"."""
+
+    session: Channel
+    data: bytes = b""
+    detach: bool = False
 
 
 class ExecOptions(Message, frozen=True):

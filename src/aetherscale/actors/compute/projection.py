@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from aetherscale.actors.compute import events
-from aetherscale.actors.compute.commands import ComputeCommand, CreateVm, RestartVm, StartVm, StopVm
 from aetherscale.actors.compute.events import VmEvent
+from aetherscale.actors.compute.sentences import VM_TELLING
 from aetherscale.actors.compute.state import Failure, Vm, evolve, is_down
 from aetherscale.actors.compute.views import ExitView, FailureView, VmView
 from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
@@ -65,7 +64,7 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return status("allocating", vm_id=vm.id, name=vm.name)
         case events.DiskProvisioned() if vm.requested == "running":
             return status("starting", vm_id=vm.id)
-        case events.VmStartRequested() if vm.phase == "booting":
+        case events.VmStartRequested() | events.VmExited() if vm.phase == "booting":
             return status("starting", vm_id=vm.id)
         case events.VmBooted():
             return status("running", vm_id=vm.id, accelerator=event.accelerator)
@@ -85,20 +84,21 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return None
 
 
-def settle(command: ComputeCommand, vm: Vm) -> Mapping[str, Any] | None:
-    """The result's fields once the command has come to its end, None before; raises `Refused` where it is a bad one.
+def settle(task: str, vm: Vm) -> bool:
+    """Whether a task has come to its end; raises `Refused` where it is a bad one.
 
     A function of the states that follow the command and of nothing else: whoever repeats the command reads the same
     end from the log.
     """
-    match command:
-        case CreateVm() | StartVm() | RestartVm():
-            done = _is_up(vm)
-        case StopVm():
-            done = _is_stopped(vm)
+    match task:
+        case "create-vm" | "start-vm" | "restart-vm":
+            return _is_up(vm)
+        case "stop-vm":
+            return _is_stopped(vm)
+        case "delete-vm":
+            return _is_deleted(vm)
         case _:
-            done = _is_deleted(vm)
-    return {"vm-id": vm.id} if done else None
+            raise AssertionError(task)
 
 
 def _is_up(vm: Vm) -> bool:
@@ -153,4 +153,4 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
     return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
 
 
-VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view)
+VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_TELLING)

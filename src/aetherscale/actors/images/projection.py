@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from aetherscale.actors.images import events
-from aetherscale.actors.images.commands import DeleteImage, ImagesCommand
 from aetherscale.actors.images.decider import Image, evolve
 from aetherscale.actors.images.events import ImageEvent
+from aetherscale.actors.images.sentences import IMAGE_TELLING
 from aetherscale.actors.images.views import ImageFailureView, ImageView
 from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
 from aetherscale.kernel.errors import Refused
@@ -66,19 +65,19 @@ def announce(image: Image, event: ImageEvent) -> Chunk | None:
             return None
 
 
-def settle(command: ImagesCommand, image: Image) -> Mapping[str, Any] | None:
-    """The result's fields once the command has come to its end, None before; raises `Refused` where it is a bad one."""
-    if isinstance(command, DeleteImage):
+def settle(task: str, image: Image) -> bool:
+    """Whether a task has come to its end; raises `Refused` where it is a bad one."""
+    if task == "delete-image":
         if image.stuck:
             raise _failed(image, f"the image {image.name!r} could not be deleted")
-        return {"image-id": image.id} if image.phase == "deleted" else None
+        return image.phase == "deleted"
     if image.undone or image.stuck:
         if image.phase == "deleted" or image.stuck:
             raise _failed(image, "the image was rejected" if image.recipe is None else "the image could not be built")
-        return None
+        return False
     if image.phase in ("deleting", "deleted"):
         raise Refused(409, f"the image {image.name!r} was deleted before it was ready")
-    return {"image-id": image.id} if image.phase == "ready" else None
+    return image.phase == "ready"
 
 
 def _failed(image: Image, what: str) -> Refused:
@@ -97,4 +96,4 @@ def _failed(image: Image, what: str) -> Refused:
     )
 
 
-IMAGE_KIND: Final[Kind[Image]] = Kind(events.KIND, Image, typing.get_args(ImageEvent), evolve, view)
+IMAGE_KIND: Final[Kind[Image]] = Kind(events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_TELLING)

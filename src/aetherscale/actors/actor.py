@@ -1,0 +1,340 @@
+"""The one actor: takes a component's calls, decides in lanes, appends, has the host do what is owed, and answers.
+
+    call ─▶ lane of the entity ─▶ decide ─▶ append ─▶ committed ─▶ registry, stories, owed work
+                                                          │                              │
+                       the caller's reply follows the story                   outcome ─▶ same lane
+
+It knows no component: what messages mean, and how the host is reached, is in the `Component` that it is given. A log
+that can no longer be trusted is told through `broken`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from msgspec import Struct
+
+from aetherscale.actors.component import CommandTask, Component, Owed
+from aetherscale.actors.lanes import Lanes
+from aetherscale.actors.owed import Clock, OwedWork
+from aetherscale.actors.story import Link, Stories, is_whole
+from aetherscale.bus.tasks import Tasks
+from aetherscale.eventstore.log import EventLog, Write
+from aetherscale.eventstore.store import (
+    Accepted,
+    AlreadyAccepted,
+    Closed,
+    Damaged,
+    InDoubt,
+    StorageFull,
+    StoreError,
+    WrongVersion,
+)
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.claims import FREE, ClaimEvent, claim_stream
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
+from aetherscale.kernel.registry import Entity, Registry, advance, apply
+from aetherscale.kernel.replies import Chunk, result
+from aetherscale.kernel.times import SECOND_US
+from aetherscale.kernel.wire import decode
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+M = TypeVar("M")
+
+CONFLICT_LIMIT: Final = 100
+"""Times that a decision is made anew because somebody else wrote first."""
+FULL_RETRY_S: Final = 1.0
+"""How soon an answer of the host is recorded again after the disk was full."""
+WAIT_LIMIT_S: Final = 3600.0
+"""How long a caller is kept informed at most."""
+NEVER_US: Final = 2**62
+
+
+class Handled(Struct, Generic[S], frozen=True):
+    """A message that has been decided on: what was recorded, each event with the entity after it.
+
+    The last of `own` is the state that the message led to; what follows it in `after` is what has happened since.
+    """
+
+    own: tuple[tuple[Recorded | None, Entity[S]], ...]
+    after: tuple[tuple[Recorded, Entity[S]], ...] = ()
+
+
+class Actor(Generic[S, M]):
+    """Runs one component on one log. `registry` is the component's state as of the log's head."""
+
+    def __init__(
+        self,
+        component: Component[S, M],
+        registry: Registry[S],
+        event_log: EventLog,
+        clock: Clock,
+        new_id: Callable[[], str],
+        broken: Callable[[StoreError], None],
+    ) -> None:
+        self.component = component
+        self.registry = registry
+        self._log = event_log
+        self._clock = clock
+        self._new_id = new_id
+        self._broken = broken
+        self._tasks = Tasks(component.name)
+        self._lanes = Lanes(self._tasks)
+        self._stories: Stories[S] = Stories()
+        self._owed = OwedWork(self._pending, self._perform, component.failed, self._outcome, clock, self._tasks)
+
+    def resume(self) -> None:
+        """Take up what is owed according to the log; called once, when the host's findings have been told."""
+        for entity_id in list(self.registry.entities):
+            self._owed.reconsider(entity_id)
+
+    async def close(self) -> None:
+        """Stop where we are. What is owed is taken up again by `resume` of the next process."""
+        self._owed.close()
+        await self._tasks.close()
+
+    def committed(self, recorded: Sequence[Recorded]) -> None:
+        """Fold what has become durable; called in the order of the log, before whoever appended it goes on."""
+        for index, each in enumerate(recorded):
+            entity = apply(self.component.kind, self.registry, each)
+            if entity is not None:
+                whole = is_whole(recorded, index)
+                self._stories.tell(entity.id, Link(each, entity, is_whole=whole))
+                if whole:
+                    self._owed.reconsider(entity.id)
+
+    def serve(self, call: Call) -> AsyncIterator[Chunk]:
+        """Take a call: see `kernel.calls.Serve`."""
+        what = f"{self.component.name}.{call.task}"
+        query = self.component.queries.get(call.task)
+        if query is not None:
+            return query.answer(decode(call.body, query.options, what), call)
+        task = self.component.commands.get(call.task)
+        if task is None:
+            near = difflib.get_close_matches(call.task, self.component.tasks(), 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(self.component.tasks())}"
+            raise Refused(404, f"{self.component.name} has no task {call.task!r}", hint=hint, field="task")
+        options = decode(call.body, task.options, what)
+        try:
+            target = task.target(options, call)
+        except Refused as refused:
+            return self._answer_gone(call, refused)
+        link = self._stories.follow(target)
+        job = self._lanes.post(target, lambda: self._asked(task, options, call, target), bounded=True)
+        return self._answer(job, link, call)
+
+    def tell(self, entity_id: str, message: M) -> asyncio.Future[Any]:
+        """What the host says of an entity without being asked: it gets in line behind what was said before."""
+        return self._lanes.post(entity_id, lambda: self._told(entity_id, message), bounded=False)
+
+    def progress(self, entity_id: str, chunk: Chunk) -> None:
+        """Tell waiting callers how far the work is; nothing of it is kept."""
+        self._stories.tell(entity_id, Link(chunk=chunk))
+
+    # --- in the lane ---------------------------------------------------------------------------------------------
+
+    async def _asked(self, task: CommandTask[M], options: Any, call: Call, target: str) -> Handled[S]:
+        digest = _digest(call)
+        if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
+            return await self._repeated(call, accepted, digest, target)
+        for _ in range(CONFLICT_LIMIT):
+            entity = self._entity_of(target, call.tenant)
+            message = task.prepare(options, call, target)
+            envelope = Envelope(
+                message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
+            )
+            try:
+                kept = digest if call.keyed else None
+                return await self._decide(entity, target, envelope, kept, urgent=task.urgent)
+            except WrongVersion:
+                continue
+            except AlreadyAccepted as repeat:
+                return await self._repeated(call, repeat.accepted, digest, target)
+            except StorageFull as full:
+                raise Refused(507, f"nothing was done: {full}", retryable=True, hint="aetherscale doctor") from None
+        raise Refused(503, f"{target} changes too quickly; nothing was done", retryable=True)
+
+    async def _told(self, entity_id: str, message: M, effect: Owed | None = None) -> None:
+        """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""
+        while True:
+            entity = self.registry.entities.get(entity_id)
+            if entity is None:
+                log.warning("the host speaks of %s, which the log does not know: %s", entity_id, message)
+                return
+            if effect is not None:
+                owed = self._pending(entity_id)
+                if owed is None or owed.key != effect.key:
+                    return
+            cause = event_id(self._log.node, self._log.epoch, entity.seq)
+            actor = f"aether:{self.component.name}"
+            envelope = Envelope(
+                message, entity.tenant, actor, self._new_id(), entity.correlation_id, cause, self._clock()
+            )
+            try:
+                await self._decide(entity, entity_id, envelope, None, urgent=True)
+            except WrongVersion:
+                continue
+            except StorageFull as full:
+                log.warning("%s: what the host said cannot be recorded yet: %s", entity_id, full)
+                await asyncio.sleep(FULL_RETRY_S)
+                continue
+            return
+
+    async def _decide(
+        self, entity: Entity[S] | None, target: str, envelope: Envelope[M], digest: bytes | None, *, urgent: bool
+    ) -> Handled[S]:
+        """Decide and append. Raises `Refused`, and what `EventLog.append` raises."""
+        state = entity.state if entity else None
+        decided = self.component.decider.decide(state, envelope.message, envelope.at_us)
+        writes: list[Write] = []
+        if decided:
+            stream = stream_name(self.component.kind.name, target)
+            writes.append(Write(stream, entity.version if entity else 0, tuple(decided)))
+            writes.extend(self._claims(state, decided, envelope))
+        elif digest is None:
+            assert entity is not None
+            return Handled(((None, entity),))
+        try:
+            recorded = await self._log.append(writes, envelope, digest=digest, urgent=urgent)
+        except (InDoubt, Damaged, Closed) as failure:
+            self._broken(failure)
+            raise
+        own: list[tuple[Recorded | None, Entity[S]]] = []
+        for each in recorded:
+            if split_stream(each.stream) == (self.component.kind.name, target):
+                entity = advance(self.component.kind, entity, each, target)
+                own.append((each, entity))
+        assert entity is not None
+        return Handled(tuple(own) or ((None, entity),))
+
+    def _claims(self, state: S | None, decided: Sequence[Event], envelope: Envelope[M]) -> list[Write]:
+        """The claims and releases of names that go with the events."""
+        writes = []
+        for event in decided:
+            state = self.component.kind.evolve(state, event, envelope.at_us)
+            claim = self.component.claim(state, event)
+            if claim is not None:
+                writes.append(self._claim(claim, envelope.tenant))
+        return writes
+
+    def _claim(self, claim: ClaimEvent, tenant: str) -> Write:
+        stream = claim_stream(claim.kind, tenant, claim.name)
+        return Write(stream, self.registry.claims.get(stream, FREE).version, (claim,))
+
+    def _entity_of(self, target: str, tenant: str) -> Entity[S] | None:
+        entity = self.registry.entities.get(target)
+        if entity is not None and entity.tenant != tenant:
+            raise Refused(404, f"no such {self.component.kind.name}")
+        return entity
+
+    # --- owed work -----------------------------------------------------------------------------------------------
+
+    def _pending(self, entity_id: str) -> Owed | None:
+        entity = self.registry.entities.get(entity_id)
+        owed: Owed | None = self.component.decider.pending(entity.state) if entity else None
+        return owed
+
+    async def _perform(self, entity_id: str, effect: Any) -> M:
+        return await self.component.perform(effect, lambda chunk: self.progress(entity_id, chunk))
+
+    def _outcome(self, entity_id: str, effect: Any, outcome: M) -> asyncio.Future[Any]:
+        return self._lanes.post(entity_id, lambda: self._told(entity_id, outcome, effect), bounded=False)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    async def _repeated(self, call: Call, accepted: Accepted, digest: bytes, target: str | None) -> Handled[S]:
+        """What the log has of a command that was accepted before: its own events, and what has followed them."""
+        if accepted.digest != digest:
+            raise Refused(
+                409,
+                f"the key {call.command_id!r} was used for another request",
+                field="Nats-Msg-Id",
+                hint="use a new key for a new request",
+            )
+        first = await self._log.read(accepted.first_seq - 1, 1)
+        if first and first[0].command_id == call.command_id:
+            target = split_stream(first[0].stream)[1]
+        if target is None:
+            raise Refused(404, f"no such {self.component.kind.name}")
+        entity: Entity[S] | None = None
+        before: Entity[S] | None = None
+        own: list[tuple[Recorded | None, Entity[S]]] = []
+        after: list[tuple[Recorded, Entity[S]]] = []
+        for each in await self._log.read_stream(stream_name(self.component.kind.name, target)):
+            entity = advance(self.component.kind, entity, each, target)
+            if each.seq > accepted.last_seq:
+                after.append((each, entity))
+            elif each.command_id == call.command_id:
+                own.append((each, entity))
+            else:
+                before = entity
+        if not own:
+            # It was accepted as being true already.
+            assert before is not None
+            own.append((None, before))
+        return Handled(tuple(own), tuple(after))
+
+    async def _answer_gone(self, call: Call, refused: Refused) -> AsyncIterator[Chunk]:
+        """The answer to a call whose object is not there: its old answer, where it had been accepted before."""
+        accepted = await self._log.accepted(call.tenant, call.command_id) if call.keyed else None
+        if accepted is None:
+            raise refused
+        handled = await self._repeated(call, accepted, _digest(call), None)
+        async for chunk in self._narrate(handled, self._stories.follow(handled.own[0][1].id), call):
+            yield chunk
+
+    async def _answer(self, job: asyncio.Future[Handled[S]], link: Link[S], call: Call) -> AsyncIterator[Chunk]:
+        handled = await asyncio.shield(job)
+        async for chunk in self._narrate(handled, link, call):
+            yield chunk
+
+    async def _narrate(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Chunk]:
+        """The story from the command on, as status chunks, up to its end."""
+        for recorded, entity in handled.own[:-1]:
+            if chunk := self._announcement(recorded, entity):
+                yield chunk
+        async for told in self._story(handled, link, call):
+            if told.chunk is not None:
+                yield told.chunk
+            if told.entity is None:
+                continue
+            if chunk := self._announcement(told.recorded, told.entity):
+                yield chunk
+            if told.is_whole and self.component.settle(call.task, told.entity.state):
+                yield result(self.component.result(told.entity))
+                return
+
+    async def _story(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Link[S]]:
+        """The last of the command's own events, what the log has of the time since, then what happens."""
+        recorded, last = handled.own[-1]
+        yield Link(recorded, last)
+        since = [each for each, _ in handled.after]
+        for index, (recorded, last) in enumerate(handled.after):
+            yield Link(recorded, last, is_whole=is_whole(since, index))
+        until_us = min(call.deadline_us or NEVER_US, self._clock() + int(WAIT_LIMIT_S * SECOND_US))
+        while True:
+            try:
+                link = await asyncio.wait_for(link.following(), (until_us - self._clock()) / SECOND_US)
+            except TimeoutError:
+                waited_for = {f"{self.component.kind.name}-id": last.id}
+                raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None
+            if link.entity is None or link.entity.seq > last.seq:
+                last = link.entity or last
+                yield link
+
+    def _announcement(self, recorded: Recorded | None, entity: Entity[S]) -> Chunk | None:
+        return self.component.announce(entity.state, recorded.event) if recorded is not None else None
+
+
+def _digest(call: Call) -> bytes:
+    """What makes two calls with one key the same request."""
+    parts = (call.component, call.task, call.object_id)
+    return hashlib.sha256("\0".join(parts).encode() + b"\0" + call.body).digest()

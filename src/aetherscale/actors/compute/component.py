@@ -1,0 +1,272 @@
+"""Compute, put together: its tasks, what they look up, and how its effects reach the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from aetherscale.actors.actor import Actor
+from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
+from aetherscale.actors.compute import commands, effects, events
+from aetherscale.actors.compute.commands import (
+    ConsoleInputOptions,
+    CreateVmOptions,
+    ExecOptions,
+    ListVmsOptions,
+    LogsOptions,
+    StopVmOptions,
+    VmOptions,
+)
+from aetherscale.actors.compute.console import Consoles
+from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
+from aetherscale.actors.compute.driver import ComputeDriver, Process
+from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
+from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
+from aetherscale.actors.compute.state import Vm
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.registry import Entity, Registry
+from aetherscale.kernel.replies import Chunk, item, result, status
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "compute"
+ADOPT_AT_ONCE: Final = 32
+"""VMs that are looked for at the same time after a restart of the node."""
+
+
+class BaseImage(Struct, frozen=True):
+    """What compute needs to know of an image."""
+
+    id: str
+    name: str
+    format: Literal["qcow2", "raw"]
+    virtual_size_mib: int
+    ready_channel: ReadyChannel
+
+
+FindImage = Callable[[str, str], BaseImage]
+"""The image of a tenant by name or id. Raises `Refused` (404, 409) where there is none, or none that can be used."""
+
+
+class Compute:
+    """The tasks of compute on one registry and one driver."""
+
+    def __init__(self, node: str, registry: Registry[Vm], driver: ComputeDriver, find_image: FindImage) -> None:
+        self._node = node
+        self._registry = registry
+        self._driver = driver
+        self._find_image = find_image
+        self._consoles = Consoles(driver)
+
+    def component(self) -> Component[Vm, ComputeMessage]:
+        """The component as the actor runs it."""
+        return Component(
+            name=NAME,
+            kind=VM_KIND,
+            decider=COMPUTE,
+            claim=claim,
+            announce=announce,
+            settle=settle,
+            result=self._result,
+            perform=self._perform,
+            failed=_failed,
+            commands={
+                "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create),
+                "start-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id)),
+                "stop-vm": CommandTask(
+                    StopVmOptions,
+                    self._target,
+                    lambda o, c, vm_id: commands.StopVm(vm_id, o.kill, o.grace_s),
+                    urgent=True,
+                ),
+                "restart-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id)),
+                "delete-vm": CommandTask(
+                    StopVmOptions,
+                    self._target,
+                    lambda o, c, vm_id: commands.DeleteVm(vm_id, o.kill, o.grace_s),
+                    urgent=True,
+                ),
+            },
+            queries={
+                "list-vms": QueryTask(ListVmsOptions, self._list),
+                "vm-info": QueryTask(VmOptions, self._info),
+                "vm-logs": QueryTask(LogsOptions, self._logs),
+                "exec-vm": QueryTask(ExecOptions, self._exec),
+                "vm-console": QueryTask(commands.ConsoleOptions, self._console),
+                "console-input": QueryTask(ConsoleInputOptions, self._consoles.typed),
+            },
+        )
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _new_id(self, options: CreateVmOptions, call: Call) -> str:
+        _only_what_works(options)
+        if options.node not in (None, self._node):
+            raise Refused(
+                404, f"this is node {self._node!r}, not {options.node!r}", field="node", hint="aetherscale node list"
+            )
+        return derive_id(self._node, call.tenant, call.command_id)
+
+    def _create(self, options: CreateVmOptions, call: Call, vm_id: str) -> commands.CreateVm:
+        image = self._find_image(call.tenant, options.image)
+        name = options.name or f"vm-{vm_id[:8]}"
+        bearer = self._registry.named(events.KIND, call.tenant, name)
+        if bearer is not None and bearer.id != vm_id:
+            raise Refused(
+                409,
+                f"a VM named {name!r} exists already (it is {bearer.state.phase})",
+                field="name",
+                hint=f"aetherscale vm delete {name}",
+                details={"vm-id": bearer.id},
+            )
+        disk_mib = (options.disk_gib or commands.DEFAULT_DISK_GIB) * 1024
+        if options.disk_gib is None:
+            disk_mib = max(disk_mib, image.virtual_size_mib)
+        elif disk_mib < image.virtual_size_mib:
+            raise Refused(
+                400,
+                f"a disk of {options.disk_gib} GiB is too small for the image: it needs {image.virtual_size_mib} MiB",
+                field="disk-gib",
+            )
+        return commands.CreateVm(
+            vm_id=vm_id,
+            name=name,
+            image_id=image.id,
+            image=image.name,
+            image_format=image.format,
+            ready_channel=image.ready_channel,
+            cpus=options.cpus,
+            memory_mib=options.memory_mib,
+            disk_mib=disk_mib,
+            restart=options.restart,
+            autostart=options.autostart,
+            labels=options.labels,
+        )
+
+    def _target(self, options: Any, call: Call) -> str:
+        return self._find(options.vm_id, call).id
+
+    def _find(self, reference: str, call: Call) -> Entity[Vm]:
+        """The VM that is meant; a deleted one is found by its id alone."""
+        reference = call.object_id or reference
+        if not reference:
+            raise Refused(400, f"{NAME}.{call.task}: the field 'vm-id' is missing", field="vm-id")
+        found = self._registry.find(events.KIND, call.tenant, reference)
+        if found is None:
+            raise Refused(404, f"no such VM: {reference!r}", field="vm-id", hint="aetherscale vm list")
+        return found
+
+    # --- queries -------------------------------------------------------------------------------------------------
+
+    def _view(self, entity: Entity[Vm]) -> Any:
+        return view(entity.state, self._node, entity.version)
+
+    def _result(self, entity: Entity[Vm]) -> Mapping[str, Any]:
+        return {"vm-id": entity.id, "vm": self._view(entity)}
+
+    async def _list(self, options: ListVmsOptions, call: Call) -> AsyncIterator[Chunk]:
+        wanted = [
+            entity
+            for entity in self._registry.of_tenant(call.tenant)
+            if (options.all or entity.state.phase != "deleted")
+            and options.labels.items() <= entity.state.labels.items()
+        ]
+        wanted.sort(key=lambda entity: (entity.state.name, entity.id))
+        for entity in wanted:
+            yield item(self._result(entity))
+        yield result({"count": len(wanted)})
+
+    async def _info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
+        yield result(self._result(self._find(options.vm_id, call)))
+
+    async def _logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
+        vm = self._alive(options.vm_id, call)
+        async for data in self._driver.logs(vm.id, follow=options.follow, tail_bytes=options.tail_bytes):
+            yield item({"text": data.decode("utf-8", "replace")})
+        yield result({"vm-id": vm.id})
+
+    async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
+        vm = self._alive(options.vm_id, call)
+        ended = await self._driver.execute(vm.id, options.command, options.timeout_s)
+        yield result(
+            {
+                "vm-id": vm.id,
+                "exit-code": ended.exit_code,
+                "signal": ended.signal,
+                "stdout": ended.stdout.decode("utf-8", "replace"),
+                "stderr": ended.stderr.decode("utf-8", "replace"),
+                "truncated": ended.truncated,
+            }
+        )
+
+    async def _console(self, options: commands.ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
+        vm = self._alive(options.vm_id, call)
+        async with self._consoles.attached(vm.id, call.tenant, options.session) as console:
+            yield status("attached", vm_id=vm.id, node=self._node, session=options.session)
+            async for data in console.output():
+                yield item({"data": base64.b64encode(data).decode()})
+        yield result({"vm-id": vm.id})
+
+    def _alive(self, reference: str, call: Call) -> Entity[Vm]:
+        entity = self._find(reference, call)
+        if entity.state.phase == "deleted":
+            raise Refused(404, f"no such VM: {reference!r} has been deleted", field="vm-id")
+        return entity
+
+    # --- the host ------------------------------------------------------------------------------------------------
+
+    async def _perform(self, effect: effects.ComputeEffect, progress: Progress) -> ComputeMessage:
+        vm_id = effect.vm_id
+        return await self._driver.perform(effect, lambda word: progress(status("progress", vm_id=vm_id, step=word)))
+
+    async def recover(self, actor: Actor[Vm, ComputeMessage], boot_id: str) -> None:
+        """Begin to observe, and find again every process that should be there; what is owed is taken up after this."""
+
+        def observe(observation: ComputeObservation) -> None:
+            actor.tell(observation.vm_id, observation)
+
+        await self._driver.start(observe)
+        gate = asyncio.Semaphore(ADOPT_AT_ONCE)
+
+        async def adopt(vm: Vm) -> None:
+            assert vm.process is not None
+            identity = vm.process
+            process = Process(vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.ready_channel)
+            async with gate:
+                alive = await self._driver.adopt(process)
+            finding = commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id)
+            await actor.tell(vm.id, finding)
+
+        running = [e.state for e in self._registry.entities.values() if e.state.process is not None]
+        await asyncio.gather(*(adopt(vm) for vm in running))
+
+
+def _failed(effect: effects.ComputeEffect, reason: str) -> ComputeMessage:
+    return effects.EffectFailed(effect.key, reason)
+
+
+def _only_what_works(options: CreateVmOptions) -> None:
+    """Refuse the options of components that this version does not have: never accept and ignore."""
+    later = {
+        "virtual-network": options.virtual_network,
+        "vpn": options.vpn,
+        "public-ip": options.public_ip,
+        "init-script": options.init_script,
+        "ssh-keys": options.ssh_keys,
+        "groups": options.groups,
+    }
+    for field, value in later.items():
+        if value:
+            raise Refused(
+                501,
+                f"the option {field!r} does not work in this version",
+                field=field,
+                hint="leave it out: a VM has user-mode networking",
+            )

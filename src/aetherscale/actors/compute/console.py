@@ -1,0 +1,94 @@
+"""Console sessions: callers who are attached to serial lines, and what they type.
+
+A session lasts for as long as its caller is heard of: whoever says nothing for `SILENCE_S` has gone away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aetherscale.actors.compute.commands import ConsoleInputOptions
+from aetherscale.actors.compute.driver import ComputeDriver, Console
+from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.replies import Chunk, result
+
+SILENCE_S: Final = 30.0
+SESSION_LIMIT: Final = 256
+INPUT_LIMIT: Final = 1024
+"""Pieces of input that may wait for a guest that does not read its serial line."""
+
+
+class Session:
+    """One caller at one serial line."""
+
+    def __init__(self, console: Console, tasks: Tasks) -> None:
+        self.console = console
+        self._tasks = tasks
+        self._typed: asyncio.Queue[bytes] = asyncio.Queue(INPUT_LIMIT)
+        self._typist = tasks.spawn(self._type(), "typist")
+        self._timer = self._patience()
+
+    def hear(self, data: bytes) -> None:
+        """The caller is still there, and typed this. Raises `Refused` (503) where the guest does not read."""
+        self._timer.cancel()
+        self._timer = self._patience()
+        if data:
+            try:
+                self._typed.put_nowait(data)
+            except asyncio.QueueFull:
+                raise Refused(503, "the guest does not read its serial line", retryable=True) from None
+
+    def end(self) -> None:
+        """Leave the line: its output ends, and with it the caller's reply."""
+        self._tasks.spawn(self.console.close(), "leave")
+
+    async def close(self) -> None:
+        """Leave the line for good."""
+        self._timer.cancel()
+        self._typist.cancel()
+        await self.console.close()
+
+    def _patience(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(SILENCE_S, self.end)
+
+    async def _type(self) -> None:
+        while True:
+            await self.console.send(await self._typed.get())
+
+
+class Consoles:
+    """All sessions of a node, by tenant and the name that the caller has drawn."""
+
+    def __init__(self, driver: ComputeDriver) -> None:
+        self._driver = driver
+        self._sessions: dict[tuple[str, str], Session] = {}
+        self._tasks = Tasks("consoles")
+
+    @asynccontextmanager
+    async def attached(self, vm_id: str, tenant: str, name: str) -> AsyncIterator[Console]:
+        """A session for as long as the block lasts. Raises `Refused` where it cannot be had."""
+        key = (tenant, name)
+        if key in self._sessions or len(self._sessions) >= SESSION_LIMIT:
+            raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
+        session = Session(await self._driver.console(vm_id), self._tasks)
+        self._sessions[key] = session
+        try:
+            yield session.console
+        finally:
+            del self._sessions[key]
+            await session.close()
+
+    async def typed(self, options: ConsoleInputOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `console-input`."""
+        session = self._sessions.get((call.tenant, options.session))
+        if session is None:
+            raise Refused(404, f"no such session: {options.session!r}", field="session")
+        session.hear(options.data)
+        if options.detach:
+            session.end()
+        yield result({})

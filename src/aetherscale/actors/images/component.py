@@ -1,0 +1,156 @@
+"""Images, put together: the tasks, what they look up, and how effects reach the host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
+from aetherscale.actors.images import commands, effects, events
+from aetherscale.actors.images.commands import (
+    BuildImageOptions,
+    ImageOptions,
+    ImportImageOptions,
+    ListImagesOptions,
+)
+from aetherscale.actors.images.decider import IMAGES, Image, ImagesMessage
+from aetherscale.actors.images.projection import IMAGE_KIND, announce, claim, settle, view
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import IMAGE_NAME_PATTERN, derive_id
+from aetherscale.kernel.registry import Entity, Registry
+from aetherscale.kernel.replies import Chunk, item, result
+
+NAME: Final = "images"
+
+Perform = Callable[[effects.ImagesEffect, Progress], Awaitable[effects.ImagesOutcome]]
+UsedBy = Callable[[str], Sequence[str]]
+"""The names of the VMs whose disks are overlays on an image."""
+
+
+class Images:
+    """The tasks of the images component on one registry."""
+
+    def __init__(self, node: str, registry: Registry[Image], perform: Perform, used_by: UsedBy) -> None:
+        self._node = node
+        self._registry = registry
+        self._perform = perform
+        self._used_by = used_by
+
+    def component(self) -> Component[Image, ImagesMessage]:
+        """The component as the actor runs it."""
+        return Component(
+            name=NAME,
+            kind=IMAGE_KIND,
+            decider=IMAGES,
+            claim=claim,
+            announce=announce,
+            settle=settle,
+            result=self._result,
+            perform=self._perform,
+            failed=lambda effect, reason: effects.EffectFailed(effect.key, reason),
+            commands={
+                "import-image": CommandTask(ImportImageOptions, self._new_id, self._import),
+                "build-image": CommandTask(BuildImageOptions, self._new_id, self._build),
+                "delete-image": CommandTask(ImageOptions, self._target, self._delete, urgent=True),
+            },
+            queries={
+                "list-images": QueryTask(ListImagesOptions, self._list),
+                "image-info": QueryTask(ImageOptions, self._info),
+            },
+        )
+
+    def usable(self, tenant: str, reference: str) -> Entity[Image]:
+        """An image that a VM can be made from. Raises `Refused` (404, 409)."""
+        found = self._registry.find(events.KIND, tenant, reference)
+        if found is None or found.state.phase == "deleted":
+            raise Refused(
+                404,
+                f"no such image: {reference!r}",
+                field="image",
+                hint="aetherscale image list, or: aetherscale image build tiny",
+            )
+        if found.state.phase != "ready":
+            raise Refused(
+                409,
+                f"the image {reference!r} is not ready but {found.state.phase}",
+                field="image",
+                retryable=found.state.phase in ("importing", "building"),
+                hint=f"aetherscale image show {reference}",
+            )
+        return found
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _new_id(self, options: Any, call: Call) -> str:
+        return derive_id(self._node, call.tenant, call.command_id)
+
+    def _import(self, options: ImportImageOptions, call: Call, image_id: str) -> commands.ImportImage:
+        if "@" in urlsplit(options.source).netloc:
+            raise Refused(
+                400,
+                "import-image: the source has a password in it, which would be kept in the log for ever",
+                field="source",
+                hint="download it with a tool of your own, then: aetherscale image import FILE",
+            )
+        name = options.name or _name_from(options.source)
+        self._check_free(call.tenant, name, image_id)
+        return commands.ImportImage(image_id, name, options.source, options.sha256, options.ready)
+
+    def _build(self, options: BuildImageOptions, call: Call, image_id: str) -> commands.BuildImage:
+        name = options.name or options.recipe
+        self._check_free(call.tenant, name, image_id)
+        return commands.BuildImage(image_id, name, options.recipe)
+
+    def _delete(self, options: ImageOptions, call: Call, image_id: str) -> commands.DeleteImage:
+        return commands.DeleteImage(image_id, tuple(self._used_by(image_id)))
+
+    def _check_free(self, tenant: str, name: str, image_id: str) -> None:
+        bearer = self._registry.named(events.KIND, tenant, name)
+        if bearer is not None and bearer.id != image_id:
+            raise Refused(
+                409,
+                f"an image named {name!r} exists already (it is {bearer.state.phase})",
+                field="name",
+                hint=f"give another one with --name, or: aetherscale image delete {name}",
+                details={"image-id": bearer.id},
+            )
+
+    def _target(self, options: ImageOptions, call: Call) -> str:
+        return self._find(options, call).id
+
+    def _find(self, options: ImageOptions, call: Call) -> Entity[Image]:
+        reference = call.object_id or options.image
+        if not reference:
+            raise Refused(400, f"{NAME}.{call.task}: the field 'image' is missing", field="image")
+        found = self._registry.find(events.KIND, call.tenant, reference)
+        if found is None:
+            raise Refused(404, f"no such image: {reference!r}", field="image", hint="aetherscale image list")
+        return found
+
+    # --- queries -------------------------------------------------------------------------------------------------
+
+    def _result(self, entity: Entity[Image]) -> Mapping[str, Any]:
+        return {"image-id": entity.id, "image": view(entity.state, self._node, entity.version)}
+
+    async def _list(self, options: ListImagesOptions, call: Call) -> AsyncIterator[Chunk]:
+        wanted = [e for e in self._registry.of_tenant(call.tenant) if options.all or e.state.phase != "deleted"]
+        wanted.sort(key=lambda entity: (entity.state.name, entity.id))
+        for entity in wanted:
+            yield item(self._result(entity))
+        yield result({"count": len(wanted)})
+
+    async def _info(self, options: ImageOptions, call: Call) -> AsyncIterator[Chunk]:
+        yield result(self._result(self._find(options, call)))
+
+
+def _name_from(source: str) -> str:
+    """`/srv/Debian-12_generic.qcow2` → `debian-12_generic`. Raises `Refused` (400) where that gives no name."""
+    last = unquote(urlsplit(source).path).rsplit("/", 1)[-1].lower()
+    name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", last)
+    name = re.sub(r"[^a-z0-9._-]+", "-", name)[:63].strip("-._")
+    if re.fullmatch(IMAGE_NAME_PATTERN, name) is None:
+        raise Refused(400, f"import-image: no name can be made from {last[:100]!r}", field="name", hint="give a name")
+    return name

@@ -1,0 +1,137 @@
+"""One node without its transport: the components on one log, put together from ports.
+
+`app.py` gives it the real ports; a simulation gives it others. Nothing in here knows SQLite, NATS or QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aetherscale.actors.actor import Actor
+from aetherscale.actors.compute.component import BaseImage, Compute
+from aetherscale.actors.compute.decider import ComputeMessage
+from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.projection import VM_KIND
+from aetherscale.actors.compute.state import Vm
+from aetherscale.actors.images.component import Images, Perform
+from aetherscale.actors.images.decider import Image, ImagesMessage
+from aetherscale.actors.images.projection import IMAGE_KIND
+from aetherscale.actors.owed import Clock
+from aetherscale.eventstore.log import EventLog
+from aetherscale.eventstore.store import StoreError
+from aetherscale.kernel.calls import Serve
+from aetherscale.kernel.messages import Recorded, split_stream
+from aetherscale.kernel.registry import Kind, Registry
+
+KINDS: Final[tuple[Kind[Any], ...]] = (VM_KIND, IMAGE_KIND)
+"""All kinds of entities that a log of this version can hold."""
+
+OWNERS: Final[Mapping[str, str]] = {VM_KIND.name: "compute", IMAGE_KIND.name: "images"}
+"""The component that owns each kind of object."""
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside that a node reaches."""
+
+    log: EventLog
+    compute: ComputeDriver
+    images: Perform
+    clock: Clock
+    new_id: Callable[[], str]
+    boot_id: str
+    """Names the time since the host was started last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """The projections that commands are decided on, as of the log's head."""
+
+    vms: Registry[Vm]
+    images: Registry[Image]
+
+
+class Node:
+    """The components of one node. `start`, then `serve`, then `close`."""
+
+    def __init__(self, ports: Ports, registries: Registries) -> None:
+        self._ports = ports
+        self._registries = registries
+        self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        """Done when the log can no longer be trusted: the process has to end. Guests run on."""
+        node = ports.log.node
+        self._images = Images(node, registries.images, ports.images, self._used_by)
+        self._compute = Compute(node, registries.vms, ports.compute, self._base_image)
+        self.compute: Actor[Vm, ComputeMessage] = self._actor(self._compute.component(), registries.vms)
+        self.images: Actor[Image, ImagesMessage] = self._actor(self._images.component(), registries.images)
+
+    @property
+    def serve(self) -> Mapping[str, Serve]:
+        """How each component takes calls, by its name."""
+        return {actor.component.name: actor.serve for actor in self._actors}
+
+    @property
+    def tasks(self) -> Mapping[str, tuple[str, ...]]:
+        """The tasks of each component, by its name."""
+        return {actor.component.name: actor.component.tasks() for actor in self._actors}
+
+    def objects(self) -> Iterator[tuple[str, str, str]]:
+        """(kind, id, tenant) of every object that this node owns: all that are not deleted."""
+        for actor in self._actors:
+            for entity in actor.registry.entities.values():
+                if entity.state.phase != "deleted":
+                    yield actor.component.kind.name, entity.id, entity.tenant
+
+    def changed_hands(self, recorded: Recorded) -> tuple[str, str, str, bool] | None:
+        """(kind, id, tenant, whether it is owned now) where an event made or ended an object."""
+        kind, entity_id = split_stream(recorded.stream)
+        for actor in self._actors:
+            if actor.component.kind.name == kind:
+                deleted = actor.registry.entities[entity_id].state.phase == "deleted"
+                if deleted or recorded.version == 1:
+                    return kind, entity_id, recorded.tenant, not deleted
+        return None
+
+    async def start(self) -> None:
+        """Find what is ours on the host, then take up what is owed."""
+        self._ports.log.on_commit(self._committed)
+        await self._compute.recover(self.compute, self._ports.boot_id)
+        for actor in self._actors:
+            actor.resume()
+
+    async def close(self) -> None:
+        """Stop where we are. Guests run on, and what is owed is taken up by the next process."""
+        for actor in self._actors:
+            await actor.close()
+        await self._ports.compute.close()
+
+    @property
+    def _actors(self) -> tuple[Actor[Any, Any], ...]:
+        return (self.compute, self.images)
+
+    def _actor(self, component: Any, registry: Registry[Any]) -> Actor[Any, Any]:
+        return Actor(component, registry, self._ports.log, self._ports.clock, self._ports.new_id, self._break)
+
+    def _committed(self, recorded: Sequence[Recorded]) -> None:
+        for actor in self._actors:
+            actor.committed(recorded)
+
+    def _break(self, failure: StoreError) -> None:
+        if not self.broken.done():
+            self.broken.set_result(failure)
+
+    def _base_image(self, tenant: str, reference: str) -> BaseImage:
+        image = self._images.usable(tenant, reference).state
+        assert image.format is not None
+        assert image.virtual_size_bytes is not None
+        size_mib = -(-image.virtual_size_bytes // MIB)
+        return BaseImage(image.id, image.name, image.format, size_mib, image.ready_channel)
+
+    def _used_by(self, image_id: str) -> Sequence[str]:
+        vms = (entity.state for entity in self._registries.vms.entities.values())
+        return sorted(vm.name for vm in vms if vm.image_id == image_id and vm.phase != "deleted")

@@ -1,0 +1,113 @@
+"""A node on ports that live in memory: the log, the host and the images survive the node, as files and guests do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from aetherscale.actors.component import Progress
+from aetherscale.actors.compute.simulated import SimulatedDriver
+from aetherscale.actors.compute.simulated_host import SimulatedHost
+from aetherscale.actors.images import effects
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.log import EventLog
+from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
+from aetherscale.kernel import replies
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.registry import Registry, apply, event_types
+from aetherscale.kernel.replies import Chunk
+from aetherscale.kernel.wire import encode
+from aetherscale.node import KINDS, Node, Ports, Registries
+
+
+async def _images(effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
+    if isinstance(effect, effects.RemoveImage):
+        return effects.ImageRemoved(effect.key)
+    return effects.ImageStored(effect.key, "raw", "a" * 64, 1 << 20, 1 << 20)
+
+
+class MemoryNode:
+    """One node after the other on one world in memory."""
+
+    def __init__(self) -> None:
+        self.world = MemoryLog("host1", "epoch1")
+        self.host = SimulatedHost()
+        self.now_us = 1_800_000_000_000_000
+        self._ids = itertools.count(1)
+        self.node: Node | None = None
+        self.log: EventLog | None = None
+
+    async def start(self) -> None:
+        """A new process: everything that it knows it has from the log and the host."""
+        self.log = EventLog(await LogStore.start(MemoryBackend(self.world)), Codec(event_types(KINDS)))
+        registries = Registries(Registry(), Registry())
+        for recorded in await self.log.read(0, 1_000_000):
+            apply(KINDS[0], registries.vms, recorded)
+            apply(KINDS[1], registries.images, recorded)
+        ports = Ports(self.log, SimulatedDriver(self.host), _images, self.clock, self.new_id, self.host.boot_id)
+        self.node = Node(ports, registries)
+        await self.node.start()
+
+    async def close(self) -> None:
+        """The process ends, at whatever it was."""
+        assert self.node is not None
+        assert self.log is not None
+        await self.node.close()
+        await self.log.close()
+        self.world.crash()
+
+    def clock(self) -> int:
+        """Every look at the clock is a microsecond later."""
+        self.now_us += 1
+        return self.now_us
+
+    def new_id(self) -> str:
+        return f"id-{next(self._ids)}"
+
+    async def ask(
+        self,
+        component: str,
+        task: str,
+        options: dict[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        tenant: str = "default",
+        deadline_us: int | None = None,
+    ) -> Sequence[Chunk]:
+        """All chunks of an answer, in the form that they have on the wire."""
+        assert self.node is not None
+        call = Call(
+            tenant=tenant,
+            component=component,
+            task=task,
+            body=encode(options or {}),
+            actor="user:test",
+            command_id=key or self.new_id(),
+            keyed=key is not None,
+            correlation_id="corr",
+            deadline_us=deadline_us,
+        )
+        chunks: list[Chunk] = []
+        try:
+            async for chunk in self.node.serve[component](call):
+                chunks.append(chunk)
+        except Refused as refused:
+            chunks.append(replies.error(refused))
+        return chunks
+
+    async def final(self, component: str, task: str, options: dict[str, Any] | None = None, **more: Any) -> Chunk:
+        """The final chunk of an answer."""
+        return (await self.ask(component, task, options, **more))[-1]
+
+    async def events(self) -> Sequence[Recorded]:
+        """The whole log."""
+        assert self.log is not None
+        return await self.log.read(0, 1_000_000)
+
+    async def types(self) -> list[str]:
+        """The types of all events of VMs."""
+        return [type(each.event).__name__ for each in await self.events() if each.stream.startswith("vm-")]
