@@ -207,15 +207,16 @@ def _events(outcome: Outcome) -> Sequence[StoredEvent]:
 
 
 def _answer(waiting: _Waiting, outcome: Outcome | ValueError) -> None:
-    """Hand it to the caller, unless the caller has gone. Errors are copied: a traceback belongs to one raise."""
+    """Hand it to the caller, unless the caller has gone."""
     if waiting.done.done():
         return
     if isinstance(outcome, (StoreError, ValueError)):
-        waiting.done.set_exception(copy(outcome))
+        waiting.done.set_exception(outcome)
     else:
         waiting.done.set_result(outcome)
 
 
 def _refuse_all(batch: Iterable[_Waiting], reason: StoreError | ValueError) -> None:
+    """Refuse them for one reason, of which each gets a copy: a traceback belongs to one raise."""
     for waiting in batch:
-        _answer(waiting, reason)
+        _answer(waiting, copy(reason))

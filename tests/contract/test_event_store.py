@@ -1,0 +1,438 @@
+"""What every event store promises, on the twin in memory and on a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from aetherscale.eventstore.store import (
+    Accepted,
+    AlreadyAccepted,
+    Closed,
+    Locked,
+    Store,
+    StoredEvent,
+    StoredType,
+    StreamWrite,
+    WrongVersion,
+)
+from aetherscale.eventstore.tail import MOST_EVENTS
+from tests.support.event_logs import (
+    EPOCH,
+    NODE,
+    NOW_US,
+    LogWorld,
+    MemoryWorld,
+    SqliteWorld,
+    append_of,
+    digest_of,
+    new,
+    read_all,
+    take,
+    write,
+)
+
+WAIT_S = 20.0
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> LogWorld:
+    return MemoryWorld() if request.param == "memory" else SqliteWorld(tmp_path)
+
+
+@pytest.fixture
+async def store(world: LogWorld) -> AsyncIterator[Store]:
+    opened = await world.open()
+    yield opened
+    await opened.close()
+
+
+# --- what is written can be read ------------------------------------------------------------------------------------
+
+
+async def test_a_new_log_is_empty_and_knows_whose_it_is(store: Store) -> None:
+    assert (store.node, store.epoch) == (NODE, EPOCH)
+    assert await store.head() == 0
+    assert list(await store.read(0)) == []
+    assert list(await store.read_stream("vm-1")) == []
+    assert await store.accepted("default", "command-1") is None
+    assert list(await store.types()) == []
+    assert await store.position_at(NOW_US) == 0
+
+
+async def test_an_append_returns_what_is_now_in_the_log(store: Store) -> None:
+    appended = await store.append(append_of(write("vm-1", 0, new("Asked", b"\x81\xa1a\x01", 3))))
+
+    expected = StoredEvent(
+        seq=1,
+        stream="vm-1",
+        version=1,
+        type="Asked",
+        schema=3,
+        data=b"\x81\xa1a\x01",
+        time_us=NOW_US,
+        node=NODE,
+        epoch=EPOCH,
+        tenant="default",
+        actor="user:test",
+        command_id="command-1",
+        correlation_id="correlation-1",
+        causation_id=None,
+    )
+    assert list(appended) == [expected]
+    assert list(await store.read(0)) == [expected]
+    assert list(await store.read_stream("vm-1")) == [expected]
+    assert await store.head() == 1
+
+
+async def test_the_writes_of_one_append_are_next_to_one_another_in_their_order(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B")), write("name-web", 0, new("C"))))
+    await store.append(append_of(write("vm-1", 2, new("D"))))
+
+    placed = [(event.seq, event.stream, event.version, event.type) for event in await store.read(0)]
+    assert placed == [(1, "vm-1", 1, "A"), (2, "vm-1", 2, "B"), (3, "name-web", 1, "C"), (4, "vm-1", 3, "D")]
+
+
+async def test_one_append_may_write_to_one_stream_twice(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0), write("vm-1", 1)))
+
+    assert [event.version for event in await store.read_stream("vm-1")] == [1, 2]
+
+
+async def test_every_byte_and_every_letter_comes_back(store: Store) -> None:
+    data = bytes(range(256)) * 300
+    names = ["vm-Ünïcødé", "vm-\U0001f4a5", "vm-with\x00nul", "vm-'; DROP TABLE events; --", ""]
+    for name in names:
+        await store.append(append_of(write(name, 0, new(name or "-", data)), command_id=name))
+
+    assert [(event.stream, event.data, event.command_id) for event in await store.read(0)] == [
+        (name, data, name) for name in names
+    ]
+    assert [(await store.read_stream(name))[0].seq for name in names] == [1, 2, 3, 4, 5]
+
+
+async def test_pages_end_where_they_are_told_to(store: Store) -> None:
+    for version in range(7):
+        await store.append(append_of(write("vm-1", version)))
+
+    assert [event.seq for event in await store.read(2, 3)] == [3, 4, 5]
+    assert [event.seq for event in await store.read(5, 3)] == [6, 7]
+    assert list(await store.read(7)) == []
+    assert list(await store.read(100)) == []
+
+
+async def test_reading_can_be_restricted_to_types_of_any_schema(store: Store) -> None:
+    kinds = [new("A"), new("B"), new("A", schema=2), new("C"), new("B")]
+    await store.append(append_of(write("vm-1", 0, *kinds)))
+
+    assert [event.seq for event in await store.read(0, 10, ["A"])] == [1, 3]
+    assert [event.seq for event in await store.read(1, 2, ["A", "B"])] == [2, 3]
+    assert list(await store.read(0, 10, ["Z"])) == []
+    assert list(await store.read(0, 10, [])) == []
+
+
+async def test_a_stream_can_be_read_from_a_version_on(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B"), new("C")), write("vm-2", 0)))
+
+    assert [event.type for event in await store.read_stream("vm-1", 1)] == ["B", "C"]
+    assert list(await store.read_stream("vm-1", 3)) == []
+
+
+async def test_the_types_of_a_log_name_the_program_that_wrote_them_first(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B"), new("A", schema=2), new("A"))))
+
+    assert set(await store.types()) == {
+        StoredType("A", 1, "0.1.0"),
+        StoredType("B", 1, "0.1.0"),
+        StoredType("A", 2, "0.1.0"),
+    }
+
+
+async def test_a_moment_means_the_last_event_that_is_not_younger_even_where_the_clock_went_back(store: Store) -> None:
+    for version, time_us in enumerate([100, 200, 150, 300]):
+        await store.append(append_of(write("vm-1", version), time_us=time_us))
+
+    moments = [99, 100, 149, 150, 199, 250, 300, 999]
+    assert [await store.position_at(moment) for moment in moments] == [0, 1, 1, 3, 3, 3, 4, 4]
+
+
+# --- optimistic concurrency ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expected", [0, 2, 5])
+async def test_an_append_at_another_version_is_refused_and_changes_nothing(store: Store, expected: int) -> None:
+    await store.append(append_of(write("vm-1", 0)))
+
+    with pytest.raises(WrongVersion) as refused:
+        await store.append(append_of(write("vm-2", 0), write("vm-1", expected)))
+
+    assert (refused.value.stream, refused.value.expected, refused.value.actual) == ("vm-1", expected, 1)
+    assert [event.stream for event in await store.read(0)] == ["vm-1"]
+    assert list(await store.read_stream("vm-2")) == []
+    await store.append(append_of(write("vm-2", 0)))
+
+
+async def test_a_write_without_events_is_a_condition(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0)))
+    condition = StreamWrite("vm-1", 1, ())
+
+    assert len(await store.append(append_of(condition, write("vm-2", 0)))) == 1
+    with pytest.raises(WrongVersion):
+        await store.append(append_of(StreamWrite("vm-1", 0, ()), write("vm-3", 0)))
+    assert await store.head() == 2
+
+
+async def test_of_many_who_write_to_one_version_one_wins(store: Store) -> None:
+    appends = [append_of(write("vm-1", 0, new(f"T{i}")), command_id=f"command-{i}") for i in range(20)]
+    outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes[1:]] == [WrongVersion] * 19
+    assert [event.type for event in await store.read(0)] == ["T0"]
+
+
+async def test_appends_become_durable_in_the_order_of_the_calls(store: Store) -> None:
+    appends = [append_of(write("vm-1", version), command_id=f"command-{version}") for version in range(50)]
+    await asyncio.gather(*map(store.append, appends))
+
+    assert [event.command_id for event in await store.read(0)] == [f"command-{version}" for version in range(50)]
+
+
+async def test_positions_have_no_gap_whatever_is_refused(store: Store) -> None:
+    appends = [append_of(write(f"vm-{i % 7}", i // 7 if i % 3 else 0), command_id=str(i)) for i in range(60)]
+    outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
+
+    refused = sum(isinstance(outcome, WrongVersion) for outcome in outcomes)
+    assert 0 < refused < 60
+    assert [event.seq for event in await store.read(0)] == list(range(1, 61 - refused))
+
+
+# --- commands are recognised -----------------------------------------------------------------------------------------
+
+
+async def test_a_repeated_command_has_no_second_effect_and_tells_what_the_first_led_to(store: Store) -> None:
+    await store.append(append_of(write("vm-9", 0)))
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B")), body="create"))
+
+    with pytest.raises(AlreadyAccepted) as refused:
+        await store.append(append_of(write("vm-1", 0), body="something else"))
+
+    assert refused.value.accepted == Accepted(digest_of("create"), 2, 3)
+    assert await store.accepted("default", "command-1") == Accepted(digest_of("create"), 2, 3)
+    assert await store.head() == 3
+
+
+async def test_a_repeat_in_the_same_batch_is_recognised(store: Store) -> None:
+    append = append_of(write("vm-1", 0), body="create")
+    outcomes = await asyncio.gather(*(store.append(append) for _ in range(5)), return_exceptions=True)
+
+    assert not isinstance(outcomes[0], BaseException)
+    for outcome in outcomes[1:]:
+        assert isinstance(outcome, AlreadyAccepted)
+        assert outcome.accepted == Accepted(digest_of("create"), 1, 1)
+    assert await store.head() == 1
+
+
+async def test_a_command_that_led_to_nothing_is_remembered(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0)))
+
+    assert list(await store.append(append_of(body="stop a stopped one", command_id="nothing"))) == []
+
+    assert await store.accepted("default", "nothing") == Accepted(digest_of("stop a stopped one"), 2, 1)
+    with pytest.raises(AlreadyAccepted):
+        await store.append(append_of(write("vm-1", 1), body="stop a stopped one", command_id="nothing"))
+    await store.append(append_of(write("vm-1", 1)))
+
+
+async def test_a_refused_command_is_not_remembered(store: Store) -> None:
+    with pytest.raises(WrongVersion):
+        await store.append(append_of(write("vm-1", 4), body="start"))
+
+    assert await store.accepted("default", "command-1") is None
+    await store.append(append_of(write("vm-1", 0), body="start"))
+
+
+async def test_command_ids_of_tenants_are_apart(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0), body="a", tenant="red"))
+    await store.append(append_of(write("vm-2", 0), body="b", tenant="blue"))
+    await store.append(append_of(write("vm-3", 0), body="c", tenant="re", command_id="dcommand-1"))
+
+    assert await store.accepted("red", "command-1") == Accepted(digest_of("a"), 1, 1)
+    assert await store.accepted("blue", "command-1") == Accepted(digest_of("b"), 2, 2)
+
+
+async def test_what_has_no_key_may_come_twice(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0)))
+    await store.append(append_of(write("vm-1", 1)))
+
+    assert await store.accepted("default", "command-1") is None
+
+
+# --- what no log can hold --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        append_of(write("vm-\ud800", 0)),
+        append_of(write("vm-1", 0), command_id="\udfff"),
+        append_of(write("vm-1", 0, new("\ud801"))),
+        append_of(write("vm-1", 0), time_us=2**63),
+        append_of(write("vm-1", 0), time_us=-1),
+    ],
+    ids=["stream", "command", "type", "late", "early"],
+)
+async def test_what_cannot_be_stored_is_refused_and_spoils_no_neighbour(store: Store, broken: object) -> None:
+    assert isinstance(broken, type(append_of()))
+    neighbours = [append_of(write(f"vm-{i}", 0), command_id=str(i)) for i in range(10, 14)]
+    outcomes = await asyncio.gather(
+        *map(store.append, [*neighbours[:2], broken, *neighbours[2:]]), return_exceptions=True
+    )
+
+    assert isinstance(outcomes.pop(2), ValueError)
+    assert [event.stream for event in await store.read(0)] == ["vm-10", "vm-11", "vm-12", "vm-13"]
+    assert not any(isinstance(outcome, BaseException) for outcome in outcomes)
+
+
+# --- those who follow ------------------------------------------------------------------------------------------------
+
+
+async def test_a_follower_gets_the_past_and_then_what_comes(store: Store) -> None:
+    for version in range(3):
+        await store.append(append_of(write("vm-1", version)))
+
+    async with asyncio.timeout(WAIT_S), aclosing(store.subscribe(1)) as pages:
+        assert [event.seq for event in await take(pages, 2)] == [2, 3]
+        coming = asyncio.ensure_future(take(pages, 2))
+        await store.append(append_of(write("vm-1", 3), write("vm-2", 0)))
+        assert [event.seq for event in await coming] == [4, 5]
+
+
+async def test_a_follower_of_the_future_waits_for_it(store: Store) -> None:
+    async with asyncio.timeout(WAIT_S), aclosing(store.subscribe(2)) as pages:
+        coming = asyncio.ensure_future(take(pages, 1))
+        for version in range(3):
+            await store.append(append_of(write("vm-1", version)))
+        assert [event.seq for event in await coming] == [3]
+
+
+async def test_followers_get_everything_in_order_however_slow_they_are(store: Store) -> None:
+    """Longer than what memory keeps, so that a slow follower has to go back to the log and then catch up."""
+    count = MOST_EVENTS + 500
+    first_page = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def slow() -> list[StoredEvent]:
+        events: list[StoredEvent] = []
+        async with aclosing(store.subscribe(0)) as pages:
+            while len(events) < count:
+                events.extend(await anext(pages))
+                first_page.set()
+                await go_on.wait()
+        return events
+
+    async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(slow())
+        await store.append(append_of(write("vm-0", 0)))
+        await first_page.wait()
+        for version in range(1, count, 100):
+            batch = [append_of(write("vm-0", v)) for v in range(version, min(version + 100, count))]
+            await asyncio.gather(*map(store.append, batch))
+        go_on.set()
+
+    assert [event.seq for event in following.result()] == list(range(1, count + 1))
+    assert following.result() == await read_all(store)
+
+
+async def test_a_follower_ends_with_the_store(world: LogWorld) -> None:
+    store = await world.open()
+    async with asyncio.timeout(WAIT_S), aclosing(store.subscribe(0)) as pages:
+        waiting = asyncio.ensure_future(anext(pages))
+        await asyncio.wait({waiting}, timeout=0)
+        await store.close()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+
+
+async def test_listeners_are_told_of_a_commit_before_those_who_wait_for_it(store: Store) -> None:
+    told: list[int] = []
+    store.on_commit(lambda events: told.extend(event.seq for event in events))
+
+    async def append(number: int) -> bool:
+        appended = await store.append(append_of(write(f"vm-{number}", 0)))
+        return appended[0].seq in told
+
+    assert all(await asyncio.gather(*map(append, range(30))))
+    assert told == list(range(1, 31))
+
+
+# --- waiting, closing, opening again ---------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_append_is_there_whole_or_not_at_all(store: Store) -> None:
+    async with asyncio.timeout(WAIT_S):
+        for number in range(30):
+            task = asyncio.ensure_future(store.append(append_of(write(f"vm-{number}", 0, new(), new()))))
+            await asyncio.wait({task}, timeout=0)
+            if number % 2:
+                await asyncio.wait({asyncio.ensure_future(store.append(append_of(write(f"n-{number}", 0))))}, timeout=0)
+            task.cancel()
+            await asyncio.wait({task})
+        last = await store.append(append_of(write("last", 0)))
+
+    events = await read_all(store)
+    assert [event.seq for event in events] == list(range(1, last[0].seq + 1))
+    for number in range(30):
+        assert len(await store.read_stream(f"vm-{number}")) in (0, 2)
+    for number in range(1, 30, 2):
+        assert len(await store.read_stream(f"n-{number}")) == 1
+
+
+async def test_closing_writes_what_is_waiting_and_refuses_what_comes_later(world: LogWorld) -> None:
+    store = await world.open()
+    waiting = [asyncio.ensure_future(store.append(append_of(write(f"vm-{i}", 0)))) for i in range(5)]
+    await asyncio.wait(waiting, timeout=0)
+    await store.close()
+    await store.close()
+
+    assert [(await task)[0].seq for task in waiting] == [1, 2, 3, 4, 5]
+    with pytest.raises(Closed):
+        await store.append(append_of(write("vm-9", 0)))
+    with pytest.raises(Closed):
+        await store.read(0)
+
+
+async def test_a_log_that_is_opened_again_is_the_same_and_goes_on(world: LogWorld) -> None:
+    store = await world.open()
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B")), write("vm-2", 0), body="create"))
+    before = await read_all(store)
+    await store.close()
+
+    store = await world.open()
+    try:
+        assert (store.node, store.epoch, await store.head()) == (NODE, EPOCH, 3)
+        assert await read_all(store) == before
+        with pytest.raises(AlreadyAccepted) as repeated:
+            await store.append(append_of(write("vm-3", 0), body="create"))
+        assert repeated.value.accepted == Accepted(digest_of("create"), 1, 3)
+        with pytest.raises(WrongVersion):
+            await store.append(append_of(write("vm-1", 0)))
+        appended = await store.append(append_of(write("vm-1", 2, new("C")), write("vm-4", 0)))
+        assert [(event.seq, event.version) for event in appended] == [(4, 3), (5, 1)]
+    finally:
+        await store.close()
+
+
+async def test_a_second_writer_is_refused_until_the_first_has_closed(world: LogWorld) -> None:
+    first = await world.open()
+    with pytest.raises(Locked):
+        await world.open()
+    await first.append(append_of(write("vm-1", 0)))
+    await first.close()
+
+    second = await world.open()
+    assert await second.head() == 1
+    await second.close()

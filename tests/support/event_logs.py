@@ -1,0 +1,98 @@
+"""Logs to test on: the twin in memory and the real file, opened, closed and opened again; and short ways to append."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from aetherscale.eventstore.memory import MemoryLog, open_memory
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.eventstore.store import Append, CommandKey, NewEvent, Store, StoredEvent, StreamWrite
+
+NODE = "host1"
+EPOCH = "00ff00ff00ff00ff"
+NOW_US = 1_767_225_600_000_000
+RESERVE_BYTES = 64 * 1024
+
+
+class LogWorld(Protocol):
+    """What a log is kept on."""
+
+    async def open(self) -> Store:
+        """A store that writes to it."""
+        ...
+
+
+class MemoryWorld:
+    """A log in memory."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog(NODE, EPOCH, "0.1.0")
+
+    async def open(self) -> Store:
+        return await open_memory(self.log)
+
+
+class SqliteWorld:
+    """A log in a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "events.db"
+
+    async def open(self) -> Store:
+        return await open_store(
+            self.path, node=NODE, epoch=EPOCH, now_us=NOW_US, program="0.1.0", reserve_bytes=RESERVE_BYTES
+        )
+
+
+def new(kind: str = "Happened", data: bytes = b"\x80", schema: int = 1) -> NewEvent:
+    return NewEvent(kind, schema, data)
+
+
+def write(stream: str, expected_version: int, *events: NewEvent) -> StreamWrite:
+    return StreamWrite(stream, expected_version, events or (new(),))
+
+
+def append_of(
+    *writes: StreamWrite,
+    command_id: str = "command-1",
+    tenant: str = "default",
+    time_us: int = NOW_US,
+    body: str | None = None,
+    urgent: bool = False,
+) -> Append:
+    """An append; with a `body` it is a command whose repeat is recognised."""
+    key = None if body is None else CommandKey(tenant, command_id, digest_of(body))
+    return Append(
+        writes=writes,
+        time_us=time_us,
+        tenant=tenant,
+        actor="user:test",
+        command_id=command_id,
+        correlation_id="correlation-1",
+        causation_id=None,
+        key=key,
+        urgent=urgent,
+    )
+
+
+def digest_of(body: str) -> bytes:
+    return hashlib.sha256(body.encode()).digest()
+
+
+async def read_all(store: Store, page: int = 1000) -> list[StoredEvent]:
+    """Every event, read in pages."""
+    events: list[StoredEvent] = []
+    while found := await store.read(len(events), page):
+        events.extend(found)
+    return events
+
+
+async def take(pages: AsyncIterator[Sequence[StoredEvent]], count: int) -> list[StoredEvent]:
+    """The first events of a subscription."""
+    events: list[StoredEvent] = []
+    while len(events) < count:
+        events.extend(await anext(pages))
+    return events
