@@ -20,6 +20,7 @@ from aetherscale.actors.images.component import Images, Perform
 from aetherscale.actors.images.decider import Image, ImagesMessage
 from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.actors.owed import Clock
+from aetherscale.actors.reconciler import Reconciler
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
@@ -69,6 +70,7 @@ class Node:
         self._compute = Compute(node, registries.vms, ports.compute, self._base_image)
         self.compute: Actor[Vm, ComputeMessage] = self._actor(self._compute.component(), registries.vms)
         self.images: Actor[Image, ImagesMessage] = self._actor(self._images.component(), registries.images)
+        self._reconciler = Reconciler(self.reconcile)
 
     @property
     def serve(self) -> Mapping[str, Serve]:
@@ -100,15 +102,22 @@ class Node:
     async def start(self) -> None:
         """Find what is ours on the host, then take up what is owed."""
         self._ports.log.on_commit(self._committed)
-        await self._compute.recover(self.compute, self._ports.boot_id)
+        await self._compute.observe(self.compute)
+        await self.reconcile()
         for actor in self._actors:
             actor.resume()
+        self._reconciler.start()
 
     async def close(self) -> None:
         """Stop where we are. Guests run on, and what is owed is taken up by the next process."""
+        await self._reconciler.close()
         for actor in self._actors:
             await actor.close()
         await self._ports.compute.close()
+
+    async def reconcile(self) -> None:
+        """Compare the host with the log: adopt what is alive and unwatched, notice what is gone."""
+        await self._compute.reconcile(self.compute, self._ports.boot_id)
 
     @property
     def _actors(self) -> tuple[Actor[Any, Any], ...]:

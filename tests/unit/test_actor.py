@@ -208,6 +208,18 @@ class TestTheHost:
         assert (await node.types()).count("VmStartRequested") == 0
 
 
+    async def test_what_died_unseen_is_noticed_by_the_next_look_and_only_once(self, node: MemoryNode) -> None:
+        vm_id = (await node.final("compute", "create-vm", {**WEB, "restart": "never"}))["vm-id"]
+        process = node.host.live(vm_id)
+        assert process is not None
+        assert node.node is not None
+        process.observe = None
+        process.die(None, 9)
+        await asyncio.gather(node.node.reconcile(), node.node.reconcile())
+        assert (await node.final("compute", "vm-info", {"vm-id": vm_id}))["vm"].phase == "failed"
+        assert (await node.types()).count("VmExited") == 1
+
+
 class TestTheLog:
     async def test_a_full_disk_refuses_what_is_new_and_lets_what_ends_things_through(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB)

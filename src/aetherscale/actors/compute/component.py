@@ -27,7 +27,7 @@ from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver, Process
 from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
-from aetherscale.actors.compute.state import Vm
+from aetherscale.actors.compute.state import ProcessIdentity, Vm
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
@@ -64,6 +64,7 @@ class Compute:
         self._driver = driver
         self._find_image = find_image
         self._consoles = Consoles(driver)
+        self._strangers: set[str] = set()
 
     def component(self) -> Component[Vm, ComputeMessage]:
         """The component as the actor runs it."""
@@ -226,26 +227,37 @@ class Compute:
         vm_id = effect.vm_id
         return await self._driver.perform(effect, lambda word: progress(status("progress", vm_id=vm_id, step=word)))
 
-    async def recover(self, actor: Actor[Vm, ComputeMessage], boot_id: str) -> None:
-        """Begin to observe, and find again every process that should be there; what is owed is taken up after this."""
+    async def reconcile(self, actor: Actor[Vm, ComputeMessage], boot_id: str) -> None:
+        """Compare what should run with what is observed: adopt what is alive, and notice what is gone.
 
-        def observe(observation: ComputeObservation) -> None:
-            actor.tell(observation.vm_id, observation)
-
-        await self._driver.start(observe)
+        A directory that the log does not know is left alone: whatever it is, it may be somebody's disk.
+        """
         gate = asyncio.Semaphore(ADOPT_AT_ONCE)
 
-        async def adopt(vm: Vm) -> None:
-            assert vm.process is not None
-            identity = vm.process
+        async def find(vm: Vm, identity: ProcessIdentity) -> None:
             process = Process(vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.ready_channel)
             async with gate:
                 alive = await self._driver.adopt(process)
             finding = commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id)
             await actor.tell(vm.id, finding)
 
-        running = [e.state for e in self._registry.entities.values() if e.state.process is not None]
-        await asyncio.gather(*(adopt(vm) for vm in running))
+        vms = [entity.state for entity in self._registry.entities.values()]
+        await asyncio.gather(
+            *(find(vm, vm.process) for vm in vms if vm.process and not self._driver.watches(vm.id, vm.run))
+        )
+        known = {vm.id for vm in vms}
+        for vm_id in await self._driver.inventory():
+            if vm_id not in known and vm_id not in self._strangers:
+                self._strangers.add(vm_id)
+                log.warning("this host has a VM %s that the log does not know; it is left alone", vm_id)
+
+    async def observe(self, actor: Actor[Vm, ComputeMessage]) -> None:
+        """Hear from now on what the host says unasked."""
+
+        def tell(observation: ComputeObservation) -> None:
+            actor.tell(observation.vm_id, observation)
+
+        await self._driver.start(tell)
 
 
 def _failed(effect: effects.ComputeEffect, reason: str) -> ComputeMessage:

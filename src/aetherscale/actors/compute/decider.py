@@ -53,9 +53,9 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
         case effects.GuestReady() | effects.GuestEnded() | effects.VmGone() | effects.VmHeld() | effects.VmContinued():
             return _observed(vm, message, at_us) if message.run == vm.run else ()
         case VmAdopted():
-            return (events.VmAdopted(vm.run),) if message.run == vm.run else ()
+            return (events.VmAdopted(vm.run),) if message.run == vm.run and vm.process else ()
         case VmLost():
-            return _lost(vm, message, at_us) if message.run == vm.run else ()
+            return _lost(vm, message, at_us) if message.run == vm.run and vm.process else ()
         case _:
             return _answered(vm, message, at_us)
 

@@ -76,6 +76,10 @@ class ComputeDriver(Protocol):
         """
         ...
 
+    def watches(self, vm_id: str, run: int) -> bool:
+        """Whether the process of this run is observed now, so that its end will be told."""
+        ...
+
     async def inventory(self) -> Sequence[str]:
         """The ids of all VMs of which this host has anything: a directory, a process."""
         ...

@@ -172,6 +172,11 @@ class SimulatedDriver:
         asyncio.get_running_loop().call_soon(live.catch_up)
         return True
 
+    def watches(self, vm_id: str, run: int) -> bool:
+        """Whether the process of this run is observed now."""
+        process = self._watched.get(vm_id)
+        return process is not None and process.run == run and not process.gone.is_set()
+
     async def inventory(self) -> Sequence[str]:
         """The ids of all VMs of which the host has anything."""
         return sorted({*self._host.disks, *(vm_id for vm_id in self._host.processes if self._host.live(vm_id))})

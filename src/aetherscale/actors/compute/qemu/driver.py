@@ -228,6 +228,11 @@ class QemuDriver:
         machine.reports.release()
         return True
 
+    def watches(self, vm_id: str, run: int) -> bool:
+        """Whether the process of this run is observed now."""
+        machine = self._machines.get(vm_id)
+        return machine is not None and machine.run == run and not machine.gone.is_set()
+
     async def inventory(self) -> Sequence[str]:
         """The ids of all VMs of which this host has anything: a directory, a process."""
         processes = {vm_id for vm_id, _ in identity.processes_of(self._root)}
