@@ -108,7 +108,7 @@ class Accelerators:
 
 
 async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, limit_s: float) -> str:
-    """Run the proof. Returns why the accelerator is not to be trusted, empty if it is. Raises `OSError`, `HostFault`."""
+    """Run the proof. Returns why not to trust the accelerator, empty if it passed. Raises `OSError`, `HostFault`."""
     with tempfile.TemporaryFile() as errors:
         firmware = os.memfd_create("proof")
         try:

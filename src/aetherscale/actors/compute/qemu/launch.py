@@ -53,10 +53,11 @@ class Jail:
 
 def uid_of(vm_id: str) -> int | None:
     """The uid that the VM's process runs as; None where this process may not switch to it."""
-    return _uid(vm_id) if may_switch() else None
+    return derived_uid(vm_id) if may_switch() else None
 
 
-def _uid(vm_id: str) -> int:
+def derived_uid(vm_id: str) -> int:
+    """The uid that belongs to a VM."""
     return UID_BASE + int.from_bytes(hashlib.sha256(vm_id.encode()).digest()[:8], "big") % UID_COUNT
 
 

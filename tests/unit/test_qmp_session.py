@@ -1,0 +1,192 @@
+"""A QMP connection to a QEMU that hangs, lies or floods: each ends as unresponsive, none as an end of the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from aetherscale.actors.compute.qemu import session
+from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive
+from aetherscale.bus.tasks import Tasks
+
+GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}\n'
+PATIENCE_S = 30.0
+
+
+class FakeQemu:
+    """The other end of a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._received = ""
+
+    def say(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def asked(self) -> dict[str, Any]:
+        """The next command; a client need not end it with a newline."""
+        while True:
+            try:
+                request, end = json.JSONDecoder().raw_decode(self._received)
+            except json.JSONDecodeError:
+                data = await self.reader.read(4096)
+                assert data, "the connection has ended"
+                self._received += data.decode()
+            else:
+                self._received = self._received[end:]
+                assert isinstance(request, dict)
+                return request
+
+    async def answer(self, result: object, **event: object) -> dict[str, Any]:
+        """Answer the next command, after an event if there is one."""
+        request = await self.asked()
+        if event:
+            self.say(json.dumps(event).encode() + b"\n")
+        # The negotiation is the only command without an id.
+        numbered = {"id": request["id"]} if "id" in request else {}
+        self.say(json.dumps({"return": result, **numbered}).encode() + b"\n")
+        return request
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+@asynccontextmanager
+async def connections() -> AsyncIterator[tuple[FakeQemu, socket.socket, Tasks]]:
+    ours, theirs = socket.socketpair()
+    fake = FakeQemu(*await asyncio.open_connection(sock=theirs))
+    tasks = Tasks("test")
+    yield fake, ours, tasks
+    await tasks.close()
+    ours.close()
+    await hang_up(fake.writer)
+
+
+class Heard:
+    """What a monitor tells unasked."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.lost = asyncio.Event()
+
+    def event(self, name: str, data: Mapping[str, Any]) -> None:
+        self.events.append((name, data))
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[FakeQemu, Monitor, Heard]]:
+    heard = Heard()
+    async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
+        fake.say(GREETING)
+        monitor, _ = await asyncio.gather(Monitor.connect(ours, tasks, heard.event, heard.lost.set), fake.answer({}))
+        yield fake, monitor, heard
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CALL_LIMIT_S", 0.2)
+
+
+async def test_commands_are_answered_and_events_come_in_order_with_them() -> None:
+    async with connected() as (fake, monitor, heard):
+        result, _ = await asyncio.gather(
+            monitor.execute("query-status"), fake.answer({"status": "running"}, event="STOP", timestamp={})
+        )
+        assert result == {"status": "running"}
+        assert heard.events == [("STOP", {})]
+
+
+async def test_events_are_kept_nowhere() -> None:
+    async with connected() as (fake, monitor, heard):
+        for number in range(500):
+            fake.say(json.dumps({"event": "RTC_CHANGE", "data": {"offset": number}}).encode() + b"\n")
+        await asyncio.gather(monitor.execute("query-status"), fake.answer({}))
+        assert len(heard.events) == 500
+        assert monitor._client.events.history == ()
+        assert monitor._client.events.empty()
+
+
+async def test_a_command_that_qemu_refuses_is_rejected() -> None:
+    async with connected() as (fake, monitor, _):
+
+        async def refuse() -> None:
+            request = await fake.asked()
+            error = {"class": "GenericError", "desc": "not now"}
+            fake.say(json.dumps({"error": error, "id": request["id"]}).encode() + b"\n")
+
+        with pytest.raises(Rejected, match="not now"):
+            await asyncio.gather(monitor.execute("cont"), refuse())
+
+
+@pytest.mark.parametrize("said", [b"", b"hello\n", b"[]\n", b"{}\n", b"\xff\n", b"x" * 2_000_000])
+async def test_whatever_is_no_greeting_is_unresponsive(said: bytes) -> None:
+    async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
+        fake.say(said)
+        with pytest.raises(Unresponsive):
+            await Monitor.connect(ours, tasks, lambda name, data: None, lambda: None)
+        assert len(tasks) == 0
+
+
+async def test_a_connection_that_is_closed_at_once_is_unresponsive() -> None:
+    async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
+        fake.writer.close()
+        with pytest.raises(Unresponsive):
+            await Monitor.connect(ours, tasks, lambda name, data: None, lambda: None)
+
+
+async def test_a_command_that_is_never_answered_times_out_and_the_next_one_may_be() -> None:
+    async with connected() as (fake, monitor, heard):
+        with pytest.raises(Unresponsive, match="cont timed out"):
+            await monitor.execute("cont")
+        await fake.asked()
+        result, _ = await asyncio.gather(monitor.execute("query-name"), fake.answer({"name": "x"}))
+        assert result == {"name": "x"}
+        assert not heard.lost.is_set()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"nonsense\n", id="no JSON"),
+        pytest.param(b'{"return": "' + b"x" * 2_000_000 + b'"}\n', id="a line that is too long"),
+        pytest.param(b"[" * 200_000 + b"\n", id="too deep"),
+        pytest.param(b"\xff\xfe\n", id="not UTF-8"),
+        pytest.param(b'{"error": {"class": "GenericError", "desc": "what?"}}\n', id="an error to nothing"),
+        pytest.param(b'{"event": 7}\n[]\n', id="not an object"),
+    ],
+)
+async def test_a_connection_that_lies_is_lost_and_that_is_told_once(said: bytes) -> None:
+    async with connected() as (fake, monitor, heard):
+        fake.say(said)
+        await heard.lost.wait()
+        with pytest.raises(Unresponsive):
+            await monitor.execute("query-status")
+
+
+async def test_a_command_under_way_fails_when_the_connection_breaks() -> None:
+    async with connected() as (fake, monitor, heard):
+
+        async def hang_up() -> None:
+            await fake.asked()
+            fake.writer.close()
+
+        with pytest.raises(Unresponsive):
+            await asyncio.gather(monitor.execute("query-status"), hang_up())
+        await heard.lost.wait()
+
+
+async def test_a_connection_that_was_closed_on_purpose_is_not_lost() -> None:
+    async with connected() as (fake, monitor, heard):
+        monitor.close()
+        assert await fake.reader.read() == b""
+        assert not heard.lost.is_set()
