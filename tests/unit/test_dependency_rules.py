@@ -33,7 +33,7 @@ IMPURE = (
     "threading",
 )
 DRIVERS = ("aiosqlite", "sqlite3", "nats", "qemu.qmp", "pyroute2", "rich")
-PURE_MODULES = ("commands", "decider", "effects", "events", "projection", "state", "views")
+PURE_MODULES = ("commands", "decider", "effects", "events", "projection", "sentences", "state", "views")
 
 
 @dataclass(frozen=True)
