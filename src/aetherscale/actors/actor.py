@@ -146,7 +146,7 @@ class Actor(Generic[S, M]):
         if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
             return await self._repeated(call, accepted, digest, target)
         for _ in range(CONFLICT_LIMIT):
-            entity = self._entity_of(target, call.tenant)
+            entity = self.registry.entities.get(target)
             message = task.prepare(options, call, target)
             envelope = Envelope(
                 message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
@@ -228,12 +228,6 @@ class Actor(Generic[S, M]):
     def _claim(self, claim: ClaimEvent, tenant: str) -> Write:
         stream = claim_stream(claim.kind, tenant, claim.name)
         return Write(stream, self.registry.claims.get(stream, FREE).version, (claim,))
-
-    def _entity_of(self, target: str, tenant: str) -> Entity[S] | None:
-        entity = self.registry.entities.get(target)
-        if entity is not None and entity.tenant != tenant:
-            raise Refused(404, f"no such {self.component.kind.name}")
-        return entity
 
     # --- owed work -----------------------------------------------------------------------------------------------
 
