@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from copy import copy
 from typing import Final, NamedTuple
 
@@ -101,7 +101,7 @@ class LogStore:
         """As in `Store`."""
         self._listeners.append(listener)
 
-    def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+    def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """As in `Reader`."""
         return self._tail.follow(after, self._backend.read)
 

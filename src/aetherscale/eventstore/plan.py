@@ -14,7 +14,8 @@ from msgspec import Struct, field
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.store import Accepted, AlreadyAccepted, Append, StoredEvent, StoreError, WrongVersion
 
-MAX_TIME_US: Final = 2**63 - 1
+MAX_TIME_US: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, beyond which RFC 3339 has no times."""
 
 
 class Known(Protocol):

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -109,6 +109,8 @@ class StoreError(Exception):
     ├── WrongNode         the log belongs to another node
     ├── TooNew            written by a newer version of the program; names what it needs
     ├── Locked            another process writes to this log; names it
+    ├── NotEmpty          an import would go over what is there
+    ├── BadImport         what is to be imported is not a whole export; names the line
     └── Closed            the store was closed before this was written
     """
 
@@ -161,6 +163,14 @@ class Locked(StoreError):
     """Another process writes to this log, or this one opened it twice."""
 
 
+class NotEmpty(StoreError):
+    """There are events already where a log is to be imported. They are left as they are."""
+
+
+class BadImport(StoreError):
+    """The lines to be imported are not a whole, unaltered export. Nothing was written."""
+
+
 class Closed(StoreError):
     """The store was closed before the append was written: it is not in the log."""
 
@@ -203,7 +213,7 @@ class Reader(Protocol):
         """
         ...
 
-    def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+    def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """All events after a position, in order, without gap or double: first the past in pages, then as they come.
 
         Memory is bounded: a slow reader is given pages from the log, not a growing queue. Ends when the log is closed.
@@ -230,6 +240,6 @@ class Store(Reader, Protocol):
 
         Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
         call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`,
-        `Closed`; and ValueError for what no log can hold (text that is not Unicode, more than 2^63 microseconds).
+        `Closed`; and ValueError for what no log can hold (text that is not Unicode, a year beyond 9999).
         """
         ...

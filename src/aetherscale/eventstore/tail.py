@@ -7,7 +7,7 @@ a bounded number of events and knows nothing of who follows, so that a slow foll
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from aetherscale.eventstore.store import Closed, Damaged, StoredEvent
 
@@ -44,7 +44,7 @@ class Tail:
         self._closed = True
         self._wake()
 
-    async def follow(self, after: int, read_page: ReadPage) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def follow(self, after: int, read_page: ReadPage) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """All events after a position, for ever; `read_page` is asked for those that memory has no longer."""
         position = after
         while not self._closed:

@@ -94,18 +94,22 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def translated(error: sqlite3.Error, path: Path) -> StoreError:
+def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) -> StoreError:
     """An error of SQLite in the words of the port (https://sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    text = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
     if primary == sqlite3.SQLITE_FULL:
         return StorageFull(f"{path}: the disk is full: nothing was written; make room and repeat the command")
     if primary == sqlite3.SQLITE_NOTADB:
         return NotALog(f"{path}: this is not an event log, or its first bytes are damaged; it is left as it is")
-    if primary == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
-        return Damaged(f"{path}: the log is damaged ({error}); {verify_hint(path)}")
-    return InDoubt(f"{path}: {error} ({name}); {RESTART}")
+    if primary == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in text:
+        return Damaged(f"{path}: the log is damaged: {text}; {verify_hint(path)}")
+    if committing:
+        return InDoubt(f"{path}: {text}; {RESTART}")
+    if primary == sqlite3.SQLITE_IOERR:
+        return Damaged(f"{path}: the log cannot be read: {text}; {verify_hint(path)}")
+    return StoreError(f"{path}: the log cannot be opened or read: {text}; is it yours to read?")
 
 
 def verify_hint(path: Path) -> str:

@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import astuple
+
 from aetherscale.eventstore.chain import EMPTY, Head
 from aetherscale.eventstore.sqlite.connection import connect, connect_read_only, translated
 from aetherscale.eventstore.sqlite.files import PRIVATE, HeadFile, Reserve, read_head, sync_directory
@@ -63,9 +65,8 @@ def _open(path: Path, ours: Epoch) -> sqlite3.Connection:
 
 def make_log(path: Path, epochs: Sequence[Epoch]) -> None:
     """Make an empty log under the name that `unpublished` says. Raises `StorageFull`, OSError."""
+    remove_unpublished(path)
     making = unpublished(path)
-    for leftover in making.parent.glob(f"{making.name}*"):
-        leftover.unlink()
     os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
     with closing(connect(making, "rw")) as connection:
         try:
@@ -74,12 +75,16 @@ def make_log(path: Path, epochs: Sequence[Epoch]) -> None:
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
                 f"{SCHEMA.read_text()} COMMIT;"
             )
-            connection.executemany(
-                "INSERT INTO epochs (first_seq, node, epoch, created_us) VALUES (?, ?, ?, ?)",
-                [(one.first_seq, one.node, one.epoch, one.created_us) for one in epochs],
-            )
+            insert_epochs(connection, epochs)
         except sqlite3.Error as error:
             raise translated(error, making) from error
+
+
+def insert_epochs(connection: sqlite3.Connection, epochs: Sequence[Epoch]) -> None:
+    """Say who recorded the events from certain ones on. Raises sqlite3.Error."""
+    connection.executemany(
+        "INSERT INTO epochs (first_seq, node, epoch, created_us) VALUES (?, ?, ?, ?)", [astuple(one) for one in epochs]
+    )
 
 
 def publish(path: Path, head: Head) -> None:
@@ -97,6 +102,13 @@ def publish(path: Path, head: Head) -> None:
 def unpublished(path: Path) -> Path:
     """The name of a log while it is made."""
     return path.with_name(f"{path.name}.new")
+
+
+def remove_unpublished(path: Path) -> None:
+    """Remove what is left of a log that was not made to its end. Raises OSError."""
+    making = unpublished(path)
+    for leftover in making.parent.glob(f"{making.name}*"):
+        leftover.unlink()
 
 
 def connect_for_writing(path: Path) -> sqlite3.Connection:

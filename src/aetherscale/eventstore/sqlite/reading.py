@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
-from aetherscale.eventstore.sqlite.connection import verify_hint
+from aetherscale.eventstore.sqlite.connection import connect_read_only, translated, verify_hint
 from aetherscale.eventstore.store import PAGE, Accepted, Damaged, NotALog, StoredEvent, StoredType, TooNew
 
 APPLICATION_ID: Final = 0x41534556
@@ -46,7 +47,7 @@ class LogReading:
         self._path = path
         _check_header(connection, path)
         rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq")
-        self.epochs = [Epoch(*row) for row in rows]
+        self.epochs = [Epoch(*self._typed(row, int, str, str, int)) for row in rows]
         if not self.epochs or self.epochs[0].first_seq != 1:
             raise Damaged(f"{path}: the log does not say whose it is; {verify_hint(path)}", 1)
         self._types: dict[int, StoredType] = {}
@@ -63,7 +64,7 @@ class LogReading:
         where, parameters = ("number = ?", (batch,)) if batch else ("true ORDER BY number DESC LIMIT 1", ())
         sql = f"SELECT number, last_seq, link FROM batches WHERE {where}"  # noqa: S608 - constants
         row = self._connection.execute(sql, parameters).fetchone()
-        return Head(*row) if row else None
+        return Head(*self._typed(row, int, int, bytes)) if row else None
 
     def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
         """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
@@ -109,19 +110,40 @@ class LogReading:
         """What a command led to, if it was accepted."""
         sql = "SELECT digest, first_seq, last_seq FROM commands WHERE key = ?"
         row = self._connection.execute(sql, (command_key(tenant, command_id),)).fetchone()
-        return Accepted(*row) if row else None
+        return Accepted(*self._typed(row, bytes, int, int)) if row else None
 
     def commands(self) -> Iterator[tuple[int, StoredCommand]]:
         """Every accepted command with the number of its commit, in the order of commits. Raises sqlite3.Error."""
         sql = "SELECT batch, key, digest, first_seq, last_seq FROM commands ORDER BY batch, key"
-        for batch, key, *accepted in self._connection.execute(sql):
+        for row in self._connection.execute(sql):
+            batch, key, *accepted = self._typed(row, int, bytes, bytes, int, int)
             tenant, _, command_id = key.decode(errors="replace").partition("\0")
             yield batch, StoredCommand(tenant, command_id, Accepted(*accepted))
 
     def links(self) -> Iterator[Head]:
         """Every link of the hash chain in order. Raises sqlite3.Error."""
         for row in self._connection.execute("SELECT number, last_seq, link FROM batches ORDER BY number"):
-            yield Head(*row)
+            yield Head(*self._typed(row, int, int, bytes))
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many streams, accepted commands and commits there are."""
+        names = ("streams", "commands", "batches")
+        rows = (self._connection.execute(f"SELECT count(*) FROM {name}") for name in names)  # noqa: S608 - constants
+        streams, commands, batches = (row.fetchone()[0] for row in rows)
+        return streams, commands, batches
+
+    def time_us_of(self, seq: int) -> int | None:
+        """When an event was recorded; None where there is none."""
+        row = self._connection.execute("SELECT time_us FROM events WHERE seq = ?", (seq,)).fetchone()
+        return row[0] if row else None
+
+    def faults(self) -> list[str]:
+        """What SQLite itself finds wrong with its pages, indexes and references; at most ten of each."""
+        found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(10)")]
+        faults = [] if found == ["ok"] else found
+        for table, row_id, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(10):
+            faults.append(f"{table} {row_id} refers to a row of {parent} that is not there")
+        return faults
 
     def types(self) -> list[StoredType]:
         """Every type of event that occurs in the log."""
@@ -135,6 +157,12 @@ class LogReading:
         """The position of the last event that was recorded at or before a moment."""
         row = self._connection.execute("SELECT max(seq) FROM events WHERE time_us <= ?", (time_us,)).fetchone()
         return row[0] or 0
+
+    def _typed(self, row: tuple[Any, ...], *kinds: type) -> tuple[Any, ...]:
+        """A row whose values are of the kinds that were written: one flipped bit makes a number of a text."""
+        if any(type(value) is not kind for value, kind in zip(row, kinds, strict=True)):
+            raise Damaged(f"{self._path}: the log is damaged: a row reads {row!r:.200}; {verify_hint(self._path)}")
+        return row
 
     def _events(self, rows: Iterator[_Row] | Sequence[_Row]) -> list[StoredEvent]:
         epochs = self.epochs
@@ -174,8 +202,19 @@ class LogReading:
 
     def _all_types(self) -> dict[int, StoredType]:
         rows = self._connection.execute("SELECT id, name, schema, written_by FROM types ORDER BY id")
-        self._types = {number: StoredType(*row) for number, *row in rows}
+        self._types = {row[0]: StoredType(*self._typed(row, int, str, int, str)[1:]) for row in rows}
         return self._types
+
+
+@contextmanager
+def snapshot(path: Path) -> Iterator[LogReading]:
+    """A log as it is at one moment, beside a running node too. Raises `StoreError`."""
+    with closing(connect_read_only(path)) as connection:
+        try:
+            connection.execute("BEGIN")
+            yield LogReading(connection, path)
+        except sqlite3.Error as error:
+            raise translated(error, path) from error
 
 
 def command_key(tenant: str, command_id: str) -> bytes:

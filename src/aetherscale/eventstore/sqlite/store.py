@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -107,7 +107,7 @@ class _Reads:
 class SqliteReader(_Reads):
     """A `Reader` of a log that this process does not write."""
 
-    async def subscribe(self, after: int) -> AsyncIterator[Sequence[StoredEvent]]:
+    async def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
         """As in `Reader`. Another process writes, if any does: the file is looked at ten times a second."""
         position = after
         while True:

@@ -7,20 +7,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec.structs import astuple
+
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
 from aetherscale.eventstore.plan import Plan, plan
 from aetherscale.eventstore.sqlite.connection import RESTART, translated
 from aetherscale.eventstore.sqlite.files import HeadFile, Reserve
-from aetherscale.eventstore.sqlite.reading import LogReading, command_key
-from aetherscale.eventstore.store import Accepted, Append, InDoubt, StorageFull, StoredEvent
+from aetherscale.eventstore.sqlite.opening import insert_epochs
+from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, command_key
+from aetherscale.eventstore.store import Accepted, Append, InDoubt, StorageFull, StoredEvent, StoredType
 
 
 class LogWriting:
     """The one that writes. It remembers where the streams are; the file is asked once for each stream."""
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, program: str, head_file: HeadFile, reserve: Reserve
+        self, connection: sqlite3.Connection, path: Path, program: str, head_file: HeadFile, reserve: Reserve | None
     ) -> None:
         """`program` is the version of the program that writes, recorded with each new type of event."""
         self._connection = connection
@@ -53,25 +56,47 @@ class LogWriting:
         then on the others are refused until it could be filled again.
         """
         urgent = all(append.urgent for append in appends)
-        if self._reserve.spent and not self._reserve.refill() and not urgent:
+        reserve = self._reserve
+        if reserve is not None and reserve.spent and not reserve.refill() and not urgent:
             raise StorageFull(f"{self._path}: the disk is full: nothing was written; make room and repeat the command")
         try:
             return self._commit(appends)
         except StorageFull:
-            if not urgent or not self._reserve.spend():
+            if not urgent or reserve is None or not reserve.spend():
                 raise
             return self._commit(appends)
 
     def restore(self, events: Sequence[StoredEvent], commands: Sequence[StoredCommand]) -> None:
-        """Write what another log held, as it was: the next positions and versions, whoever recorded them."""
+        """Write what another log held, as it was: the next positions and versions, whoever recorded them.
+
+        Raises ValueError where it does not follow what is in the log, `StorageFull`, `InDoubt`.
+        """
         planned = Plan(events=list(events))
-        planned.versions = {event.stream: event.version for event in events}
         planned.commands = {(command.tenant, command.command_id): command.accepted for command in commands}
         with self._transaction():
-            for stream in planned.versions:
-                self.version(stream)
+            versions: dict[str, int] = {}
+            for seq, event in enumerate(events, self.head.seq + 1):
+                version = versions.get(event.stream, self.version(event.stream)) + 1
+                if (event.seq, event.version) != (seq, version):
+                    raise ValueError(
+                        f"event {event.seq}, version {event.version} of {event.stream}: expected event {seq}, "
+                        f"version {version}"
+                    )
+                versions[event.stream] = version
             self._insert(planned)
         self._write_head()
+
+    def restore_types(self, types: Sequence[StoredType]) -> None:
+        """Remember which version of the program was the first to write each type of event."""
+        with self._transaction():
+            rows = [(number, *astuple(kind)) for number, kind in enumerate(types, 1)]
+            self._connection.executemany("INSERT INTO types (id, name, schema, written_by) VALUES (?, ?, ?, ?)", rows)
+        self._recall()
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Say who records what comes from now on."""
+        with self._transaction():
+            insert_epochs(self._connection, [epoch])
 
     def close(self) -> None:
         """Close the head file."""
@@ -106,7 +131,7 @@ class LogWriting:
             self._connection.execute("COMMIT")
             self._forgotten = False
         except sqlite3.Error as error:
-            raise translated(error, self._path) from error
+            raise translated(error, self._path, committing=True) from error
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

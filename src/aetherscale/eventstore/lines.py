@@ -1,0 +1,151 @@
+"""The lines of an export, one JSON object each. Pure.
+
+{"line": "log", "format": 1, "epochs": […], "types": […]}
+{"line": "event", …the form of an event…, "tenant": …, "epoch": …, "payload": what was written, in base64}
+{"line": "command", "command-id": …, "tenant": …, "digest": …, "first-seq": 1, "last-seq": 1}
+{"line": "end", "events": 1, "commands": 1, "sha256": of all lines before}
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from aetherscale.eventstore.chain import StoredCommand
+from aetherscale.eventstore.events_as_json import event_json
+from aetherscale.eventstore.store import Accepted, StoredEvent, StoredType
+from aetherscale.kernel.times import from_rfc3339
+
+FORMAT: Final = 1
+"""Of the lines; a newer one is refused."""
+
+
+class _Line(Struct, frozen=True, rename="kebab", tag_field="line"):
+    pass
+
+
+class EpochLine(Struct, frozen=True, rename="kebab"):
+    """Who recorded the events from `first_seq` on, since when."""
+
+    first_seq: int
+    node: str
+    epoch: str
+    created: str
+
+
+class TypeLine(Struct, frozen=True, rename="kebab"):
+    """A type of event, and the version of the program that was the first to write it."""
+
+    type: str
+    schema: int
+    written_by: str
+
+
+class LogLine(_Line, frozen=True, tag="log"):
+    """The first line: whose log it is."""
+
+    format: int
+    epochs: tuple[EpochLine, ...]
+    types: tuple[TypeLine, ...]
+
+
+class EventLine(_Line, frozen=True, tag="event"):
+    """An event. What is written back is the payload; `data` is for the reader."""
+
+    seq: int
+    stream: str
+    version: int
+    type: str
+    schema: int
+    time: str
+    node: str
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None
+    tenant: str
+    epoch: str
+    payload: bytes
+
+
+class CommandLine(_Line, frozen=True, tag="command"):
+    """An accepted command, after the events that it led to."""
+
+    command_id: str
+    tenant: str
+    digest: bytes
+    first_seq: int
+    last_seq: int
+
+
+class EndLine(_Line, frozen=True, tag="end"):
+    """The last line: how much there was, and a digest over it."""
+
+    events: int
+    commands: int
+    sha256: str
+
+
+Line = LogLine | EventLine | CommandLine | EndLine
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+def encode_line(item: Line | dict[str, Any]) -> bytes:
+    """With its newline."""
+    return msgspec.json.encode(item) + b"\n"
+
+
+def decode_line(raw: bytes) -> Line:
+    """The inverse. Raises msgspec.MsgspecError, which names the field."""
+    line: Line = _decoder.decode(raw)
+    return line
+
+
+def line_of_event(event: StoredEvent) -> dict[str, Any]:
+    """The form that events have everywhere, and what an import needs beside it."""
+    return {
+        "line": "event",
+        **event_json(event),
+        "tenant": event.tenant,
+        "epoch": event.epoch,
+        "payload": event.data,
+    }
+
+
+def event_of_line(line: EventLine) -> StoredEvent:
+    """The inverse. Raises ValueError for what is no time."""
+    return StoredEvent(
+        seq=line.seq,
+        stream=line.stream,
+        version=line.version,
+        type=line.type,
+        schema=line.schema,
+        data=line.payload,
+        time_us=from_rfc3339(line.time),
+        node=line.node,
+        epoch=line.epoch,
+        tenant=line.tenant,
+        actor=line.actor,
+        command_id=line.command_id,
+        correlation_id=line.correlation_id,
+        causation_id=line.causation_id,
+    )
+
+
+def line_of_command(command: StoredCommand) -> CommandLine:
+    """What the log remembers of a command."""
+    accepted = command.accepted
+    return CommandLine(command.command_id, command.tenant, accepted.digest, accepted.first_seq, accepted.last_seq)
+
+
+def command_of_line(line: CommandLine) -> StoredCommand:
+    """The inverse."""
+    return StoredCommand(line.tenant, line.command_id, Accepted(line.digest, line.first_seq, line.last_seq))
+
+
+def type_of_line(line: TypeLine) -> StoredType:
+    """A type of event."""
+    return StoredType(line.type, line.schema, line.written_by)
