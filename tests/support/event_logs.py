@@ -9,7 +9,7 @@ from typing import Protocol
 
 from aetherscale.eventstore.memory import MemoryLog, open_memory
 from aetherscale.eventstore.sqlite import open_store
-from aetherscale.eventstore.store import Append, CommandKey, NewEvent, Store, StoredEvent, StreamWrite
+from aetherscale.eventstore.store import Append, CommandKey, NewEvent, Reader, Store, StoredEvent, StreamWrite
 
 NODE = "host1"
 EPOCH = "00ff00ff00ff00ff"
@@ -82,7 +82,7 @@ def digest_of(body: str) -> bytes:
     return hashlib.sha256(body.encode()).digest()
 
 
-async def read_all(store: Store, page: int = 1000) -> list[StoredEvent]:
+async def read_all(store: Reader, page: int = 1000) -> list[StoredEvent]:
     """Every event, read in pages."""
     events: list[StoredEvent] = []
     while found := await store.read(len(events), page):

@@ -25,6 +25,8 @@ BUSY_S: Final = 5.0
 
 RESTART: Final = "nothing more is written; mend the disk, start the node again, and repeat commands by their id"
 
+_NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMSIZE)
+
 
 class Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs functions. `await Connection.open(…)`, and `await close()` at the end."""
@@ -39,7 +41,11 @@ class Connection(aiosqlite.Connection):
     async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Connection:
         """A connection that stands. Raises what `connect` raises."""
         connection = cls(connect, path)
-        await connection
+        try:
+            await connection
+        except BaseException:
+            connection._thread.join()  # it is ending; were the loop closed first, it would complain
+            raise
         return connection
 
     @property
@@ -77,8 +83,8 @@ def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Conne
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, beside a running node or without one. It never checkpoints.
 
-    Where the directory cannot be written to, SQLite cannot make the shared memory of a write-ahead log; without such a
-    log in the way the file is read as it is, since nobody can change it either. Raises `StoreError`.
+    Where nothing can be written, SQLite cannot make the shared memory of a write-ahead log; without such a log in the
+    way the file is read as it is, since nobody can change it either. Raises `StoreError`.
     """
     if not path.exists():
         raise NotALog(f"{path}: there is no event log here; give the --state-dir of a node")
@@ -87,8 +93,8 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.Error as error:
         connection.close()
-        wal = path.with_name(path.name + "-wal")
-        if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN or (wal.exists() and wal.stat().st_size > 0):
+        wal = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorcode not in _NO_SHARED_MEMORY or (wal.exists() and wal.stat().st_size > 0):
             raise translated(error, path) from error
         connection = connect(path, "ro", immutable=True)
     return connection
@@ -99,7 +105,7 @@ def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) ->
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     text = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
-    if primary == sqlite3.SQLITE_FULL:
+    if primary == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR_SHMSIZE and not committing):
         return StorageFull(f"{path}: the disk is full: nothing was written; make room and repeat the command")
     if primary == sqlite3.SQLITE_NOTADB:
         return NotALog(f"{path}: this is not an event log, or its first bytes are damaged; it is left as it is")
