@@ -40,10 +40,12 @@ class MemoryNode:
         self._ids = itertools.count(1)
         self.node: Node | None = None
         self.log: EventLog | None = None
+        self.store: LogStore | None = None
 
     async def start(self) -> None:
         """A new process: everything that it knows it has from the log and the host."""
-        self.log = EventLog(await LogStore.start(MemoryBackend(self.world)), Codec(event_types(KINDS)))
+        self.store = await LogStore.start(MemoryBackend(self.world))
+        self.log = EventLog(self.store, Codec(event_types(KINDS)))
         registries = Registries(Registry(), Registry())
         for recorded in await self.log.read(0, 1_000_000):
             apply(KINDS[0], registries.vms, recorded)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute import commands, effects, events
 from aetherscale.actors.compute.decider import ATTEMPT_LIMIT, COMPUTE, RESTART_LIMIT
 from aetherscale.actors.compute.projection import settle, view
+from aetherscale.actors.compute.sentences import VM_TELLING
 from aetherscale.actors.compute.state import Vm
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.times import to_rfc3339
@@ -468,6 +469,7 @@ class TestWhateverIsSaid:
             except Refused:
                 continue
             for event in decided:
+                assert VM_TELLING.tell(state, event).text
                 state = COMPUTE.evolve(state, event, at_us)
                 past.append(event)
             _is_whole(state)
@@ -485,6 +487,7 @@ class TestWhateverIsSaid:
 
 def _is_whole(vm: Vm) -> None:
     assert view(vm, "host1", 1).phase == vm.phase
+    assert VM_TELLING.sum_up(vm)
     up = vm.phase in ("running", "ready", "paused")
     assert not up or (vm.process is not None and vm.observed in ("running", "paused"))
     assert vm.phase not in ("stopped", "deleted") or vm.process is None, "a stopped that is not stopped"

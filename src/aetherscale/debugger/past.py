@@ -1,0 +1,204 @@
+"""The state of a node at any moment of its past, from the log alone: the node's own fold, its own views.
+
+async with opened(state_dir, kinds) as log:
+    past = await log.state_at(await log.position("2026-01-31T12:00:00Z"))
+    past.views("vm", "default")
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.store import BadImport, NotEmpty, Reader, StorageFull, StoredEvent, StoreError, TooNew
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.names import is_id
+from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
+from aetherscale.kernel.times import from_rfc3339, to_rfc3339
+
+LOG_NAME: Final = "events.db"
+
+_CODES: Final[Mapping[type[StoreError], int]] = {BadImport: 400, NotEmpty: 409, TooNew: 501, StorageFull: 507}
+
+Kinds = Sequence[Kind[Any]]
+
+
+class Past(Struct, frozen=True):
+    """Everything that a log knows as of `position`."""
+
+    node: str
+    position: int
+    kinds: tuple[Kind[Any], ...]
+    registries: Mapping[str, Registry[Any]]
+
+    def views(self, kind: str, tenant: str, *, deleted: bool = False) -> list[Struct]:
+        """The views of all objects of a kind as the node itself lists them: by name; deleted ones only if asked for."""
+        known = self._kind(kind)
+        entities = [
+            entity for entity in self.registries[kind].of_tenant(tenant) if deleted or entity.state.phase != "deleted"
+        ]
+        entities.sort(key=lambda entity: (entity.state.name, entity.id))
+        return [known.view(entity.state, self.node, entity.version) for entity in entities]
+
+    def find(self, kind: str, tenant: str, reference: str) -> Entity[Any]:
+        """The object that a name or an id means; where nobody bears the name now, whoever bore it last.
+
+        Raises `Refused` (404).
+        """
+        registry = self.registries[kind]
+        found = registry.find(kind, tenant, reference)
+        if found is None and not is_id(reference):
+            bearers = [entity for entity in registry.of_tenant(tenant) if entity.state.name == reference]
+            found = max(bearers, key=lambda entity: entity.seq, default=None)
+        if found is None:
+            names = sorted({entity.state.name for entity in registry.of_tenant(tenant)})
+            raise Refused(
+                404,
+                f"the log knows no {kind} {reference!r} up to event {self.position}",
+                details={"known": names[:1000]},
+                hint=f"aetherscale replay {kind} --all",
+            )
+        return found
+
+    def view(self, kind: str, entity: Entity[Any]) -> Struct:
+        """The view of one object."""
+        return self._kind(kind).view(entity.state, self.node, entity.version)
+
+    def _kind(self, name: str) -> Kind[Any]:
+        return next(kind for kind in self.kinds if kind.name == name)
+
+
+def fold(kinds: Kinds, recorded: Sequence[Recorded], registries: Mapping[str, Registry[Any]]) -> None:
+    """Fold more events, in the order of the log, into the registries of all kinds, in place."""
+    for each in recorded:
+        for kind in kinds:
+            apply(kind, registries[kind.name], each)
+
+
+def empty(kinds: Kinds) -> dict[str, Registry[Any]]:
+    """The registries before the first event."""
+    return {kind.name: Registry() for kind in kinds}
+
+
+class PastLog:
+    """A log that is read for what it says about the past."""
+
+    def __init__(self, reader: Reader, kinds: Kinds) -> None:
+        self.kinds = tuple(kinds)
+        self._reader = reader
+        self._codec = Codec(event_types(self.kinds))
+
+    @property
+    def node(self) -> str:
+        """The name of the node whose log it is."""
+        return self._reader.node
+
+    async def head(self) -> int:
+        """The position of the last event."""
+        return await self._reader.head()
+
+    async def position(self, moment: str | None) -> int:
+        """The position that a sequence number or a time (RFC 3339) means; without one, the head.
+
+        A time means the last event that was recorded at or before it. Raises `Refused` (400) for anything else.
+        """
+        head = await self.head()
+        if moment is None:
+            return head
+        if moment.isascii() and moment.isdigit():
+            seq = int(moment[:18])
+            if seq > head:
+                raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
+            return seq
+        try:
+            time_us = from_rfc3339(moment)
+        except (ValueError, OverflowError):
+            raise Refused(
+                400,
+                f"got {moment[:80]!r}, expected the number of an event or a time like {to_rfc3339(0)[:19]}Z",
+                field="at",
+            ) from None
+        return await self._reader.position_at(time_us)
+
+    async def state_at(self, position: int) -> Past:
+        """Everything as it was after the event at `position`."""
+        registries = empty(self.kinds)
+        async for page in self.pages(0, position):
+            fold(self.kinds, page, registries)
+        return Past(self.node, position, self.kinds, registries)
+
+    async def pages(
+        self, after: int, until: int, types: Sequence[str] | None = None
+    ) -> AsyncIterator[Sequence[Recorded]]:
+        """The events after one position up to another one, in pages; with `types` only those."""
+        while after < until:
+            page = self._decoded(await self._reader.read(after, types=types))
+            wanted = [recorded for recorded in page if recorded.seq <= until]
+            if wanted:
+                yield wanted
+            if not page or len(wanted) < len(page):
+                return
+            after = page[-1].seq
+
+    async def event(self, seq: int) -> Recorded | None:
+        """The event at one position."""
+        found = self._decoded(await self._reader.read(seq - 1, 1)) if seq > 0 else []
+        return found[0] if found and found[0].seq == seq else None
+
+    async def stream(self, name: str) -> Sequence[Recorded]:
+        """All events of one stream."""
+        return self._decoded(await self._reader.read_stream(name))
+
+    async def follow(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
+        """All events after a position, then those that come, for ever."""
+        async for stored in self._reader.subscribe(after):
+            yield self._decoded(stored)
+
+    def _decoded(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
+        return [self._codec.decode(event) for event in stored]
+
+
+@asynccontextmanager
+async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
+    """The log of a state directory, read beside the node that writes it or without one.
+
+    Raises `Refused`: 404 where there is none, 500 where it is damaged or cannot be read.
+    """
+    path = log_of(state_dir)
+    with explained():
+        reader = await open_reader(path)
+        try:
+            yield PastLog(reader, kinds)
+        finally:
+            await reader.close()
+
+
+def log_of(state_dir: Path) -> Path:
+    """The log of a state directory. Raises `Refused` (404) where there is none."""
+    path = state_dir / LOG_NAME
+    with explained():
+        if not path.exists():
+            raise Refused(
+                404,
+                f"there is no event log: {path}",
+                hint="name the state directory of a node with --state-dir, or start one: aetherscale serve",
+            )
+    return path
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What goes wrong with a log, as `Refused`, which callers know how to tell."""
+    try:
+        yield
+    except StoreError as error:
+        raise Refused(_CODES.get(type(error), 500), str(error)) from error
+    except OSError as error:
+        raise Refused(500, f"{error.filename}: {error.strerror}", hint="aetherscale doctor") from error

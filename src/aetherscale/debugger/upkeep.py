@@ -1,0 +1,58 @@
+"""The log of a state directory as a whole: is it what was written, what is in it, its way out and in as lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of
+from aetherscale.eventstore import integrity, transfer
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.integrity import LogInfo, Verification
+from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.transfer import Transferred
+from aetherscale.kernel.registry import event_types
+
+__all__ = ["LogInfo", "Transferred", "Verification", "check", "export", "import_", "info", "verify"]
+
+PRIVATE_DIRECTORY = 0o700
+
+
+def verify(state_dir: Path, kinds: Kinds) -> Verification:
+    """Read everything and prove it, down to the decoding of each event. Raises `Refused`."""
+    path = log_of(state_dir)
+    with explained():
+        return integrity.verify(path, Codec(event_types(tuple(kinds))))
+
+
+def check(state_dir: Path) -> None:
+    """Compare the end of the log with its head, which takes no time. Raises `Refused`."""
+    path = log_of(state_dir)
+
+    async def opened() -> None:
+        await (await open_reader(path)).close()
+
+    with explained():
+        asyncio.run(opened())
+
+
+def info(state_dir: Path) -> LogInfo:
+    """What the log is, quickly. Raises `Refused`."""
+    path = log_of(state_dir)
+    with explained():
+        return integrity.info(path)
+
+
+def export(state_dir: Path, write: Callable[[bytes], object]) -> Transferred:
+    """Write the log as JSON Lines, up to its end or to where it is damaged. Raises `Refused`."""
+    path = log_of(state_dir)
+    with explained():
+        return transfer.export(path, write)
+
+
+def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int) -> Transferred:
+    """Make the log of a state directory, which has none, from the lines of an export. Raises `Refused`."""
+    with explained():
+        state_dir.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        return transfer.import_(lines, state_dir / LOG_NAME, epoch=epoch, now_us=now_us)

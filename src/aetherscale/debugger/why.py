@@ -1,0 +1,188 @@
+"""Why an object is in the state that it is in: the requests and the turns of events that led there, in sentences.
+
+A *chapter* is what somebody asked for, or what happened of itself, with all that came of it. Told are the chapter in
+which the object was asked for, the last request with what was still under way when it came, and the turns after that.
+What has no bearing on the present state any more is left out unless everything is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from aetherscale.debugger.past import Past, PastLog
+from aetherscale.kernel.messages import Recorded, event_id, split_stream, stream_name
+from aetherscale.kernel.registry import Entity, Kind
+from aetherscale.kernel.times import to_rfc3339
+
+LAST_TURNS: Final = 3
+"""How many turns after the last request are told."""
+CAUSE_LIMIT: Final = 16
+"""How many requests that led to one another are told."""
+MOST_DIGITS: Final = 18
+
+
+class Sentence(Struct, frozen=True, rename="kebab"):
+    """One event in words."""
+
+    seq: int
+    time: str
+    text: str
+
+
+class Chapter(Struct, frozen=True, rename="kebab"):
+    """A request or a turn, with all that came of it."""
+
+    kind: str
+    id: str
+    role: Literal["request", "turn"]
+    actor: str
+    """Who asked; for a turn the component that saw it."""
+    command_id: str
+    correlation_id: str
+    cause: str | None
+    """The causation id of a request that was made because of something else."""
+    sentences: list[Sentence]
+    complete: bool = True
+    """Whether no sentence of it is left out."""
+
+
+class Mention(Struct, frozen=True, rename="kebab"):
+    """Another object that this one depends on."""
+
+    kind: str
+    id: str
+    name: str
+    text: str
+
+
+class Why(Struct, frozen=True, rename="kebab"):
+    """The answer. `left_out` counts the events that are not told."""
+
+    kind: str
+    id: str
+    name: str
+    position: int
+    view: Any
+    summary: str
+    chapters: list[Chapter]
+    left_out: int
+    mentions: list[Mention]
+
+
+def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
+    """The whole story of one stream."""
+    told: list[Chapter] = []
+    state: Any = None
+    for each in recorded:
+        words = kind.telling.tell(state, each.event)
+        sentence = Sentence(each.seq, to_rfc3339(each.time_us), words.text)
+        same_decision = bool(told) and told[-1].command_id == each.command_id
+        if not told or (words.role != "answer" and not same_decision):
+            told.append(_chapter(kind, each, "turn" if words.role == "turn" else "request", sentence))
+        else:
+            told[-1].sentences.append(sentence)
+        state = kind.evolve(state, each.event, each.time_us)
+    return told
+
+
+def relevant(story: Sequence[Chapter]) -> tuple[list[Chapter], int]:
+    """What of a story bears on its end, and how many events are left out."""
+    if not story:
+        return [], 0
+    last = max((at for at, chapter in enumerate(story) if chapter.role == "request"), default=0)
+    first = last
+    while first > 0 and _unfinished(story[first - 1]):
+        first -= 1
+    turns = list(range(last + 1, len(story)))[-LAST_TURNS:]
+    kept = [story[at] for at in (*range(first, last + 1), *turns)]
+    if first > 0:
+        origin = story[0]
+        kept.insert(0, replace(origin, sentences=origin.sentences[:1], complete=len(origin.sentences) == 1))
+    total = sum(len(chapter.sentences) for chapter in story)
+    return kept, total - sum(len(chapter.sentences) for chapter in kept)
+
+
+async def explain(log: PastLog, past: Past, kind: Kind[Any], entity: Entity[Any], *, whole: bool) -> Why:
+    """The answer for one object as of a moment; with `whole` nothing of its story is left out."""
+    recorded = [each for each in await log.stream(stream_name(kind.name, entity.id)) if each.seq <= past.position]
+    story = chapters(kind, recorded)
+    told, left_out = (story, 0) if whole else relevant(story)
+    causes = [cause for chapter in told for cause in await _causes(log, chapter)]
+    return Why(
+        kind=kind.name,
+        id=entity.id,
+        name=entity.state.name,
+        position=past.position,
+        view=past.view(kind.name, entity),
+        summary=kind.telling.sum_up(entity.state),
+        chapters=[*causes, *told],
+        left_out=left_out,
+        mentions=[mention async for mention in _mentions(log, past, recorded[0], kind)],
+    )
+
+
+async def _causes(log: PastLog, chapter: Chapter) -> list[Chapter]:
+    """What a request was made because of, in other streams of this log: the first cause first."""
+    found: list[Chapter] = []
+    for _ in range(CAUSE_LIMIT):
+        event = await _event_of(log, chapter.cause)
+        known = {kind.name: kind for kind in log.kinds}
+        if event is None or (kind := known.get(split_stream(event.stream)[0])) is None:
+            break
+        told = next(
+            (
+                each
+                for each in chapters(kind, await log.stream(event.stream))
+                if any(sentence.seq == event.seq for sentence in each.sentences)
+            ),
+            None,
+        )
+        if told is None or told.id == chapter.id:
+            break
+        upto = [sentence for sentence in told.sentences if sentence.seq <= event.seq]
+        chapter = replace(told, sentences=upto, complete=len(upto) == len(told.sentences))
+        found.insert(0, chapter)
+    return found
+
+
+async def _event_of(log: PastLog, cause: str | None) -> Recorded | None:
+    """The event of this log that a causation id names; None where it is something else."""
+    tail = (cause or "").rpartition(".")[2]
+    event = await log.event(int(tail)) if tail.isascii() and tail.isdigit() and len(tail) < MOST_DIGITS else None
+    if event is None or event_id(event.node, event.epoch, event.seq) != cause:
+        return None
+    return event
+
+
+async def _mentions(log: PastLog, past: Past, origin: Recorded, kind: Kind[Any]) -> AsyncIterator[Mention]:
+    """The objects of other kinds that the request of this one names by their id."""
+    for other in past.kinds:
+        mentioned = getattr(origin.event, f"{other.name}_id", "") if other.name != kind.name else ""
+        entity = past.registries[other.name].entities.get(mentioned)
+        if entity is None:
+            continue
+        first = chapters(other, await log.stream(stream_name(other.name, entity.id)))[0]
+        text = f"{other.telling.sum_up(entity.state)}; {first.actor} {first.sentences[0].text}"
+        yield Mention(other.name, entity.id, entity.state.name, text)
+
+
+def _chapter(kind: Kind[Any], recorded: Recorded, role: Literal["request", "turn"], sentence: Sentence) -> Chapter:
+    return Chapter(
+        kind=kind.name,
+        id=recorded.stream.partition("-")[2],
+        role=role,
+        actor=recorded.actor,
+        command_id=recorded.command_id,
+        correlation_id=recorded.correlation_id,
+        cause=recorded.causation_id if role == "request" else None,
+        sentences=[sentence],
+    )
+
+
+def _unfinished(chapter: Chapter) -> bool:
+    """Whether nothing had come of a request when the next one was made."""
+    return chapter.role == "request" and len(chapter.sentences) == 1
