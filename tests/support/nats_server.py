@@ -33,7 +33,7 @@ class NatsServer:
         config = {
             "host": "127.0.0.1",
             "port": self.port,
-            "jetstream": {"store_dir": str(self._store), "max_file_store": 1 << 30, "max_memory_store": 1 << 26},
+            "jetstream": {"store_dir": str(self._store), "max_file_store": 8 << 30, "max_memory_store": 1 << 26},
             **self._options,
         }
         path = self._store.with_suffix(".conf")

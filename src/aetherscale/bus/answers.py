@@ -53,7 +53,7 @@ class Answer:
         if self._over:
             return
         self._said = self._loop.time()
-        self._over = self._over or replies.is_final(chunk)
+        self._over = replies.is_final(chunk)
         if self._fan_out and chunk["type"] == "item":
             self._items.append({name: value for name, value in chunk.items() if name != "type"})
         elif not self._fan_out or replies.is_final(chunk):

@@ -85,7 +85,6 @@ class _Connection(Client):
                 ping_interval=PING_INTERVAL_S,
                 pending_size=0,
                 error_cb=self._on_error,
-                closed_cb=self._on_closed,
             )
         except BaseException as failure:
             await self.end()
@@ -106,6 +105,18 @@ class _Connection(Client):
         await self._send_command(data)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
+
+    async def roundtrip(self) -> None:
+        """Wait until the server has all that was sent before. Raises TimeoutError and nats.errors.Error.
+
+        nats-py's `flush` waits in a way that can swallow the cancellation of its caller.
+        """
+        ponged = asyncio.get_running_loop().create_future()
+        if self.lost.is_set():
+            raise nats.errors.ConnectionClosedError
+        await self._send_ping(ponged)
+        async with asyncio.timeout(ROUNDTRIP_TIMEOUT_S):
+            await ponged
 
     async def control(self, frame: protocol.Control) -> None:
         """What the server says about the connection."""
@@ -129,11 +140,17 @@ class _Connection(Client):
         self._why = error
         log.debug("nats: %r", error)
 
-    async def _on_closed(self) -> None:
-        self.lost.set()
-        for waiter in self._pongs:
-            if not waiter.done():
-                waiter.set_exception(nats.errors.ConnectionClosedError())
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # nats-py tells nobody of a close in which the last bytes could not be written.
+        try:
+            await super()._close(status, do_cbs)
+        except OSError as failure:
+            log.debug("nats: %r while closing", failure)
+        finally:
+            self.lost.set()
+            for waiter in self._pongs:
+                if not waiter.done():
+                    waiter.set_exception(nats.errors.ConnectionClosedError())
 
 
 class _Route(Struct):
@@ -326,7 +343,7 @@ class NatsBus:
             self._connection = connection
             self._up.set()
             await connection.send(b"".join(lines))
-            await connection.flush(ROUNDTRIP_TIMEOUT_S)
+            await connection.roundtrip()
         except BaseException:
             self._disconnected()
             await connection.end()
@@ -356,7 +373,7 @@ class NatsBus:
     async def _roundtrip(self, connection: _Connection) -> None:
         """Wait until the broker has all that was sent before; give the connection up where it does not answer."""
         try:
-            await connection.flush(ROUNDTRIP_TIMEOUT_S)
+            await connection.roundtrip()
         except (nats.errors.Error, OSError) as failure:
             log.warning("NATS does not answer (%r); connecting anew", failure)
             await connection.close()
