@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aetherscale.eventstore.store import Damaged, NewEvent, StoredEvent, TooNew
+from aetherscale.eventstore.store import Damaged, NewEvent, StoredEvent, StoredType, TooNew
 from aetherscale.kernel.messages import Event, Recorded
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -23,17 +23,29 @@ class Codec:
     def __init__(
         self, event_types: Iterable[type[Event]], upcasters: Mapping[tuple[str, int], Upcast] | None = None
     ) -> None:
-        self._types = {event_type.__name__: event_type for event_type in event_types}
+        self._types: dict[str, type[Event]] = {}
+        self._upcasters = dict(upcasters or {})
+        for event_type in event_types:
+            name = event_type.__name__
+            assert self._types.setdefault(name, event_type) is event_type, f"two event types are called {name}"
+            missing = [schema for schema in range(1, event_type.SCHEMA) if (name, schema) not in self._upcasters]
+            assert not missing, f"{name} has schema {event_type.SCHEMA}, but nothing reads its schemas {missing}"
         self._decoders = {name: msgspec.msgpack.Decoder(event_type) for name, event_type in self._types.items()}
         self._encoder = msgspec.msgpack.Encoder()
-        self._upcasters = dict(upcasters or {})
 
     def encode(self, event: Event) -> NewEvent:
-        """The event as it goes into the log. Raises TypeError for a type that this program could not read again."""
+        """The event as it goes into the log. Raises TypeError for one that this program could not read again."""
         name = type(event).__name__
         if self._types.get(name) is not type(event):
             raise TypeError(f"encode: {name} is not one of the event types of this log")
-        return NewEvent(name, event.SCHEMA, self._encoder.encode(event))
+        data = self._encoder.encode(event)
+        try:
+            same = self._decoders[name].decode(data) == event
+        except msgspec.MsgspecError as broken:
+            raise TypeError(f"encode: {event!r:.300} is no {name}: {broken}") from None
+        if not same:
+            raise TypeError(f"encode: {event!r:.300} would be read as another {name}")
+        return NewEvent(name, event.SCHEMA, data)
 
     def decode(self, stored: StoredEvent) -> Recorded:
         """The event as it was recorded. Raises `TooNew` and `Damaged`."""
@@ -52,13 +64,27 @@ class Codec:
             stored.causation_id,
         )
 
+    def check(self, types: Iterable[StoredType]) -> None:
+        """Make sure that every type of event in a log can be read. Raises `TooNew`, which names the program needed."""
+        for stored in types:
+            if not self._knows(stored.type, stored.schema):
+                by = f"aetherscale {stored.written_by}" if stored.written_by else "another version"
+                raise TooNew(
+                    f"the log has events of type {stored.type}, schema {stored.schema}, first written by {by}, which "
+                    f"this version does not know; use that version or a newer one"
+                )
+
+    def _knows(self, name: str, schema: int) -> bool:
+        event_type = self._types.get(name)
+        return event_type is not None and 1 <= schema <= event_type.SCHEMA
+
     def _event(self, stored: StoredEvent) -> Event:
-        event_type = self._types.get(stored.type)
-        if event_type is None or stored.schema > event_type.SCHEMA:
+        if not self._knows(stored.type, stored.schema):
             raise TooNew(
                 f"event {stored.seq} is a {stored.type} of schema {stored.schema}, which this version does not know; "
                 "read the log with the version that wrote it, or a newer one"
             )
+        event_type = self._types[stored.type]
         try:
             if stored.schema == event_type.SCHEMA:
                 return self._decoders[stored.type].decode(stored.data)

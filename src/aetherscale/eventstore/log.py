@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from msgspec import Struct
@@ -13,7 +14,7 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded
 
 
 class Write(Struct, frozen=True):
-    """Events for one stream, which must still be at `expected_version` (0: nothing in it)."""
+    """Events for one stream, which must still be at `expected_version` (0: nothing in it); none is a condition."""
 
     stream: str
     expected_version: int
@@ -52,6 +53,23 @@ class LogReader:
     async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
         return await self._reader.accepted(tenant, command_id)
+
+    async def position_at(self, time_us: int) -> int:
+        """The position of the last event that was recorded at or before a moment."""
+        return await self._reader.position_at(time_us)
+
+    async def check_types(self) -> None:
+        """Make sure that this program knows every type of event in the log, before it acts on any.
+
+        Raises `TooNew`, which names the version of the program that is needed.
+        """
+        self._codec.check(await self._reader.types())
+
+    async def subscribe(self, after: int) -> AsyncGenerator[list[Recorded], None]:
+        """All events after a position, in order, first the past in pages, then as they come."""
+        async with aclosing(self._reader.subscribe(after)) as pages:
+            async for stored in pages:
+                yield self._decode(stored)
 
     async def close(self) -> None:
         """Close what is read from."""
@@ -95,8 +113,3 @@ class EventLog(LogReader):
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
         self._store.on_commit(lambda stored: listener(self._decode(stored)))
-
-    async def subscribe(self, after: int) -> AsyncIterator[list[Recorded]]:
-        """All events after a position, in order, first the past in pages, then as they come."""
-        async for stored in self._store.subscribe(after):
-            yield self._decode(stored)
