@@ -168,7 +168,7 @@ def _kvm_group(uid: int | None) -> int | None:
     except FileNotFoundError:
         raise HostFault(
             "/dev/kvm does not exist",
-            hint="turn virtualization on in the firmware, or load kvm_intel or kvm_amd; or use --accel tcg",
+            hint="turn virtualization on in the firmware, or load kvm_intel or kvm_amd; or use --accelerator tcg",
             retryable=False,
         ) from None
     wanted = stat.S_IROTH | stat.S_IWOTH

@@ -56,22 +56,23 @@ class ConsoleLog:
     def shorten(self) -> int:
         """Cut off the oldest bytes if it has outgrown the limit; returns how many.
 
-        QEMU goes on appending meanwhile. What it writes between the last read and the truncation, microseconds apart,
-        is missing from the log; whoever reads the line itself sees it.
+        QEMU goes on appending meanwhile, so the end is copied to the beginning until no more has come, and then the
+        file is cut. What is written between those two, a microsecond apart, is missing from the log, and from nothing
+        else: whoever reads the line itself sees it.
         """
         try:
-            descriptor = self._directory.open_file(CONSOLE_LOG, os.O_RDWR | os.O_APPEND)
+            descriptor = self._directory.open_file(CONSOLE_LOG, os.O_RDWR)
         except FileNotFoundError:
             return 0
         try:
             size = os.fstat(descriptor).st_size
             if size <= LOG_LIMIT_BYTES:
                 return 0
-            kept = os.pread(descriptor, LOG_KEPT_BYTES, size - LOG_KEPT_BYTES)
-            kept += os.pread(descriptor, LOG_KEPT_BYTES, size)
-            cut = os.fstat(descriptor).st_size - len(kept)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, kept)
+            cut = size - LOG_KEPT_BYTES
+            kept_bytes = 0
+            while piece := os.pread(descriptor, _CHUNK_BYTES, cut + kept_bytes):
+                kept_bytes += os.pwrite(descriptor, piece, kept_bytes)
+            os.ftruncate(descriptor, kept_bytes)
             return cut
         finally:
             os.close(descriptor)

@@ -132,7 +132,7 @@ class QemuDriver:
 
     async def _boot(self, effect: BootVm, progress: Progress) -> ComputeOutcome:
         directory = self._directory(effect.vm_id)
-        machine = self._alive(directory)
+        machine = await self._alive(directory)
         if machine is not None and machine.run != effect.run:
             await self._ensure_gone(directory)
             machine = None
@@ -175,7 +175,7 @@ class QemuDriver:
 
     async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
         directory = self._directory(effect.vm_id)
-        machine = self._alive(directory)
+        machine = await self._alive(directory)
         if machine is None:
             return Ended(effect.key)
         try:
@@ -198,7 +198,7 @@ class QemuDriver:
 
     async def _ensure_gone(self, directory: VmDirectory) -> Machine | None:
         """End the VM's process, if there is one; returns the last that there was. Raises `HostFault`, `OSError`."""
-        machine = self._alive(directory) or self._machines.get(directory.vm_id)
+        machine = await self._alive(directory) or self._machines.get(directory.vm_id)
         if machine is not None and not await machine.end(_KILL_LIMIT_S):
             raise HostFault(
                 f"QEMU, pid {machine.pid}, does not end {_KILL_LIMIT_S:g} s after SIGKILL",
@@ -207,11 +207,11 @@ class QemuDriver:
         directory.forget_run()
         return machine
 
-    def _alive(self, directory: VmDirectory) -> Machine | None:
-        """The VM's process, known or found again. Raises `OSError`."""
+    async def _alive(self, directory: VmDirectory) -> Machine | None:
+        """The VM's process, known or found again. Raises `HostFault`, `OSError`."""
         machine = self._machines.get(directory.vm_id)
         if machine is None:
-            return self._starter.find(directory)
+            return await self._starter.find(directory)
         return None if machine.gone.is_set() else machine
 
     async def adopt(self, process: Process) -> bool:
@@ -292,8 +292,8 @@ class QemuDriver:
 
     def _observed(self, observation: ComputeObservation) -> None:
         if isinstance(observation, VmHeld) and observation.reason == "internal-error":
-            machine = self._machines[observation.vm_id]
-            if machine.accelerator == "kvm":
+            machine = self._machines.get(observation.vm_id)
+            if machine is not None and machine.accelerator == "kvm":
                 self._accelerators.distrust(launch.program(self._qemu), observation.detail)
         assert self._observe is not None, "the driver has not been started"
         self._observe(observation)

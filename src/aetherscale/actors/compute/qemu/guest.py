@@ -198,6 +198,6 @@ def _internal_error(accelerator: str) -> str:
     if accelerator == "kvm":
         return (
             "KVM on this host cannot go on with this guest (QEMU says: internal-error); restart the node with "
-            "`--accel tcg`, or with `--accel auto`, which no longer trusts KVM, and then restart the VM"
+            "`--accelerator tcg`, or with `--accelerator auto`, which no longer trusts KVM, and then restart the VM"
         )
     return "QEMU says: internal-error; kill the VM and start it again, and look at its qemu.log"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -54,21 +53,23 @@ def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
     return None
 
 
-def processes_of(root: Path) -> Iterator[tuple[str, int]]:
+def processes_of(root: Path) -> list[tuple[str, int]]:
     """The VM's id and the pid of every process that works in the directory of a VM of ours, a deleted one too."""
     prefix = f"{root.resolve()}/"
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
         try:
-            place = os.readlink(f"/proc/{entry.name}/cwd")
+            place = os.readlink(f"/proc/{name}/cwd")
         except OSError:
             # It has ended, or belongs to somebody else.
             continue
         if place.startswith(prefix):
             vm_id = place.removeprefix(prefix).removesuffix(" (deleted)")
-            if _names(int(entry.name), vm_id):
-                yield vm_id, int(entry.name)
+            if _names(int(name), vm_id):
+                found.append((vm_id, int(name)))
+    return found
 
 
 def _works_in(pid: int, directory: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from aetherscale.bus.tasks import Tasks
 
 OVERHEAD_MIB: Final = 128
 """What QEMU takes beside the guest's memory."""
+_FIND_LIMIT_S: Final = 2.0
+_FIND_PAUSE_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,23 @@ class Starter:
         directory.write_record(record)
         return machine
 
-    def find(self, directory: VmDirectory) -> Machine | None:
+    async def find(self, directory: VmDirectory) -> Machine | None:
         """The process of the VM that an earlier node has left, whichever run it is of; None where there is none.
 
-        Its observations are held. Raises `OSError`.
+        Its observations are held. While somebody holds the VM's socket there is a process, even if it cannot be told
+        which: one in the middle of an exec has no command line. Raises `OSError`, and `HostFault` where that goes on.
         """
+        deadline_s = asyncio.get_running_loop().time() + _FIND_LIMIT_S
+        while (machine := self._look(directory)) is None and directory.exists() and directory.is_held():
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise HostFault(
+                    f"somebody holds the sockets in {directory.path}, and is not this VM's QEMU",
+                    hint=f"fuser -v {directory.path / layout.QMP}",
+                )
+            await asyncio.sleep(_FIND_PAUSE_S)
+        return machine
+
+    def _look(self, directory: VmDirectory) -> Machine | None:
         record = directory.record()
         if record is not None and record.boot_id == identity.boot_id() and record.pid and record.start_ticks:
             pidfd = identity.claim(record.pid, record.start_ticks, directory.path, directory.vm_id)

@@ -1,0 +1,418 @@
+"""What every compute driver does: one suite for the simulated host and for real QEMU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.effects import (
+    Booted,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    GuestEnded,
+    GuestReady,
+    Removed,
+    RemoveVm,
+    ShutdownIgnored,
+    ShutDownVm,
+    VmGone,
+)
+from aetherscale.kernel.errors import Refused
+from tests.support.compute_fixtures import qemu_world, tiny_image_file
+from tests.support.compute_worlds import (
+    BARE,
+    OTHER_VM,
+    PATIENCE_S,
+    TINY,
+    VM,
+    SimulatedWorld,
+    Watcher,
+    World,
+    agent_answers,
+    boot,
+    booted,
+    ensure,
+    identity,
+    node,
+    provision,
+    read_until,
+    say_nothing,
+    type_in,
+    whole,
+)
+
+__all__ = ["qemu_world", "tiny_image_file"]
+
+END = EndVm("end", VM, 1)
+REMOVE = RemoveVm("remove", VM, 1)
+
+
+def shut_down(grace_s: float) -> ShutDownVm:
+    return ShutDownVm("shut down", VM, 1, grace_s)
+
+
+@pytest.fixture(params=["simulated", pytest.param("qemu", marks=pytest.mark.integration)])
+def world(request: pytest.FixtureRequest) -> World:
+    return SimulatedWorld() if request.param == "simulated" else request.getfixturevalue("qemu_world")
+
+
+@pytest.fixture
+def driver(world: World) -> ComputeDriver:
+    return world.driver()
+
+
+@pytest.fixture
+async def watcher(driver: ComputeDriver) -> AsyncIterator[Watcher]:
+    async with node(driver) as watcher:
+        yield watcher
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_disk_is_as_large_as_was_asked(driver: ComputeDriver, watcher: Watcher) -> None:
+    made = await ensure(driver, provision(BARE, disk_mib=64), DiskProvisioned)
+    assert made == DiskProvisioned("provision", 64)
+    assert await driver.inventory() == [VM]
+
+
+async def test_a_disk_is_never_smaller_than_its_image(driver: ComputeDriver, watcher: Watcher) -> None:
+    made = await ensure(driver, provision(TINY, disk_mib=1), DiskProvisioned)
+    assert made.disk_mib >= 20
+
+
+async def test_a_disk_that_is_there_is_left_as_it_is(driver: ComputeDriver, watcher: Watcher) -> None:
+    await ensure(driver, provision(disk_mib=64), DiskProvisioned)
+    again = await ensure(driver, provision(disk_mib=128), DiskProvisioned)
+    assert again.disk_mib == 64
+
+
+async def test_a_missing_image_fails_for_good_and_leaves_nothing(driver: ComputeDriver, watcher: Watcher) -> None:
+    failed = await ensure(driver, provision("2fffffffffffffff"), EffectFailed)
+    assert "missing" in failed.reason
+    assert "import" in failed.hint
+    assert not failed.retryable
+    assert await driver.inventory() == []
+
+
+# --- booting ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_boot_names_its_process(driver: ComputeDriver, watcher: Watcher) -> None:
+    started = await booted(driver)
+    assert (started.key, started.vm_id, started.run) == ("boot 1", VM, 1)
+    assert started.pid > 1
+    assert started.start_ticks > 0
+    assert len(started.boot_id) == 36
+    assert started.accelerator == "tcg"
+    assert not started.adopted
+
+
+async def test_a_run_that_is_booted_twice_has_one_process(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    first = await booted(driver)
+    second = await ensure(driver, boot(), Booted)
+    assert second.adopted
+    assert (second.pid, second.start_ticks) == (first.pid, first.start_ticks)
+    assert world.processes(VM) == 1
+
+
+async def test_a_boot_that_is_asked_for_twice_at_once_makes_one_process(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await ensure(driver, provision(), DiskProvisioned)
+    both = await asyncio.gather(*(ensure(driver, boot(), Booted) for _ in range(2)))
+    assert both[0].pid == both[1].pid
+    assert world.processes(VM) == 1
+
+
+async def test_a_new_run_ends_what_is_left_of_an_older_one(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    first = await booted(driver)
+    second = await ensure(driver, boot(run=2), Booted)
+    assert second.pid != first.pid
+    assert not second.adopted
+    assert world.processes(VM) == 1
+
+
+async def test_a_boot_that_was_cancelled_anywhere_can_be_done_again(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await ensure(driver, provision(), DiskProvisioned)
+    for yields in range(12):
+        attempt = asyncio.get_running_loop().create_task(driver.perform(boot(run=yields + 1), say_nothing))
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        await ensure(driver, boot(run=yields + 1), Booted)
+        assert world.processes(VM) == 1
+    await ensure(driver, END, Ended)
+    assert world.processes(VM) == 0
+
+
+async def test_too_much_memory_is_refused_with_numbers(world: World, driver: ComputeDriver, watcher: Watcher) -> None:
+    await ensure(driver, provision(), DiskProvisioned)
+    failed = await ensure(driver, boot(memory_mib=16 * 1024 * 1024), EffectFailed)
+    assert "16777216 MiB" in failed.reason
+    assert "available" in failed.reason
+    assert not failed.retryable
+    assert world.processes(VM) == 0
+
+
+async def test_without_a_disk_there_is_no_boot(driver: ComputeDriver, watcher: Watcher) -> None:
+    failed = await ensure(driver, boot(), EffectFailed)
+    assert "no disk" in failed.reason
+    assert not failed.retryable
+
+
+# --- ready -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_guest_is_ready_when_it_says_so_on_its_channel(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY, ready="channel")
+    assert await watcher.until(GuestReady) == GuestReady(VM, 1, "channel")
+
+
+async def test_a_guest_is_ready_when_its_agent_answers(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY, ready="agent")
+    ready = await watcher.until(GuestReady)
+    # Its own channel counts too, where the image does not say that it has one.
+    assert ready.channel in ("agent", "channel")
+
+
+async def test_a_guest_that_says_nothing_is_never_ready(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, BARE)
+    await ensure(driver, shut_down(0.2), ShutdownIgnored)
+    assert watcher.seen == []
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_guest_that_is_asked_to_shut_down_ends_and_is_held_until_it_is_let_go(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await booted(driver, TINY)
+    await watcher.until(GuestReady)
+    asked = asyncio.get_running_loop().create_task(driver.perform(shut_down(PATIENCE_S), say_nothing))
+    assert await watcher.until(GuestEnded) == GuestEnded(VM, 1, "shutdown")
+    assert world.processes(VM) == 1
+    assert (await ensure(driver, END, Ended)).exit_code == 0
+    assert isinstance(await asked, Ended)
+    assert watcher.of(VmGone) == []
+
+
+async def test_a_guest_that_ignores_the_request_is_given_its_grace_and_then_ended(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await booted(driver, BARE)
+    ignored = await ensure(driver, shut_down(0.3), ShutdownIgnored)
+    assert ignored.waited_s == 0.3
+    assert world.processes(VM) == 1
+    await ensure(driver, END, Ended)
+    assert world.processes(VM) == 0
+
+
+async def test_a_kill_overtakes_a_shutdown(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, BARE)
+    asked = asyncio.get_running_loop().create_task(driver.perform(shut_down(3600), say_nothing))
+    await asyncio.sleep(0)
+    await ensure(driver, END, Ended)
+    async with asyncio.timeout(PATIENCE_S):
+        assert isinstance(await asked, Ended)
+
+
+async def test_a_guest_that_powers_itself_off_has_ended(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY)
+    await watcher.until(GuestReady)
+    await type_in(driver, "poweroff")
+    assert await watcher.until(GuestEnded) == GuestEnded(VM, 1, "shutdown")
+    await ensure(driver, END, Ended)
+
+
+async def test_a_guest_that_panics_has_ended_by_a_panic(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY)
+    await watcher.until(GuestReady)
+    await type_in(driver, "echo c > /proc/sysrq-trigger")
+    assert (await watcher.until(GuestEnded)).reason == "panic"
+    await ensure(driver, END, Ended)
+
+
+async def test_a_process_that_is_killed_is_gone_and_its_signal_known(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    started = await booted(driver)
+    world.kill(started)
+    gone = await watcher.until(VmGone)
+    assert (gone.vm_id, gone.run, gone.exit_code, gone.signal) == (VM, 1, None, 9)
+    assert watcher.seen == [gone]
+    await ensure(driver, boot(run=2), Booted)
+
+
+async def test_an_end_that_was_asked_for_is_no_news(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver)
+    await ensure(driver, END, Ended)
+    again = await ensure(driver, END, Ended)
+    assert (again.exit_code, again.signal) == (None, None)
+    assert watcher.seen == []
+
+
+async def test_a_vm_that_is_removed_leaves_nothing(world: World, driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver)
+    await booted(driver, vm_id=OTHER_VM)
+    await ensure(driver, REMOVE, Removed)
+    assert world.processes(VM) == 0
+    assert await driver.inventory() == [OTHER_VM]
+    await ensure(driver, REMOVE, Removed)
+    assert watcher.seen == []
+
+
+# --- the next node ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_next_node_adopts_the_process_and_hears_that_the_guest_is_ready(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first):
+        started = await booted(first, TINY)
+    async with node(second) as watcher:
+        assert await second.adopt(identity(started))
+        assert await watcher.until(GuestReady) == GuestReady(VM, 1, "channel")
+        await type_in(second, "poweroff")
+        await watcher.until(GuestEnded)
+        await ensure(second, END, Ended)
+    assert world.processes(VM) == 0
+
+
+async def test_the_next_node_hears_how_a_guest_ended_while_nobody_watched(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first) as watcher:
+        started = await booted(first, TINY)
+        await watcher.until(GuestReady)
+    await world.power_off(VM)
+    async with node(second) as watcher:
+        assert await second.adopt(identity(started))
+        assert (await watcher.until(GuestEnded)).reason == "shutdown"
+        await ensure(second, END, Ended)
+
+
+async def test_the_next_node_learns_of_a_death_but_not_of_its_cause(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first):
+        started = await booted(first)
+    async with node(second) as watcher:
+        assert await second.adopt(identity(started))
+        world.kill(started)
+        gone = await watcher.until(VmGone)
+        assert gone.run == 1
+
+
+async def test_a_boot_whose_outcome_was_lost_with_the_node_is_found_by_the_next_one(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first):
+        started = await booted(first)
+    async with node(second):
+        again = await ensure(second, boot(), Booted)
+        assert again.adopted
+        assert again.pid == started.pid
+        assert world.processes(VM) == 1
+
+
+async def test_the_next_node_ends_and_removes_what_it_did_not_start(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first):
+        await booted(first)
+    async with node(second) as watcher:
+        assert await second.inventory() == [VM]
+        await ensure(second, REMOVE, Removed)
+        assert watcher.seen == []
+    assert world.processes(VM) == 0
+
+
+async def test_no_other_process_is_ever_adopted(world: World) -> None:
+    first, second = world.driver(), world.driver()
+    async with node(first):
+        started = identity(await booted(first))
+    async with node(second) as watcher:
+        assert not await second.adopt(replace(started, pid=started.pid + 1))
+        assert not await second.adopt(replace(started, start_ticks=started.start_ticks + 1))
+        assert not await second.adopt(replace(started, boot_id="0" * 36))
+        assert not await second.adopt(replace(started, vm_id=OTHER_VM))
+        assert watcher.seen == []
+    assert world.processes(VM) == 1
+
+
+# --- what guests say -------------------------------------------------------------------------------------------------
+
+
+async def test_every_reader_of_the_serial_line_sees_everything_and_anyone_may_type(
+    driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await booted(driver, TINY)
+    await watcher.until(GuestReady)
+    one, two = await driver.console(VM), await driver.console(VM)
+    await read_until(one.output(), b"# ")
+    await one.send(b"echo from-''one\n")
+    for reader in (one, two):
+        assert b"from-one" in await read_until(reader.output(), b"from-one")
+    late = await driver.console(VM)
+    assert b"from-one" in await read_until(late.output(), b"from-one")
+    await one.close()
+    assert await anext(one.output(), None) is None
+    await two.send(b"echo from-''two\n")
+    await read_until(two.output(), b"from-two")
+    await ensure(driver, END, Ended)
+    await whole(two.output())
+    with pytest.raises(Refused) as refused:
+        await two.send(b"x")
+    assert refused.value.code == 409
+
+
+async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY)
+    await watcher.until(GuestReady)
+    following = driver.logs(VM, follow=True, tail_bytes=1 << 20)
+    await type_in(driver, "echo in-the-''log")
+    await read_until(following, b"in-the-log")
+    await ensure(driver, END, Ended)
+    stored = await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
+    assert b"in-the-log" in stored
+    assert await whole(driver.logs(VM, follow=True, tail_bytes=10)) == stored[-10:]
+
+
+async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, TINY, ready="agent")
+    await watcher.until(GuestReady)
+    await agent_answers(driver)
+    done = await driver.execute(VM, ["/bin/echo", "a b", "c"], 30)
+    assert (done.exit_code, done.stdout, done.truncated) == (0, b"a b c\n", False)
+    assert (await driver.execute(VM, ["/bin/false"], 30)).exit_code == 1
+    with pytest.raises(Refused) as refused:
+        await driver.execute(VM, ["/no/such/program"], 30)
+    assert refused.value.code == 400
+
+
+async def test_where_there_is_no_agent_a_program_is_refused(driver: ComputeDriver, watcher: Watcher) -> None:
+    await booted(driver, BARE)
+    with pytest.raises(Refused) as refused:
+        await driver.execute(VM, ["true"], 1)
+    assert refused.value.code == 503
+
+
+async def test_a_vm_that_is_not_running_is_refused_as_such(driver: ComputeDriver, watcher: Watcher) -> None:
+    await ensure(driver, provision(), DiskProvisioned)
+    with pytest.raises(Refused) as console:
+        await driver.console(VM)
+    with pytest.raises(Refused) as execute:
+        await driver.execute(VM, ["true"], 1)
+    with pytest.raises(Refused) as logs:
+        await whole(driver.logs(OTHER_VM, follow=True, tail_bytes=100))
+    assert [refused.value.code for refused in (console, execute, logs)] == [409, 409, 404]

@@ -1,0 +1,264 @@
+"""What a node that was killed leaves behind, and what the next one makes of it. Real QEMU, real SIGKILLs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aetherscale.actors.compute.effects import (
+    Booted,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    GuestEnded,
+    GuestReady,
+    Removed,
+    RemoveVm,
+    ShutdownIgnored,
+    ShutDownVm,
+    VmGone,
+)
+from aetherscale.actors.compute.qemu import machine, session
+from aetherscale.actors.compute.qemu.identity import boot_id, start_ticks
+from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
+from tests.support.compute_fixtures import qemu_world, tiny_image_file
+from tests.support.compute_worlds import (
+    BARE,
+    PATIENCE_S,
+    TINY,
+    VM,
+    QemuWorld,
+    boot,
+    booted,
+    ensure,
+    identity,
+    node,
+    provision,
+    read_until,
+    say_nothing,
+    type_in,
+)
+from tests.support.first_node import MOMENTS
+
+__all__ = ["qemu_world", "tiny_image_file"]
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+END = EndVm("end", VM, 1)
+
+
+async def first_node(world: QemuWorld, image: str, *moment: str) -> Process:
+    """A node in a process of its own, which cannot outlive this one."""
+    return await asyncio.create_subprocess_exec(
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.support.first_node"),
+        *(str(world.state_dir), image, *moment),
+        stdout=PIPE,
+        cwd=ROOT,
+    )
+
+
+async def killed_after_boot(world: QemuWorld, image: str) -> Booted:
+    """A VM that was booted by a node which has been killed since."""
+    first = await first_node(world, image)
+    assert first.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        line = await first.stdout.readline()
+        first.kill()
+        assert await first.wait() == -signal.SIGKILL
+    return msgspec.json.decode(line, type=Booted)
+
+
+async def test_a_guest_outlives_its_node_and_the_next_one_takes_it_over(qemu_world: QemuWorld) -> None:
+    # Killed while the guest boots: it has not said that it is ready.
+    started = await killed_after_boot(qemu_world, TINY)
+    assert start_ticks(started.pid) == started.start_ticks
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        assert await driver.adopt(identity(started))
+        assert await watcher.until(GuestReady) == GuestReady(VM, 1, "channel")
+        await type_in(driver, "echo still-''here")
+        await read_until((await driver.console(VM)).output(), b"still-here")
+        asked = asyncio.get_running_loop().create_task(driver.perform(ShutDownVm("s", VM, 1, PATIENCE_S), say_nothing))
+        await watcher.until(GuestEnded)
+        ended = await ensure(driver, END, Ended)
+        assert (ended.exit_code, ended.signal) == (None, None)
+        assert isinstance(await asked, Ended)
+
+
+async def test_a_death_of_somebody_elses_child_is_seen_and_its_cause_called_unknown(qemu_world: QemuWorld) -> None:
+    started = await killed_after_boot(qemu_world, BARE)
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        assert await driver.adopt(identity(started))
+        os.kill(started.pid, signal.SIGKILL)
+        gone = await watcher.until(VmGone)
+        assert (gone.exit_code, gone.signal) == (None, None)
+        assert "exit status unknown" in gone.detail
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_node_that_is_killed_in_a_boot_leaves_what_the_next_one_makes_into_one_process(
+    qemu_world: QemuWorld, moment: str
+) -> None:
+    first = await first_node(qemu_world, BARE, moment)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await first.wait() == -signal.SIGKILL
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        left = qemu_world.pids(VM)
+        again = await ensure(driver, boot(), Booted)
+        assert again.adopted == (moment != "before exec")
+        assert left == ([again.pid] if again.adopted else [])
+        assert qemu_world.pids(VM) == [again.pid]
+        # It runs: its firmware is there to ignore the power button.
+        await ensure(driver, ShutDownVm("s", VM, 1, 0.1), ShutdownIgnored)
+        await ensure(driver, END, Ended)
+        assert watcher.seen == []
+    assert qemu_world.pids(VM) == []
+
+
+@pytest.mark.parametrize("moment", MOMENTS[1:])
+async def test_a_removal_finds_the_process_wherever_its_node_was_killed(qemu_world: QemuWorld, moment: str) -> None:
+    first = await first_node(qemu_world, BARE, moment)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await first.wait() == -signal.SIGKILL
+    assert len(qemu_world.pids(VM)) == 1
+    driver = qemu_world.driver()
+    async with node(driver):
+        await ensure(driver, RemoveVm("r", VM, 1), Removed)
+        assert qemu_world.pids(VM) == []
+        assert await driver.inventory() == []
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["anywhere", "in the VM's directory"])
+async def test_a_pid_that_belongs_to_somebody_else_by_now_is_neither_adopted_nor_killed(
+    qemu_world: QemuWorld, elsewhere: bool
+) -> None:
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        await ensure(driver, provision(), DiskProvisioned)
+        directory = VmDirectory(qemu_world.state_dir / "vms", VM)
+        place = "/" if elsewhere else directory.path
+        stranger = await asyncio.create_subprocess_exec("setpriv", "--pdeathsig", "KILL", "sleep", "600", cwd=place)
+        ticks = start_ticks(stranger.pid)
+        assert ticks is not None
+        directory.write_record(RunRecord(1, boot_id(), "tcg", "channel", stranger.pid, ticks))
+        forged = Booted("b", VM, 1, stranger.pid, ticks, boot_id(), "tcg")
+        assert not await driver.adopt(identity(forged))
+        started = await ensure(driver, boot(), Booted)
+        assert not started.adopted
+        assert started.pid != stranger.pid
+        await ensure(driver, END, Ended)
+        directory.write_record(RunRecord(1, boot_id(), "tcg", "channel", stranger.pid, ticks))
+        await ensure(driver, RemoveVm("r", VM, 1), Removed)
+        assert start_ticks(stranger.pid) == ticks
+        stranger.kill()
+        await stranger.wait()
+        assert watcher.seen == []
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b'{"run": 1}'])
+async def test_a_record_that_was_damaged_hides_no_process(qemu_world: QemuWorld, content: bytes) -> None:
+    started = await killed_after_boot(qemu_world, BARE)
+    (qemu_world.directory() / "run.json").write_bytes(content)
+    driver = qemu_world.driver()
+    async with node(driver):
+        # Which run it was is not known any more, so it is none that anybody asked for.
+        again = await ensure(driver, boot(), Booted)
+        assert not again.adopted
+        assert qemu_world.pids(VM) == [again.pid]
+        assert again.pid != started.pid
+
+
+async def test_a_process_whose_directory_was_deleted_is_found_and_ended(qemu_world: QemuWorld) -> None:
+    await killed_after_boot(qemu_world, BARE)
+    VmDirectory(qemu_world.state_dir / "vms", VM).remove()
+    driver = qemu_world.driver()
+    async with node(driver):
+        assert await driver.inventory() == [VM]
+        await ensure(driver, RemoveVm("r", VM, 1), Removed)
+        assert await driver.inventory() == []
+    assert qemu_world.pids(VM) == []
+
+
+async def test_a_process_of_an_earlier_run_is_ended_before_the_next_boot(qemu_world: QemuWorld) -> None:
+    started = await killed_after_boot(qemu_world, BARE)
+    driver = qemu_world.driver()
+    async with node(driver):
+        again = await ensure(driver, boot(run=2), Booted)
+        assert not again.adopted
+        assert qemu_world.pids(VM) == [again.pid]
+        assert again.pid != started.pid
+
+
+# --- QEMU that hangs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "CALL_LIMIT_S", 0.3)
+    monkeypatch.setattr(machine, "_RETRY_MIN_S", 0.1)
+    monkeypatch.setattr(machine, "_QUIT_PATIENCE_S", 0.3)
+
+
+@pytest.mark.usefixtures("short_limits")
+async def test_a_qemu_that_hangs_is_unresponsive_and_not_ended_and_can_be_killed(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        started = await booted(driver)
+        os.kill(started.pid, signal.SIGSTOP)
+        failed = await ensure(driver, ShutDownVm("s", VM, 1, 5), EffectFailed)
+        assert "timed out" in failed.reason
+        assert "--kill" in failed.hint
+        assert failed.retryable
+        ended = await ensure(driver, END, Ended)
+        assert ended.signal == signal.SIGKILL
+        assert watcher.seen == []
+
+
+@pytest.mark.usefixtures("short_limits")
+async def test_a_qemu_that_hangs_is_adopted_and_heard_when_it_goes_on(qemu_world: QemuWorld) -> None:
+    started = await killed_after_boot(qemu_world, TINY)
+    os.kill(started.pid, signal.SIGSTOP)
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        assert await driver.adopt(identity(started))
+        assert watcher.seen == []
+        os.kill(started.pid, signal.SIGCONT)
+        await watcher.until(GuestReady)
+
+
+async def test_a_connection_to_qmp_that_breaks_is_made_again_and_nothing_is_missed(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        await booted(driver, TINY)
+        await watcher.until(GuestReady)
+        monitor = driver._machines[VM]._monitor
+        assert monitor is not None
+        monitor._shut_down()
+        await type_in(driver, "poweroff")
+        assert (await watcher.until(GuestEnded)).reason == "shutdown"
+        assert watcher.of(VmGone) == []
+
+
+async def test_a_guest_that_reboots_goes_on_in_the_same_run(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        started = await booted(driver, TINY)
+        await watcher.until(GuestReady)
+        console = await driver.console(VM)
+        output = console.output()
+        await read_until(output, b"# ")
+        await console.send(b"reboot\n")
+        await read_until(output, b"built-in shell")
+        assert qemu_world.pids(VM) == [started.pid]
+        assert len(watcher.seen) == 1

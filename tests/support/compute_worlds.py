@@ -1,0 +1,270 @@
+"""Two worlds that a compute driver can act on: a simulated host, and this one with real QEMU under TCG."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from qemu.qmp import QMPClient
+
+from aetherscale.actors.compute.driver import ComputeDriver, Process
+from aetherscale.actors.compute.effects import (
+    Booted,
+    BootVm,
+    ComputeObservation,
+    ComputeOutcome,
+    DiskProvisioned,
+    ProvisionDisk,
+)
+from aetherscale.actors.compute.qemu.driver import QemuDriver
+from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.simulated import SimulatedDriver
+from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedHost
+from aetherscale.kernel.errors import Refused
+
+PATIENCE_S: Final = 90.0
+"""A bound on every wait: far more than a loaded machine needs."""
+VM: Final = "0123456789abcdef"
+OTHER_VM: Final = "1123456789abcdef"
+TINY: Final = "2000000000000001"
+BARE: Final = "2000000000000002"
+"""An image of 1 MiB with nothing on it: its guest runs at once, never gets ready, ignores ACPI."""
+
+T = TypeVar("T", bound=ComputeObservation)
+Outcome = TypeVar("Outcome", bound=ComputeOutcome)
+
+
+def write_overlay(path: Path, base_format: str, size_bytes: int, base_name: str) -> None:
+    """An overlay as QEMU's own tool makes it."""
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base_name, "-F", base_format, path, str(size_bytes)],
+        check=True,
+    )
+
+
+class Watcher:
+    """Everything that a driver has observed, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[ComputeObservation] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, observation: ComputeObservation) -> None:
+        self.seen.append(observation)
+        self._news.set()
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [observation for observation in self.seen if isinstance(observation, kind)]
+
+    async def until(self, kind: type[T]) -> T:
+        """The first observation of a kind."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.of(kind):
+                self._news.clear()
+                await self._news.wait()
+        return self.of(kind)[0]
+
+
+class World(Protocol):
+    """A host, and what can be done to it behind a driver's back."""
+
+    def driver(self) -> ComputeDriver:
+        """A driver as a node makes one at its start."""
+        ...
+
+    def kill(self, booted: Booted) -> None:
+        """SIGKILL for a VM's process."""
+        ...
+
+    def processes(self, vm_id: str) -> int:
+        """How many processes the VM has."""
+        ...
+
+    async def power_off(self, vm_id: str) -> None:
+        """Power the guest off from the inside while no node watches; returns when it has ended."""
+        ...
+
+
+class SimulatedWorld:
+    def __init__(self) -> None:
+        self.host = SimulatedHost(behaviour=self._behaviour, image_mib=lambda image_id: 25 if image_id == TINY else 1)
+        self.images: dict[str, str] = {}
+
+    def driver(self) -> ComputeDriver:
+        world = self
+
+        class Noting(SimulatedDriver):
+            """Remembers which image a VM has, since that is what its guest depends on."""
+
+            async def perform(self, effect: object, progress: object) -> ComputeOutcome:
+                if isinstance(effect, ProvisionDisk):
+                    world.images[effect.vm_id] = effect.image_id
+                    if effect.image_id not in (TINY, BARE):
+                        world.host.image_mib = lambda image_id: None
+                return await super().perform(effect, progress)  # type: ignore[arg-type]
+
+        return Noting(self.host)
+
+    def kill(self, booted: Booted) -> None:
+        process = self.host.live(booted.vm_id)
+        assert process is not None
+        process.die(None, 9)
+
+    def processes(self, vm_id: str) -> int:
+        return int(self.host.live(vm_id) is not None)
+
+    async def power_off(self, vm_id: str) -> None:
+        process = self.host.live(vm_id)
+        assert process is not None
+        await process.readers.attach().send(b"poweroff\n")
+        await process.guest_ended.wait()
+
+    def _behaviour(self, vm_id: str) -> Behaviour:
+        if self.images.get(vm_id) == TINY:
+            return Behaviour()
+        return Behaviour(ready_after_s=None, shutdown_s=None, has_agent=False)
+
+
+class QemuWorld:
+    """Real QEMUs, in a state directory of their own, which is the same as that of another world on it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        self.images_dir = state_dir / "images"
+
+    def store(self, tiny_image: Path) -> None:
+        """Make the state directory, with its images."""
+        self.images_dir.mkdir(parents=True)
+        os.link(tiny_image, self.images_dir / f"{TINY}.raw")
+        with (self.images_dir / f"{BARE}.raw").open("wb") as bare:
+            bare.truncate(1024 * 1024)
+
+    def driver(self, **options: object) -> QemuDriver:
+        return QemuDriver(
+            self.state_dir,
+            image_path=self._image_path,
+            write_overlay=write_overlay,
+            **{"accelerator": "tcg", **options},  # type: ignore[arg-type]
+        )
+
+    def kill(self, booted: Booted) -> None:
+        os.kill(booted.pid, signal.SIGKILL)
+
+    def processes(self, vm_id: str) -> int:
+        return len(self.pids(vm_id))
+
+    async def power_off(self, vm_id: str) -> None:
+        directory = VmDirectory(self.state_dir / "vms", vm_id)
+        monitor = QMPClient()
+        async with asyncio.timeout(PATIENCE_S):
+            await monitor.connect(directory.connect("qmp.sock"))
+            with directory.connect("serial.sock") as serial:
+                serial.send(b"\npoweroff\n")
+                while (await monitor.events.get())["event"] != "SHUTDOWN":
+                    pass
+            await monitor.disconnect()
+
+    def pids(self, vm_id: str) -> list[int]:
+        """All processes that work in the VM's directory."""
+        directory = str((self.state_dir / "vms" / vm_id).resolve())
+        found = []
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                try:
+                    place = os.readlink(f"/proc/{entry.name}/cwd")
+                except OSError:
+                    continue
+                if place.removesuffix(" (deleted)") == directory:
+                    found.append(int(entry.name))
+        return found
+
+    def directory(self, vm_id: str = VM) -> Path:
+        return self.state_dir / "vms" / vm_id
+
+    def _image_path(self, image_id: str, image_format: str) -> Path:
+        return self.images_dir / f"{image_id}.{image_format}"
+
+
+@asynccontextmanager
+async def node(driver: ComputeDriver) -> AsyncIterator[Watcher]:
+    """A driver that is started, and closed at the end."""
+    watcher = Watcher()
+    await driver.start(watcher)
+    try:
+        yield watcher
+    finally:
+        await driver.close()
+
+
+def say_nothing(phase: str) -> None:
+    """A progress that nobody follows."""
+
+
+async def ensure(driver: ComputeDriver, effect: object, kind: type[Outcome]) -> Outcome:
+    """Perform an effect whose outcome has to be of a kind."""
+    async with asyncio.timeout(PATIENCE_S):
+        outcome = await driver.perform(effect, say_nothing)  # type: ignore[arg-type]
+    assert isinstance(outcome, kind), outcome
+    return outcome
+
+
+def provision(image: str = BARE, *, vm_id: str = VM, disk_mib: int = 64) -> ProvisionDisk:
+    return ProvisionDisk("provision", vm_id, image, "raw", disk_mib)
+
+
+def boot(*, vm_id: str = VM, run: int = 1, memory_mib: int = 192, ready: str = "channel") -> BootVm:
+    return BootVm(f"boot {run}", vm_id, run, 1, memory_mib, ready, "raw")  # type: ignore[arg-type]
+
+
+async def booted(driver: ComputeDriver, image: str = BARE, *, vm_id: str = VM, ready: str = "channel") -> Booted:
+    """A VM that has just been booted."""
+    await ensure(driver, provision(image, vm_id=vm_id), DiskProvisioned)
+    return await ensure(driver, boot(vm_id=vm_id, ready=ready), Booted)
+
+
+def identity(of: Booted, ready: str = "channel") -> Process:
+    """What the log has of a process."""
+    return Process(of.vm_id, of.run, of.pid, of.start_ticks, of.boot_id, ready)  # type: ignore[arg-type]
+
+
+async def agent_answers(driver: ComputeDriver, vm_id: str = VM) -> None:
+    """Wait until programs can be run in the guest: a guest may be ready before its agent is."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await driver.execute(vm_id, ["true"], PATIENCE_S)
+            except Refused as refused:
+                if not refused.retryable:
+                    raise
+            else:
+                return
+
+
+async def type_in(driver: ComputeDriver, line: str, vm_id: str = VM) -> None:
+    """Type a line into the guest's shell."""
+    console = await driver.console(vm_id)
+    await console.send(line.encode() + b"\n")
+    await console.close()
+
+
+async def read_until(output: AsyncIterator[bytes], text: bytes) -> bytes:
+    """What a stream says up to and including a text."""
+    said = b""
+    async with asyncio.timeout(PATIENCE_S):
+        async for piece in output:
+            said += piece
+            if text in said:
+                return said
+    raise AssertionError(f"the stream ended without {text!r}: {said[-2000:]!r}")
+
+
+async def whole(output: AsyncIterator[bytes]) -> bytes:
+    """All of a stream, to its end."""
+    async with asyncio.timeout(PATIENCE_S):
+        return b"".join([piece async for piece in output])
