@@ -13,6 +13,7 @@ aether.v1.sys.hb.<node>                            heartbeat
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -112,6 +113,7 @@ def event_stream(node: str) -> str:
     return f"AETHER_EVT_{node}"
 
 
+@lru_cache(maxsize=1024)
 def kebab(event_type: str) -> str:
     """`VmBooted` as the token `vm-booted`."""
     return _CAMEL.sub("-", event_type).lower()
