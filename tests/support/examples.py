@@ -17,7 +17,7 @@ def example_of(kind: Any) -> Any:
     return msgspec.convert(_plain(inspect.type_info(kind), "text"), kind)
 
 
-def _plain(kind: inspect.Type, name: str) -> Any:  # noqa: C901 - one case for each kind of type
+def _plain(kind: inspect.Type, name: str) -> Any:
     """The example as JSON has it, named after the field that it is for."""
     match kind:
         case inspect.Metadata():
@@ -25,7 +25,8 @@ def _plain(kind: inspect.Type, name: str) -> Any:  # noqa: C901 - one case for e
         case inspect.BoolType():
             return True
         case inspect.IntType() | inspect.FloatType():
-            return 7 if kind.ge is None else kind.ge
+            fallback = 7 if isinstance(kind, inspect.IntType) else 0.5
+            return fallback if kind.ge is None else kind.ge
         case inspect.StrType():
             return _text(kind, name)
         case inspect.BytesType():
@@ -41,7 +42,8 @@ def _plain(kind: inspect.Type, name: str) -> Any:  # noqa: C901 - one case for e
         case inspect.StructType():
             fields = {field.encode_name: _plain(field.type, field.encode_name) for field in kind.fields}
             return fields if kind.tag_field is None else {kind.tag_field: kind.tag, **fields}
-    raise AssertionError(f"{name}: there is no example of {kind}")
+        case _:
+            raise AssertionError(f"{name}: there is no example of {kind}")
 
 
 def _text(kind: inspect.StrType, name: str) -> str:
