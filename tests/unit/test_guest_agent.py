@@ -121,19 +121,27 @@ async def test_an_agent_that_hangs_lies_or_floods_is_silent(answer: Answer) -> N
 
 @pytest.mark.usefixtures("short_limit")
 async def test_after_a_late_answer_the_next_call_gets_its_own() -> None:
-    late: list[bytes] = []
+    started: list[int] = []
+    asked_about: list[int] = []
 
-    def first_late(request: dict[str, Any]) -> bytes | None:
-        if request["execute"] == "guest-ping" and not late:
-            late.append(b'{"return": "late"}\n')
-            return None
-        return (late.pop() if late and late[0] else b"") + (honest(request) or b"")
+    def late(request: dict[str, Any]) -> bytes | None:
+        match request["execute"]:
+            case "guest-exec":
+                started.append(len(started) + 1)
+                # The first answer comes with the next one.
+                return None if started == [1] else returned({"pid": started[-1]})
+            case "guest-exec-status":
+                asked_about.append(request["arguments"]["pid"])
+                return returned({"exited": True, "exitcode": 0})
+            case _:
+                overdue = returned({"pid": 1}) if started == [1] else b""
+                return overdue + (honest(request) or b"")
 
-    async with guest(first_late) as (_, port):
-        with pytest.raises(AgentSilent):
-            await port.ping()
-        late.append(b"")
-        await port.ping()
+    async with guest(late) as (_, port):
+        with pytest.raises(Refused, match="timed out"):
+            await port.execute(["/bin/x"], 30)
+        await port.execute(["/bin/x"], 30)
+    assert asked_about == [2]
 
 
 def program(*statuses: dict[str, Any]) -> Answer:
