@@ -128,20 +128,21 @@ async def test_after_a_late_answer_the_next_call_gets_its_own() -> None:
         match request["execute"]:
             case "guest-exec":
                 started.append(len(started) + 1)
-                # The first answer comes with the next one.
-                return None if started == [1] else returned({"pid": started[-1]})
+                # The second answer comes with the next one.
+                return None if started == [1, 2] else returned({"pid": started[-1]})
             case "guest-exec-status":
                 asked_about.append(request["arguments"]["pid"])
                 return returned({"exited": True, "exitcode": 0})
             case _:
-                overdue = returned({"pid": 1}) if started == [1] else b""
+                overdue = returned({"pid": 2}) if started == [1, 2] else b""
                 return overdue + (honest(request) or b"")
 
     async with guest(late) as (_, port):
+        await port.execute(["/bin/x"], 30)
         with pytest.raises(Refused, match="timed out"):
             await port.execute(["/bin/x"], 30)
         await port.execute(["/bin/x"], 30)
-    assert asked_about == [2]
+    assert asked_about == [1, 3]
 
 
 def program(*statuses: dict[str, Any]) -> Answer:
