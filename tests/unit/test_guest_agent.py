@@ -123,19 +123,23 @@ async def test_an_agent_that_hangs_lies_or_floods_is_silent(answer: Answer) -> N
 async def test_after_a_late_answer_the_next_call_gets_its_own() -> None:
     started: list[int] = []
     asked_about: list[int] = []
+    overdue: list[bytes] = []
 
     def late(request: dict[str, Any]) -> bytes | None:
         match request["execute"]:
             case "guest-exec":
                 started.append(len(started) + 1)
-                # The second answer comes with the next one.
-                return None if started == [1, 2] else returned({"pid": started[-1]})
+                answer = returned({"pid": started[-1]})
+                if started[-1] == 2:
+                    # It comes with the next answer, whatever was asked.
+                    overdue.append(answer)
+                    return None
             case "guest-exec-status":
                 asked_about.append(request["arguments"]["pid"])
-                return returned({"exited": True, "exitcode": 0})
+                answer = returned({"exited": True, "exitcode": 0})
             case _:
-                overdue = returned({"pid": 2}) if started == [1, 2] else b""
-                return overdue + (honest(request) or b"")
+                answer = honest(request) or b""
+        return (overdue.pop() if overdue else b"") + answer
 
     async with guest(late) as (_, port):
         await port.execute(["/bin/x"], 30)
