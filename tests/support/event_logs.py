@@ -96,3 +96,27 @@ async def take(pages: AsyncIterator[Sequence[StoredEvent]], count: int) -> list[
     while len(events) < count:
         events.extend(await anext(pages))
     return events
+
+
+async def filled(world: LogWorld, commits: int = 3) -> Store:
+    """An open log with as many commits, each of two events and a command."""
+    store = await world.open()
+    head = await store.head()
+    for number in range(head, head + commits):
+        await store.append(
+            append_of(
+                write(f"vm-{number}", 0, new("Made", bytes(range(200)))),
+                write("vm-common", await version_of(store, "vm-common"), new("Grown")),
+                command_id=f"command-{number}",
+                body=f"body-{number}",
+            )
+        )
+    return store
+
+
+async def version_of(store: Reader, stream: str) -> int:
+    return len(await store.read_stream(stream))
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {entry.name: entry.read_bytes() for entry in directory.iterdir()}

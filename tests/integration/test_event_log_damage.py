@@ -1,0 +1,166 @@
+"""A damaged log: every flipped bit, every cut and every lost row is seen, or what is read is what was written."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aetherscale.eventstore.integrity import verify
+from aetherscale.eventstore.sqlite import open_reader, open_store
+from aetherscale.eventstore.store import Damaged, StoredEvent, StoreError
+from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, digest_of, files_of, filled, read_all
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SqliteWorld:
+    return SqliteWorld(tmp_path)
+
+
+async def crashed_log(directory: Path) -> tuple[Path, list[StoredEvent]]:
+    """A log as kill -9 leaves it: most commits in the database, some in the write-ahead log, and a head."""
+    world = SqliteWorld(directory / "running")
+    world.path.parent.mkdir()
+    await (await filled(world, 60)).close()
+    store = await filled(world, 3)
+    crashed = directory / "crashed"
+    crashed.mkdir()
+    for name in ("events.db", "events.db-wal", "events.head"):
+        shutil.copy(world.path.with_name(name), crashed)
+    events = await read_all(store)
+    await store.close()
+    return crashed / "events.db", events
+
+
+async def told_of_damage(path: Path, events: Sequence[StoredEvent]) -> bool:
+    """Whether damage shows when the log is opened, read or verified. Fails where what is read is silently wrong."""
+    try:
+        reader = await open_reader(path)
+    except StoreError:
+        return True
+    try:
+        found = await read_all(reader)
+        for number in (0, 30, 61):
+            accepted = await reader.accepted("default", f"command-{number}")
+            if accepted is not None:
+                assert accepted.digest == digest_of(f"body-{number}") or verify(path).problems
+    except StoreError:
+        return True
+    finally:
+        await reader.close()
+    if verify(path).problems:
+        return True
+    assert found == events, "what is read is not what was written, and nothing shows it"
+    return False
+
+
+@pytest.mark.parametrize("part", ["events.db", "events.db-wal", "events.head"])
+async def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path: Path, part: str) -> None:
+    path, events = await crashed_log(tmp_path)
+    victim = path.with_name(part)
+    whole = {name: path.with_name(name).read_bytes() for name in ("events.db", "events.db-wal", "events.head")}
+    assert not await told_of_damage(path, events), "the log is whole before it is damaged"
+    chance = random.Random(part)  # noqa: S311 - the same flips in every run
+    seen = 0
+    for _ in range(150):
+        for name, content in whole.items():
+            path.with_name(name).write_bytes(content)
+        path.with_name("events.db-shm").unlink(missing_ok=True)
+        flipped = bytearray(whole[part])
+        place = chance.randrange(len(flipped))
+        flipped[place] ^= 1 << chance.randrange(8)
+        victim.write_bytes(flipped)
+        seen += await told_of_damage(path, events)
+    assert seen > 30, "much of the database stands in the write-ahead log too, or is empty, but not all"
+
+
+@pytest.mark.parametrize("part", ["events.db", "events.db-wal", "events.head"])
+async def test_a_file_that_is_cut_off_or_gone_is_seen(tmp_path: Path, part: str) -> None:
+    path, events = await crashed_log(tmp_path)
+    victim = path.with_name(part)
+    whole = {name: path.with_name(name).read_bytes() for name in ("events.db", "events.db-wal", "events.head")}
+    size = len(whole[part])
+    seen = 0
+    for length in [*range(0, size, size // 20), size - 1]:
+        for name, content in whole.items():
+            path.with_name(name).write_bytes(content)
+        path.with_name("events.db-shm").unlink(missing_ok=True)
+        victim.write_bytes(whole[part][:length])
+        seen += await told_of_damage(path, events)
+    assert seen > 15, "what is cut off may stand in the write-ahead log too, but not often"
+    victim.unlink()
+    path.with_name("events.db-shm").unlink(missing_ok=True)
+    assert await told_of_damage(path, events), f"without {part}"
+
+
+async def test_a_node_does_not_touch_a_log_that_has_lost_its_end(tmp_path: Path) -> None:
+    path, events = await crashed_log(tmp_path)
+    wal = path.with_name("events.db-wal")
+    content = bytearray(wal.read_bytes())
+    content[len(content) // 2] ^= 1
+    wal.write_bytes(content)
+    before = files_of(path.parent)
+
+    with pytest.raises(Damaged, match=r"log damaged at \d+.*aetherscale log verify") as damaged:
+        await open_store(path, node=NODE, epoch=EPOCH, now_us=NOW_US, reserve_bytes=0)
+
+    assert damaged.value.seq is not None
+    assert 1 < damaged.value.seq <= len(events)
+    after = files_of(path.parent)
+    assert {name: after[name] for name in before} == before, "what could still be saved has been changed"
+
+
+async def test_a_lost_database_is_not_replaced_by_an_empty_one(world: SqliteWorld) -> None:
+    await (await filled(world)).close()
+    world.path.unlink()
+    with pytest.raises(Damaged, match="missing"):
+        await world.open()
+    assert not world.path.exists()
+
+
+async def test_a_missing_event_is_seen_when_it_is_read(world: SqliteWorld) -> None:
+    await (await filled(world)).close()
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER events_stay")
+        connection.execute("DELETE FROM events WHERE seq = 4")
+
+    reader = await open_reader(world.path)
+    with pytest.raises(Damaged, match="event 4 is missing") as damaged:
+        await reader.read(0)
+    await reader.close()
+    assert damaged.value.seq == 4
+    assert verify(world.path).problems[0].seq == 3, "the commit that event 4 was in begins at 3"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE events SET data = x'80' WHERE seq = 3",
+        "UPDATE events SET time_us = time_us + 1 WHERE seq = 3",
+        "UPDATE events SET actor = 'user:somebody-else' WHERE seq = 3",
+        "UPDATE streams SET name = 'vm-other' WHERE id = 2",
+        "UPDATE types SET name = 'Unmade' WHERE id = 1",
+        "UPDATE commands SET digest = x'00' WHERE first_seq = 3",
+        "UPDATE commands SET last_seq = 5 WHERE first_seq = 3",
+        "DELETE FROM commands WHERE first_seq = 3",
+        "UPDATE epochs SET epoch = 'ffffffffffffffff'",
+        "UPDATE batches SET link = zeroblob(32) WHERE number = 2",
+        "DELETE FROM batches WHERE number = 2",
+    ],
+)
+async def test_a_change_of_the_past_breaks_the_chain(world: SqliteWorld, change: str) -> None:
+    await (await filled(world)).close()
+    assert verify(world.path).problems == ()
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        assert connection.execute(change).rowcount == 1
+
+    found = verify(world.path)
+    assert found.problems
+    assert found.events <= 2
