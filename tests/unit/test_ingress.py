@@ -352,6 +352,36 @@ async def test_when_the_node_stops_who_waits_is_told_and_nobody_new_is_heard(nod
         await node.ask(cmd("create-vm"))
 
 
+async def test_who_asked_in_the_very_moment_of_the_stop_is_told_too(node: Node) -> None:
+    inbox = await node.hear("my.inbox")
+    await node.caller.publish(cmd("wait"), b"", reply="my.inbox")
+    await asyncio.sleep(0)
+    assert len(node.component.calls) == 1
+    await node.ingress.close()
+    assert (await inbox.until_end())[-1]["code"] == 503
+
+
+async def test_a_sign_of_life_never_follows_the_final_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(keepalive_s=0.01)
+    await node.ingress.start()
+    inbox = await node.hear("my.inbox")
+    sent: list[bytes] = []
+    publish = MemoryBus.publish
+
+    async def slow(self: MemoryBus, subject: str, body: bytes, *rest: Any, **options: Any) -> None:
+        if subject == "my.inbox":
+            sent.append(body)
+            await asyncio.sleep(0.05)
+        await publish(self, subject, body, *rest, **options)
+
+    monkeypatch.setattr(MemoryBus, "publish", slow)
+    await node.caller.publish(cmd("wait"), b"", reply="my.inbox")
+    node.component.release.set()
+    await inbox.until_end()
+    assert sent[-2:] == [b'{"type":"result"}', b""]
+    await node.ingress.close()
+
+
 async def test_a_broker_that_goes_away_mid_reply_does_not_end_the_work(node: Node) -> None:
     inbox = await node.hear("my.inbox")
     await node.caller.publish(cmd("wait"), b"", reply="my.inbox")

@@ -59,6 +59,8 @@ class _Reader(NatsParser):
                 self._deliver(frame.sid, frame.incoming)
             else:
                 await self.nc.control(frame)
+        # nats-py goes on as long as bytes are here; what they lead to has to have its turn too.
+        await asyncio.sleep(0)
 
 
 class _Connection(Client):

@@ -28,8 +28,8 @@ _HEADER_LINE: Final = b"NATS/1.0"
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_LINES = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x1f\x7f]*\r\n)*")
 _TOKEN = re.compile(r"[^\x00-\x20\x7f.]+")
-_PLAIN_TOKEN = r"(?![*>](?:\.|\Z))[^\x00-\x20\x7f.]+"
-_PLAIN_SUBJECT = re.compile(rf"{_PLAIN_TOKEN}(?:\.{_PLAIN_TOKEN})*")
+_PLAIN = r"(?![*>](?:\.|\Z))[^\x00-\x20\x7f.]+"
+_PLAIN_SUBJECT = re.compile(rf"{_PLAIN}(?:\.{_PLAIN})*")
 
 
 class ProtocolError(Exception):
