@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +52,8 @@ async def test_a_qemu_has_no_privilege_and_cannot_get_one(qemu_world: QemuWorld)
         assert now["NoNewPrivs"] == "1"
         assert now["Seccomp"] == "2"
         assert now["Umask"] == "0077"
+        # SIGXFSZ: a write beyond the limit below fails, and does not end QEMU.
+        assert int(now["SigIgn"], 16) & 1 << (signal.SIGXFSZ - 1)
         assert os.getsid(started.pid) == started.pid
         assert limit(started.pid, "Max core file size") == "0"
         # The largest file that it may write is its own disk, here of 64 MiB.

@@ -57,6 +57,22 @@ def test_the_image_can_go_and_the_disk_stays_whole(directory: VmDirectory, image
     assert (directory.path / "base.img").stat().st_size == 3 * MIB // 2
 
 
+def test_a_link_that_was_lost_is_made_again(directory: VmDirectory, image: Path) -> None:
+    provision(directory, image, "raw", 64, write_overlay)
+    (directory.path / "base.img").unlink()
+    assert provision(directory, image, "raw", 64, write_overlay) == 64
+    assert (directory.path / "base.img").samefile(image)
+
+
+def test_a_disk_that_is_damaged_is_named_and_kept(directory: VmDirectory, image: Path) -> None:
+    provision(directory, image, "raw", 64, write_overlay)
+    (directory.path / "disk.qcow2").write_bytes(b"x" * 1000)
+    with pytest.raises(HostFault, match="is damaged: it has no qcow2 header") as fault:
+        provision(directory, image, "raw", 64, write_overlay)
+    assert not fault.value.retryable
+    assert (directory.path / "disk.qcow2").read_bytes() == b"x" * 1000
+
+
 def test_a_disk_grows_to_its_image_in_whole_mebibytes(directory: VmDirectory, image: Path) -> None:
     assert provision(directory, image, "raw", 1, write_overlay) == 2
 

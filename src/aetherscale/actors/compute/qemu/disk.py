@@ -34,7 +34,9 @@ def provision(
     A disk that is there is left as it is. Where it fails nothing is left of the directory.
     """
     if (directory.path / DISK).is_file():
-        return -(-virtual_size_bytes(directory.path / DISK, "qcow2") // MIB)
+        if not (directory.path / BASE).exists():
+            _link(image, directory.path / BASE)
+        return disk_size_mib(directory)
     try:
         directory.make()
         _require_room(directory)
@@ -49,6 +51,18 @@ def provision(
         directory.remove()
         raise
     return size_mib
+
+
+def disk_size_mib(directory: VmDirectory) -> int:
+    """The size of a VM's disk as the guest sees it. Raises `HostFault` where it is no disk, and `OSError`."""
+    try:
+        return -(-virtual_size_bytes(directory.path / DISK, "qcow2") // MIB)
+    except ValueError as error:
+        raise HostFault(
+            f"the VM's disk {directory.path / DISK} is damaged: {error}",
+            hint=f"restore it, or delete the VM: aetherscale vm delete {directory.vm_id}",
+            retryable=False,
+        ) from error
 
 
 def virtual_size_bytes(path: Path, image_format: Literal["qcow2", "raw"]) -> int:

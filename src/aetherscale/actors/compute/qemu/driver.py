@@ -99,7 +99,7 @@ class QemuDriver:
         try:
             if isinstance(effect, ShutDownVm):
                 return await self._shut_down(effect)
-            async with self._turns.setdefault(effect.vm_id, asyncio.Lock()):
+            async with self._turn(effect.vm_id):
                 return await self._perform(effect, progress)
         except HostFault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
@@ -174,8 +174,8 @@ class QemuDriver:
         return HostFault(f"QEMU ended at its start with {how}", hint="the end of its log says why", log_tail=tail)
 
     async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
-        directory = self._directory(effect.vm_id)
-        machine = await self._alive(directory)
+        async with self._turn(effect.vm_id):
+            machine = await self._alive(self._directory(effect.vm_id))
         if machine is None:
             return Ended(effect.key)
         try:
@@ -286,6 +286,10 @@ class QemuDriver:
         if machine is None or machine.gone.is_set():
             raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
         return machine
+
+    def _turn(self, vm_id: str) -> asyncio.Lock:
+        """Held while something is done to a VM; there for as long as somebody holds it or waits for it."""
+        return self._turns.setdefault(vm_id, asyncio.Lock())
 
     def _directory(self, vm_id: str) -> VmDirectory:
         return VmDirectory(self._root, vm_id)

@@ -25,7 +25,7 @@ from aetherscale.actors.compute.effects import (
 from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, AgentSilent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
-from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.session import BlockDevice, Rejected, RunState, Unresponsive, shaped
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Guest:
     async def settle(self, status: str | None = None) -> None:
         """Ask which state QEMU is in, unless it is known, and report it. Raises `Unresponsive`, `Rejected`."""
         if status is None:
-            status = status_of(await self._execute("query-status"))
+            status = shaped(await self._execute("query-status"), RunState).status
         match status:
             case "shutdown":
                 self._has_ended("shutdown", "")
@@ -115,10 +115,8 @@ class Guest:
             log.warning("VM %s has stopped: %s", self.vm_id, silent)
 
     async def _io_error(self) -> PauseReason:
-        for device in await self._execute("query-block"):
-            if device.get("io-status") == "nospace":
-                return "disk"
-        return "io-error"
+        devices = shaped(await self._execute("query-block"), list[BlockDevice])
+        return "disk" if any(device.io_status == "nospace" for device in devices) else "io-error"
 
     def _has_ended(self, reason: Literal["shutdown", "panic"], detail: str) -> None:
         if not self.ended.is_set():
@@ -184,14 +182,6 @@ class Guest:
         if not self._is_ready:
             self._is_ready = True
             self._report(GuestReady(self.vm_id, self.run, channel))
-
-
-def status_of(answer: object) -> str:
-    """The run state in the answer to `query-status` (QMP RunState). Raises `Unresponsive` where it is nonsense."""
-    status = answer.get("status") if isinstance(answer, Mapping) else None
-    if not isinstance(status, str):
-        raise Unresponsive("QMP: the answer to query-status is nonsense")
-    return status
 
 
 def _internal_error(accelerator: str) -> str:

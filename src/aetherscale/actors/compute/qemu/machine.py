@@ -16,11 +16,20 @@ from aetherscale.actors.compute.driver import Observe
 from aetherscale.actors.compute.effects import VmGone
 from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import SerialLine
-from aetherscale.actors.compute.qemu.guest import Guest, status_of
+from aetherscale.actors.compute.qemu.guest import Guest
+from aetherscale.actors.compute.qemu.identity import machine_uuid
 from aetherscale.actors.compute.qemu.layout import AGENT, QEMU_LOG, QMP, READY, SERIAL, RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.ports import ReadyPort
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
-from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.session import (
+    CharDevice,
+    Monitor,
+    Rejected,
+    RunState,
+    Unresponsive,
+    Uuid,
+    shaped,
+)
 from aetherscale.bus.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -106,15 +115,18 @@ class Machine:
         Raises `Unresponsive`, `Rejected`.
         """
         await self.attach()
-        status = status_of(await self._execute("query-status"))
+        uuid = shaped(await self._execute("query-uuid"), Uuid).uuid
+        if uuid != machine_uuid(self.directory.vm_id):
+            raise Unresponsive(f"QMP: it answers for a VM of UUID {uuid}, which is another one")
+        status = await self._status()
         if status == "prelaunch":
             await self.run_on()
         else:
             await self.guest.settle(status)
         if self._ready_port is not None:
             self._ready_port.ask()
-        for device in await self._execute("query-chardev"):
-            if device.get("label") == "agent" and device.get("frontend-open"):
+        for device in shaped(await self._execute("query-chardev"), list[CharDevice]):
+            if device.label == "agent" and device.frontend_open:
                 self.guest.agent_opened()
 
     async def _keep_reattaching(self) -> None:
@@ -169,10 +181,13 @@ class Machine:
             raise Unresponsive("QMP is not connected")
         return await self._monitor.execute(command)
 
+    async def _status(self) -> str:
+        return shaped(await self._execute("query-status"), RunState).status
+
     async def run_on(self) -> None:
         """Let the guest of a QEMU that has just been started run. Raises `Unresponsive`, `Rejected`."""
         await self._execute("cont")
-        status = status_of(await self._execute("query-status"))
+        status = await self._status()
         if status == "prelaunch":
             raise Unresponsive("QMP: cont was accepted, yet the guest does not run")
         await self.guest.settle(status)
@@ -220,8 +235,12 @@ class Machine:
         return True
 
     def log_tail(self) -> str:
-        """The end of what QEMU has said on stderr."""
-        return self.directory.tail(QEMU_LOG, LOG_TAIL_BYTES).decode(errors="replace").strip()
+        """The end of what QEMU has said on stderr; empty where it cannot be read."""
+        try:
+            return self.directory.tail(QEMU_LOG, LOG_TAIL_BYTES).decode(errors="replace").strip()
+        except OSError as error:
+            log.warning("VM %s: %s cannot be read: %s", self.directory.vm_id, QEMU_LOG, error)
+            return ""
 
 
 def _reap(pidfd: int) -> Exit:

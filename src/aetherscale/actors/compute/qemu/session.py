@@ -13,8 +13,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
+from msgspec import Struct
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError, Runstate
 from qemu.qmp.message import Message
 
@@ -28,6 +30,7 @@ CALL_LIMIT_S: Final = 5.0
 _BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
 """What a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
 
+T = TypeVar("T")
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -37,6 +40,39 @@ class Unresponsive(Exception):
 
 class Rejected(Exception):
     """QEMU understood the command and refused it."""
+
+
+class RunState(Struct, frozen=True):
+    """The answer to `query-status`."""
+
+    status: str
+
+
+class Uuid(Struct, frozen=True, rename={"uuid": "UUID"}):
+    """The answer to `query-uuid`."""
+
+    uuid: str
+
+
+class CharDevice(Struct, frozen=True, rename="kebab"):
+    """One of the answer to `query-chardev`."""
+
+    label: str
+    frontend_open: bool
+
+
+class BlockDevice(Struct, frozen=True, rename="kebab"):
+    """One of the answer to `query-block`."""
+
+    io_status: str = "ok"
+
+
+def shaped(answer: object, shape: type[T]) -> T:
+    """An answer that has the shape it should have. Raises `Unresponsive` where it has not."""
+    try:
+        return msgspec.convert(answer, shape)
+    except msgspec.ValidationError as error:
+        raise Unresponsive(f"QMP: an answer is nonsense: {error}") from error
 
 
 class Monitor:
@@ -71,11 +107,11 @@ class Monitor:
         tasks.spawn(monitor._attend(on_lost), "QMP")
         return monitor
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+    async def execute(self, command: str) -> Any:
         """Run a command and return what it returns. Raises `Unresponsive` and `Rejected`."""
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
-                return await self._client.execute(command, arguments)
+                return await self._client.execute(command)
         except TimeoutError:
             raise Unresponsive(f"QMP: {command} timed out after {CALL_LIMIT_S:g} s") from None
         except ExecuteError as error:

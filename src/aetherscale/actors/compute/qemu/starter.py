@@ -16,7 +16,7 @@ from aetherscale.actors.compute.effects import BootVm
 from aetherscale.actors.compute.qemu import argv, identity, launch, layout
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.console import ConsoleLog, SerialLine
-from aetherscale.actors.compute.qemu.disk import MIB, virtual_size_bytes
+from aetherscale.actors.compute.qemu.disk import MIB, disk_size_mib
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
@@ -149,8 +149,8 @@ def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) ->
 
 def _file_limit_bytes(directory: VmDirectory) -> int:
     """What the overlay can grow to, with its tables; nothing that QEMU writes is larger."""
-    size = virtual_size_bytes(directory.path / layout.DISK, "qcow2")
-    return size + size // 1024 + 64 * MIB
+    size_mib = disk_size_mib(directory)
+    return (size_mib + size_mib // 1024 + 64) * MIB
 
 
 def _require_disk(directory: VmDirectory) -> None:
@@ -161,14 +161,6 @@ def _require_disk(directory: VmDirectory) -> None:
                 hint=f"delete the VM and create it again: aetherscale vm delete {directory.vm_id}",
                 retryable=False,
             )
-    try:
-        virtual_size_bytes(directory.path / layout.DISK, "qcow2")
-    except ValueError as error:
-        raise HostFault(
-            f"the VM's disk {directory.path / layout.DISK} is damaged: {error}",
-            hint=f"restore it, or delete the VM: aetherscale vm delete {directory.vm_id}",
-            retryable=False,
-        ) from error
 
 
 def _require_memory(memory_mib: int) -> None:
