@@ -18,7 +18,6 @@ import asyncio
 import fcntl
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -130,16 +129,18 @@ def _write_image(target: Path, parts: Parts, extra_files: Mapping[str, bytes]) -
     disk = bootdisk.assemble(
         parts.boot_image, parts.core_image, parts.kernel, parts.programs + _scripts(extra_files)
     )  # fmt: skip
-    # NamedTemporaryFile makes files of mode 0600, which stays.
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
+    fresh = target.with_name(f"{target.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(disk)
             file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+            os.fsync(descriptor)
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
