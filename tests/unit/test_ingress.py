@@ -232,6 +232,20 @@ async def test_an_object_is_reached_from_when_it_is_owned_until_it_is_not(node: 
         await node.ask(subject)
 
 
+async def test_ownership_that_changes_quickly_ends_as_it_was_last(node: Node) -> None:
+    kept, left = "1" * 16, "2" * 16
+    for _ in range(5):
+        for object_id in (kept, left):
+            node.ingress.owns("vm", object_id, "default", owned=True)
+            await asyncio.sleep(0)
+            node.ingress.owns("vm", object_id, "default", owned=False)
+    node.ingress.owns("vm", kept, "default", owned=True)
+    await node.ingress.settled()
+    assert await node.ask(f"aether.v1.default.obj.vm.{kept}.create-vm") == CREATED
+    with pytest.raises(NoResponders):
+        await node.ask(f"aether.v1.default.obj.vm.{left}.create-vm")
+
+
 async def test_one_node_can_be_addressed(node: Node) -> None:
     assert await node.ask("aether.v1.default.node.n1.compute.create-vm") == CREATED
     with pytest.raises(NoResponders):

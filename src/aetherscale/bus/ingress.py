@@ -61,9 +61,12 @@ class Ingress:
         self._max_open_streams, self._keepalive_s = max_open_streams, keepalive_s
         self._streams = Tasks("streams")
         self._refusals = Tasks("refusals")
-        self._keepalives = Tasks("keepalives")
+        self._background = Tasks("ingress")
         self._subscriptions: list[Subscription] = []
+        self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
+        self._following = False
+        self._ownership_followed = asyncio.Event()
         self._stopping = False
         self._dropped = 0
 
@@ -75,17 +78,52 @@ class Ingress:
         for subject, queue in wanted:
             self._subscriptions.append(await self._bus.listen(subject, queue, self._take))
 
+    def owns(self, kind: str, object_id: str, tenant: str, owned: bool) -> None:
+        """Say whether requests for this object come here from now on; the last word counts.
+
+        The subject of an object that nobody owns answers 503. `settled` waits until the broker knows.
+        """
+        key = (kind, object_id, tenant)
+        if owned:
+            self._wanted.add(key)
+        else:
+            self._wanted.discard(key)
+        if not self._following and not self._stopping:
+            self._following = True
+            self._background.spawn(self._follow_ownership(), "ownership")
+
     async def own(self, kind: str, object_id: str, tenant: str) -> None:
-        """From now on requests for this object come here. Twice is once."""
-        if (kind, object_id, tenant) not in self._owned:
-            subject, queue = subjects.object_subscription(tenant, kind, object_id, self._node)
-            self._owned[kind, object_id, tenant] = await self._bus.listen(subject, queue, self._take)
+        """As `owns`, and wait until the broker knows."""
+        self.owns(kind, object_id, tenant, owned=True)
+        await self.settled()
 
     async def disown(self, kind: str, object_id: str, tenant: str) -> None:
-        """From now on nobody listens for this object, and its subject answers 503."""
-        subscription = self._owned.pop((kind, object_id, tenant), None)
-        if subscription is not None:
-            await subscription.unsubscribe()
+        """The opposite of `own`."""
+        self.owns(kind, object_id, tenant, owned=False)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until the broker knows of every change of ownership so far."""
+        while self._wanted != self._owned.keys() and not self._stopping:
+            self._ownership_followed.clear()
+            await self._ownership_followed.wait()
+
+    async def _follow_ownership(self) -> None:
+        """Listen to what is owned and to nothing else; what changes meanwhile is done in a next round."""
+        try:
+            while self._wanted != self._owned.keys():
+                for key in self._owned.keys() - self._wanted:
+                    await self._owned.pop(key).unsubscribe()
+                missing = sorted(self._wanted - self._owned.keys())
+                heard = await asyncio.gather(*(self._listen_to(*key) for key in missing))
+                self._owned.update(zip(missing, heard, strict=True))
+        finally:
+            self._following = False
+            self._ownership_followed.set()
+
+    async def _listen_to(self, kind: str, object_id: str, tenant: str) -> Subscription:
+        subject, queue = subjects.object_subscription(tenant, kind, object_id, self._node)
+        return await self._bus.listen(subject, queue, self._take)
 
     async def close(self) -> None:
         """Take no more; tell everybody who waits that the node stops. What was accepted is not given up."""
@@ -94,7 +132,7 @@ class Ingress:
             await subscription.unsubscribe()
         # A task that is cancelled before its first step says nothing, not even that it was cancelled.
         await asyncio.sleep(0)
-        for tasks in (self._streams, self._refusals, self._keepalives):
+        for tasks in (self._streams, self._refusals, self._background):
             await tasks.close()
 
     def _take(self, incoming: Incoming) -> None:
@@ -141,7 +179,7 @@ class Ingress:
         self._refusals.spawn(self._say(self._answer(targets, fan_out), error), "refusal")
 
     def _answer(self, targets: list[str], fan_out: bool) -> Answer:
-        return Answer(self._bus, self._keepalives, self._node, targets, fan_out=fan_out, keepalive_s=self._keepalive_s)
+        return Answer(self._bus, self._background, self._node, targets, fan_out=fan_out, keepalive_s=self._keepalive_s)
 
     async def _say(self, answer: Answer, last: Chunk) -> None:
         try:
