@@ -169,6 +169,25 @@ async def test_what_the_broker_does_not_take_is_not_sent(server: NatsServer) -> 
     await in_thread(send)
 
 
+async def test_a_flood_that_nobody_reads_does_not_fill_the_memory(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "MAX_WAITING", 100)
+
+    def neglect() -> None:
+        with blocking.connect(server.endpoint) as connection, blocking.connect(server.endpoint) as other:
+            connection.subscribe("flood")
+            quiet = connection.subscribe("quiet")
+            connection.flush()
+            for _ in range(101):
+                other.publish("flood", b"")
+            other.flush()
+            with pytest.raises(BusUnavailable, match="unread"):
+                quiet.receive(WAIT_S)
+
+    await in_thread(neglect)
+
+
 async def test_a_broker_that_dies_is_told_at_once(server: NatsServer) -> None:
     connection = blocking.connect(server.endpoint)
     with closing(connection):

@@ -1,7 +1,11 @@
-"""A NATS connection without asyncio, for programs that ask one question and end: half the start is saved.
+"""A NATS connection without asyncio, for programs that ask one question and end: half their start is saved.
 
-One thread uses it, and nothing is read but while it waits in `receive`. It does not reconnect: whoever asks knows best
-whether to ask again.
+One thread uses it, and nothing is read but while it waits. It does not reconnect: whoever asks knows best whether to
+ask again.
+
+    with connect(endpoint) as connection:
+        for chunk in connection.request("aether.v1.default.cmd.compute.list-vms", b"{}", timeout_s=10):
+            …
 """
 
 from __future__ import annotations
@@ -10,123 +14,167 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from aetherscale.bus import protocol
-from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders
-from aetherscale.bus.endpoint import Endpoint
+from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, TooLarge
 from aetherscale.bus.protocol import Control, Delivery, Parser, ProtocolError
 
+if TYPE_CHECKING:
+    from aetherscale.bus.endpoint import Endpoint
+
 CONNECT_S: Final = 3.0
-CHUNK_BYTES: Final = 256 * 1024
+READ_BYTES: Final = 256 * 1024
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+MAX_WAITING: Final = 100_000
+"""Messages that wait in memory for a subscription that nobody reads from."""
+
+
+def connect(endpoint: Endpoint, *, name: str = "aetherscale", timeout_s: float = CONNECT_S) -> Connection:
+    """A connection to the first server of the endpoint that answers. Raises `BusUnavailable` that names each."""
+    failures: list[str] = []
+    for url in endpoint.url.split(","):
+        try:
+            return Connection(url, endpoint, name, timeout_s)
+        except BusUnavailable as failure:
+            failures.append(str(failure))
+    raise BusUnavailable("; ".join(failures))
 
 
 class Connection:
-    """A connection that stands, from the moment it is made until `close`, or until it is lost."""
+    """A connection that stands, from the moment it is made until `close`, or until it is lost.
 
-    def __init__(self, endpoint: Endpoint, *, name: str = "aetherscale", timeout_s: float = CONNECT_S) -> None:
-        """Connect to the first server of the endpoint that answers. Raises `BusUnavailable`."""
-        self._waiting: deque[Delivery] = deque()
+    Every method raises `BusUnavailable` where it is lost.
+    """
+
+    def __init__(self, url: str, endpoint: Endpoint, name: str, timeout_s: float) -> None:
+        self.url = url
+        self.max_payload_bytes = MAX_PAYLOAD_BYTES
         self._parser = Parser()
+        self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._awaited = ""
         self._heard: Control | None = None
-        failures: list[str] = []
-        for url in endpoint.url.split(","):
-            try:
-                self._socket = self._connect(url, endpoint, name, timeout_s)
-                self.url = url
-                return
-            except (OSError, ProtocolError, BusUnavailable) as failure:
-                failures.append(f"{url}: {failure}")
-        raise BusUnavailable("; ".join(failures))
+        scheme, _, address = url.partition("://")
+        host, _, port = address.rpartition(":")
+        try:
+            self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+        except OSError as error:
+            raise self._lost(f"cannot be reached: {error.strerror or error}") from error
+        try:
+            self._greet(scheme, host.strip("[]"), endpoint, name, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def fileno(self) -> int:
-        """For `select`: readable where there is more to receive than `receive(0)` has said."""
+        """For `select`: readable where there is more than `receive(0)` of the subscriptions has said."""
         return self._socket.fileno()
 
-    def publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, reply: str = "") -> None:
-        """Send one message. Raises `BusUnavailable`, ValueError for a malformed subject or header."""
+    def publish(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> None:
+        """Send one message; `flush` says when the server has it.
+
+        Raises `TooLarge`, and ValueError for a malformed subject or header.
+        """
+        header_bytes = len(protocol.encode_headers(headers)) if headers else 0
+        if len(body) + header_bytes > self.max_payload_bytes:
+            raise TooLarge(f"{subject}: got {len(body)} bytes, expected at most {self.max_payload_bytes}")
         self._send(protocol.publish(subject, body, headers, reply))
 
-    def subscribe(self, subject: str) -> int:
-        """Hear every message on a subject from now on; answers with the number that its deliveries have.
-
-        On return the server knows of it. Raises `BusUnavailable`, ValueError for a malformed subject.
-        """
+    def subscribe(self, subject: str) -> Subscription:
+        """Hear every message on a subject. Raises ValueError for a malformed one."""
         self._last_sid += 1
-        self._send(protocol.subscribe(subject, "", self._last_sid) + protocol.PING)
-        self._await("PONG", CONNECT_S)
-        return self._last_sid
+        self._send(protocol.subscribe(subject, "", self._last_sid))
+        subscription = Subscription(self, self._last_sid)
+        self._subscriptions[self._last_sid] = subscription
+        return subscription
 
-    def unsubscribe(self, sid: int) -> None:
-        """Hear no more of a subscription; what has arrived of it is dropped. Raises `BusUnavailable`."""
-        self._send(protocol.unsubscribe(sid))
-        self._waiting = deque(delivery for delivery in self._waiting if delivery.sid != sid)
+    def flush(self, timeout_s: float = CONNECT_S) -> None:
+        """Return when the server has taken everything that was sent."""
+        self._send(protocol.PING)
+        self._await("PONG", timeout_s)
 
-    def receive(self, timeout_s: float | None, sid: int | None = None) -> Delivery | None:
-        """The next message, of one subscription or of any; None where none comes in time.
+    def request(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
+    ) -> Iterator[dict[str, Any]]:
+        """The chunks of a streamed reply, each a JSON object, without the empty message that ends it.
 
-        What comes for other subscriptions waits for its turn. Raises `BusUnavailable`.
+        `timeout_s` bounds the silence before each. Raises `NoResponders`, `TimeoutError`.
         """
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            for at, delivery in enumerate(self._waiting):
-                if sid is None or delivery.sid == sid:
-                    del self._waiting[at]
-                    return delivery
-            if not self._read(None if until_s is None else until_s - time.monotonic()):
-                return None
+        reply = self.ask(subject, body, headers)
+        try:
+            while True:
+                incoming = reply.receive(timeout_s)
+                if incoming is None:
+                    raise TimeoutError(f"no word on {subject} within {timeout_s:g} s")
+                if incoming.is_no_responders:
+                    raise NoResponders(f"nobody listens on {subject}")
+                if incoming.ends_stream:
+                    return
+                yield self.chunk(incoming)
+        finally:
+            reply.unsubscribe()
 
-    def ask(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request; its streamed reply is read from what this returns. Raises `BusUnavailable`."""
+    def ask(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Subscription:
+        """Send a request; its reply is heard on what this returns, where nobody listens that too."""
         inbox = f"_INBOX.{os.urandom(16).hex()}"
-        self._last_sid += 1
-        self._send(protocol.subscribe(inbox, "", self._last_sid) + protocol.publish(subject, body, headers, inbox))
-        return Reply(self, self._last_sid, subject)
+        reply = self.subscribe(inbox)
+        self.publish(subject, body, headers, inbox)
+        return reply
+
+    def chunk(self, incoming: Incoming) -> dict[str, Any]:
+        """The JSON object in a message. Raises `BusUnavailable` for anything else: that is no node of ours."""
+        try:
+            return msgspec.json.decode(incoming.body, type=dict[str, Any])
+        except msgspec.MsgspecError as broken:
+            raise self._lost(f"the answer is not a JSON object: {broken}") from broken
 
     def close(self) -> None:
         """Hang up; idempotent."""
         self._socket.close()
 
-    def _connect(self, url: str, endpoint: Endpoint, name: str, timeout_s: float) -> socket.socket:
-        scheme, _, address = url.partition("://")
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    def read(self, timeout_s: float | None) -> bool:
+        """Take in what has arrived and hand it to its subscriptions; False where nothing does in time."""
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            info = self._await("INFO", timeout_s).info()
-            if scheme == "tls" or info.get("tls_required"):
-                self._socket = _secured(self._socket, host.strip("[]"))
-            options: dict[str, Any] = {
-                "verbose": False,
-                "pedantic": False,
-                "lang": "python-blocking",
-                "version": "1",
-                "protocol": 1,
-                "headers": True,
-                "no_responders": True,
-                "name": name,
-            }
-            if endpoint.user:
-                options |= {"user": endpoint.user, "pass": endpoint.password}
-            self._send(protocol.connect(options) + protocol.PING)
-            self._await("PONG", timeout_s)
-        except BaseException:
-            self._socket.close()
-            raise
-        return self._socket
+            self._socket.settimeout(None if timeout_s is None else max(timeout_s, 0.0))
+            data = self._socket.recv(READ_BYTES)
+        except (TimeoutError, BlockingIOError):
+            return False
+        except OSError as error:
+            raise self._lost(f"the connection was lost: {error.strerror or error}") from error
+        if not data:
+            raise self._lost("the connection was lost: the server hung up")
+        try:
+            for frame in self._parser.feed(data):
+                if isinstance(frame, Control):
+                    self._heed(frame)
+                else:
+                    self._deliver(frame)
+        except ProtocolError as broken:
+            raise self._lost(str(broken)) from broken
+        return True
 
-    def _await(self, verb: str, timeout_s: float) -> Control:
-        """The next control line of a kind. What is sent before a PING has been taken when its PONG comes."""
-        self._awaited, self._heard = verb, None
-        until_s = time.monotonic() + timeout_s
-        while self._heard is None:
-            if not self._read(until_s - time.monotonic()):
-                raise BusUnavailable(f"no {verb} from the server within {timeout_s:g} s")
-        return self._heard
+    def forget(self, sid: int) -> None:
+        """Hear no more of a subscription."""
+        if self._subscriptions.pop(sid, None) is not None and self._socket.fileno() >= 0:
+            self._send(protocol.unsubscribe(sid))
+
+    def _deliver(self, delivery: Delivery) -> None:
+        subscription = self._subscriptions.get(delivery.sid)
+        if subscription is None:
+            return
+        if len(subscription.waiting) >= MAX_WAITING:
+            raise self._lost(f"more than {MAX_WAITING} messages were waiting unread")
+        subscription.waiting.append(delivery.incoming)
 
     def _heed(self, control: Control) -> None:
         if control.verb == self._awaited:
@@ -134,64 +182,85 @@ class Connection:
         elif control.verb == "PING":
             self._send(protocol.PONG)
         elif control.verb == "-ERR":
-            raise BusUnavailable(f"the server says: {control.argument}")
+            raise self._lost(f"the server says: {control.argument}")
 
-    def _read(self, timeout_s: float | None) -> bool:
-        """Take in what has arrived; False where nothing does in time."""
+    def _await(self, verb: str, timeout_s: float) -> Control:
+        """The next control line of a kind. What is sent before a PING has been taken when its PONG comes."""
+        self._awaited, self._heard = verb, None
+        until_s = time.monotonic() + timeout_s
+        while (heard := self._heard_now()) is None:
+            if not self.read(until_s - time.monotonic()):
+                raise self._lost(f"no {verb} from the server within {timeout_s:g} s")
+        return heard
+
+    def _heard_now(self) -> Control | None:
+        return self._heard
+
+    def _greet(self, scheme: str, host: str, endpoint: Endpoint, name: str, timeout_s: float) -> None:
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            self._socket.settimeout(None if timeout_s is None else max(timeout_s, 0.0))
-            data = self._socket.recv(CHUNK_BYTES)
-        except (TimeoutError, BlockingIOError):
-            return False
-        except OSError as error:
-            raise BusUnavailable(f"the connection was lost: {error.strerror or error}") from error
-        if not data:
-            raise BusUnavailable("the connection was lost: the server hung up")
-        try:
-            for frame in self._parser.feed(data):
-                if isinstance(frame, Delivery):
-                    self._waiting.append(frame)
-                else:
-                    self._heed(frame)
+            info = self._await("INFO", timeout_s).info()
         except ProtocolError as broken:
-            raise BusUnavailable(str(broken)) from broken
-        return True
+            raise self._lost(str(broken)) from broken
+        self.max_payload_bytes = int(info.get("max_payload", MAX_PAYLOAD_BYTES))
+        if scheme == "tls" or info.get("tls_required"):
+            self._secure(host)
+        options: dict[str, Any] = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "python",
+            "version": "1",
+            "protocol": 1,
+            "headers": True,
+            "no_responders": True,
+            "name": name,
+        }
+        if endpoint.user:
+            options |= {"user": endpoint.user, "pass": endpoint.password}
+        self._send(protocol.connect(options))
+        self.flush(timeout_s)
+
+    def _secure(self, host: str) -> None:
+        import ssl
+
+        try:
+            self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=host)
+        except OSError as error:
+            raise self._lost(f"no TLS: {error}") from error
 
     def _send(self, data: bytes) -> None:
         try:
             self._socket.settimeout(CONNECT_S)
             self._socket.sendall(data)
         except OSError as error:
-            raise BusUnavailable(f"the connection was lost: {error.strerror or error}") from error
+            raise self._lost(f"the connection was lost: {error.strerror or error}") from error
+
+    def _lost(self, what: str) -> BusUnavailable:
+        return BusUnavailable(f"{self.url}: {what}")
 
 
-class Reply:
-    """The messages of one streamed reply."""
+class Subscription:
+    """The messages of one subscription, in order. `waiting` are those that have arrived."""
 
-    def __init__(self, connection: Connection, sid: int, subject: str) -> None:
+    def __init__(self, connection: Connection, sid: int) -> None:
+        self.waiting: deque[Incoming] = deque()
         self._connection = connection
         self._sid = sid
-        self._subject = subject
 
-    def next(self, timeout_s: float | None) -> Incoming | None:
-        """The next message; None at the end of the stream.
+    def __iter__(self) -> Iterator[Incoming]:
+        while True:
+            incoming = self.receive(None)
+            assert incoming is not None, "without a time limit there is a message"
+            yield incoming
 
-        Raises `TimeoutError` where none comes in time, `NoResponders` and `BusUnavailable`.
-        """
-        delivery = self._connection.receive(timeout_s, self._sid)
-        if delivery is None:
-            raise TimeoutError(f"no word on {self._subject} within {timeout_s:g} s")
-        if delivery.incoming.is_no_responders:
-            raise NoResponders(f"nobody listens on {self._subject}")
-        return None if delivery.incoming.ends_stream else delivery.incoming
+    def receive(self, timeout_s: float | None) -> Incoming | None:
+        """The next message; None where none comes in time. What comes for others waits for its turn."""
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.waiting:
+            if not self._connection.read(None if until_s is None else until_s - time.monotonic()):
+                return None
+        return self.waiting.popleft()
 
-    def close(self) -> None:
-        """Hear no more of it; what was asked for is done all the same."""
-        with suppress(BusUnavailable):
-            self._connection.unsubscribe(self._sid)
-
-
-def _secured(plain: socket.socket, host: str) -> socket.socket:
-    import ssl
-
-    return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+    def unsubscribe(self) -> None:
+        """Hear no more of it; idempotent."""
+        self._connection.forget(self._sid)
