@@ -1,13 +1,42 @@
-"""The settings of a node, read once and handed down. Flags stand over the environment over a file over defaults."""
+"""The settings of a node and of the programs that talk to it, read once and handed down.
+
+Flags stand over the environment over a file over defaults:
+
+    flag             environment               file (TOML)          default
+    --state-dir      AETHERSCALE_STATE_DIR     state-dir            /var/lib/aetherscale for root, else
+                                                                    $XDG_STATE_HOME/aetherscale
+    --node           AETHERSCALE_NODE          node                 the host's name, made into a valid one
+    --nats           AETHERSCALE_NATS          nats                 a server of our own on loopback
+    --tenant         AETHERSCALE_TENANT        tenant               default
+    --accelerator    AETHERSCALE_ACCELERATOR   accelerator          auto
+    --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
+    --simulated      AETHERSCALE_SIMULATED     simulated            false
+    --config         AETHERSCALE_CONFIG                             /etc/aetherscale/aetherscale.toml for root, else
+                                                                    $XDG_CONFIG_HOME/aetherscale/aetherscale.toml
+"""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import is_name
+from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
+
 Accelerator = Literal["auto", "kvm", "tcg"]
+ACCELERATORS: tuple[Accelerator, ...] = ("auto", "kvm", "tcg")
+
+NAMES = ("state-dir", "node", "nats", "tenant", "accelerator", "cache-dir", "simulated")
+"""The settings that flags, the environment and the file share."""
+
+_PREFIX = "AETHERSCALE_"
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
 class Settings(Struct, frozen=True):
@@ -21,3 +50,124 @@ class Settings(Struct, frozen=True):
     accelerator: Accelerator = "auto"
     simulated: bool = False
     """Whether VMs are simulated: nothing on the host is touched but the state directory."""
+    tenant: str = DEFAULT_TENANT
+    """Whose objects the client commands mean."""
+    cache: Path | None = None
+    """Where downloaded packages are kept, if not in the state directory."""
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where downloaded packages are kept."""
+        return self.cache or self.state_dir / "cache"
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """The settings by flags (named as in the table above; absent, None and False count as not given) and the rest.
+
+    Raises `Refused` (400) that names the setting, where it stands, and what it should be.
+    """
+    given = dict(_from_file(flags.get("config"), environ))
+    for name in NAMES:
+        variable = _PREFIX + name.upper().replace("-", "_")
+        if environ.get(variable):
+            given[name] = (environ[variable], variable)
+        if flags.get(name):
+            given[name] = (flags[name], f"--{name}")
+    cache = _text(given, "cache-dir")
+    return Settings(
+        state_dir=Path(os.path.abspath(_text(given, "state-dir") or _default_state_dir(environ))),
+        node=_name(given, "node") or node_name(os.uname().nodename),
+        nats_url=_text(given, "nats"),
+        accelerator=_accelerator(given),
+        simulated=_truth(given, "simulated"),
+        tenant=_name(given, "tenant") or DEFAULT_TENANT,
+        cache=Path(os.path.abspath(cache)) if cache else None,
+    )
+
+
+def node_name(hostname: str) -> str:
+    """A host's name made into a valid name of a node: its first part, in lower case, other characters as dashes."""
+    text = re.sub(r"[^a-z0-9]+", "-", hostname.lower().partition(".")[0])[:60].strip("-")
+    if not text:
+        return "node"
+    return text if is_name(text) else f"n-{text}"
+
+
+def _default_state_dir(environ: Mapping[str, str]) -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/aetherscale"
+    return f"{_xdg(environ, 'XDG_STATE_HOME', '.local/state')}/aetherscale"
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: str) -> str:
+    """A base directory. A relative one is to be ignored (XDG Base Directory Specification)."""
+    found = environ.get(variable, "")
+    return found if found.startswith("/") else f"{environ.get('HOME') or '/'}/{default}"
+
+
+def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tuple[Any, str]]:
+    """Each setting of the file, with where it stands. A file that was asked for has to be there."""
+    asked = flag or environ.get(f"{_PREFIX}CONFIG")
+    if asked:
+        path = asked
+    elif os.geteuid() == 0:
+        path = "/etc/aetherscale/aetherscale.toml"
+    else:
+        path = f"{_xdg(environ, 'XDG_CONFIG_HOME', '.config')}/aetherscale/aetherscale.toml"
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        if asked:
+            raise Refused(400, f"settings: there is no file {path}", field="config") from None
+        return {}
+    except OSError as error:
+        raise Refused(400, f"settings: {path} cannot be read: {error.strerror}", field="config") from None
+    import tomllib
+
+    try:
+        table = tomllib.loads(text.decode())
+    except ValueError as broken:
+        raise Refused(400, f"settings: {path} is not TOML: {broken}", field="config") from None
+    for name in table:
+        if name not in NAMES:
+            raise Refused(
+                400, f"settings: {path}: no such setting: {name!r}", field=name, hint=f"one of {', '.join(NAMES)}"
+            )
+    return {name: (value, f"{name} in {path}") for name, value in table.items()}
+
+
+def _text(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
+    if name not in given:
+        return None
+    value, where = given[name]
+    if not isinstance(value, str) or not value or "\x00" in value:
+        raise Refused(400, f"settings: {where}: got {value!r}, expected a text", field=name)
+    return value
+
+
+def _name(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
+    value = _text(given, name)
+    if value is not None and (not is_name(value) or value == SYSTEM):
+        expected = f"a letter, then letters, digits and dashes, at most 63; not {SYSTEM!r}"
+        raise Refused(400, f"settings: {given[name][1]}: got {value[:80]!r}, expected {expected}", field=name)
+    return value
+
+
+def _accelerator(given: Mapping[str, tuple[Any, str]]) -> Accelerator:
+    value = _text(given, "accelerator")
+    for known in ACCELERATORS:
+        if value in (known, None):
+            return known
+    where = given["accelerator"][1]
+    raise Refused(
+        400, f"settings: {where}: got {value!r}, expected one of {', '.join(ACCELERATORS)}", field="accelerator"
+    )
+
+
+def _truth(given: Mapping[str, tuple[Any, str]], name: str) -> bool:
+    value, where = given.get(name, (False, ""))
+    if isinstance(value, str):
+        value = _TRUTH.get(value.lower(), value)
+    if not isinstance(value, bool):
+        raise Refused(400, f"settings: {where}: got {value!r}, expected true or false", field=name)
+    return value

@@ -52,6 +52,7 @@ def told(found: Why) -> list[list[str]]:
 
 async def until_phase(node: MemoryNode, phase: str) -> None:
     """Wait until the VM `web` is in a phase, one turn of the loop after the other."""
+    views: list[Any] = []
     for _ in range(10_000):
         views = [chunk["vm"] for chunk in await node.ask("compute", "list-vms") if chunk["type"] == "item"]
         if views[0].phase == phase:

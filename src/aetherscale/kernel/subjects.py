@@ -103,6 +103,11 @@ def event(tenant: str, node: str, kind: str, entity_id: str, event_type: str) ->
     return f"{ROOT}.{tenant}.evt.{node}.{kind}.{entity_id}.{kebab(event_type)}"
 
 
+def object_events(tenant: str, kind: str, object_id: str) -> str:
+    """All events of one object, on whichever node it is."""
+    return f"{ROOT}.{tenant}.evt.*.{kind}.{object_id}.*"
+
+
 def node_events(node: str) -> str:
     """The subjects of the stream that holds one node's events."""
     return f"{ROOT}.*.evt.{node}.>"

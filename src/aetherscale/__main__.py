@@ -1,0 +1,91 @@
+"""The entry of the command line: hands it what it sets going. What stands behind each is imported only when needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from aetherscale import __version__
+from aetherscale.gateways.cli.main import run
+from aetherscale.gateways.cli.program import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aetherscale.gateways.cli.program import Finding, Ready
+    from aetherscale.kernel.registry import Kind
+    from aetherscale.settings import Settings
+
+
+def main() -> int:
+    """`aetherscale WORDS…`; answers with the exit status."""
+    return run(sys.argv[1:], program())
+
+
+def flat() -> int:
+    """`aetherscale-cli WORDS…`, the flat verbs of the first version; answers with the exit status."""
+    from aetherscale.gateways.cli.flat import run_flat
+
+    return run_flat(sys.argv[1:], program())
+
+
+def program() -> Program:
+    """What the command line sets going."""
+    from aetherscale.identifiers import new_epoch, new_id, now_us
+
+    return Program(
+        version=__version__,
+        environ=os.environ,
+        now_us=now_us,
+        new_token=new_id,
+        new_epoch=new_epoch,
+        kinds=_kinds,
+        serve=_serve,
+        doctor=_doctor,
+        demo=_demo,
+    )
+
+
+def _kinds() -> tuple[Kind[Any], ...]:
+    from aetherscale.node import KINDS
+
+    return KINDS
+
+
+def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
+    import asyncio
+    import logging
+
+    from aetherscale.app import run_node
+    from aetherscale.bus.embedded import EmbeddedServerError
+    from aetherscale.eventstore.store import StoreError
+    from aetherscale.kernel.errors import Refused
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # It calls every end of a connection an error; what such an end means is said by the driver.
+    logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+    try:
+        asyncio.run(run_node(settings, on_ready))
+    except (StoreError, EmbeddedServerError) as error:
+        raise Refused(500, str(error), hint="aetherscale doctor") from error
+    except OSError as error:
+        raise Refused(500, f"{error.filename or settings.state_dir}: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
+
+
+def _doctor(settings: Settings) -> tuple[Finding, ...]:
+    from aetherscale.doctor import examine
+
+    return examine(settings)
+
+
+def _demo() -> int:
+    from aetherscale.demo import demo
+
+    return demo()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The demo: a node, an image, a virtual machine, its whole life and its log, and proof that nothing of it is left.
+
+Everything is done by the programs that a user has: the node is a child process, and each step is a command line that is
+shown before it runs. What comes out is checked; the first deviation ends the demo with status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+KEPT: Final = ("AETHERSCALE_CACHE_DIR", "AETHERSCALE_ACCELERATOR")
+"""Settings of the caller that hold in the demo too."""
+READY_S: Final = 60.0
+COMMAND_S: Final = 1200.0
+END_S: Final = 60.0
+VM: Final = "web"
+
+
+class Deviation(Exception):
+    """Something is not as it should be."""
+
+
+def demo() -> int:
+    """Run the demo; answers with the exit status."""
+    with _signals_as_interrupts(), tempfile.TemporaryDirectory(prefix="aetherscale-demo-") as directory:
+        show = _Show(Path(directory))
+        try:
+            with ExitStack() as stack:
+                stack.callback(show.end)
+                show.play()
+        except Deviation as deviation:
+            print(f"\nthe demo failed: {deviation}", file=sys.stderr)
+            show.tell_of_the_node()
+            return 1
+        except KeyboardInterrupt:
+            print("\ninterrupted; everything has been taken away again", file=sys.stderr)
+            return 130
+    if Path(directory).exists():
+        print(f"\nthe demo failed: {directory} is still there", file=sys.stderr)
+        return 1
+    print("\nNothing is left: no process, no file, no socket.")
+    return 0
+
+
+class _Show:
+    """One run of the demo."""
+
+    def __init__(self, directory: Path) -> None:
+        self.state_dir = directory / "state"
+        self._node: subprocess.Popen[str] | None = None
+        self._tail: subprocess.Popen[str] | None = None
+        self._node_said = directory / "node.log"
+        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("AETHERSCALE_")}
+        self._environ |= {name: os.environ[name] for name in KEPT if name in os.environ}
+        self._environ["AETHERSCALE_STATE_DIR"] = str(self.state_dir)
+        self._environ["PYTHONUNBUFFERED"] = "1"
+
+    def play(self) -> None:
+        """The steps, one after the other. Raises `Deviation`."""
+        _heading("A node", "It brings its own nats-server and keeps everything it knows in one event log.")
+        self._start_node()
+        _heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
+        self._run("image", "build", "tiny")
+        _heading("A virtual machine", "The command returns when the guest itself says that it is ready.")
+        with self._events_as_they_come():
+            self._run("vm", "create", VM, "--image", "tiny", "--memory", "256M", "--timeout", "5m")
+        self._run("vm", "list")
+        self._expect_phase("ready")
+        self._run("vm", "exec", VM, "--", "uname", "-a")
+        _heading("The log is the debugger", "The same state, folded from the log alone, and why it is what it is.")
+        self._run("replay")
+        self._compare_replay_with_list()
+        self._run("why", "vm", VM)
+        _heading("A graceful stop", "The guest is asked to shut down, as by its power button, and does.")
+        self._run("vm", "stop", VM, "--timeout", "5m")
+        self._expect_phase("stopped")
+        self._expect_no_force()
+        self._run("diff", str(self._seq_of("VmStopRequested") - 1))
+        _heading("The end", "What is deleted is gone from the host. Its events stay.")
+        self._run("vm", "delete", VM)
+        self._run("image", "delete", "tiny")
+        self._expect_nothing_of_the_vm()
+        self._stop_node()
+        _heading("Afterwards", "No node runs any more; the log still tells everything.")
+        self._run("why", "vm", VM)
+        self._run("log", "verify")
+        self._expect_no_process()
+
+    # --- the node ------------------------------------------------------------------------------------------------
+
+    def _start_node(self) -> None:
+        _typed("serve")
+        with self._node_said.open("w") as log:
+            self._node = subprocess.Popen(
+                self._command("serve"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environ,
+                start_new_session=True,
+            )
+        ready = threading.Event()
+        threading.Thread(target=_relay_until_end, args=(self._node, ready), daemon=True).start()
+        if not ready.wait(READY_S) or self._node.poll() is not None:
+            raise Deviation("the node did not become ready")
+
+    def _stop_node(self) -> None:
+        assert self._node is not None
+        self._node.send_signal(signal.SIGTERM)
+        try:
+            status = self._node.wait(END_S)
+        except subprocess.TimeoutExpired:
+            raise Deviation(f"the node did not end within {END_S:.0f} s") from None
+        if status != 0:
+            raise Deviation(f"the node ended with status {status}")
+
+    def tell_of_the_node(self) -> None:
+        """The last lines that the node wrote to stderr."""
+        with suppress(FileNotFoundError):
+            for line in self._node_said.read_text(errors="replace").splitlines()[-20:]:
+                print(f"  node | {line}", file=sys.stderr)
+
+    def end(self) -> None:
+        """Whatever still runs is ended, in the order: who watches, the node, its guests."""
+        for process in (self._tail, self._node):
+            if process is not None and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(END_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        for pid in processes_in(self.state_dir):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # --- commands ------------------------------------------------------------------------------------------------
+
+    def _command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "aetherscale", *words]
+
+    def _run(self, *words: str) -> None:
+        """Show a command, run it, and show what it says. Raises `Deviation` where it fails."""
+        _typed(*words)
+        done = self._done(*words)
+        if done.returncode != 0:
+            raise Deviation(f"`aetherscale {' '.join(words)}` ended with status {done.returncode}")
+
+    def _done(self, *words: str, capture: bool = False) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                self._command(*words),
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=capture,
+                timeout=COMMAND_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Deviation(f"`aetherscale {' '.join(words)}` did not end within {COMMAND_S:.0f} s") from None
+
+    def _asked(self, *words: str) -> Any:
+        """What a command says as JSON, without showing it."""
+        done = self._done(*words, "--json", capture=True)
+        if done.returncode != 0:
+            raise Deviation(f"`aetherscale {' '.join(words)}` ended with status {done.returncode}: {done.stderr!r}")
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def _events_as_they_come(self) -> Iterator[None]:
+        _typed("events", "tail", "&")
+        head = len(self._asked("events", "list"))
+        words = ("events", "tail", "--after", str(head))
+        self._tail = subprocess.Popen(
+            self._command(*words), env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        seen = threading.Event()
+        reader = threading.Thread(target=_relay_events, args=(self._tail, seen), daemon=True)
+        reader.start()
+        yield
+        if not seen.wait(END_S):
+            raise Deviation("`aetherscale events tail` did not show that the guest was ready")
+        self._tail.terminate()
+        self._tail.wait(END_S)
+        reader.join(END_S)
+
+    # --- what has to hold ----------------------------------------------------------------------------------------
+
+    def _expect_phase(self, phase: str) -> None:
+        found = self._asked("vm", "show", VM)["phase"]
+        if found != phase:
+            raise Deviation(f"the VM is {found}, not {phase}")
+
+    def _compare_replay_with_list(self) -> None:
+        if self._asked("replay", "vm") != self._asked("vm", "list"):
+            raise Deviation("`replay vm` and `vm list` differ")
+        print("  `replay vm --json` and `vm list --json` are equal.")
+
+    def _expect_no_force(self) -> None:
+        if any(event["type"] == "VmStopForced" for event in self._asked("events", "list")):
+            raise Deviation("the guest did not shut down by itself")
+
+    def _seq_of(self, event_type: str) -> int:
+        return int(self._asked("events", "list", "--type", event_type)[-1]["seq"])
+
+    def _expect_nothing_of_the_vm(self) -> None:
+        if self._asked("vm", "list"):
+            raise Deviation("`vm list` still has the VM")
+        vms = self.state_dir / "vms"
+        left = sorted(str(path) for path in vms.rglob("*")) if vms.exists() else []
+        images = sorted(str(path) for path in (self.state_dir / "images").glob("*") if path.is_file())
+        if left or images:
+            raise Deviation(f"files are left: {', '.join((*left, *images))}")
+        guests = [pid for pid, cwd in processes_in(self.state_dir).items() if "vms" in cwd.parts]
+        if guests:
+            raise Deviation(f"processes are left: {guests}")
+        print("  No process, no file and no socket of the VM is left.")
+
+    def _expect_no_process(self) -> None:
+        left = processes_in(self.state_dir)
+        if left:
+            raise Deviation(f"processes are left: {left}")
+
+
+def processes_in(directory: Path) -> Mapping[int, Path]:
+    """The processes that work in a directory or have it on their command line, without this one and zombies."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            cwd = Path(os.readlink(entry / "cwd"))
+            named = str(directory).encode() in (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if named or cwd.is_relative_to(directory):
+            found[int(entry.name)] = cwd
+    return found
+
+
+def _relay_until_end(node: subprocess.Popen[str], ready: threading.Event) -> None:
+    """Show what the node says on stdout; it is ready with the line that says so, or at its end."""
+    for line in _lines(node.stdout):
+        print(f"  {line}", flush=True)
+        if line.startswith("ready"):
+            ready.set()
+    ready.set()
+
+
+def _relay_events(tail: subprocess.Popen[str], ready: threading.Event) -> None:
+    for line in _lines(tail.stdout):
+        print(f"  event | {line}", flush=True)
+        if "VmReady" in line:
+            ready.set()
+
+
+def _lines(stream: IO[str] | None) -> Iterator[str]:
+    assert stream is not None
+    for line in stream:
+        yield line.rstrip("\n")
+
+
+def _heading(title: str, about: str) -> None:
+    width = shutil.get_terminal_size().columns
+    print(f"\n── {title} {'─' * max(0, min(width, 80) - len(title) - 4)}\n{about}", flush=True)
+
+
+def _typed(*words: str) -> None:
+    print(f"\n$ aetherscale {' '.join(words)}", flush=True)
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: with everything taken away again."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

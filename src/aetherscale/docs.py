@@ -1,0 +1,265 @@
+"""Writes docs/events.md and docs/subjects.md from the code: `python -m aetherscale.docs [--check] [DIRECTORY]`.
+
+With `--check` nothing is written; the exit status is 1 where a page is not what it would be.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from aetherscale.actors.component import Component
+from aetherscale.actors.compute.component import BaseImage, Compute
+from aetherscale.actors.compute.simulated import SimulatedDriver
+from aetherscale.actors.compute.simulated_host import SimulatedHost
+from aetherscale.actors.compute.views import ExitView, FailureView, VmView
+from aetherscale.actors.images.component import Images
+from aetherscale.actors.images.effects import EffectFailed
+from aetherscale.actors.images.views import ImageView
+from aetherscale.bus import answers, requests
+from aetherscale.debugger.events import catalogue
+from aetherscale.debugger.fields import Field, fields_of
+from aetherscale.kernel import subjects
+from aetherscale.kernel.errors import SLUGS, Refused
+from aetherscale.kernel.registry import Registry
+from aetherscale.kernel.replies import error as error_chunk
+from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
+from aetherscale.node import KINDS
+
+DOCS: Final = Path(__file__).parents[2] / "docs"
+MADE: Final = "<!-- Made from the code by `just docs`. Change the code, not this page. -->"
+
+ABOUT_ERRORS: Final = {
+    400: ("the message is malformed, or a value out of its range; `details.field` names it", "2"),
+    404: ("no such object, task or component", "3"),
+    409: ("it does not fit the present state, or the key was used for another request", "1"),
+    413: ("the message is too large", "2"),
+    500: ("the host could not do it, or the node made a mistake", "1"),
+    501: ("this version does not have it", "1"),
+    503: ("the node is stopping or busy, or nobody listens", "4 where no node answered, else 1"),
+    504: ("the time to wait ran out; `message` says whether the work goes on", "5"),
+    507: ("the disk is full; nothing was done", "1"),
+}
+
+EVENTS_HEAD: Final = f"""\
+# Events
+
+{MADE}
+
+Everything that can stand in the log of a node: the facts that all state is made of. An event is kept for ever; a shape
+changes only with a new schema, and older ones are read by upcasters.
+
+As JSON (`aetherscale events list --json`) an event is
+
+```json
+{{"seq": 7, "stream": "vm-0123456789abcdef", "version": 3, "type": "VmBooted", "schema": 1, "time": "…Z",
+ "node": "host1", "actor": "aether:compute", "command-id": "…", "correlation-id": "…", "causation-id": "…",
+ "data": {{…}}}}
+```
+
+`seq` counts the events of the node, `version` those of the stream, both without a gap. `actor` is `user:…` for a caller
+and `aether:<component>` for what the host answered or a policy did. All events of one command share `command-id`;
+`causation-id` is `<node>.<epoch>.<seq>` of the event that the work was owed for, or what the caller gave;
+`correlation-id` is carried along from the caller through everything that follows.
+
+On JetStream (stream `AETHER_EVT_<node>`, at the same sequence) the body is a CloudEvent whose `type` is
+`io.aetherscale.` and the type, and whose `data` is the same object. The last token of its subject is given below."""
+
+SUBJECTS_HEAD: Final = (
+    "# Subjects\n\n"
+    + MADE
+    + """
+
+What a node is spoken to by, over NATS. Bodies are JSON in kebab-case, at most $body_kib KiB and $depth levels deep; an
+unknown field, a key that occurs twice or a value out of its range is refused with an error that names the field.
+
+| purpose | subject | queue | replies |
+| --- | --- | --- | --- |
+$addresses
+
+`<tenant>` is `default` when alone. An `obj` subject takes an id; every field that names an object takes an id or a
+name. A request without a reply subject is done all the same; its outcome is in the events.
+
+## The first version's message
+
+```json
+{"component": "computing", "task": "create-vm", "response-channel": "unique-channel-123456789",
+ "options": {"image": "tiny"}}
+```
+
+It goes to the `rpc` subject; its replies come on the reply subject, if any, and on the response channel, which matches
+`[A-Za-z0-9_-]{1,64}`.
+
+## Replies
+
+A reply is a stream of JSON chunks: any number of `status` and `item`, then one `result` or `error`, then one empty
+message without headers. The first chunk comes when what was asked for is durable. A `status` of `working` says only
+that the work goes on. Every chunk has the header `$node_header`.
+
+```json
+{"type": "status", "status": "allocating", "vm-id": "0123456789abcdef", "name": "web"}
+{"type": "status", "status": "starting", "vm-id": "0123456789abcdef"}
+{"type": "result", "vm-id": "0123456789abcdef", "vm": {…}}
+```
+
+A list is one `item` for each object, then a `result` with `count`. Where every node answers (`all`), each sends one
+message, with its items in `items`.
+
+An error has the headers `$error_header` and `$code_header`, and says what was asked, what it got, what it expected, and
+in `details.hint` what to do:
+
+```json
+$error
+```
+
+| code | error | meaning | exit status |
+| --- | --- | --- | --- |
+$errors
+
+## Headers of a request
+
+- `$key`: the idempotency key, 1 to 128 printable ASCII characters, scoped to the tenant. A repeat of an accepted
+  command has no second effect and gets its outcome; the same key with another body is 409; a refusal is decided anew.
+- `$correlation`, `$causation`: kept with the events. Without a correlation id the trace id of `$trace` is taken, else
+  the key.
+- `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits is told
+  504 then, while the work goes on."""
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check the pages; answers with the exit status."""
+    check = "--check" in arguments
+    places = [Path(each) for each in arguments if not each.startswith("-")]
+    directory = places[0] if places else DOCS
+    stale = 0
+    for name, text in pages().items():
+        path = directory / name
+        if check and (not path.exists() or path.read_text() != text):
+            print(f"{path} is not what the code says; `just docs` writes it anew", file=sys.stderr)
+            stale += 1
+        elif not check:
+            path.write_text(text)
+    return 1 if stale else 0
+
+
+def pages() -> dict[str, str]:
+    """The text of each page by its name."""
+    return {"events.md": _page(_events()), "subjects.md": _page(_subjects())}
+
+
+def _page(lines: Iterable[str]) -> str:
+    return "\n".join((*lines, ""))
+
+
+def _events() -> Iterator[str]:
+    yield EVENTS_HEAD
+    kind = ""
+    for event in catalogue(KINDS):
+        if event.kind != kind:
+            kind = event.kind
+            yield from ("", f"## {kind}")
+        yield from ("", f"### {event.type}", "", f"{event.about} Schema {event.schema}, token `{event.token}`.")
+        yield from _fields(event.fields, options=False)
+
+
+def _subjects() -> Iterator[str]:
+    yield Template(SUBJECTS_HEAD).substitute(
+        body_kib=MAX_BODY_BYTES // 1024,
+        depth=MAX_DEPTH,
+        addresses="\n".join(f"| {' | '.join(row)} |" for row in _addresses()),
+        node_header=answers.NODE,
+        error_header=answers.ERROR,
+        code_header=answers.ERROR_CODE,
+        error=msgspec.json.encode(_an_error()).decode(),
+        errors="\n".join(f"| {code} | `{slug}` | {_about_error(code)} |" for code, slug in SLUGS.items()),
+        key=requests.KEY,
+        correlation=requests.CORRELATION,
+        causation=requests.CAUSATION,
+        trace=requests.TRACEPARENT,
+        deadline=requests.DEADLINE,
+    )
+    for component in (_compute(), _images()):
+        yield from _component(component)
+    yield from ("", "## Views")
+    for struct in (VmView, FailureView, ExitView, ImageView):
+        yield from ("", f"### {struct.__name__}", "", _about(struct))
+        yield from _fields(fields_of(struct), options=False)
+
+
+def _addresses() -> Iterator[tuple[str, str, str, str]]:
+    mine, queue = f"`{subjects.node_queue('<node>')}`", f"`{subjects.QUEUE}`"
+    tenant, component, task = "<tenant>", "<component>", "<task>"
+    rows = (
+        ("any node takes it", subjects.command(tenant, component, task), queue, "stream"),
+        ("one node", subjects.node_command(tenant, "<node>", component, task), mine, "stream"),
+        ("one object: only its owner listens", subjects.object_command(tenant, "<kind>", "<id>", task), mine, "stream"),
+        ("every node", subjects.all_command(tenant, component, task), mine, "one each"),
+        ("the first version's message", subjects.rpc(tenant), queue, "stream"),
+        ("its response channel", subjects.response_channel(tenant, "<channel>"), "–", "–"),
+        ("events", subjects.event(tenant, "<node>", "<kind>", "<id>", "<event>"), "–", "–"),
+        ("heartbeat, every 5 s", subjects.heartbeat("<node>"), "–", "–"),
+    )
+    for purpose, subject, group, replies in rows:
+        yield purpose, f"`{subject}`", group, replies
+
+
+def _about_error(code: int) -> str:
+    return " | ".join(ABOUT_ERRORS[code])
+
+
+def _component(component: Component[Any, Any]) -> Iterator[str]:
+    yield from ("", f"## {component.name}")
+    for name, command in component.commands.items():
+        yield from _task(component.name, name, command.options, "changes something; takes an idempotency key")
+    for name, query in component.queries.items():
+        yield from _task(component.name, name, query.options, "changes nothing")
+
+
+def _task(component: str, name: str, options: type[Struct], what: str) -> Iterator[str]:
+    subject = subjects.command(subjects.DEFAULT_TENANT, component, name)
+    yield from ("", f"### {name}", "", f"`{subject}`; {what}. {_about(options)}")
+    yield from _fields(fields_of(options), options=True)
+
+
+def _fields(fields: Sequence[Field], *, options: bool) -> Iterator[str]:
+    if not fields:
+        return
+    head = "| field | type | default | about |" if options else "| field | type | about |"
+    yield from ("", head, "| --- |" + " --- |" * (3 if options else 2))
+    for field in fields:
+        shape = field.type.replace("|", "\\|")
+        default = "required" if field.required else f"`{msgspec.json.encode(field.default).decode()}`"
+        yield f"| `{field.name}` | {shape} |{f' {default} |' if options else ''} {field.about} |"
+
+
+def _about(struct: type[Struct]) -> str:
+    return " ".join((struct.__doc__ or "").split())
+
+
+def _an_error() -> Any:
+    return error_chunk(Refused(404, "no such VM: 'web'", field="vm-id", hint="aetherscale vm list"))
+
+
+def _compute() -> Component[Any, Any]:
+    def no_image(tenant: str, reference: str) -> BaseImage:
+        raise Refused(404, f"no such image: {reference!r}")
+
+    return Compute("node", Registry(), SimulatedDriver(SimulatedHost()), no_image).component()
+
+
+def _images() -> Component[Any, Any]:
+    async def refuse(effect: Any, progress: Any) -> EffectFailed:
+        return EffectFailed(effect.key, "nothing is done while pages are written")
+
+    return Images("node", Registry(), refuse, lambda image_id: ()).component()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

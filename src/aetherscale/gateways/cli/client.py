@@ -1,0 +1,217 @@
+"""The way to a node: finds its NATS server, asks, and turns what goes wrong into failures that say what to do."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from aetherscale.bus import blocking
+from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders
+from aetherscale.bus.endpoint import FILE_NAME, Endpoint, parse_endpoint, read_endpoint
+from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
+from aetherscale.kernel import subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from aetherscale.bus.blocking import Connection, Subscription
+    from aetherscale.gateways.cli.program import Program
+    from aetherscale.settings import Settings
+
+ANSWER_S: Final = 10.0
+"""How soon a node says its first word, unless the task is one that says nothing until it is done."""
+SILENCE_S: Final = 75.0
+"""A node that works says so every 30 s; one that says nothing for this long is gone."""
+DEADLINE_MARGIN_S: Final = 5.0
+"""By how much the node's patience is longer than ours, so that it is we who say that the wait is over."""
+INBOX_BYTES: Final = 16
+LOOK: Final = "aetherscale vm list; aetherscale image list"
+
+Chunk = dict[str, Any]
+
+
+class Client:
+    """One program's way to the nodes; connects with the first request."""
+
+    def __init__(self, settings: Settings, program: Program) -> None:
+        self._settings = settings
+        self._program = program
+        self._connection: Connection | None = None
+
+    def ask(
+        self,
+        component: str,
+        task: str,
+        options: Mapping[str, Any],
+        *,
+        node: str = "",
+        timeout_s: float | None,
+        answer_s: float = ANSWER_S,
+        command: bool = False,
+    ) -> Generator[Chunk]:
+        """The chunks of a task's reply, the result among them.
+
+        Raises `Failure` for an error chunk and where no node answers within `answer_s`; TimeoutError where `timeout_s`
+        runs out while the work goes on. A `command` gets a key of its own and is sent once more, under the same key,
+        where the connection is lost on the way.
+        """
+        tenant = self._settings.tenant
+        if node:
+            subject = subjects.node_command(tenant, node, component, task)
+        else:
+            subject = subjects.command(tenant, component, task)
+        return self._stream(subject, msgspec.json.encode(options), node, timeout_s, answer_s, command=command)
+
+    def first_version(
+        self, component: str, task: str, options: Mapping[str, Any], *, timeout_s: float, command: bool
+    ) -> Generator[Chunk]:
+        """The same by the first version's message."""
+        body = msgspec.json.encode({"component": component, "task": task, "options": options})
+        return self._stream(subjects.rpc(self._settings.tenant), body, "", timeout_s, ANSWER_S, command=command)
+
+    def items(
+        self,
+        component: str,
+        task: str,
+        options: Mapping[str, Any],
+        *,
+        node: str = "",
+        timeout_s: float = ANSWER_S,
+    ) -> list[Chunk]:
+        """All items of a list."""
+        chunks = self._all(self.ask(component, task, options, node=node, timeout_s=timeout_s, answer_s=timeout_s))
+        return [chunk for chunk in chunks if chunk["type"] == "item"]
+
+    def result(
+        self,
+        component: str,
+        task: str,
+        options: Mapping[str, Any],
+        *,
+        node: str = "",
+        timeout_s: float = ANSWER_S,
+    ) -> Chunk:
+        """The result of a task that changes nothing."""
+        return self._all(self.ask(component, task, options, node=node, timeout_s=timeout_s, answer_s=timeout_s))[-1]
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to the node's server. Raises `Failure` where there is none to be had."""
+        if self._connection is None:
+            endpoint, source = self._endpoint()
+            try:
+                self._connection = blocking.connect(endpoint)
+            except BusUnavailable as away:
+                raise _nobody(f"no node answers: its NATS server, {source}, cannot be reached: {away}") from None
+        return self._connection
+
+    def request(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Subscription:
+        """Send a request; answers with what its reply is heard on. Raises `Failure`, `BusUnavailable`."""
+        inbox = f"_INBOX.{os.urandom(INBOX_BYTES).hex()}"
+        reply = self.connection.subscribe(inbox)
+        self.connection.publish(subject, body, headers, inbox)
+        return reply
+
+    def _all(self, chunks: Iterator[Chunk]) -> list[Chunk]:
+        try:
+            return list(chunks)
+        except TimeoutError:
+            raise _nobody("the node began to answer and then fell silent") from None
+
+    def _stream(
+        self, subject: str, body: bytes, node: str, timeout_s: float | None, answer_s: float, *, command: bool
+    ) -> Generator[Chunk]:
+        headers = self._headers(timeout_s) if command else None
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        for last_time in (False, True):
+            try:
+                yield from self._chunks(subject, body, headers, until_s, answer_s)
+                return
+            except NoResponders:
+                who = f"node {node!r} does not answer" if node else "no node answers"
+                raise _nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
+            except BusUnavailable as away:
+                self._connection = None
+                if last_time:
+                    raise _nobody(f"the connection to the node was lost: {away}") from None
+
+    def _chunks(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None, until_s: float | None, answer_s: float
+    ) -> Iterator[Chunk]:
+        """Raises `Failure`, `TimeoutError`, `NoResponders`, `BusUnavailable`."""
+        reply = self.request(subject, body, headers)
+        patience_s, begun = answer_s, False
+        try:
+            while True:
+                remaining_s = math.inf if until_s is None else until_s - time.monotonic()
+                message = reply.receive(min(patience_s, remaining_s))
+                if message is None and begun and remaining_s <= patience_s:
+                    raise TimeoutError
+                if message is None:
+                    raise self._silence(min(patience_s, remaining_s), begun=begun)
+                chunk = chunk_of(message, subject)
+                yield chunk
+                if chunk["type"] == "result":
+                    return
+                patience_s, begun = SILENCE_S, True
+        finally:
+            with suppress(BusUnavailable):
+                reply.unsubscribe()
+
+    def _headers(self, timeout_s: float | None) -> dict[str, str]:
+        """A key of its own; and nothing is begun when nobody waits for it any more."""
+        headers = {"Nats-Msg-Id": self._program.new_token()}
+        if timeout_s is not None:
+            deadline_ms = self._program.now_us() // 1000 + int((timeout_s + DEADLINE_MARGIN_S) * 1000)
+            headers["Aether-Deadline"] = str(deadline_ms)
+        return headers
+
+    def _endpoint(self) -> tuple[Endpoint, str]:
+        """Where the server is, and where that is written. Raises `Failure`."""
+        settings = self._settings
+        if settings.nats_url is not None:
+            try:
+                return parse_endpoint(settings.nats_url), "from --nats or the settings"
+            except ValueError as wrong:
+                raise bad_usage(str(wrong)) from None
+        path = settings.state_dir / FILE_NAME
+        try:
+            return read_endpoint(settings.state_dir), f"from {path}"
+        except FileNotFoundError:
+            raise _nobody(f"no node answers: there is no {path}", settings.state_dir) from None
+        except PermissionError:
+            raise _nobody(f"no node can be asked: {path} is readable by its owner alone") from None
+        except ValueError as broken:
+            raise _nobody(f"no node can be asked: {broken}") from None
+
+    def _silence(self, waited_s: float, *, begun: bool) -> Failure:
+        if begun:
+            return _nobody("the node fell silent; what it has accepted goes on when it is back", hint=LOOK)
+        what = f"no node answered on {self.connection.url} within {waited_s:g} s"
+        return _nobody(f"{what}; one that took the request may still do it", hint=LOOK)
+
+
+def chunk_of(message: Incoming, subject: str) -> Chunk:
+    """The chunk in a message of a reply. Raises `Failure` for an error chunk, `NoResponders`."""
+    if message.is_no_responders:
+        raise NoResponders(subject)
+    try:
+        chunk = msgspec.json.decode(message.body, type=Chunk)
+    except msgspec.MsgspecError as broken:
+        raise Failure(500, f"the answer on {subject} is no JSON object: {broken}") from None
+    if chunk.get("type") == "error":
+        raise Failure.of_chunk(chunk)
+    return chunk
+
+
+def _nobody(message: str, state_dir: Path | None = None, hint: str = "") -> Failure:
+    where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
+    return Failure(503, message, hint=hint or f"aetherscale serve{where}", status=NO_NODE)

@@ -1,0 +1,145 @@
+"""`completion`: scripts for the shells, and the words that they offer.
+
+The scripts know nothing: they ask `aetherscale completion words` for what can come next, so that names of VMs and
+images are offered too, and a new command needs no new script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Group, Option
+from aetherscale.kernel.errors import Refused
+
+ANSWER_S = 1.0
+"""How long a shell may have to wait for names."""
+
+BASH = """\
+_aetherscale() {
+    local IFS=$'\\n'
+    COMPREPLY=($("${COMP_WORDS[0]}" completion words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+}
+complete -o default -F _aetherscale aetherscale
+"""
+
+ZSH = """\
+#compdef aetherscale
+_aetherscale() {
+    local -a found
+    found=("${(@f)$(${words[1]} completion words -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    if [[ -n "${found[1]}" ]]; then compadd -- "${found[@]}"; else _files; fi
+}
+compdef _aetherscale aetherscale
+"""
+
+FISH = """\
+function __aetherscale_words
+    set -l typed (commandline -opc) (commandline -ct)
+    set -l found ($typed[1] completion words -- $typed[2..-1] 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete -c aetherscale -f -a '(__aetherscale_words)'
+"""
+
+
+def _script(shell: str, text: str, place: str) -> Command:
+    def run(context: Context) -> None:
+        context.out.line(text.rstrip("\n"))
+
+    return Command(
+        shell,
+        f"the script for {shell}",
+        run,
+        examples=(f"aetherscale completion {shell} > aetherscale.{shell}",),
+        details=f"Keep it in {place}.",
+    )
+
+
+def _words(context: Context) -> None:
+    for word in offered(context, context.values["WORD"]):
+        context.out.line(word)
+
+
+def offered(context: Context, words: Sequence[str]) -> list[str]:
+    """What can stand in the place of the last of the words typed after the program's name, which may be half typed."""
+    from aetherscale.gateways.cli.tree import ENTRIES
+
+    *typed, last = words or ("",)
+    node: Command | Group | None = None
+    arguments = 0
+    value_of: Option | None = None
+    for word in typed:
+        if value_of is not None:
+            value_of = None
+        elif word.startswith("-"):
+            option = next((each for each in _options(node) if f"--{each.name}" == word), None)
+            value_of = option if option is not None and option.metavar else None
+        elif isinstance(node, Command):
+            arguments += 1
+        elif node is None:
+            node = next((entry.load() for entry in ENTRIES if entry.name == word), None)
+            if node is None:
+                return []
+        else:
+            node = next((member for member in node.members if member.name == word), None)
+            if node is None:
+                return []
+    return [word for word in _candidates(context, node, arguments, value_of, last) if word.startswith(last)]
+
+
+def _candidates(
+    context: Context, node: Command | Group | None, arguments: int, value_of: Option | None, last: str
+) -> list[str]:
+    from aetherscale.gateways.cli.tree import ENTRIES
+
+    if value_of is not None:
+        return _values(context, value_of)
+    if last.startswith("-"):
+        return [f"--{option.name}" for option in _options(node)]
+    if node is None:
+        return [entry.name for entry in ENTRIES]
+    if isinstance(node, Group):
+        return [member.name for member in node.members]
+    return _values(context, node.arguments[arguments]) if arguments < len(node.arguments) else []
+
+
+def _options(node: Command | Group | None) -> tuple[Option, ...]:
+    return (*(node.options if isinstance(node, Command) else ()), *GLOBAL_OPTIONS)
+
+
+def _values(context: Context, item: Option | Argument) -> list[str]:
+    """The values that an option or argument can have. A node that does not answer offers none."""
+    if item.choices:
+        return list(item.choices)
+    asked = {"vm": ("compute", "list-vms"), "image": ("images", "list-images")}.get(item.completes)
+    if asked is None:
+        return []
+    try:
+        found = context.client.items(*asked, {}, timeout_s=ANSWER_S)
+        return [each[item.completes]["name"] for each in found]
+    except (Failure, Refused):
+        return []
+
+
+COMPLETION = Group(
+    "completion",
+    "completion for bash, zsh or fish",
+    (
+        _script("bash", BASH, "~/.local/share/bash-completion/completions/aetherscale"),
+        _script("zsh", ZSH, "a file called _aetherscale in a directory of $fpath"),
+        _script("fish", FISH, "~/.config/fish/completions/aetherscale.fish"),
+        Command(
+            "words",
+            "what can come next; asked by the scripts",
+            _words,
+            arguments=(Argument("WORD", "what was typed so far", required=False, rest=True),),
+            examples=("aetherscale completion words -- vm st",),
+        ),
+    ),
+)

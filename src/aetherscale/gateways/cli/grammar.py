@@ -1,0 +1,92 @@
+"""The words of the command line: groups, commands, their arguments and options. Data, read by the parser, the help, the
+shell completion and the generated pages. Knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from aetherscale.gateways.cli.context import Context
+
+Read = Callable[[str], Any]
+"""Turns the text of a value into what it means. Raises ValueError that says what was expected."""
+
+
+class Option(Struct, frozen=True):
+    """A flag. With an empty `metavar` it is a switch: absent is False, present is True."""
+
+    name: str
+    """Without the dashes, e.g. `no-wait`; what was given is found under this name."""
+    help: str
+    metavar: str = ""
+    read: Read = str
+    default: str | None = None
+    """As it would be typed."""
+    many: bool = False
+    """Whether it may be given more than once: its value is a list."""
+    choices: tuple[str, ...] = ()
+    completes: str = ""
+    """What the shell offers as its value: `vm`, `image`, `node`, `file` or `dir`."""
+    short: str = ""
+    """One letter, or nothing."""
+    needed: bool = False
+    """Whether the command makes no sense without it."""
+
+
+class Argument(Struct, frozen=True):
+    """A word without dashes. The last one of a command may stand for all the words that remain."""
+
+    name: str
+    help: str
+    read: Read = str
+    required: bool = True
+    rest: bool = False
+    """Whether it takes every word that remains as it is, dashes and all: its value is a list."""
+    choices: tuple[str, ...] = ()
+    completes: str = ""
+
+
+class Command(Struct, frozen=True):
+    """Something that can be done. `run` answers with the exit status, None standing for 0."""
+
+    name: str
+    summary: str
+    run: Callable[[Context], int | None]
+    arguments: tuple[Argument, ...] = ()
+    options: tuple[Option, ...] = ()
+    examples: tuple[str, ...] = ()
+    details: str = ""
+    refused: str = ""
+    """Where the command belongs to a later version: what does not work yet. Its words are then not looked at."""
+
+
+class Group(Struct, frozen=True):
+    """A word under which commands are found."""
+
+    name: str
+    summary: str
+    members: tuple[Command | Group, ...]
+
+
+class Entry(Struct, frozen=True):
+    """A word at the top. Its group or command is loaded only when it is meant, so that the others cost nothing."""
+
+    name: str
+    summary: str
+    load: Callable[[], Command | Group]
+
+
+GLOBAL_OPTIONS: tuple[Option, ...] = (
+    Option("json", "print JSON: an object, or for a list one array"),
+    Option("state-dir", "where the node keeps its state", "DIR", completes="dir"),
+    Option("nats", "the NATS server to use instead of the node's own, e.g. nats://USER:PASSWORD@HOST:4222", "URL"),
+    Option("config", "the file of settings to read", "FILE", completes="file"),
+    Option("tenant", "whose objects are meant; `default` where nobody else is", "NAME"),
+    Option("help", "show what a command does and how", short="h"),
+    Option("version", "show the version"),
+)
+"""Understood before and after every command."""

@@ -1,0 +1,104 @@
+"""The help of a command, drawn from the grammar. Plain text, as wide as a small terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
+
+WIDTH = 100
+COLUMN = 26
+
+
+def help_of_program(entries: Sequence[Entry], program: str, about: str) -> str:
+    """All commands at the top, with what each is for."""
+    return "\n".join(
+        (
+            f"usage: {program} COMMAND …",
+            "",
+            *_wrap(about),
+            "",
+            "commands:",
+            *_table((entry.name, entry.summary) for entry in entries),
+            "",
+            "everywhere:",
+            *_options(GLOBAL_OPTIONS),
+            "",
+            "exit status: 0 done, 1 failed, 2 bad usage or refused input, 3 no such object, 4 no node answered,",
+            "             5 the wait ran out while the work goes on",
+            "",
+        )
+    )
+
+
+def help_of_group(group: Group, name: str) -> str:
+    """The members of a group, which is typed as `name`."""
+    lines = [f"usage: {name} COMMAND …", "", group.summary, "", "commands:"]
+    lines += _table((member.name, member.summary) for member in group.members)
+    examples = [e for member in group.members if isinstance(member, Command) for e in member.examples[:1]]
+    if examples:
+        lines += ["", "examples:", *_examples(examples)]
+    return "\n".join((*lines, "", f"{name} COMMAND --help says more.", ""))
+
+
+def help_of_command(command: Command, name: str) -> str:
+    """What a command does, its words, and how it is typed."""
+    lines = [f"usage: {name}{usage(command)}", "", *_wrap(command.summary)]
+    if command.refused:
+        lines += ["", f"This version does not have it: {command.refused}."]
+    for paragraph in command.details.split("\n\n") if command.details else ():
+        lines += ["", *_wrap(paragraph)]
+    if command.arguments:
+        lines += ["", "arguments:", *_table((each.name, _meaning(each)) for each in command.arguments)]
+    if command.options:
+        lines += ["", "options:", *_options(command.options)]
+    lines += ["", "everywhere:", *_options(GLOBAL_OPTIONS)]
+    if command.examples:
+        lines += ["", "examples:", *_examples(command.examples)]
+    return "\n".join((*lines, ""))
+
+
+def usage(command: Command) -> str:
+    """The words of a command in one line, after its name."""
+    words = []
+    for argument in command.arguments:
+        shown = f"{argument.name} …" if argument.rest else argument.name
+        words.append(shown if argument.required else f"[{shown}]")
+    words += [f"--{option.name} {option.metavar}" for option in command.options if option.needed]
+    return "".join(f" {word}" for word in (*words, "[options]" if command.options else "") if word)
+
+
+def _options(options: Iterable[Option]) -> list[str]:
+    return _table((_flag(option), _meaning(option)) for option in options)
+
+
+def _flag(option: Option) -> str:
+    flag = f"-{option.short}, --{option.name}" if option.short else f"--{option.name}"
+    return f"{flag} {option.metavar}{'…' if option.many else ''}" if option.metavar else flag
+
+
+def _meaning(item: Option | Argument) -> str:
+    one_of = f" ({' | '.join(item.choices)})" if item.choices else ""
+    default = f" [default: {item.default}]" if isinstance(item, Option) and item.default is not None else ""
+    return f"{item.help}{one_of}{default}"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
+    lines = []
+    for left, right in rows:
+        first, *others = textwrap.wrap(right, WIDTH - COLUMN, break_on_hyphens=False) or [""]
+        if len(left) + 4 > COLUMN:
+            lines += [f"  {left}", " " * COLUMN + first]
+        else:
+            lines.append(f"  {left:<{COLUMN - 2}}{first}")
+        lines += [" " * COLUMN + other for other in others]
+    return lines
+
+
+def _examples(examples: Iterable[str]) -> list[str]:
+    return [f"  {example}" for example in examples]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)

@@ -1,0 +1,154 @@
+"""`log`: the log itself, whether it is whole, and its way out and in as JSON Lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import msgspec
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage
+from aetherscale.gateways.cli.grammar import Argument, Command, Group
+from aetherscale.gateways.cli.views import count, size
+from aetherscale.kernel.times import to_rfc3339
+
+if TYPE_CHECKING:
+    from aetherscale.debugger.upkeep import LogInfo
+
+STANDARD = "-"
+
+
+def _verify(context: Context) -> int:
+    from aetherscale.debugger.upkeep import verify
+
+    found = verify(context.settings.state_dir, context.program.kinds())
+    if context.out.json:
+        context.out.value(found)
+    else:
+        whole = f"{count(found.events, 'event')} in {count(found.commits, 'commit')} are as they were written"
+        context.out.line(whole if found.events or not found.problems else "nothing could be proved")
+        for problem in found.problems:
+            context.out.line(f"problem: {problem.message}")
+    if found.problems:
+        context.out.note(
+            "hint: aetherscale log export > log.jsonl saves what is proved, to be imported into a new --state-dir"
+        )
+    return FAILED if found.problems else DONE
+
+
+def _export(context: Context) -> int:
+    from aetherscale.debugger.upkeep import export
+
+    with _opened(context.values["FILE"], "xb") as file:
+        done = export(context.settings.state_dir, file.write)
+    context.out.note(f"{count(done.events, 'event')}, {count(done.commands, 'command')}")
+    if done.damage is not None:
+        raise Failure(500, f"log export: what follows is damaged and was left out: {done.damage}")
+    return DONE
+
+
+def _import(context: Context) -> None:
+    from aetherscale.debugger.upkeep import import_
+
+    with _opened(context.values["FILE"], "rb") as file:
+        done = import_(
+            context.settings.state_dir, file, epoch=context.program.new_epoch(), now_us=context.program.now_us()
+        )
+    if context.out.json:
+        context.out.value({"events": done.events, "commands": done.commands})
+        return
+    context.out.line(f"imported {count(done.events, 'event')}, {count(done.commands, 'command')}")
+    context.out.note(f"next: aetherscale --state-dir {context.settings.state_dir} replay")
+
+
+def _info(context: Context) -> None:
+    from aetherscale.debugger.upkeep import info
+
+    found = info(context.settings.state_dir)
+    shown = _shown(found)
+    if context.out.json:
+        context.out.value(shown)
+        return
+    shown |= {"size": size(found.size_bytes), "types": ", ".join(f"{each.type}/{each.schema}" for each in found.types)}
+    del shown["size-bytes"]
+    context.out.fields(shown.items())
+
+
+def _shown(found: LogInfo) -> dict[str, object]:
+    times = {"created": found.created_us, "first": found.first_us, "last": found.last_us}
+    return {
+        "path": found.path,
+        "node": found.node,
+        "epoch": found.epoch,
+        "epochs": found.epochs,
+        "events": found.events,
+        "streams": found.streams,
+        "commands": found.commands,
+        "commits": found.commits,
+        **{name: to_rfc3339(moment) if moment is not None else None for name, moment in times.items()},
+        "types": msgspec.to_builtins(found.types),
+        "size-bytes": found.size_bytes + found.wal_bytes,
+    }
+
+
+@contextmanager
+def _opened(name: str | None, mode: Literal["rb", "xb"]) -> Iterator[BinaryIO]:
+    """A file, or with `-` or nothing the standard stream. An existing file is not written over."""
+    if name in (None, STANDARD):
+        yield sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    try:
+        with Path(str(name)).open(mode) as file:
+            yield file
+    except FileExistsError:
+        raise bad_usage(f"log export: {name} exists already", "name another file") from None
+    except FileNotFoundError:
+        raise bad_usage(f"log: there is no {name}") from None
+
+
+_LINES = "a file of JSON Lines; `-` or nothing is"
+
+LOG = Group(
+    "log",
+    "the log itself",
+    (
+        Command(
+            "verify",
+            "prove that every event is as it was written",
+            _verify,
+            examples=("aetherscale log verify", "aetherscale log verify --state-dir ./copy"),
+            details=(
+                "Recomputes the hash chain over every commit, compares its end with the head that is kept in a file of "
+                "its own, and decodes every event. Reads only; a running node is not disturbed. Exit status 1 where "
+                "something is not as it was written."
+            ),
+        ),
+        Command(
+            "export",
+            "write the log as JSON Lines",
+            _export,
+            arguments=(Argument("FILE", f"{_LINES} stdout", required=False, completes="file"),),
+            examples=("aetherscale log export > log.jsonl", "aetherscale log export backup.jsonl"),
+            details="Of a damaged log it writes what can be proved, says what is left out, and ends with status 1.",
+        ),
+        Command(
+            "import",
+            "make the log of a new state directory from an export",
+            _import,
+            arguments=(Argument("FILE", f"{_LINES} stdin", required=False, completes="file"),),
+            examples=("aetherscale log import log.jsonl --state-dir ./restored",),
+            details="Whole or not at all; a state directory that has events already is left as it is.",
+        ),
+        Command(
+            "info",
+            "what the log is: its node, its size, what is in it",
+            _info,
+            examples=("aetherscale log info", "aetherscale log info --json"),
+        ),
+    ),
+)

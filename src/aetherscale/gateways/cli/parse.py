@@ -1,0 +1,182 @@
+"""Words to a command and its values. Raises `Failure` (bad usage): what was got, and what may have been meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from aetherscale.gateways.cli.failures import bad_usage, near
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
+
+DEFAULT_NAME = "aetherscale"
+
+
+class Parsed(Struct, frozen=True):
+    """What was typed: the words that lead to a command, the command (a group where none was named), the values."""
+
+    path: tuple[str, ...]
+    node: Command | Group | None
+    """None is the program itself."""
+    values: Mapping[str, Any]
+    """By the name of the option or argument; every one of the command is there."""
+    program: str
+
+    @property
+    def name(self) -> str:
+        """As it is typed: `aetherscale vm create`."""
+        return " ".join((self.program, *self.path))
+
+
+class _Words:
+    """The words that are left."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
+
+    def __bool__(self) -> bool:
+        return bool(self._words)
+
+    def next(self) -> str:
+        return self._words.pop(0)
+
+    def rest(self) -> list[str]:
+        rest, self._words = self._words, []
+        return rest
+
+
+def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", program: str = DEFAULT_NAME) -> Parsed:
+    """The command that is meant. Without any command word it is the one called `default`."""
+    left = _Words(words)
+    given: dict[str, Any] = {}
+    path: list[str] = []
+    node: Command | Group | None = None
+    while left and not isinstance(node, Command):
+        word = left.next()
+        if word.startswith("-") and word != "-":
+            option = _find(word, GLOBAL_OPTIONS)
+            if option is None and not path and default:
+                # Flags alone belong to the command that needs no word.
+                path, node = [default], _member(default, None, entries, program)
+                left = _Words([word, *left.rest()])
+                continue
+            _take(option, word, left, given, " ".join((program, *path)), GLOBAL_OPTIONS)
+            continue
+        node = _member(word, node, entries, " ".join((program, *path)))
+        path.append(word)
+    if node is None and default and not (given.get("help") or given.get("version")):
+        path, node = [default], _member(default, None, entries, program)
+    if isinstance(node, Command):
+        values = _values(node, left, given, " ".join((program, *path)))
+        return Parsed(tuple(path), node, values, program)
+    return Parsed(tuple(path), node, _complete(given, GLOBAL_OPTIONS), program)
+
+
+def _member(word: str, node: Command | Group | None, entries: Sequence[Entry], where: str) -> Command | Group:
+    if node is None:
+        for entry in entries:
+            if entry.name == word:
+                return entry.load()
+        names = [entry.name for entry in entries]
+    else:
+        assert isinstance(node, Group)
+        for member in node.members:
+            if member.name == word:
+                return member
+        names = [member.name for member in node.members]
+    raise bad_usage(f"{where}: no such command: {word!r}", _meant(word, names, where) or f"{where} --help")
+
+
+def _values(command: Command, left: _Words, given: dict[str, Any], name: str) -> Mapping[str, Any]:
+    options = (*command.options, *GLOBAL_OPTIONS)
+    arguments = list(command.arguments)
+    if command.refused:
+        if any(word in ("-h", "--help") for word in left.rest()):
+            given["help"] = True
+        return _complete(given, options)
+    words_only = False
+    while left:
+        word = left.next()
+        if word == "--" and not words_only:
+            words_only = True
+        elif word.startswith("-") and word != "-" and not words_only:
+            _take(_find(word, options), word, left, given, name, options)
+        elif not arguments:
+            raise bad_usage(f"{name}: one word too many: {word!r}", f"{name} --help")
+        elif arguments[0].rest:
+            given[arguments.pop(0).name] = [word, *left.rest()]
+        else:
+            argument = arguments.pop(0)
+            given[argument.name] = _read(argument, argument.name, word, name)
+    for argument in arguments:
+        if argument.required and not given.get("help"):
+            raise bad_usage(f"{name}: {argument.name} is missing: {argument.help}", f"{name} --help")
+        given[argument.name] = [] if argument.rest else None
+    for option in options:
+        if option.needed and option.name not in given and not given.get("help"):
+            raise bad_usage(f"{name}: --{option.name} is missing: {option.help}", f"{name} --help")
+    return _complete(given, options)
+
+
+def _find(word: str, options: Sequence[Option]) -> Option | None:
+    name = word.partition("=")[0]
+    for option in options:
+        if name == f"--{option.name}" or (option.short and name == f"-{option.short}"):
+            return option
+    return None
+
+
+def _take(
+    option: Option | None, word: str, left: _Words, given: dict[str, Any], name: str, options: Sequence[Option]
+) -> None:
+    flag, equals, value = word.partition("=")
+    if option is None:
+        flags = [f"--{each.name}" for each in options]
+        raise bad_usage(f"{name}: no such option: {flag}", _meant(flag, flags) or f"{name} --help")
+    if not option.metavar:
+        if equals:
+            raise bad_usage(f"{name}: {flag} takes no value, got {value!r}", f"{name} --help")
+        given[option.name] = True
+        return
+    if not equals:
+        if not left:
+            raise bad_usage(f"{name}: {flag} needs a value: {option.metavar}", f"{name} --help")
+        value = left.next()
+    read = _read(option, flag, value, name)
+    if option.many:
+        given.setdefault(option.name, []).append(read)
+    else:
+        given[option.name] = read
+
+
+def _read(item: Option | Argument, shown: str, text: str, name: str) -> Any:
+    if item.choices and text not in item.choices:
+        expected = ", ".join(item.choices)
+        hint = _meant(text, item.choices) or f"{name} --help"
+        raise bad_usage(f"{name}: {shown}: got {text!r}, expected one of {expected}", hint)
+    try:
+        return item.read(text)
+    except ValueError as wrong:
+        raise bad_usage(f"{name}: {shown}: got {text!r}, {wrong}", f"{name} --help") from None
+
+
+def _complete(given: dict[str, Any], options: Sequence[Option]) -> Mapping[str, Any]:
+    """All options, with defaults for those that were not given."""
+    for option in options:
+        if option.name not in given:
+            given[option.name] = _absent(option)
+    return given
+
+
+def _absent(option: Option) -> Any:
+    if option.many:
+        return []
+    if option.default is not None:
+        return option.read(option.default)
+    return None if option.metavar else False
+
+
+def _meant(word: str, known: Sequence[str], where: str = "") -> str:
+    found = near(word, known)
+    return f"did you mean: {f'{where} ' if where else ''}{found}?" if found else ""

@@ -1,0 +1,202 @@
+"""`replay`, `diff` and `why`: the log as the debugger. They read a state directory and need no server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
+from aetherscale.gateways.cli.grammar import Argument, Command, Option
+from aetherscale.gateways.cli.views import TABLES, count
+
+if TYPE_CHECKING:
+    from aetherscale.debugger.diff import Change, Diff
+    from aetherscale.debugger.why import Chapter, Why
+
+KINDS = ("vm", "image")
+LATER_KINDS = ("network", "vpn", "firewall")
+
+AT = Option("at", "as it was after this event, or at this time (RFC 3339, UTC unless it says otherwise)", "SEQ|TIME")
+
+
+def _replay(context: Context) -> None:
+    kind = _kind(context)
+    past = asyncio.run(_past(context, context.values["at"]))
+    tenant, everything = context.settings.tenant, context.values["all"]
+    views = {
+        name: [msgspec.to_builtins(view) for view in past.views(name, tenant, deleted=everything)]
+        for name in ((kind,) if kind else KINDS)
+    }
+    out = context.out
+    if out.json:
+        out.value(views[kind] if kind else views)
+        return
+    out.note(f"as of event {past.position} of node {past.node}")
+    for name, found in views.items():
+        if kind is None:
+            out.line(f"{name}: {len(found)}")
+        if found:
+            TABLES[name](out, found)
+
+
+def _diff(context: Context) -> None:
+    from aetherscale.debugger.diff import diff
+
+    before, after = asyncio.run(_two(context, context.values["FROM"], context.values["TO"]))
+    if before.position > after.position:
+        raise bad_usage(f"diff: event {before.position} comes after event {after.position}", "swap the two moments")
+    found = diff(before, after, context.settings.tenant)
+    if context.out.json:
+        context.out.value(found)
+    else:
+        _show_diff(context, found)
+
+
+def _why(context: Context) -> None:
+    kind = _kind(context)
+    assert kind is not None
+    found = asyncio.run(_explained(context, kind))
+    if context.out.json:
+        context.out.value(found)
+    else:
+        _show_why(context, found)
+
+
+async def _past(context: Context, moment: str | None) -> Any:
+    from aetherscale.debugger.past import opened
+
+    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+        return await log.state_at(await log.position(moment))
+
+
+async def _two(context: Context, first: str, second: str | None) -> tuple[Any, Any]:
+    from aetherscale.debugger.past import opened
+
+    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+        return await log.state_at(await log.position(first)), await log.state_at(await log.position(second))
+
+
+async def _explained(context: Context, kind_name: str) -> Why:
+    from aetherscale.debugger.past import opened
+    from aetherscale.debugger.why import explain
+
+    kinds = context.program.kinds()
+    async with opened(context.settings.state_dir, kinds) as log:
+        past = await log.state_at(await log.position(context.values["at"]))
+        with meant(context.values["NAME"]):
+            entity = past.find(kind_name, context.settings.tenant, context.values["NAME"])
+        kind = next(kind for kind in kinds if kind.name == kind_name)
+        return await explain(log, past, kind, entity, whole=context.values["all"])
+
+
+def _kind(context: Context) -> str | None:
+    kind: str | None = context.values["KIND"]
+    if kind in LATER_KINDS:
+        raise later_version(f"{context.parsed.name} {kind}", f"one of {', '.join(KINDS)}")
+    return kind
+
+
+def _show_diff(context: Context, found: Diff) -> None:
+    out = context.out
+    out.note(f"from event {found.before} to event {found.after}")
+    if not found.changes:
+        out.line("nothing changed")
+    for change in found.changes:
+        out.line(_headline(change))
+        for field in change.fields:
+            if change.change == "added" and field.after in (None, [], {}):
+                continue
+            before = "" if change.change == "added" else f"{_short(field.before)} → "
+            out.line(f"    {field.field}: {before}{_short(field.after)}")
+
+
+def _headline(change: Change) -> str:
+    sign = "+" if change.change == "added" else "~"
+    return f"{sign} {change.kind} {change.name} ({change.id})"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    first, newline, _ = text.strip("\n").partition("\n")
+    return f"{first} …" if newline else first
+
+
+def _show_why(context: Context, found: Why) -> None:
+    out, view = context.out, msgspec.to_builtins(found.view)
+    out.line(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {view['since']}: {found.summary}.")
+    shown: set[tuple[str, str]] = set()
+    for at, chapter in enumerate(found.chapters):
+        out.line()
+        elsewhere = f"{chapter.kind} {chapter.id}: " if chapter.id != found.id else ""
+        for line in _chapter(chapter, elsewhere):
+            out.line(line)
+        if not chapter.complete and at == 0:
+            out.line("  …")
+        shown.add((chapter.id, chapter.command_id))
+    for mention in found.mentions:
+        out.line()
+        out.line(f"{mention.kind} {mention.name} ({mention.id}): {mention.text}.")
+    if found.left_out:
+        out.line()
+        out.line(f"{count(found.left_out, 'event')} with no bearing on this left out; --all tells everything.")
+
+
+def _chapter(chapter: Chapter, elsewhere: str) -> Sequence[str]:
+    """The first sentence with who and when; under it what came of it, with the time that each took."""
+    first, *others = chapter.sentences
+    who = f"{chapter.actor} " if chapter.role == "request" else ""
+    lines = [f"{first.time}  {elsewhere}{who}{first.text}  [event {first.seq}, command {chapter.command_id}]"]
+    if chapter.cause is not None:
+        lines.append(f"  because of {chapter.cause}")
+    lines += [f"  {other.time[11:23]}  {other.text}  [{other.seq}]" for other in others]
+    return lines
+
+
+_NAME = Argument("NAME", "the name or id of the object; a deleted one is found by its last bearer", completes="vm")
+
+REPLAY = Command(
+    "replay",
+    "the state as it was, from the log alone",
+    _replay,
+    arguments=(Argument("KIND", "one kind alone", required=False, choices=(*KINDS, *LATER_KINDS)),),
+    options=(AT, Option("all", "also what is deleted")),
+    examples=(
+        "aetherscale replay",
+        "aetherscale replay --at 12 vm",
+        "aetherscale replay --at 2026-01-31T12:00:00Z --json",
+    ),
+    details=(
+        "Folds the log of a state directory as the node itself does, up to a moment: for the present it is what "
+        "`vm list` and `image list` of that node show. Works with no server running, and beside a running one. With "
+        "--json: an array of the views of one kind, or without a kind an object keyed by kind."
+    ),
+)
+
+DIFF = Command(
+    "diff",
+    "what changed between two moments",
+    _diff,
+    arguments=(
+        Argument("FROM", "the number of an event, or a time (RFC 3339)"),
+        Argument("TO", "likewise; the present if it is left out", required=False),
+    ),
+    examples=("aetherscale diff 12", "aetherscale diff 12 40", "aetherscale diff 2026-01-31T12:00:00Z --json"),
+    details="Object by object, field by field. A deleted object is one whose phase has become `deleted`.",
+)
+
+WHY = Command(
+    "why",
+    "the chain of causes that led to the present state",
+    _why,
+    arguments=(Argument("KIND", "what kind of object", choices=(*KINDS, *LATER_KINDS)), _NAME),
+    options=(AT, Option("all", "the whole history, not only what bears on the present state")),
+    examples=("aetherscale why vm web", "aetherscale why vm web --at 17", "aetherscale why image tiny --all"),
+    details=(
+        "Tells who asked for what, when and by which command, what the host made of it, what happened of itself and "
+        "what the restart policy did about it. What no longer bears on the present state is left out unless --all."
+    ),
+)

@@ -1,0 +1,81 @@
+"""What the command line sets going without knowing how it is done. The entry of the program hands it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from aetherscale.kernel.registry import Kind
+from aetherscale.settings import Settings
+
+
+class Finding(Struct, frozen=True):
+    """One thing that a node needs, as it was found; `mend` is what to type or do where it is not well.
+
+    An *error* is where a node cannot do its work, a *warning* where it can, but slower, less safely, or not all of it.
+    """
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    found: str
+    mend: str = ""
+
+
+class Ready(Protocol):
+    """What a node tells when it takes commands."""
+
+    @property
+    def node(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def state_dir(self) -> Path:
+        """Where its state is."""
+        ...
+
+    @property
+    def nats_url(self) -> str:
+        """The server that it uses, without credentials."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether that server could be reached."""
+        ...
+
+    @property
+    def vms(self) -> int:
+        """How many VMs it has."""
+        ...
+
+    @property
+    def head(self) -> int:
+        """The position of the last event in its log."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Every member is called only when it is needed, so that what stands behind it is imported only then."""
+
+    version: str
+    environ: Mapping[str, str]
+    now_us: Callable[[], int]
+    """The clock of the host."""
+    new_token: Callable[[], str]
+    """A random text that nobody can guess: an idempotency key, the name of a session."""
+    new_epoch: Callable[[], str]
+    """The name of a new log."""
+    kinds: Callable[[], tuple[Kind[Any], ...]]
+    """The kinds of objects that a log can hold."""
+    serve: Callable[[Settings, Callable[[Ready], None]], None]
+    """Run a node until it is told to stop, and tell when it is ready. Raises `Refused`."""
+    doctor: Callable[[Settings], tuple[Finding, ...]]
+    """Everything that a node needs of its host, looked at."""
+    demo: Callable[[], int]
+    """From nothing to a ready virtual machine and back; answers with the exit status."""

@@ -1,0 +1,77 @@
+"""`serve`: run a node in the foreground."""
+
+from __future__ import annotations
+
+import shlex
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import later_version
+from aetherscale.gateways.cli.grammar import Command, Option
+from aetherscale.gateways.cli.program import Ready
+from aetherscale.gateways.cli.views import count
+
+
+def _serve(context: Context) -> None:
+    if context.values["http"] is not None:
+        raise later_version("serve --http", "this version is spoken to over NATS and by the command line")
+    out = context.out
+
+    def on_ready(ready: Ready) -> None:
+        if out.json:
+            out.json_line(
+                {
+                    "node": ready.node,
+                    "state-dir": str(ready.state_dir),
+                    "nats": ready.nats_url,
+                    "connected": ready.connected,
+                    "vms": ready.vms,
+                    "head": ready.head,
+                }
+            )
+            return
+        state_dir = shlex.quote(str(ready.state_dir))
+        away = "" if ready.connected else ", which cannot be reached yet"
+        out.fields(
+            (
+                ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
+                ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
+                ("http", "none in this version"),
+                ("next", f"aetherscale --state-dir {state_dir} vm list"),
+            )
+        )
+        out.line(f"ready: node {ready.node} takes commands; Ctrl-C ends it, virtual machines run on")
+
+    context.program.serve(context.settings, on_ready)
+
+
+SERVE = Command(
+    "serve",
+    "run a node in the foreground",
+    _serve,
+    options=(
+        Option("node", "the name of the node; the host's name if not given", "NAME"),
+        Option(
+            "accelerator",
+            "how guests are run; auto takes KVM once it has proved to work here",
+            "HOW",
+            choices=("auto", "kvm", "tcg"),
+        ),
+        Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
+        Option("cache-dir", "where what can be fetched again is kept", "DIR", completes="dir"),
+        Option("http", "not in this version", "HOST:PORT"),
+        Option("no-http", "serve no HTTP; this version has none"),
+    ),
+    examples=(
+        "aetherscale",
+        "aetherscale serve --state-dir ./state --node host1",
+        "aetherscale serve --nats nats://user:password@10.0.0.1:4222",
+    ),
+    details=(
+        "Says on stdout where the state is, which NATS server it uses and what to type next; a line that starts with "
+        "`ready` says that it takes commands. SIGTERM or Ctrl-C ends it. Virtual machines run on, and the next node on "
+        "the same state directory finds them again.\n\n"
+        "Settings: flags stand over AETHERSCALE_* in the environment, which stand over a TOML file "
+        "(/etc/aetherscale/aetherscale.toml for root, else ~/.config/aetherscale/aetherscale.toml), e.g. "
+        'AETHERSCALE_STATE_DIR and `state-dir = "/srv/aetherscale"`.'
+    ),
+)

@@ -1,0 +1,100 @@
+"""Waiting for a state of a VM: told by its events, and asked again with each, so that nothing is missed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aetherscale.bus.bus import BusUnavailable
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure
+from aetherscale.gateways.cli.work import info, suggesting
+from aetherscale.kernel import subjects
+
+LOOK_AGAIN_S: Final = 10.0
+"""How often the VM is asked for where no event comes: the node may have gone away."""
+
+View = Mapping[str, Any]
+
+
+def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) -> View:
+    """The view of the VM as soon as it is as wanted.
+
+    Raises `Failure`: 500 where that cannot come any more, 504 (status 5) where the wait runs out.
+    """
+    until_s = time.monotonic() + timeout_s
+    vm = info(context, "vm", reference)
+    client = context.client
+    events = client.connection.subscribe(subjects.object_events(context.settings.tenant, "vm", vm["id"]))
+    ready_by = _ready_by(context, vm) if wanted == "ready" else ""
+    with context.out.progress(vm["name"]) as progress:
+        while True:
+            vm = info(context, "vm", vm["id"])
+            progress.step(vm["phase"])
+            if _is(vm, wanted, ready_by):
+                return vm
+            _refuse_the_impossible(vm, wanted)
+            remaining_s = until_s - time.monotonic()
+            if remaining_s <= 0:
+                raise Failure(
+                    504,
+                    f"the wait of {timeout_s:g} s ran out: the VM {vm['name']!r} is {vm['phase']}, not {wanted}",
+                    hint=f"aetherscale vm show {vm['name']}",
+                    status=WAIT_RAN_OUT,
+                    details={"vm-id": vm["id"], "phase": vm["phase"]},
+                )
+            try:
+                events.receive(min(remaining_s, LOOK_AGAIN_S))
+            except BusUnavailable as away:
+                message = f"the connection to the node was lost: {away}"
+                raise Failure(503, message, hint="aetherscale serve", status=NO_NODE) from None
+
+
+def _is(vm: View, wanted: str, ready_by: str) -> bool:
+    phase = vm["phase"]
+    match wanted:
+        case "ready":
+            return phase == "ready" or (phase == "running" and ready_by == "none")
+        case "running":
+            return phase in ("running", "ready")
+        case "stopped":
+            return phase == "deleted" or (phase in ("stopped", "failed") and vm["observed"] in ("absent", "exited"))
+        case _:
+            return bool(phase == wanted)
+
+
+def _refuse_the_impossible(vm: View, wanted: str) -> None:
+    """Where nothing is under way that could lead there, waiting is of no use."""
+    phase, name = vm["phase"], vm["name"]
+    if wanted == "deleted":
+        if vm["requested"] != "deleted":
+            return
+        if phase == "failed":
+            raise _hopeless(vm, f"the VM {name!r} could not be deleted")
+    elif phase == "deleted" or vm["requested"] == "deleted":
+        raise _hopeless(vm, f"the VM {name!r} is {'deleted' if phase == 'deleted' else 'being deleted'}")
+    elif wanted in ("ready", "running") and phase in ("failed", "stopped"):
+        raise _hopeless(vm, f"the VM {name!r} is {phase}, and nobody has asked to start it")
+
+
+def _hopeless(vm: View, what: str) -> Failure:
+    failure = vm["failure"] or {}
+    reason = f": {failure['phase']}: {failure['reason']}" if failure else ""
+    return Failure(
+        500,
+        f"{what}{reason}",
+        hint=failure.get("hint") or f"aetherscale why vm {vm['name']}",
+        details={"vm-id": vm["id"], "phase": vm["phase"], "log-tail": failure.get("log-tail", "")},
+    )
+
+
+def _ready_by(context: Context, vm: View) -> str:
+    """How the guests of the VM's image say that they are ready; "" where the image is gone and cannot be asked."""
+    try:
+        with suggesting(context, "image", vm["image"]):
+            return str(info(context, "image", vm["image"])["ready"])
+    except Failure as failure:
+        if failure.code != 404:
+            raise
+        return ""

@@ -1,0 +1,103 @@
+"""Long work on a node, told while it goes on: the request, the line that rewrites itself, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import WAIT_RAN_OUT, Failure, near
+from aetherscale.gateways.cli.grammar import Option
+from aetherscale.gateways.cli.output import Progress
+from aetherscale.gateways.cli.values import seconds
+
+FAILED_CODE = 500
+WAIT_OPTIONS = (
+    Option("no-wait", "return as soon as the request is durable"),
+    Option("timeout", "how long to wait, like 30s or 5m; the work goes on after that", "TIME", seconds, "120s"),
+)
+
+
+def carry_out(
+    context: Context, component: str, task: str, options: Mapping[str, Any], *, subject: str, kind: str, node: str = ""
+) -> tuple[Mapping[str, Any], float]:
+    """Have a task done and tell how far it is; answers with the view of the object, and the seconds that it took.
+
+    Raises `Failure`: what the node said, or with status 5 that the wait is over while the work goes on.
+    """
+    wait = not context.values["no-wait"]
+    timeout_s = context.values["timeout"]
+    reference = subject
+    with context.out.progress(subject) as progress:
+        chunks = context.client.ask(component, task, options, node=node, timeout_s=timeout_s, command=True)
+        try:
+            for chunk in chunks:
+                reference = chunk.get(f"{kind}-id", reference)
+                if chunk["type"] == "result":
+                    view: Mapping[str, Any] = chunk[kind]
+                    return view, progress.elapsed_s
+                tell(progress, chunk)
+                if not wait:
+                    break
+        except TimeoutError:
+            raise _ran_out(kind, reference, progress, f"the wait of {timeout_s:g} s ran out") from None
+        except KeyboardInterrupt:
+            raise _ran_out(kind, reference, progress, "interrupted") from None
+        except Failure as failure:
+            if not failure.hint and failure.code == FAILED_CODE:
+                failure.hint = f"aetherscale why {kind} {reference}"
+            raise
+        finally:
+            chunks.close()
+        elapsed_s = progress.elapsed_s
+    return info(context, kind, reference, node), elapsed_s
+
+
+def info(context: Context, kind: str, reference: str, node: str = "") -> Mapping[str, Any]:
+    """The view of one object. Raises `Failure` (404) that says which name may have been meant."""
+    component, key = {"vm": ("compute", "vm-id"), "image": ("images", "image")}[kind]
+    with suggesting(context, kind, reference):
+        found: Mapping[str, Any] = context.client.result(component, f"{kind}-info", {key: reference}, node=node)[kind]
+    return found
+
+
+@contextmanager
+def suggesting(context: Context, kind: str, reference: str) -> Iterator[None]:
+    """Add to a failure for want of an object the name that may have been meant."""
+    try:
+        yield
+    except Failure as failure:
+        field = failure.details.get("field")
+        if failure.code == 404 and field in ("vm-id", "image"):
+            missing = "image" if field == "image" else kind
+            component, task = {"vm": ("compute", "list-vms"), "image": ("images", "list-images")}[missing]
+            names = [item[missing]["name"] for item in context.client.items(component, task, {})]
+            if found := near(reference, names):
+                failure.hint = f"did you mean: {found}?"
+        raise
+
+
+def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
+    """A `status` chunk as a step of the progress line; a sign of life changes nothing."""
+    match chunk.get("status"):
+        case None | "working":
+            return
+        case "progress":
+            progress.step(str(chunk.get("step", "")))
+        case "retrying" | "restarting" as word:
+            progress.step(word, str(chunk.get("reason") or f"not before {chunk.get('not-before')}"))
+        case word:
+            progress.step(str(word))
+
+
+def _ran_out(kind: str, reference: str, progress: Progress, what: str) -> Failure:
+    phase = progress.phase or "not begun"
+    look = f"aetherscale {kind} show {reference}"
+    return Failure(
+        504,
+        f"{what}; {kind} {progress.subject} was at: {phase}. The work goes on: this is no failure",
+        hint=f"aetherscale vm wait {reference}, or: {look}" if kind == "vm" else look,
+        status=WAIT_RAN_OUT,
+        details={"phase": phase, f"{kind}-id": reference},
+    )
