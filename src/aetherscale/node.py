@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aetherscale.actors.actor import Actor
 from aetherscale.actors.compute.component import BaseImage, Compute
@@ -22,10 +22,14 @@ from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.actors.owed import Clock
 from aetherscale.actors.reconciler import Reconciler
 from aetherscale.eventstore.log import EventLog
+from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
+from aetherscale.kernel.claims import CLAIM_EVENTS
 from aetherscale.kernel.messages import Recorded, split_stream
-from aetherscale.kernel.registry import Kind, Registry
+from aetherscale.kernel.registry import Kind, Registry, apply
+
+S = TypeVar("S")
 
 KINDS: Final[tuple[Kind[Any], ...]] = (VM_KIND, IMAGE_KIND)
 """All kinds of entities that a log of this version can hold."""
@@ -49,6 +53,19 @@ class Ports:
     """Names the time since the host was started last."""
 
 
+def projection(kind: Kind[S]) -> Projection[Registry[S]]:
+    """The registry of a kind as a projection: what a node starts from, and saves snapshots of."""
+
+    def fold(registry: Registry[S], recorded: Recorded) -> Registry[S]:
+        apply(kind, registry, recorded)
+        return registry
+
+    # The type of the state is a value here, which is more than an annotation may be.
+    state_type = Registry.__class_getitem__(kind.state_type)  # type: ignore[attr-defined]
+    events = (*CLAIM_EVENTS, *kind.event_types)
+    return Projection(kind.name, state_type, Registry, fold, events, kind.version)
+
+
 @dataclass(frozen=True, slots=True)
 class Registries:
     """The projections that commands are decided on, as of the log's head."""
@@ -65,6 +82,7 @@ class Node:
         self._registries = registries
         self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         """Done when the log can no longer be trusted: the process has to end. Guests run on."""
+        ports.log.on_commit(self._committed)
         node = ports.log.node
         self._images = Images(node, registries.images, ports.images, self._used_by)
         self._compute = Compute(node, registries.vms, ports.compute, self._base_image)
@@ -101,7 +119,6 @@ class Node:
 
     async def start(self) -> None:
         """Find what is ours on the host, then take up what is owed."""
-        self._ports.log.on_commit(self._committed)
         await self._compute.observe(self.compute)
         await self.reconcile()
         for actor in self._actors:

@@ -34,6 +34,9 @@ class Kind(Generic[S]):
     evolve: Callable[[S | None, Any, int], S]
     view: Callable[[S, str, int], Struct]
     telling: Telling[S] = PLAIN
+    version: int = 1
+    """Grows with each change of what `evolve` does that does not show in the type of the state, so that snapshots of
+    before are not taken for what it would have made."""
 
 
 class Entity(Struct, Generic[S], frozen=True):

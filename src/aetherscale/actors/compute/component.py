@@ -124,7 +124,7 @@ class Compute:
                 409,
                 f"a VM named {name!r} exists already (it is {bearer.state.phase})",
                 field="name",
-                hint=f"aetherscale vm delete {name}",
+                hint=f"take another name, or: aetherscale vm delete {name}",
                 details={"vm-id": bearer.id},
             )
         disk_mib = (options.disk_gib or commands.DEFAULT_DISK_GIB) * 1024

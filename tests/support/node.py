@@ -1,0 +1,210 @@
+"""A real node for tests: `aetherscale serve` as a child process, and a plain NATS client that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 120.0
+"""A bound on every wait: far more than a loaded machine needs."""
+
+Chunk = dict[str, Any]
+
+
+class NobodyListens(Exception):
+    """The broker says that nobody listens on a subject."""
+
+
+class RunningNode:
+    """One node on one state directory, from `start` to `stop` or `kill`, and again."""
+
+    def __init__(self, state_dir: Path, cache_dir: Path, *arguments: str, name: str = "host1") -> None:
+        self.state_dir = state_dir
+        self.name = name
+        self._cache_dir = cache_dir
+        self._arguments = arguments
+        self._process: Process | None = None
+        self._client: Client | None = None
+        self.output: list[str] = []
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "AETHERSCALE_STATE_DIR": str(self.state_dir),
+            "AETHERSCALE_CACHE_DIR": str(self._cache_dir),
+            "AETHERSCALE_NODE": self.name,
+            "AETHERSCALE_ACCELERATOR": "tcg",
+        }
+
+    async def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "aetherscale", "serve", *self._arguments),
+            stdout=PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self.environment,
+            cwd=ROOT,
+        )
+        ready = asyncio.Event()
+        self._reading = asyncio.ensure_future(self._read(self._process, ready))
+        waiting = asyncio.ensure_future(ready.wait())
+        await asyncio.wait({waiting, self._reading}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        assert ready.is_set(), "the node did not become ready:\n" + "\n".join(self.output)
+
+    async def client(self) -> Client:
+        """A NATS client with an operator's rights."""
+        if self._client is None or not self._client.is_connected:
+            context = json.loads((self.state_dir / "nats.json").read_text())
+            self._client = await nats.connect(
+                context["url"], user=context.get("user"), password=context.get("password"), max_reconnect_attempts=-1
+            )
+        return self._client
+
+    async def stop(self) -> int:
+        """A tidy end; answers with the exit status."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """The worst that happens."""
+        await self._end(signal.SIGKILL)
+
+    async def close(self) -> None:
+        """Kill what is left: the node, then every guest of the state directory."""
+        if self._process is not None:
+            await self.kill()
+        for pid in guests(self.state_dir):
+            os.kill(pid, signal.SIGKILL)
+
+    async def request(self, subject: str, options: Any, **headers: str) -> list[Chunk]:
+        """All chunks of a streamed reply; `Nats_Msg_Id="…"` and the like become headers."""
+        return [chunk async for chunk in self.stream(subject, options, **headers)]
+
+    async def stream(self, subject: str, options: Any, **headers: str) -> AsyncIterator[Chunk]:
+        """The chunks of a streamed reply as they come, up to the empty message."""
+        client = await self.client()
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox)
+        body = options if isinstance(options, bytes) else json.dumps(options).encode()
+        await client.publish(
+            subject,
+            body,
+            reply=inbox,
+            headers={name.replace("_", "-"): value for name, value in headers.items()} or None,
+        )
+        try:
+            while True:
+                message: Msg = await subscription.next_msg(PATIENCE_S)
+                if (message.headers or {}).get("Status") == "503":
+                    raise NobodyListens(subject)
+                if not message.data:
+                    assert not message.headers
+                    return
+                yield json.loads(message.data)
+        finally:
+            await subscription.unsubscribe()
+
+    async def insist(self, subject: str, options: Any, key: str) -> list[Chunk]:
+        """As `request`, on a new connection and for as long as nobody listens, as after the broker has died."""
+        self._client = None
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    return await self.request(subject, options, Nats_Msg_Id=key)
+                except NobodyListens:
+                    continue
+
+    async def task(self, component: str, task: str, **options: Any) -> Chunk:
+        """The final chunk of a task; `memory_mib=…` and the like become kebab-case."""
+        body = {name.replace("_", "-"): value for name, value in options.items()}
+        return (await self.request(f"aether.v1.default.cmd.{component}.{task}", body))[-1]
+
+    async def vm(self, vm: str) -> Chunk:
+        """The view of a VM."""
+        answer = await self.task("compute", "vm-info", vm_id=vm)
+        assert answer["type"] == "result", answer
+        view: Chunk = answer["vm"]
+        return view
+
+    async def vms(self) -> list[Chunk]:
+        """The views of all VMs."""
+        chunks = await self.request("aether.v1.default.cmd.compute.list-vms", {})
+        return [chunk["vm"] for chunk in chunks if chunk["type"] == "item"]
+
+    async def until_vm(self, vm: str, **wanted: Any) -> Chunk:
+        """The view of a VM as soon as it has these fields; told by its events, not by asking again and again."""
+        client = await self.client()
+        subscription = await client.subscribe("aether.v1.*.evt.>")
+        await client.flush()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    view = await self.vm(vm)
+                    if all(view[name.replace("_", "-")] == value for name, value in wanted.items()):
+                        return view
+                    await subscription.next_msg(PATIENCE_S)
+        finally:
+            await subscription.unsubscribe()
+
+    async def cli(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the command line: exit status, standard output, standard error."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "aetherscale", *arguments), stdout=PIPE, stderr=PIPE, env=self.environment, cwd=ROOT
+        )
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
+
+    async def _end(self, how: signal.Signals) -> int:
+        assert self._process is not None
+        process, self._process = self._process, None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+        process.send_signal(how)
+        status = await asyncio.wait_for(process.wait(), PATIENCE_S)
+        if self._reading is not None:
+            await self._reading
+        return status
+
+    async def _read(self, process: Process, ready: asyncio.Event) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self.output.append(line.decode().rstrip())
+            if line.startswith(b"ready"):
+                ready.set()
+
+
+def guests(state_dir: Path) -> dict[int, str]:
+    """The QEMU processes whose working directory is below a state directory: pid and VM id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            cwd = Path(os.readlink(entry / "cwd"))
+            alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            continue
+        if alive and cwd.parent == state_dir / "vms" and cwd.parent != cwd:
+            found[int(entry.name)] = cwd.name
+    return found
