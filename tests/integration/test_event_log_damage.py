@@ -14,12 +14,31 @@ import pytest
 from aetherscale.eventstore.integrity import verify
 from aetherscale.eventstore.sqlite import open_reader, open_store
 from aetherscale.eventstore.store import Damaged, StoredEvent, StoreError
-from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, digest_of, files_of, filled, read_all
+from aetherscale.eventstore.transfer import export
+from tests.support.event_logs import (
+    EPOCH,
+    NODE,
+    NOW_US,
+    SqliteWorld,
+    append_of,
+    digest_of,
+    files_of,
+    filled,
+    new,
+    read_all,
+    write,
+)
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> SqliteWorld:
     return SqliteWorld(tmp_path)
+
+
+def make_changeable(connection: sqlite3.Connection) -> None:
+    """Take away what keeps the log from being changed by hand."""
+    for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+        connection.execute(f"DROP TRIGGER {trigger}")
 
 
 async def crashed_log(directory: Path) -> tuple[Path, list[StoredEvent]]:
@@ -105,12 +124,15 @@ async def test_a_node_does_not_touch_a_log_that_has_lost_its_end(tmp_path: Path)
     content[len(content) // 2] ^= 1
     wal.write_bytes(content)
     before = files_of(path.parent)
+    shutil.copytree(path.parent, tmp_path / "copy")
+    with closing(sqlite3.connect(tmp_path / "copy" / "events.db")) as connection:
+        left = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+    assert 0 < left < len(events)
 
-    with pytest.raises(Damaged, match=r"log damaged at \d+.*aetherscale log verify") as damaged:
+    with pytest.raises(Damaged, match=rf"log damaged at {left + 1}: .*aetherscale log verify") as damaged:
         await open_store(path, node=NODE, epoch=EPOCH, now_us=NOW_US, reserve_bytes=0)
 
-    assert damaged.value.seq is not None
-    assert 1 < damaged.value.seq <= len(events)
+    assert damaged.value.seq == left + 1
     after = files_of(path.parent)
     assert {name: after[name] for name in before} == before, "what could still be saved has been changed"
 
@@ -121,6 +143,57 @@ async def test_a_lost_database_is_not_replaced_by_an_empty_one(world: SqliteWorl
     with pytest.raises(Damaged, match="missing"):
         await world.open()
     assert not world.path.exists()
+
+
+async def test_the_head_of_another_log_does_not_fit(tmp_path: Path) -> None:
+    for name, data in (("here", b"\x80"), ("there", b"\x90")):
+        (tmp_path / name).mkdir()
+        store = await SqliteWorld(tmp_path / name).open()
+        await store.append(append_of(write("vm-1", 0, new(data=data))))
+        await store.close()
+    shutil.copy(tmp_path / "there" / "events.head", tmp_path / "here" / "events.head")
+    with pytest.raises(Damaged, match="log damaged at 1: it is not the log that was written"):
+        await SqliteWorld(tmp_path / "here").open()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE batches SET link = 'text' WHERE number = 2",
+        "UPDATE batches SET last_seq = NULL WHERE number = 2",
+        "UPDATE commands SET batch = 'one' WHERE first_seq = 3",
+        "UPDATE commands SET key = 7 WHERE first_seq = 3",
+        "UPDATE types SET schema = x'01' WHERE id = 1",
+        "UPDATE epochs SET node = NULL",
+        "UPDATE events SET data = NULL WHERE seq = 3",
+        "UPDATE events SET time_us = 'noon' WHERE seq = 3",
+        "UPDATE streams SET name = x'00ff' WHERE id = 2",
+    ],
+)
+async def test_a_value_that_became_one_of_another_kind_is_damage(world: SqliteWorld, change: str) -> None:
+    await (await filled(world)).close()
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
+        make_changeable(connection)
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), ' NOT NULL', '')"
+            " WHERE sql NOT LIKE '%WITHOUT ROWID%'"
+        )
+        connection.execute(
+            "UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT,', ''), ' NOT NULL', '')"
+            " WHERE sql LIKE '%WITHOUT ROWID%'"
+        )
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
+        assert connection.execute(change).rowcount == 1
+    assert verify(world.path).problems
+
+
+async def test_a_command_that_no_commit_has_is_seen(world: SqliteWorld) -> None:
+    await (await filled(world)).close()
+    with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO commands VALUES (CAST('default' || char(0) || 'x' AS BLOB), x'00', 1, 1, 99)")
+    result = export(world.path, lambda line: None)
+    assert (result.events, result.damage) == (6, "log damaged at 7: what follows belongs to no commit")
 
 
 async def test_a_missing_event_is_seen_when_it_is_read(world: SqliteWorld) -> None:
@@ -157,8 +230,7 @@ async def test_a_change_of_the_past_breaks_the_chain(world: SqliteWorld, change:
     await (await filled(world)).close()
     assert verify(world.path).problems == ()
     with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
-        for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {trigger}")
+        make_changeable(connection)
         assert connection.execute(change).rowcount == 1
 
     found = verify(world.path)

@@ -26,6 +26,8 @@ class HeldBackend(MemoryBackend):
         self.failure: BaseException | None = None
         self.fails_from = 0
         self.settled = asyncio.Event()
+        self.may_settle = asyncio.Event()
+        self.may_settle.set()
 
     async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         self.batches.append(len(appends))
@@ -37,6 +39,7 @@ class HeldBackend(MemoryBackend):
 
     async def settle(self) -> None:
         self.settled.set()
+        await self.may_settle.wait()
 
 
 @pytest.fixture
@@ -146,6 +149,19 @@ async def test_what_no_acknowledgement_waits_for_is_settled_soon_after(backend: 
     assert not backend.settled.is_set()
     await asyncio.wait_for(backend.settled.wait(), 20)
     await store.close()
+
+
+async def test_what_waits_behind_the_settling_is_written_before_the_store_closes(backend: HeldBackend) -> None:
+    store = await LogStore.start(backend)
+    backend.may_settle.clear()
+    await store.append(numbered(1)[0])
+    await asyncio.wait_for(backend.settled.wait(), 20)
+    waiting = asyncio.ensure_future(store.append(numbered(1, first=1)[0]))
+    closing = asyncio.ensure_future(store.close())
+    await asyncio.wait({waiting, closing}, timeout=0)
+    backend.may_settle.set()
+    assert (await waiting)[0].seq == 2
+    await closing
 
 
 async def test_a_writer_that_breaks_down_leaves_nobody_waiting(backend: HeldBackend) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from aetherscale.eventstore.chain import StoredCommand
 from aetherscale.eventstore.events_as_json import event_json
-from aetherscale.eventstore.store import Accepted, StoredEvent, StoredType
+from aetherscale.eventstore.store import Accepted, Damaged, StoredEvent, StoredType
 from aetherscale.kernel.times import from_rfc3339
 
 FORMAT: Final = 1
@@ -90,6 +90,7 @@ class EndLine(_Line, frozen=True, tag="end"):
 
 Line = LogLine | EventLine | CommandLine | EndLine
 
+_NIL: Final = msgspec.msgpack.encode(None)
 _decoder = msgspec.json.Decoder(Line)
 
 
@@ -105,10 +106,17 @@ def decode_line(raw: bytes) -> Line:
 
 
 def line_of_event(event: StoredEvent) -> dict[str, Any]:
-    """The form that events have everywhere, and what an import needs beside it."""
+    """The form that events have everywhere, and what an import needs beside it.
+
+    A payload that has no form of that kind is written back all the same: it is in the line as it is.
+    """
+    try:
+        form = event_json(event)
+    except Damaged:
+        form = event_json(msgspec.structs.replace(event, data=_NIL))
     return {
         "line": "event",
-        **event_json(event),
+        **form,
         "tenant": event.tenant,
         "epoch": event.epoch,
         "payload": event.data,
