@@ -256,7 +256,8 @@ class TestTheLog:
         await node.stop()
         elsewhere = make_node(directory="elsewhere")
         elsewhere.state_dir.mkdir()
-        shutil.copy(node.state_dir / "events.db", elsewhere.state_dir)
+        for name in ("events.db", "events.head"):
+            shutil.copy(node.state_dir / name, elsewhere.state_dir)
         status, replayed, err = await elsewhere.cli("replay", "vm", "--json")
         assert status == 0, err
         assert json.loads(replayed) == listed
