@@ -36,6 +36,15 @@ contract *args:
 integration *args:
     {{ bin }}/pytest tests/integration {{ args }}
 
+# The contract, from clients that are not ours; needs Go, Node.js and npm, which nothing else does.
+conformance *args:
+    #!/usr/bin/env bash
+    set -eu
+    cache="${XDG_CACHE_HOME:-$HOME/.cache}/aetherscale/conformance"
+    [ -x "$cache/nats" ] || GOBIN="$cache" go install github.com/nats-io/natscli/nats@v0.5.1
+    npm install --prefix tests/conformance --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+    AETHERSCALE_NATS_CLI="$cache/nats" {{ bin }}/pytest tests/conformance/foreign_clients.py {{ args }}
+
 # Everything: style, types, dependency rules, every test.
 test *args: lint types
     {{ bin }}/pytest {{ args }}

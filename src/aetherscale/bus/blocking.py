@@ -61,7 +61,10 @@ class Connection:
         scheme, _, address = url.partition("://")
         host, _, port = address.rpartition(":")
         try:
-            self._socket = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+            # As bytes: a text would go through the tables of international names, which take time to load. typeshed
+            # does not know that getaddrinfo(3) is given them as they are.
+            raw_host = host.strip("[]").encode("ascii" if host.isascii() else "idna")
+            self._socket = socket.create_connection((raw_host, int(port)), timeout_s)  # type: ignore[arg-type]
         except OSError as error:
             raise self._lost(f"cannot be reached: {error.strerror or error}") from error
         try:

@@ -1,9 +1,7 @@
-"""The real bus: NATS through nats-py, connected for ever.
+"""The real bus: NATS, connected for ever.
 
-nats-py connects, authenticates and keeps the connection alive. It does neither of two things. It does not reconnect:
-each connection here is a client of its own, so that nothing of an old one (requests whose caller gave up, half-sent
-buffers, a read loop that has died) outlives it. And it does not parse: one subject that is not UTF-8, which any
-client can publish, ends its read loop without a word; `protocol.Parser` reads in its place. See docs/decisions/0020.
+Each connection is a client of its own (`connection.py`), so that nothing of an old one outlives it: no request whose
+caller gave up, no half-sent buffer, no read loop that has died. What is listened to, and who waits, is kept here.
 """
 
 from __future__ import annotations
@@ -11,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from typing import Final
 
 import nats.errors
 from msgspec import Struct
-from nats.aio.client import DEFAULT_MAX_PAYLOAD_SIZE, Client
+from nats.aio.client import DEFAULT_MAX_PAYLOAD_SIZE
 from nats.nuid import NUID
-from nats.protocol.parser import Parser as NatsParser
 
 from aetherscale.bus import protocol
 from aetherscale.bus.bus import BusUnavailable, Handler, Incoming, NoResponders, TooLarge
+from aetherscale.bus.connection import Connection
 from aetherscale.bus.endpoint import Endpoint
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.times import to_rfc3339
@@ -30,129 +27,9 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
-CONNECT_TIMEOUT_S: Final = 2
-PING_INTERVAL_S: Final = 10
-ROUNDTRIP_TIMEOUT_S: Final = 10
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 """A publisher waits while more than this has not left for the broker."""
 MAX_UNREAD_CHUNKS: Final = 65_536
-
-
-class _Reader(NatsParser):
-    """Stands where nats-py has its parser: reads with ours, and leaves to nats-py what is not a message."""
-
-    def __init__(self, client: _Connection, deliver: Callable[[int, Incoming], None]) -> None:
-        super().__init__(client)
-        self._deliver = deliver
-
-    def reset(self) -> None:
-        super().reset()
-        self._parser = protocol.Parser()
-
-    async def parse(self, data: bytes = b"") -> None:
-        try:
-            frames = self._parser.feed(data)
-        except protocol.ProtocolError as broken:
-            raise nats.errors.ProtocolError from broken
-        for frame in frames:
-            if isinstance(frame, protocol.Delivery):
-                self._deliver(frame.sid, frame.incoming)
-            else:
-                await self.nc.control(frame)
-        # nats-py goes on as long as bytes are here; what they lead to has to have its turn too.
-        await asyncio.sleep(0)
-
-
-class _Connection(Client):
-    """One connection from its beginning to its end; it never reconnects."""
-
-    def __init__(self, deliver: Callable[[int, Incoming], None]) -> None:
-        super().__init__()
-        self.lost = asyncio.Event()
-        self._why: Exception | None = None
-        self._ps = _Reader(self, deliver)
-
-    async def open(self, servers: list[str], endpoint: Endpoint, name: str) -> None:
-        """Connect to one of the servers, or raise OSError, nats.errors.Error or TimeoutError."""
-        try:
-            await self.connect(
-                servers,
-                name=name,
-                user=endpoint.user or None,
-                password=endpoint.password or None,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                ping_interval=PING_INTERVAL_S,
-                pending_size=0,
-                error_cb=self._on_error,
-            )
-        except BaseException as failure:
-            await self.end()
-            if isinstance(failure, nats.errors.NoServersError) and self._why is not None:
-                raise self._why from None
-            raise
-
-    async def end(self) -> None:
-        """Close, also where a cancellation has left nats-py half closed."""
-        await self.close()
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]
-            with suppress(OSError):
-                await self._transport.wait_closed()  # type: ignore[no-untyped-call]
-
-    async def send(self, data: bytes) -> None:
-        """Hand bytes to the flusher, in order."""
-        await self._send_command(data)
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
-
-    async def roundtrip(self) -> None:
-        """Wait until the server has all that was sent before. Raises TimeoutError and nats.errors.Error.
-
-        nats-py's `flush` waits in a way that can swallow the cancellation of its caller.
-        """
-        ponged = asyncio.get_running_loop().create_future()
-        if self.lost.is_set():
-            raise nats.errors.ConnectionClosedError
-        await self._send_ping(ponged)
-        async with asyncio.timeout(ROUNDTRIP_TIMEOUT_S):
-            await ponged
-
-    async def control(self, frame: protocol.Control) -> None:
-        """What the server says about the connection."""
-        match frame.verb:
-            case "PING":
-                await self._process_ping()
-            case "PONG":
-                try:
-                    await self._process_pong()
-                except asyncio.InvalidStateError:
-                    log.debug("a pong came after its waiter had given up")
-            case "-ERR":
-                log.warning("nats-server says: %s", frame.argument)
-                await self._process_err(frame.argument.lower())
-            case "INFO":
-                await self._process_info(frame.info())
-            case _:
-                pass
-
-    async def _on_error(self, error: Exception) -> None:
-        self._why = error
-        log.debug("nats: %r", error)
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        # nats-py tells nobody of a close in which the last bytes could not be written.
-        try:
-            await super()._close(status, do_cbs)
-        except OSError as failure:
-            log.debug("nats: %r while closing", failure)
-        finally:
-            self.lost.set()
-            for waiter in self._pongs:
-                if not waiter.done():
-                    waiter.set_exception(nats.errors.ConnectionClosedError())
 
 
 class _Route(Struct):
@@ -194,8 +71,8 @@ class NatsBus:
     def __init__(self, endpoint: Callable[[], Endpoint], *, name: str, clock: Callable[[], int]) -> None:
         self._endpoint, self._name, self._clock = endpoint, name, clock
         self._tasks = Tasks(f"bus {name}")
-        self._connection: _Connection | None = None
-        self._last: _Connection | None = None
+        self._connection: Connection | None = None
+        self._last: Connection | None = None
         self._up = asyncio.Event()
         """Set while messages can be sent."""
         self._settled = asyncio.Event()
@@ -312,7 +189,7 @@ class NatsBus:
         retry_s, told, connected_before = FIRST_RETRY_S, "", False
         # nats-py swallows some cancellations; `_closed` ends the loop all the same.
         while not self._closed:
-            connection = self._last = _Connection(self._deliver)
+            connection = self._last = Connection(self._deliver)
             try:
                 await self._connect(connection)
             except Exception as failure:
@@ -335,7 +212,7 @@ class NatsBus:
                 self._disconnected()
                 await connection.end()
 
-    async def _connect(self, connection: _Connection) -> None:
+    async def _connect(self, connection: Connection) -> None:
         endpoint = self._endpoint()
         servers = [url.strip() for url in endpoint.url.split(",")]
         await connection.open(list(dict.fromkeys([*servers, *self._discovered])), endpoint, self._name)
@@ -372,7 +249,7 @@ class NatsBus:
         except Exception:
             log.exception("the handler of %s failed; the message is lost to it", route.subject)
 
-    async def _roundtrip(self, connection: _Connection) -> None:
+    async def _roundtrip(self, connection: Connection) -> None:
         """Wait until the broker has all that was sent before; give the connection up where it does not answer."""
         try:
             await connection.roundtrip()
