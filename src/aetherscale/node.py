@@ -160,4 +160,4 @@ class Node:
 
     def _used_by(self, image_id: str) -> Sequence[str]:
         vms = (entity.state for entity in self._registries.vms.entities.values())
-        return sorted(vm.name for vm in vms if vm.image_id == image_id and vm.phase != "deleted")
+        return sorted(vm.name for vm in vms if vm.spec.image_id == image_id and vm.phase != "deleted")

@@ -21,8 +21,7 @@ from aetherscale.kernel.times import to_rfc3339
 from tests.support.spec import NOON_US, Given
 
 VM = "0123456789abcdef"
-CREATE = commands.CreateVm(
-    vm_id=VM,
+SPEC = commands.VmSpec(
     name="web",
     image_id="1123456789abcdef",
     image="tiny",
@@ -35,20 +34,8 @@ CREATE = commands.CreateVm(
     autostart=True,
     labels={},
 )
-REQUESTED = events.VmRequested(
-    vm_id=VM,
-    name="web",
-    image_id="1123456789abcdef",
-    image="tiny",
-    image_format="raw",
-    ready_channel="channel",
-    cpus=1,
-    memory_mib=128,
-    disk_mib=1024,
-    restart="on-failure",
-    autostart=True,
-    labels={},
-)
+CREATE = commands.CreateVm(VM, SPEC)
+REQUESTED = events.VmRequested(VM, SPEC)
 DISK = events.DiskProvisioned(1024)
 BOOTED = events.VmBooted(1, 4711, 99, "boot-a", "tcg")
 READY = events.VmReady(1, "channel")
@@ -66,7 +53,7 @@ def given(*past: events.VmEvent) -> Given[Vm, Any, Any, Any]:
 
 
 def running(restart: Any = "on-failure") -> Given[Vm, Any, Any, Any]:
-    return given(replace(REQUESTED, restart=restart), DISK, BOOTED, READY)
+    return given(replace(REQUESTED, spec=replace(SPEC, restart=restart)), DISK, BOOTED, READY)
 
 
 def exited(reason: events.ExitReason, run: int = 1, **more: Any) -> events.VmExited:
@@ -186,7 +173,7 @@ class TestStopping:
         assert vm.owed is None
 
     def test_a_failed_vm_that_is_stopped_is_stopped(self) -> None:
-        crashed = given(replace(REQUESTED, restart="never"), DISK, BOOTED, exited("crash"))
+        crashed = given(replace(REQUESTED, spec=replace(SPEC, restart="never")), DISK, BOOTED, exited("crash"))
         assert phase_of(crashed) == "failed"
         assert phase_of(crashed.when(STOP).then(STOPPING)) == "stopped"
 
@@ -306,7 +293,7 @@ class TestTheHostComesBack:
         assert isinstance(vm.owed, effects.BootVm)
 
     def test_without_autostart_it_stays_down_after_a_reboot(self) -> None:
-        vm = given(replace(REQUESTED, autostart=False), DISK, BOOTED)
+        vm = given(replace(REQUESTED, spec=replace(SPEC, autostart=False)), DISK, BOOTED)
         vm = vm.when(commands.VmLost(VM, 1, "boot-b")).then(exited("host-reboot"))
         assert phase_of(vm) == "stopped"
 
@@ -399,7 +386,7 @@ class TestAnswers:
         assert settle("create-vm", _state(REQUESTED, DISK, BOOTED, READY))
 
     def test_create_ends_with_running_where_the_image_cannot_say_ready(self) -> None:
-        assert settle("create-vm", _state(replace(REQUESTED, ready_channel="none"), DISK, BOOTED))
+        assert settle("create-vm", _state(replace(REQUESTED, spec=replace(SPEC, ready_channel="none")), DISK, BOOTED))
 
     def test_stop_ends_when_the_process_is_gone_also_if_it_starts_again_at_once(self) -> None:
         stopping = (REQUESTED, DISK, BOOTED, READY, STOPPING)
@@ -453,7 +440,7 @@ class TestWhateverIsSaid:
     @settings(max_examples=400)
     @forall(st.lists(MESSAGES, max_size=40), st.sampled_from(["always", "on-failure", "never"]))
     def test_the_state_stays_whole(self, messages: list[Any], restart: Any) -> None:
-        create = replace(CREATE, restart=restart)
+        create = replace(CREATE, spec=replace(SPEC, restart=restart))
         past = list(COMPUTE.decide(None, create, NOON_US))
         state = COMPUTE.evolve(None, past[0], NOON_US)
         for number, message in enumerate(messages):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from aetherscale.debugger.past import Past, PastLog
@@ -158,10 +158,18 @@ async def _event_of(log: PastLog, cause: str | None) -> Recorded | None:
     return event
 
 
+def _field(event: Struct, name: str) -> str:
+    """A field of an event, or of a part of it; "" where there is none of that name."""
+    for parts in (event, *(value for value in structs.asdict(event).values() if isinstance(value, Struct))):
+        if (found := getattr(parts, name, None)) is not None:
+            return str(found)
+    return ""
+
+
 async def _mentions(log: PastLog, past: Past, origin: Recorded, kind: Kind[Any]) -> AsyncIterator[Mention]:
     """The objects of other kinds that the request of this one names by their id."""
     for other in past.kinds:
-        mentioned = getattr(origin.event, f"{other.name}_id", "") if other.name != kind.name else ""
+        mentioned = _field(origin.event, f"{other.name}_id") if other.name != kind.name else ""
         entity = past.registries[other.name].entities.get(mentioned)
         if entity is None:
             continue

@@ -99,10 +99,9 @@ class ExecOptions(Message, frozen=True):
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
 
-class CreateVm(Struct, frozen=True):
-    """Make a VM and start it."""
+class VmSpec(Struct, frozen=True, rename="kebab"):
+    """What a VM is to be, all defaults filled in. Part of `VmRequested`, and so of the log."""
 
-    vm_id: str
     name: str
     image_id: str
     image: str
@@ -114,6 +113,13 @@ class CreateVm(Struct, frozen=True):
     restart: RestartPolicy
     autostart: bool
     labels: dict[str, str]
+
+
+class CreateVm(Struct, frozen=True):
+    """Make a VM and start it."""
+
+    vm_id: str
+    spec: VmSpec
 
 
 class StartVm(Struct, frozen=True):

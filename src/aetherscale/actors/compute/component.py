@@ -136,8 +136,7 @@ class Compute:
                 f"a disk of {options.disk_gib} GiB is too small for the image: it needs {image.virtual_size_mib} MiB",
                 field="disk-gib",
             )
-        return commands.CreateVm(
-            vm_id=vm_id,
+        spec = commands.VmSpec(
             name=name,
             image_id=image.id,
             image=image.name,
@@ -150,6 +149,7 @@ class Compute:
             autostart=options.autostart,
             labels=options.labels,
         )
+        return commands.CreateVm(vm_id, spec)
 
     def _target(self, options: Any, call: Call) -> str:
         return self._find(options.vm_id, call).id
@@ -177,7 +177,7 @@ class Compute:
             entity
             for entity in self._registry.of_tenant(call.tenant)
             if (options.all or entity.state.phase != "deleted")
-            and options.labels.items() <= entity.state.labels.items()
+            and options.labels.items() <= entity.state.spec.labels.items()
         ]
         wanted.sort(key=lambda entity: (entity.state.name, entity.id))
         for entity in wanted:
@@ -235,7 +235,9 @@ class Compute:
         gate = asyncio.Semaphore(ADOPT_AT_ONCE)
 
         async def find(vm: Vm, identity: ProcessIdentity) -> None:
-            process = Process(vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.ready_channel)
+            process = Process(
+                vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.spec.ready_channel
+            )
             async with gate:
                 alive = await self._driver.adopt(process)
             finding = commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id)

@@ -63,22 +63,7 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
 def _create(vm: Vm | None, create: CreateVm) -> Sequence[VmEvent]:
     if vm is not None:
         raise Refused(409, f"the VM {create.vm_id} exists already")
-    return (
-        events.VmRequested(
-            vm_id=create.vm_id,
-            name=create.name,
-            image_id=create.image_id,
-            image=create.image,
-            image_format=create.image_format,
-            ready_channel=create.ready_channel,
-            cpus=create.cpus,
-            memory_mib=create.memory_mib,
-            disk_mib=create.disk_mib,
-            restart=create.restart,
-            autostart=create.autostart,
-            labels=create.labels,
-        ),
-    )
+    return (events.VmRequested(create.vm_id, create.spec),)
 
 
 def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence[VmEvent]:
@@ -136,7 +121,7 @@ def _lost(vm: Vm, lost: VmLost, at_us: int) -> Sequence[VmEvent]:
     rebooted = vm.process is not None and vm.process.boot_id != lost.boot_id
     if rebooted and not vm.ended and vm.requested == "running":
         gone = events.VmExited(vm.run, "host-reboot", None, None, "", "")
-        back = vm.autostart and not vm.start_next
+        back = vm.spec.autostart and not vm.start_next
         return (gone, events.VmRestartScheduled(0, to_rfc3339(at_us))) if back else (gone,)
     return _exit(vm, None, None, "", "", at_us, unseen=True)
 
@@ -180,7 +165,7 @@ def _exit_reason(vm: Vm, *, unseen: bool) -> events.ExitReason:
 
 
 def _restarts(vm: Vm, exited: events.VmExited) -> bool:
-    match vm.restart:
+    match vm.spec.restart:
         case "always":
             return True
         case "on-failure":

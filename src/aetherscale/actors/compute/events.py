@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from aetherscale.actors.compute.commands import RestartPolicy
+from aetherscale.actors.compute.commands import VmSpec
 from aetherscale.actors.compute.effects import PauseReason, ReadyChannel
 from aetherscale.kernel.messages import Event
 
@@ -20,17 +20,7 @@ class VmRequested(Event, frozen=True):
     """Somebody asked for a VM."""
 
     vm_id: str
-    name: str
-    image_id: str
-    image: str
-    image_format: Literal["qcow2", "raw"]
-    ready_channel: ReadyChannel
-    cpus: int
-    memory_mib: int
-    disk_mib: int
-    restart: RestartPolicy
-    autostart: bool
-    labels: dict[str, str]
+    spec: VmSpec
 
 
 class DiskProvisioned(Event, frozen=True):

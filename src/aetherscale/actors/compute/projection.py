@@ -19,6 +19,7 @@ from aetherscale.kernel.times import to_rfc3339
 
 def view(vm: Vm, node: str, revision: int) -> VmView:
     """The view of a VM that lives on `node`; `revision` is the version of its stream."""
+    spec = vm.spec
     accelerator = vm.process.accelerator if vm.process and vm.observed in ("running", "paused") else None
     return VmView(
         id=vm.id,
@@ -28,16 +29,16 @@ def view(vm: Vm, node: str, revision: int) -> VmView:
         requested=vm.requested,
         observed=vm.observed,
         since=to_rfc3339(vm.phase_since_us),
-        image=vm.image,
-        cpus=vm.cpus,
-        memory_mib=vm.memory_mib,
-        disk_gib=-(-vm.disk_mib // 1024),
-        restart=vm.restart,
-        autostart=vm.autostart,
+        image=spec.image,
+        cpus=spec.cpus,
+        memory_mib=spec.memory_mib,
+        disk_gib=-(-spec.disk_mib // 1024),
+        restart=spec.restart,
+        autostart=spec.autostart,
         ports=[],
         failure=_failure(vm.failure),
         revision=revision,
-        labels=vm.labels,
+        labels=spec.labels,
         accelerator=accelerator,
         isolation=None if accelerator is None else "kvm" if accelerator == "kvm" else "none",
         paused_reason=vm.paused_reason,
@@ -50,7 +51,7 @@ def claim(vm: Vm, event: VmEvent) -> ClaimEvent | None:
     """What an event does to the VM's name: it is taken with the request and free again with the deletion."""
     match event:
         case events.VmRequested():
-            return NameClaimed(events.KIND, event.name, event.vm_id)
+            return NameClaimed(events.KIND, vm.name, vm.id)
         case events.VmDeleted():
             return NameReleased(events.KIND, vm.name, vm.id)
         case _:
@@ -119,7 +120,7 @@ def _is_up(vm: Vm) -> bool:
         )
     if vm.requested == "stopped":
         raise Refused(409, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
-    return vm.phase == "ready" or (vm.phase == "running" and vm.ready_channel == "none")
+    return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")
 
 
 def _is_stopped(vm: Vm) -> bool:

@@ -27,14 +27,15 @@ _STEPS: Final = {
 def tell(vm: Vm | None, event: VmEvent) -> Told:
     """An event in words; `vm` is the state before it, None before the first."""
     if isinstance(event, events.VmRequested):
+        spec = event.spec
         return request(
-            f"asked for the VM {event.name!r}: image {event.image!r}, {event.cpus} CPU(s), {event.memory_mib} MiB of "
-            f"memory, {_disk(event.disk_mib)} of disk, restart policy {event.restart!r}"
+            f"asked for the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
+            f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
         )
     assert vm is not None, f"a VM's stream begins with VmRequested, not with {type(event).__name__}"
     match event:
         case events.DiskProvisioned():
-            return answer(f"its disk was made: {_disk(event.disk_mib)} over the image {vm.image!r}")
+            return answer(f"its disk was made: {_disk(event.disk_mib)} over the image {vm.spec.image!r}")
         case events.VmStartRequested():
             after_stop = ", after the stop that was under way" if vm.phase == "stopping" else ""
             return request(f"asked to start it{after_stop}")
@@ -59,9 +60,9 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
         case events.VmRestartScheduled():
             if event.attempt == 0:
                 return answer("the host had been rebooted, and it has autostart, so it was to start again")
-            return answer(f"restart policy {vm.restart!r}: restart {event.attempt}, not before {event.not_before}")
+            return answer(f"restart policy {vm.spec.restart!r}: restart {event.attempt}, not before {event.not_before}")
         case events.VmGaveUp():
-            return answer(f"restart policy {vm.restart!r} gave up after {event.restarts} restarts")
+            return answer(f"restart policy {vm.spec.restart!r} gave up after {event.restarts} restarts")
         case events.VmAdopted():
             return turn(f"the node came back and found run {event.run} alive")
         case events.VmStepFailed():
@@ -83,7 +84,7 @@ def sum_up(vm: Vm) -> str:
         case "booting":
             return f"QEMU is being started for run {vm.run}{_attempt(vm)}"
         case "running":
-            if vm.ready_channel == "none":
+            if vm.spec.ready_channel == "none":
                 return "it runs; its image has no way to say that it is ready"
             return "it runs, and its guest has not said yet that it is ready"
         case "ready":
@@ -113,7 +114,7 @@ def _stopped(vm: Vm) -> str:
     ended = exit_sentence(vm.exit)
     if vm.exit.reason in ("user", "host-reboot"):
         return ended
-    return f"{ended}; restart policy {vm.restart!r} leaves it down"
+    return f"{ended}; restart policy {vm.spec.restart!r} leaves it down"
 
 
 def _ended(vm: Vm, event: events.VmEnded) -> Told:
@@ -130,7 +131,7 @@ def _exited(vm: Vm, event: events.VmExited) -> Told:
     if vm.ended:
         return answer("its process was let go")
     mark = f"run {event.run} ended: {exit_sentence(event)}"
-    if event.reason in FAILED_EXITS and vm.restart == "never":
+    if event.reason in FAILED_EXITS and vm.spec.restart == "never":
         mark += "; restart policy 'never' leaves it so"
     return turn(mark)
 

@@ -20,14 +20,13 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.commands import DEFAULT_GRACE_S, RestartPolicy
+from aetherscale.actors.compute.commands import DEFAULT_GRACE_S, VmSpec
 from aetherscale.actors.compute.effects import (
     BootVm,
     ComputeEffect,
     EndVm,
     PauseReason,
     ProvisionDisk,
-    ReadyChannel,
     RemoveVm,
     ShutDownVm,
 )
@@ -82,17 +81,7 @@ class Vm(Struct, frozen=True):
     """One VM, as its events add up."""
 
     id: str
-    name: str
-    image_id: str
-    image: str
-    image_format: Literal["qcow2", "raw"]
-    ready_channel: ReadyChannel
-    cpus: int
-    memory_mib: int
-    disk_mib: int
-    restart: RestartPolicy
-    autostart: bool
-    labels: dict[str, str]
+    spec: VmSpec
     phase: Phase
     phase_since_us: int
     requested: Requested = "running"
@@ -126,31 +115,16 @@ class Vm(Struct, frozen=True):
     failure: Failure | None = None
     exit: VmExited | None = None
 
-
-def requested_vm(event: VmRequested, at_us: int) -> Vm:
-    """The VM that a request makes."""
-    return Vm(
-        id=event.vm_id,
-        name=event.name,
-        image_id=event.image_id,
-        image=event.image,
-        image_format=event.image_format,
-        ready_channel=event.ready_channel,
-        cpus=event.cpus,
-        memory_mib=event.memory_mib,
-        disk_mib=event.disk_mib,
-        restart=event.restart,
-        autostart=event.autostart,
-        labels=event.labels,
-        phase="provisioning",
-        phase_since_us=at_us,
-    )
+    @property
+    def name(self) -> str:
+        """The name that it bears until it is deleted."""
+        return self.spec.name
 
 
 def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
     """The VM after an event; never fails on a stream that `decide` has written."""
     if isinstance(event, VmRequested):
-        return requested_vm(event, at_us)
+        return Vm(id=event.vm_id, spec=event.spec, phase="provisioning", phase_since_us=at_us)
     assert state is not None, f"a VM's stream begins with VmRequested, not with {type(event).__name__}"
     after = _evolve(state, event, at_us)
     if after.phase != state.phase:
@@ -163,7 +137,8 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
         case VmRequested():
             return vm
         case DiskProvisioned():
-            vm = replace(vm, has_disk=True, disk_mib=event.disk_mib, attempt=1, not_before_us=0)
+            spec = replace(vm.spec, disk_mib=event.disk_mib)
+            vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
             return _boot(vm) if vm.requested == "running" else replace(vm, phase="stopped")
         case VmStartRequested():
             return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
@@ -236,9 +211,9 @@ def pending(vm: Vm) -> ComputeEffect | None:
             return ProvisionDisk(
                 key=f"provision-{vm.attempt}",
                 vm_id=vm.id,
-                image_id=vm.image_id,
-                image_format=vm.image_format,
-                disk_mib=vm.disk_mib,
+                image_id=vm.spec.image_id,
+                image_format=vm.spec.image_format,
+                disk_mib=vm.spec.disk_mib,
                 not_before_us=vm.not_before_us,
             )
         case "booting":
@@ -246,10 +221,10 @@ def pending(vm: Vm) -> ComputeEffect | None:
                 key=f"boot-{vm.run}-{vm.attempt}",
                 vm_id=vm.id,
                 run=vm.run,
-                cpus=vm.cpus,
-                memory_mib=vm.memory_mib,
-                ready_channel=vm.ready_channel,
-                image_format=vm.image_format,
+                cpus=vm.spec.cpus,
+                memory_mib=vm.spec.memory_mib,
+                ready_channel=vm.spec.ready_channel,
+                image_format=vm.spec.image_format,
                 not_before_us=vm.not_before_us,
             )
         case "stopping" if vm.force:
