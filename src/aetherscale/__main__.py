@@ -32,19 +32,35 @@ def flat() -> int:
 
 def program() -> Program:
     """What the command line sets going."""
-    from aetherscale.identifiers import new_epoch, new_id, now_us
-
     return Program(
         version=__version__,
         environ=os.environ,
-        now_us=now_us,
-        new_token=new_id,
-        new_epoch=new_epoch,
+        now_us=_now_us,
+        new_token=_new_token,
+        new_epoch=_new_epoch,
         kinds=_kinds,
         serve=_serve,
         doctor=_doctor,
         demo=_demo,
     )
+
+
+def _now_us() -> int:
+    from aetherscale.identifiers import now_us
+
+    return now_us()
+
+
+def _new_token() -> str:
+    from aetherscale.identifiers import new_id
+
+    return new_id()
+
+
+def _new_epoch() -> str:
+    from aetherscale.identifiers import new_epoch
+
+    return new_epoch()
 
 
 def _kinds() -> tuple[Kind[Any], ...]:

@@ -5,7 +5,6 @@ The patterns are anchored with `\\A` and `\\Z`: `$` would let a trailing newline
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated, Final
 
@@ -74,6 +73,8 @@ def derive_id(*parts: str) -> str:
 
     64 bits of SHA-256 over the parts, each preceded by its length; the first digit is folded into 0-9.
     """
+    import hashlib  # late: the command line derives no id, and starts without it
+
     digest = hashlib.sha256(b"".join(b"%d:%s" % (len(raw), raw) for raw in (part.encode() for part in parts)))
     text = digest.hexdigest()[:16]
     return str(int(text[0], 16) % 10) + text[1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from aetherscale.bus.blocking import Connection, Subscription
+    from aetherscale.bus.blocking import Connection
     from aetherscale.gateways.cli.program import Program
     from aetherscale.settings import Settings
 
@@ -32,7 +31,6 @@ SILENCE_S: Final = 75.0
 """A node that works says so every 30 s; one that says nothing for this long is gone."""
 DEADLINE_MARGIN_S: Final = 5.0
 """By how much the node's patience is longer than ours, so that it is we who say that the wait is over."""
-INBOX_BYTES: Final = 16
 LOOK: Final = "aetherscale vm list; aetherscale image list"
 
 Chunk = dict[str, Any]
@@ -113,13 +111,6 @@ class Client:
                 raise _nobody(f"no node answers: its NATS server, {source}, cannot be reached: {away}") from None
         return self._connection
 
-    def request(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Subscription:
-        """Send a request; answers with what its reply is heard on. Raises `Failure`, `BusUnavailable`."""
-        inbox = f"_INBOX.{os.urandom(INBOX_BYTES).hex()}"
-        reply = self.connection.subscribe(inbox)
-        self.connection.publish(subject, body, headers, inbox)
-        return reply
-
     def _all(self, chunks: Iterator[Chunk]) -> list[Chunk]:
         try:
             return list(chunks)
@@ -147,7 +138,7 @@ class Client:
         self, subject: str, body: bytes, headers: Mapping[str, str] | None, until_s: float | None, answer_s: float
     ) -> Iterator[Chunk]:
         """Raises `Failure`, `TimeoutError`, `NoResponders`, `BusUnavailable`."""
-        reply = self.request(subject, body, headers)
+        reply = self.connection.ask(subject, body, headers)
         patience_s, begun = answer_s, False
         try:
             while True:

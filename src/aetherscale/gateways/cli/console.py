@@ -63,7 +63,7 @@ class _Line:
         self.connection = context.client.connection
         body = msgspec.json.encode({"vm-id": reference, "session": self._session})
         self._subject = subjects.command(self._tenant, "compute", "vm-console")
-        self._reply = context.client.request(self._subject, body)
+        self._reply = self.connection.ask(self._subject, body)
         try:
             chunk = self._next(ANSWER_S)
         except NoResponders:

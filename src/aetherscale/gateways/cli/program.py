@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
 
-from aetherscale.kernel.registry import Kind
-from aetherscale.settings import Settings
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aetherscale.kernel.registry import Kind
+    from aetherscale.settings import Settings
 
 
 class Finding(Struct, frozen=True):
@@ -59,8 +60,7 @@ class Ready(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(Struct, frozen=True):
     """Every member is called only when it is needed, so that what stands behind it is imported only then."""
 
     version: str
