@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedHost
+from aetherscale.actors.images.header import write_overlay
 from aetherscale.kernel.errors import Refused
 
 PATIENCE_S: Final = 90.0
@@ -38,14 +38,6 @@ BARE: Final = "2000000000000002"
 
 T = TypeVar("T", bound=ComputeObservation)
 Outcome = TypeVar("Outcome", bound=ComputeOutcome)
-
-
-def write_overlay(path: Path, base_format: str, size_bytes: int, base_name: str) -> None:
-    """An overlay as QEMU's own tool makes it."""
-    subprocess.run(
-        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base_name, "-F", base_format, path, str(size_bytes)],
-        check=True,
-    )
 
 
 class Watcher:
