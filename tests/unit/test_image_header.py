@@ -152,6 +152,12 @@ class TestQcow2:
         image.write_bytes(content + b"the last cluster may be short")
         assert inspect(image).format == "qcow2"
 
+    def test_a_block_of_reference_counts_outside_the_file_is_refused(self, image: Path) -> None:
+        for offset in (4 * CLUSTER, 2 * CLUSTER + 512, 1 << 40):
+            content = qcow2_image()
+            struct.pack_into(">Q", content, CLUSTER + 8, offset)
+            assert "a block of its reference counts" in reason(image, content)
+
     @given(
         st.lists(
             st.tuples(st.one_of(st.integers(0, 128), st.sampled_from([CLUSTER, 2 * CLUSTER])), st.integers(0, 255)),

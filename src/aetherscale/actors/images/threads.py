@@ -23,3 +23,14 @@ async def to_the_end(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
+
+
+async def until_stopped(function: Callable[[], T], stop: Callable[[], None]) -> T:
+    """Call `function` in a thread. When this is cancelled it calls `stop`, which makes the function end, and waits."""
+    work = asyncio.get_running_loop().run_in_executor(None, function)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait([work])
+        raise
