@@ -141,7 +141,7 @@ class LogStore:
         events = size_bytes = 0
         while self._waiting:
             append, done = self._waiting[0]
-            events += sum(len(write.events) for write in append.writes)
+            events += max(1, sum(len(write.events) for write in append.writes))
             size_bytes += sum(
                 EVENT_OVERHEAD_BYTES + len(event.data) for write in append.writes for event in write.events
             )

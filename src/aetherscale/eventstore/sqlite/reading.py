@@ -20,13 +20,15 @@ APPLICATION_ID: Final = 0x41534556
 SCHEMA_VERSION: Final = 1
 """Of `schema.sql`, kept as SQLite's user version."""
 
-_COLUMNS: Final = (
-    "e.seq, s.name, e.version, e.type_id, e.data, e.time_us,"
-    " e.tenant, e.actor, e.command_id, e.correlation_id, e.causation_id"
-)
-_EVENTS: Final = f"SELECT {_COLUMNS} FROM events e LEFT JOIN streams s ON s.id = e.stream_id"  # noqa: S608 - constants
+KNOWN_STREAMS: Final = 100_000
+"""How many names of streams are remembered: joining them row by row costs twice as much as the rest of a row."""
 
-_Row = tuple[int, str | None, int, int, bytes, int, str, str, str, str, str | None]
+_EVENTS: Final = (
+    "SELECT seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id"
+    " FROM events"
+)
+
+_Row = tuple[int, int, int, int, bytes, int, str, str, str, str, str | None]
 
 
 class Epoch(Struct, frozen=True):
@@ -51,6 +53,7 @@ class LogReading:
         if not self.epochs or self.epochs[0].first_seq != 1:
             raise Damaged(f"{path}: the log does not say whose it is; {verify_hint(path)}", 1)
         self._types: dict[int, StoredType] = {}
+        self._streams: dict[int, str] = {}
 
     def head(self) -> int:
         """The position of the last event."""
@@ -69,10 +72,10 @@ class LogReading:
     def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
         """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
         if types is None:
-            sql, parameters = f"{_EVENTS} WHERE e.seq > ? ORDER BY e.seq LIMIT ?", (after, limit)
+            sql, parameters = f"{_EVENTS} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
         else:
             ids = [str(number) for number, stored in self._all_types().items() if stored.type in types]
-            sql = f"{_EVENTS} WHERE e.seq > ? AND e.type_id IN ({','.join(ids)}) ORDER BY e.seq LIMIT ?"
+            sql = f"{_EVENTS} WHERE seq > ? AND type_id IN ({','.join(ids)}) ORDER BY seq LIMIT ?"
             parameters = (after, limit)
         events = self._events(self._connection.execute(sql, parameters))
         if types is None and events and events[-1].seq - after != len(events):
@@ -82,7 +85,7 @@ class LogReading:
 
     def read_all(self) -> Iterator[StoredEvent]:
         """Every event in order, as it stands in the file. Raises sqlite3.Error."""
-        cursor = self._connection.execute(f"{_EVENTS} ORDER BY e.seq")
+        cursor = self._connection.execute(f"{_EVENTS} ORDER BY seq")
         while rows := cursor.fetchmany(PAGE):
             yield from self._events(rows)
 
@@ -91,26 +94,30 @@ class LogReading:
         number = self._connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
         if number is None:
             return []
-        sql = f"{_EVENTS} WHERE e.stream_id = ? AND e.version > ? ORDER BY e.version"
+        sql = f"{_EVENTS} WHERE stream_id = ? AND version > ? ORDER BY version"
         events = self._events(self._connection.execute(sql, (*number, after_version)))
         for version, event in enumerate(events, after_version + 1):
             if event.version != version:
                 raise Damaged(f"{self._path}: stream {stream}: version {version} is missing; {verify_hint(self._path)}")
         return events
 
-    def version(self, stream: str) -> tuple[int, int] | None:
-        """The number of a stream and the version it is at; None where nobody wrote to it."""
-        row = self._connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
-        if row is None:
-            return None
-        latest = self._connection.execute("SELECT max(version) FROM events WHERE stream_id = ?", row).fetchone()
-        return row[0], latest[0] or 0
+    def versions(self, streams: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The numbers of streams and the versions they are at; without those that nobody wrote to."""
+        sql = f"SELECT name, id FROM streams WHERE name IN ({_places(streams)})"  # noqa: S608 - question marks
+        found = self._connection.execute(sql, streams).fetchall()
+        latest = "SELECT coalesce(max(version), 0) FROM events WHERE stream_id = ?"
+        return {name: (number, self._connection.execute(latest, (number,)).fetchone()[0]) for name, number in found}
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
-        sql = "SELECT digest, first_seq, last_seq FROM commands WHERE key = ?"
-        row = self._connection.execute(sql, (command_key(tenant, command_id),)).fetchone()
-        return Accepted(*self._typed(row, bytes, int, int)) if row else None
+        key = command_key(tenant, command_id)
+        return self.accepted_of([key]).get(key)
+
+    def accepted_of(self, keys: Sequence[bytes]) -> dict[bytes, Accepted]:
+        """What commands led to, by their keys; without those that were not accepted."""
+        sql = f"SELECT key, digest, first_seq, last_seq FROM commands WHERE key IN ({_places(keys)})"  # noqa: S608
+        rows = [self._typed(row, bytes, bytes, int, int) for row in self._connection.execute(sql, keys)]
+        return {key: Accepted(*accepted) for key, *accepted in rows}
 
     def commands(self) -> Iterator[tuple[int, StoredCommand]]:
         """Every accepted command with the number of its commit, in the order of commits. Raises sqlite3.Error."""
@@ -165,13 +172,14 @@ class LogReading:
         return row
 
     def _events(self, rows: Iterator[_Row] | Sequence[_Row]) -> list[StoredEvent]:
-        epochs = self.epochs
+        epochs, streams = self.epochs, self._streams
         events: list[StoredEvent] = []
         for row in rows:
-            seq, stream, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = row
+            seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = (
+                row
+            )
+            stream = streams.get(stream_id) or self._stream(stream_id, seq)
             kind = self._types.get(type_id) or self._type(type_id, seq)
-            if stream is None:
-                raise Damaged(f"{self._path}: event {seq} has no stream; {verify_hint(self._path)}", seq)
             epoch = epochs[0] if len(epochs) == 1 else next(one for one in reversed(epochs) if one.first_seq <= seq)
             events.append(
                 StoredEvent(
@@ -192,6 +200,17 @@ class LogReading:
                 )
             )
         return events
+
+    def _stream(self, stream_id: int, seq: int) -> str:
+        """The name of a stream that is not remembered."""
+        row = self._connection.execute("SELECT name FROM streams WHERE id = ?", (stream_id,)).fetchone()
+        if row is None:
+            raise Damaged(f"{self._path}: event {seq} has no stream; {verify_hint(self._path)}", seq)
+        if len(self._streams) >= KNOWN_STREAMS:
+            self._streams.clear()
+        self._streams[stream_id] = row[0]
+        name: str = row[0]
+        return name
 
     def _type(self, type_id: int, seq: int) -> StoredType:
         """The type of a number that was not known yet: the node may have gone on writing."""
@@ -220,6 +239,11 @@ def snapshot(path: Path) -> Iterator[LogReading]:
 def command_key(tenant: str, command_id: str) -> bytes:
     """The key of a command in the file; a tenant has no NUL in it."""
     return f"{tenant}\0{command_id}".encode()
+
+
+def _places(values: Sequence[object]) -> str:
+    """As many question marks."""
+    return ",".join("?" * len(values))
 
 
 def _check_header(connection: sqlite3.Connection, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,20 +34,18 @@ class LogWriting:
         self._reading = LogReading(connection, path)
         self.node = self._reading.epochs[-1].node
         self.epoch = self._reading.epochs[-1].epoch
+        self._accepted: dict[bytes, Accepted] = {}
         self._forgotten = False
         self._recall()
 
     def version(self, stream: str) -> int:
-        """Where a stream is; as in `plan.Known`."""
-        known = self._streams.get(stream) or self._reading.version(stream)
-        if known is None:
-            return 0
-        self._streams[stream] = known
-        return known[1]
+        """Where a stream is that was looked up; as in `plan.Known`."""
+        known = self._streams.get(stream)
+        return known[1] if known else 0
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted; as in `plan.Known`."""
-        return self._reading.accepted(tenant, command_id)
+        """What a command led to that was looked up; as in `plan.Known`."""
+        return self._accepted.get(command_key(tenant, command_id))
 
     def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         """As in `Backend`.
@@ -74,6 +72,7 @@ class LogWriting:
         planned = Plan(events=list(events))
         planned.commands = {(command.tenant, command.command_id): command.accepted for command in commands}
         with self._transaction():
+            self._look_up_streams({event.stream for event in events})
             versions: dict[str, int] = {}
             for seq, event in enumerate(events, self.head.seq + 1):
                 version = versions.get(event.stream, self.version(event.stream)) + 1
@@ -111,10 +110,19 @@ class LogWriting:
 
     def _commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         with self._transaction():
+            self._look_up_streams({write.stream for append in appends for write in append.writes})
+            keys = [command_key(append.key.tenant, append.key.command_id) for append in appends if append.key]
+            self._accepted = self._reading.accepted_of(keys) if keys else {}
             planned = plan(appends, self, self.head.seq, self.node, self.epoch)
             self._insert(planned)
         self._write_head()
         return planned.outcomes
+
+    def _look_up_streams(self, streams: Set[str]) -> None:
+        """Remember where streams are; those that are new to the file are not among them."""
+        unknown = [stream for stream in streams if stream not in self._streams]
+        if unknown:
+            self._streams.update(self._reading.versions(unknown))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
