@@ -18,7 +18,7 @@ lint: && imports
 
 # The dependency rules of docs/architecture.md, each an import-linter contract.
 imports:
-    {{ bin }}/lint-imports --no-logo
+    {{ bin }}/lint-imports --no-logo --no-cache
 
 # mypy, strict, over the source and the tests.
 types:
