@@ -31,6 +31,9 @@ SILENCE_S: Final = 75.0
 """A node that works says so every 30 s; one that says nothing for this long is gone."""
 DEADLINE_MARGIN_S: Final = 5.0
 """By how much the node's patience is longer than ours, so that it is we who say that the wait is over."""
+BACK_S: Final = 10.0
+"""How long to try for a connection that was lost on the way: a node starts its NATS server again when it ends."""
+BACK_STEP_S: Final = 0.2
 LOOK: Final = "aetherscale vm list; aetherscale image list"
 
 Chunk = dict[str, Any]
@@ -59,7 +62,7 @@ class Client:
 
         Raises `Failure` for an error chunk and where no node answers within `answer_s`; TimeoutError where `timeout_s`
         runs out while the work goes on. A `command` gets a key of its own and is sent once more, under the same key,
-        where the connection is lost on the way.
+        where the connection is lost on the way; anything else only where nothing of its reply has come.
         """
         tenant = self._settings.tenant
         if node:
@@ -122,23 +125,46 @@ class Client:
     ) -> Generator[Chunk]:
         headers = self._headers(timeout_s) if command else None
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        for last_time in (False, True):
+        back_until_s: float | None = None
+        told = False
+        while True:
             try:
-                yield from self._chunks(subject, body, headers, until_s, answer_s)
+                for chunk in self._chunks(self._connected(back_until_s), subject, body, headers, until_s, answer_s):
+                    told = True
+                    yield chunk
                 return
             except NoResponders:
-                who = f"node {node!r} does not answer" if node else "no node answers"
-                raise _nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
+                if back_until_s is None or time.monotonic() >= back_until_s:
+                    who = f"node {node!r} does not answer" if node else "no node answers"
+                    raise _nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
+                time.sleep(BACK_STEP_S)
             except BusUnavailable as away:
                 self._connection = None
-                if last_time:
-                    raise _nobody(f"the connection to the node was lost: {away}") from None
+                if back_until_s is not None or (told and not command):
+                    raise _nobody(f"the connection to the node was lost: {away}", hint=LOOK) from None
+                back_until_s = time.monotonic() + BACK_S
+
+    def _connected(self, until_s: float | None) -> Connection:
+        """The connection; with a moment given, it is tried for again and again until then."""
+        while True:
+            try:
+                return self.connection
+            except Failure:
+                if until_s is None or time.monotonic() >= until_s:
+                    raise
+                time.sleep(BACK_STEP_S)
 
     def _chunks(
-        self, subject: str, body: bytes, headers: Mapping[str, str] | None, until_s: float | None, answer_s: float
+        self,
+        connection: Connection,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        until_s: float | None,
+        answer_s: float,
     ) -> Iterator[Chunk]:
         """Raises `Failure`, `TimeoutError`, `NoResponders`, `BusUnavailable`."""
-        reply = self.connection.ask(subject, body, headers)
+        reply = connection.ask(subject, body, headers)
         patience_s, begun = answer_s, False
         try:
             while True:

@@ -1,0 +1,199 @@
+"""Words of the command line to commands and values, and what is said of words that are not understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aetherscale.gateways.cli import flat, tree
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.grammar import Command, Group
+from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
+from aetherscale.gateways.cli.parse import Parsed, parse
+
+ROOT = Path(__file__).parents[2]
+
+
+def parsed(line: str) -> Parsed:
+    return parse(shlex.split(line), tree.ENTRIES, "serve")
+
+
+def values(line: str) -> dict[str, Any]:
+    """What was given, without what was left out."""
+    return {name: value for name, value in parsed(line).values.items() if value not in (None, False, [])}
+
+
+def refusal(line: str) -> Failure:
+    with pytest.raises(Failure) as failure:
+        parsed(line)
+    assert failure.value.status == 2
+    return failure.value
+
+
+def commands() -> Iterator[tuple[str, Command]]:
+    """Every command with the words that lead to it."""
+
+    def below(path: str, node: Command | Group) -> Iterator[tuple[str, Command]]:
+        if isinstance(node, Command):
+            yield path, node
+        else:
+            for member in node.members:
+                yield from below(f"{path} {member.name}", member)
+
+    for entry in tree.ENTRIES:
+        yield from below(entry.name, entry.load())
+
+
+class TestWords:
+    def test_a_command_gets_its_arguments_and_options_in_any_order(self) -> None:
+        for line in (
+            "vm create web --image tiny --cpus 2 --memory 2G",
+            "vm create --memory=2G --image=tiny web --cpus=2",
+            "vm create --cpus 2 --memory 2048M --image tiny -- web",
+        ):
+            assert parsed(line).path == ("vm", "create")
+            assert values(line) == {"NAME": "web", "image": "tiny", "cpus": 2, "memory": 2048, "timeout": 120.0}
+
+    def test_global_options_stand_anywhere(self) -> None:
+        for line in ("--json vm list --all", "vm --json list --all", "vm list --all --json", "vm list --json --all"):
+            assert values(line) == {"json": True, "all": True}
+        assert values("--state-dir /s vm list") == values("vm list --state-dir=/s") == {"state-dir": "/s"}
+
+    def test_no_command_serves(self) -> None:
+        assert parsed("").path == ("serve",)
+        assert parsed("--state-dir /s").path == ("serve",)
+        assert values("--node host1 --simulated") == {"node": "host1", "simulated": True}
+
+    def test_help_and_version_need_no_command(self) -> None:
+        assert parsed("--help").node is None
+        assert parsed("--version").values["version"]
+        assert isinstance(parsed("vm --help").node, Group)
+        assert parsed("vm create --help").values["help"]
+        assert parsed("vm create -h").values["help"]
+
+    def test_an_option_may_be_given_more_than_once_where_it_says_so(self) -> None:
+        assert values("vm list --label a=1 --label b=2")["label"] == [("a", "1"), ("b", "2")]
+        assert values("vm list --node a --node b")["node"] == "b"
+
+    def test_what_runs_in_a_guest_is_taken_as_it_is(self) -> None:
+        for line in ("vm exec web -- ls -l --json", "vm exec web ls -l --json"):
+            assert values(line) == {"NAME": "web", "COMMAND": ["ls", "-l", "--json"], "timeout": 30.0}
+        assert values("vm exec web --json -- ls")["json"] is True
+        assert values("vm exec web -- -x -- y")["COMMAND"] == ["-x", "--", "y"]
+
+    def test_a_dash_is_an_argument(self) -> None:
+        assert values("log import -") == {"FILE": "-"}
+
+    def test_a_command_of_a_later_version_takes_whatever_it_is_given(self) -> None:
+        node = parsed("network create lab --kind nat extra words").node
+        assert isinstance(node, Command)
+        assert node.refused
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("line", "said", "hint"),
+        [
+            ("vm lsit", "aetherscale vm: no such command: 'lsit'", "did you mean: aetherscale vm list?"),
+            ("imgae list", "aetherscale: no such command: 'imgae'", "did you mean: aetherscale image?"),
+            ("xyzzy", "aetherscale: no such command: 'xyzzy'", "aetherscale --help"),
+            ("vm list --al", "aetherscale vm list: no such option: --al", "did you mean: --all?"),
+            ("vm stop web --kil", "aetherscale vm stop: no such option: --kil", "did you mean: --kill?"),
+            ("vm stop", "aetherscale vm stop: NAME is missing", "--help"),
+            ("vm stop a b", "one word too many: 'b'", "--help"),
+            ("vm create web", "--image is missing", "--help"),
+            ("vm create --image", "--image needs a value: IMAGE", "--help"),
+            ("vm create --image t --memory 512", "--memory: got '512', expected a size with its unit", "--help"),
+            ("vm create --image t --disk 1500M", "--disk: got '1500M', expected whole GiB", "--help"),
+            ("vm create --image t --cpus -1", "--cpus: got '-1', expected a whole number", "--help"),
+            ("vm create --image t --cpus ٣", "expected a whole number", "--help"),
+            ("vm create --image t --restart allways", "expected one of always", "did you mean: always?"),
+            ("vm create --image t --timeout soon", "expected a duration, like 30s or 5m", "--help"),
+            ("vm list --label x", "expected KEY=VALUE", "--help"),
+            ("vm list --all=yes", "--all takes no value, got 'yes'", "--help"),
+            ("image build tny", "got 'tny', expected one of tiny", "did you mean: tiny?"),
+            ("events show x", "SEQ: got 'x', expected a whole number", "--help"),
+            ("replay vms", "KIND: got 'vms'", "did you mean: vm?"),
+            ("vm exec web", "COMMAND is missing", "--help"),
+            ("--jsn", "no such option: --jsn", "did you mean: --json?"),
+        ],
+    )
+    def test_what_was_got_and_what_may_have_been_meant_is_said(self, line: str, said: str, hint: str) -> None:
+        failure = refusal(line)
+        assert said in failure.message
+        assert hint in failure.hint
+
+
+class TestHelp:
+    def test_every_example_is_understood(self) -> None:
+        seen = 0
+        for path, command in commands():
+            assert command.examples or command.refused, f"aetherscale {path} has no example"
+            for example in command.examples:
+                # What a shell would take for itself.
+                words = re.split(r" [>&|]", example.rpartition("| ")[2])[0]
+                program, _, line = words.partition(" ")
+                assert program in ("aetherscale", "nats"), example
+                if program == "aetherscale":
+                    assert parsed(line).path == tuple(path.split()), example
+                    seen += 1
+        assert seen > 40
+
+    def test_every_command_line_of_the_pages_is_understood(self) -> None:
+        seen = 0
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+                for line in block.splitlines():
+                    if line.startswith("aetherscale "):
+                        words = re.split(r" [>&|]", line.partition("#")[0])[0]
+                        parse(shlex.split(words)[1:], tree.ENTRIES, "serve")
+                        seen += 1
+        assert seen > 10
+
+    def test_the_help_names_every_argument_option_and_example(self) -> None:
+        for path, command in commands():
+            text = help_of_command(command, f"aetherscale {path}")
+            for option in command.options:
+                assert f"--{option.name}" in text
+            for argument in command.arguments:
+                assert argument.name in text
+            for example in command.examples:
+                assert example in text
+            assert max(map(len, text.splitlines())) <= 120
+
+    def test_the_help_of_a_group_names_its_commands(self) -> None:
+        program = help_of_program(tree.ENTRIES, "aetherscale", "about")
+        for entry in tree.ENTRIES:
+            assert f"\n  {entry.name} " in program
+            node = entry.load()
+            if isinstance(node, Group):
+                text = help_of_group(node, f"aetherscale {node.name}")
+                assert all(f"\n  {member.name} " in text for member in node.members)
+
+    def test_the_words_at_the_top_are_the_names_of_what_they_load(self) -> None:
+        assert [entry.load().name for entry in tree.ENTRIES] == [entry.name for entry in tree.ENTRIES]
+
+
+class TestFlatVerbs:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "list-vms",
+            "create-vm --image I --init-script F --vpn V --no-public-ip",
+            "start-vm --vm-id web",
+            "stop-vm --vm-id web --kill",
+            "delete-vm --vm-id web",
+        ],
+    )
+    def test_the_verbs_of_the_first_version_are_understood(self, line: str) -> None:
+        assert isinstance(parse(line.split(), flat.ENTRIES, program=flat.NAME).node, Command)
+
+    def test_without_a_verb_nothing_is_done(self) -> None:
+        assert parse([], flat.ENTRIES, program=flat.NAME).node is None
+        with pytest.raises(Failure, match="aetherscale-cli: no such command: 'list-vm'"):
+            parse(["list-vm"], flat.ENTRIES, program=flat.NAME)

@@ -1,0 +1,127 @@
+"""The settings: flags over environment over file over defaults, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import is_name
+from aetherscale.settings import load_settings, node_name
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "aetherscale.toml"
+
+
+def load(flags: dict[str, Any] | None = None, **environ: str) -> Any:
+    return load_settings(flags or {}, environ)
+
+
+class TestPrecedence:
+    def test_a_flag_stands_over_the_environment_over_the_file_over_the_default(self, file: Path) -> None:
+        environ = {"AETHERSCALE_CONFIG": str(file)}
+        file.write_text("")
+        assert load({}, **environ).accelerator == "auto"
+        file.write_text('accelerator = "tcg"')
+        assert load({}, **environ).accelerator == "tcg"
+        assert load({}, AETHERSCALE_ACCELERATOR="kvm", **environ).accelerator == "kvm"
+        assert load({"accelerator": "auto"}, AETHERSCALE_ACCELERATOR="kvm", **environ).accelerator == "auto"
+
+    def test_every_setting_can_stand_in_every_place(self, file: Path) -> None:
+        file.write_text(
+            'state-dir = "/s"\nnode = "n"\nnats = "nats://h"\ntenant = "t"\naccelerator = "tcg"\nsimulated = true\n'
+            'cache-dir = "/c"\n'
+        )
+        from_file = load({"config": str(file)})
+        from_environment = load(
+            AETHERSCALE_STATE_DIR="/s",
+            AETHERSCALE_NODE="n",
+            AETHERSCALE_NATS="nats://h",
+            AETHERSCALE_TENANT="t",
+            AETHERSCALE_ACCELERATOR="tcg",
+            AETHERSCALE_SIMULATED="yes",
+            AETHERSCALE_CACHE_DIR="/c",
+        )
+        from_flags = load(
+            {
+                "state-dir": "/s",
+                "node": "n",
+                "nats": "nats://h",
+                "tenant": "t",
+                "accelerator": "tcg",
+                "simulated": True,
+                "cache-dir": "/c",
+            }
+        )
+        assert from_file == from_environment == from_flags
+        assert from_file.nats_url == "nats://h"
+
+    def test_what_was_not_given_is_not_taken_for_a_value(self) -> None:
+        assert load({"simulated": False, "node": None}, AETHERSCALE_SIMULATED="1", AETHERSCALE_NODE="n").simulated
+        assert load({"node": None}, AETHERSCALE_NODE="n").node == "n"
+
+    def test_the_state_is_in_the_xdg_state_home_or_for_root_in_the_systems(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        assert load(HOME="/home/u").state_dir == Path("/home/u/.local/state/aetherscale")
+        assert load(HOME="/home/u", XDG_STATE_HOME="/x").state_dir == Path("/x/aetherscale")
+        assert load(HOME="/home/u", XDG_STATE_HOME="x").state_dir == Path("/home/u/.local/state/aetherscale")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert load(HOME="/root", AETHERSCALE_CONFIG=os.devnull).state_dir == Path("/var/lib/aetherscale")
+
+    def test_a_relative_state_directory_is_made_absolute(self) -> None:
+        assert load({"state-dir": "state"}).state_dir == Path.cwd() / "state"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('stat-dir = "/s"', "no such setting: 'stat-dir'"),
+            ("state-dir = 1", "got 1, expected a text"),
+            ('node = "Host 1"', "expected a letter, then letters, digits and dashes"),
+            ('tenant = "sys"', "got 'sys'"),
+            ('accelerator = "hvf"', "expected one of auto, kvm, tcg"),
+            ('simulated = "perhaps"', "expected true or false"),
+            ("simulated = 1", "got 1, expected true or false"),
+            ("state-dir", "is not TOML"),
+        ],
+    )
+    def test_a_wrong_setting_is_named_with_its_place(self, file: Path, text: str, said: str) -> None:
+        file.write_text(text)
+        with pytest.raises(Refused) as refused:
+            load({"config": str(file)})
+        assert refused.value.code == 400
+        assert said in refused.value.message
+        assert str(file) in refused.value.message
+
+    def test_a_file_that_was_asked_for_has_to_be_there(self, file: Path) -> None:
+        with pytest.raises(Refused, match="there is no file"):
+            load({"config": str(file)})
+
+    def test_a_wrong_variable_is_named(self) -> None:
+        with pytest.raises(Refused, match="AETHERSCALE_SIMULATED: got 'maybe'"):
+            load(AETHERSCALE_SIMULATED="maybe")
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [
+        ("host1", "host1"),
+        ("My_Host.example.org", "my-host"),
+        ("10-0-0-1", "n-10-0-0-1"),
+        ("-x-", "x"),
+        ("", "node"),
+        ("…", "node"),
+        ("a" * 100, "a" * 60),
+    ],
+)
+def test_a_hosts_name_is_made_into_a_valid_one(hostname: str, name: str) -> None:
+    assert node_name(hostname) == name
+    assert is_name(name)
