@@ -104,7 +104,7 @@ def test_what_is_published_is_what_is_delivered(subject: str, body: bytes, heade
     verb, name, *rest = line.split(b" ")
     delivered = b" ".join([verb.replace(b"PUB", b"MSG"), name, b"1", *rest]) + b"\r\n" + payload
     [frame] = Parser().feed(delivered)
-    stripped = {key: value.strip() for key, value in headers.items()}
+    stripped = {key: value.strip(" ") for key, value in headers.items()}
     assert frame == Delivery(1, Incoming(subject, body, stripped, reply))
 
 

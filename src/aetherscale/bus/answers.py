@@ -67,23 +67,22 @@ class Answer:
         if self._timer is not None:
             self._timer.cancel()
         if not self._fan_out:
-            for target in self._targets:
-                await self._send(target, b"", None)
+            await self._send(b"", None)
 
     async def _publish(self, chunk: Chunk) -> None:
-        body, headers = wire.encode(chunk), self._headers
+        headers = self._headers
         if chunk["type"] == "error":
             headers = {**headers, **error_headers(chunk)}
         try:
-            for target in self._targets:
-                await self._send(target, body, headers)
+            await self._send(wire.encode(chunk), headers)
         except TooLarge as too_large:
             self._over = True
             await self._publish(replies.error(Refused(413, f"the answer is too large: {too_large}")))
 
-    async def _send(self, target: str, body: bytes, headers: Mapping[str, str] | None) -> None:
+    async def _send(self, body: bytes, headers: Mapping[str, str] | None) -> None:
         try:
-            await self._bus.publish(target, body, headers)
+            for target in self._targets:
+                await self._bus.publish(target, body, headers)
         except BusUnavailable:
             self._targets = ()
 

@@ -92,11 +92,12 @@ class Connection(Client):
             with suppress(OSError):
                 await self._transport.wait_closed()  # type: ignore[no-untyped-call]
 
-    async def send(self, data: bytes) -> None:
-        """Hand bytes to the flusher, in order."""
-        await self._send_command(data)
+    def send(self, data: bytes) -> None:
+        """Hand bytes to the flusher, in order; `pending_data_size` is what it has not sent yet."""
+        self._pending.append(data)
+        self._pending_data_size += len(data)
         if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def roundtrip(self) -> None:
         """Wait until the server has all that was sent before. Raises TimeoutError and nats.errors.Error.

@@ -123,14 +123,14 @@ class NatsBus:
         self._next_sid += 1
         self._routes[sid] = _Route(subject, queue, handler)
         if self._connection is not None and self._up.is_set():
-            await self._connection.send(line)
+            self._connection.send(line)
             await self._roundtrip(self._connection)
         return _Subscription(self, sid)
 
     async def _forget(self, sid: int) -> None:
         known = self._routes.pop(sid, None)
         if known is not None and self._connection is not None and self._up.is_set():
-            await self._connection.send(protocol.unsubscribe(sid))
+            self._connection.send(protocol.unsubscribe(sid))
 
     async def publish(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
@@ -142,7 +142,7 @@ class NatsBus:
             raise self._unavailable()
         if len(message) > connection.max_payload and _payload_bytes(body, headers) > connection.max_payload:
             raise TooLarge(f"{subject}: a message of {len(body)} bytes, the broker takes {connection.max_payload}")
-        await connection.send(message)
+        connection.send(message)
         if connection.pending_data_size > MAX_UNSENT_BYTES:
             await self._roundtrip(connection)
 
@@ -221,7 +221,7 @@ class NatsBus:
             lines = [protocol.subscribe(route.subject, route.queue, sid) for sid, route in self._routes.items()]
             self._connection = connection
             self._up.set()
-            await connection.send(b"".join(lines))
+            connection.send(b"".join(lines))
             await connection.roundtrip()
         except BaseException:
             self._disconnected()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +29,7 @@ PONG: Final = b"PONG\r\n"
 _HEADER_LINE: Final = b"NATS/1.0"
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_LINES = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x1f\x7f]*\r\n)*")
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _TOKEN = re.compile(r"[^\x00-\x20\x7f.]+")
 _PLAIN = r"(?![*>](?:\.|\Z))[^\x00-\x20\x7f.]+"
 _PLAIN_SUBJECT = re.compile(rf"{_PLAIN}(?:\.{_PLAIN})*")
@@ -58,21 +61,30 @@ class Control(Struct, frozen=True):
         return found
 
 
+class _Head(Struct, frozen=True):
+    """What the line before a message says of it."""
+
+    sid: int
+    subject: str
+    reply: str
+    header_bytes: int
+    total_bytes: int
+
+
 class Parser:
     """Turns what a server sends, in pieces of any size, into frames."""
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._head: list[bytes] = []
-        self._needed_bytes = 0
+        self._head: _Head | None = None
 
     def feed(self, data: bytes) -> list[Delivery | Control]:
         """The frames that `data` completes. Raises `ProtocolError`; the parser is then of no more use."""
         buffer = self._buffer + data if self._buffer else data
         frames: list[Delivery | Control] = []
-        at = 0
+        head, at = self._head, 0
         while True:
-            if not self._head:
+            if head is None:
                 end = buffer.find(b"\r\n", at)
                 if end < 0:
                     if len(buffer) - at > MAX_LINE_BYTES:
@@ -82,17 +94,17 @@ class Parser:
                 if line[:4].upper() not in (b"MSG ", b"HMSG"):
                     frames.append(_control(line))
                     continue
-                self._head = _head(line)
-                self._needed_bytes = int(self._head[-1])
-            if len(buffer) - at < self._needed_bytes + 2:
+                head = _head(line)
+            end = at + head.total_bytes
+            if len(buffer) < end + 2:
                 break
-            end = at + self._needed_bytes
             if buffer[end : end + 2] != b"\r\n":
-                raise ProtocolError(f"a message is longer than the {self._needed_bytes} bytes that were announced")
-            frames.append(_delivery(self._head, buffer[at:end]))
-            at = end + 2
-            self._head = []
-        self._buffer = buffer[at:]
+                raise ProtocolError(f"a message is longer than the {head.total_bytes} bytes that were announced")
+            body_at = at + head.header_bytes
+            headers = parse_headers(buffer[at:body_at]) if head.header_bytes else _NO_HEADERS
+            frames.append(Delivery(head.sid, Incoming(head.subject, buffer[body_at:end], headers, head.reply)))
+            head, at = None, end + 2
+        self._buffer, self._head = buffer[at:], head
         return frames
 
 
@@ -104,28 +116,23 @@ def _control(line: bytes) -> Control:
     return Control(verb, argument.strip())
 
 
-def _head(line: bytes) -> list[bytes]:
-    """`MSG subject sid [reply] size` or `HMSG subject sid [reply] header-size size`, as its words."""
+def _head(line: bytes) -> _Head:
+    """`MSG subject sid [reply] size` or `HMSG subject sid [reply] header-size size`."""
     words = [word for word in line.split(b" ") if word]
-    sizes = 2 if words[0].upper() == b"HMSG" else 1
-    if len(words) not in (3 + sizes, 4 + sizes) or not all(word.isdigit() for word in (words[2], *words[-sizes:])):
-        raise ProtocolError(f"got the line {line[:80]!r}, expected a message")
-    if int(words[-1]) > MAX_FRAME_BYTES or int(words[-sizes]) > int(words[-1]):
-        raise ProtocolError(f"a message of {int(words[-1])} bytes, expected at most {MAX_FRAME_BYTES}")
-    return words
-
-
-def _delivery(words: list[bytes], payload: bytes) -> Delivery:
-    has_headers = len(words[0]) == 4
-    sizes = 2 if has_headers else 1
+    sizes = 2 if len(words[0]) == 4 else 1
+    try:
+        sid, total_bytes = int(words[2]), int(words[-1])
+        header_bytes = int(words[-2]) if sizes == 2 else 0
+    except (ValueError, IndexError):
+        raise ProtocolError(f"got the line {line[:80]!r}, expected a message") from None
+    if len(words) - sizes not in (3, 4) or not 0 <= header_bytes <= total_bytes <= MAX_FRAME_BYTES:
+        raise ProtocolError(f"got the line {line[:80]!r}, expected a message of at most {MAX_FRAME_BYTES} bytes")
     reply = words[3].decode("utf-8", "surrogateescape") if len(words) == 4 + sizes else ""
-    header_bytes = int(words[-2]) if has_headers else 0
-    headers = parse_headers(payload[:header_bytes]) if has_headers else {}
-    subject = words[1].decode("utf-8", "surrogateescape")
-    return Delivery(int(words[2]), Incoming(subject, payload[header_bytes:], headers, reply))
+    return _Head(sid, words[1].decode("utf-8", "surrogateescape"), reply, header_bytes, total_bytes)
 
 
-def parse_headers(block: bytes) -> dict[str, str]:
+@lru_cache(maxsize=256)
+def parse_headers(block: bytes) -> Mapping[str, str]:
     """A header block as a mapping; what is not a header in it is left out, and of a repeated one the last counts.
 
     A status line, in which the server speaks (`NATS/1.0 503`), becomes `Status` and `Description`.
@@ -142,7 +149,7 @@ def parse_headers(block: bytes) -> dict[str, str]:
         found[STATUS] = status.decode()
         if description:
             found["Description"] = description.strip().decode("utf-8", "replace")
-    return found
+    return MappingProxyType(found)
 
 
 def connect(options: Mapping[str, Any]) -> bytes:
@@ -165,22 +172,33 @@ def unsubscribe(sid: int) -> bytes:
 
 def publish(subject: str, body: bytes, headers: Mapping[str, str] | None = None, reply: str = "") -> bytes:
     """A whole `PUB` or `HPUB`. Raises ValueError for a malformed subject, reply or header."""
-    check_subject(subject)
-    address = subject.encode("utf-8", "surrogateescape")
-    if reply:
-        check_subject(reply)
-        address += b" " + reply.encode("utf-8", "surrogateescape")
+    address = _address(subject, reply)
     if not headers:
-        return b"PUB %b %d\r\n%b\r\n" % (address, len(body), body)
+        return b"PUB %b%d\r\n%b\r\n" % (address, len(body), body)
     block = encode_headers(headers)
-    return b"HPUB %b %d %d\r\n%b%b\r\n" % (address, len(block), len(block) + len(body), block, body)
+    return b"HPUB %b%d %d\r\n%b%b\r\n" % (address, len(block), len(block) + len(body), block, body)
+
+
+@lru_cache(maxsize=256)
+def _address(subject: str, reply: str) -> bytes:
+    """Subject and reply as they stand before the sizes; the chunks of one answer all have the same."""
+    check_subject(subject)
+    if not reply:
+        return f"{subject} ".encode("utf-8", "surrogateescape")
+    check_subject(reply)
+    return f"{subject} {reply} ".encode("utf-8", "surrogateescape")
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
     """A header block. Raises ValueError for a name that is no token or a value with control characters."""
-    lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
+    return _encode_headers(tuple(headers.items()))
+
+
+@lru_cache(maxsize=256)
+def _encode_headers(items: tuple[tuple[str, str], ...]) -> bytes:
+    lines = "".join([f"{key}: {value}\r\n" for key, value in items])
     # A value with a line end in it would look like one header more.
-    if not _HEADER_LINES.fullmatch(lines) or lines.count("\r\n") != len(headers):
+    if not _HEADER_LINES.fullmatch(lines) or lines.count("\r\n") != len(items):
         raise ValueError(f"headers {lines[:200]!r} have characters that no header may have")
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 
