@@ -22,7 +22,6 @@ from aetherscale.actors.compute.effects import (
     GuestReady,
     Removed,
     RemoveVm,
-    ShutdownIgnored,
     ShutDownVm,
     VmGone,
 )
@@ -119,11 +118,8 @@ async def test_a_node_that_is_killed_in_a_boot_leaves_what_the_next_one_makes_in
         assert again.adopted == (moment != "before exec")
         assert left == ([again.pid] if again.adopted else [])
         assert qemu_world.pids(VM) == [again.pid]
-        # It runs: its firmware is there to ignore the power button.
-        await ensure(driver, ShutDownVm("s", VM, 1, 0.1), ShutdownIgnored)
-        await ensure(driver, END, Ended)
         assert watcher.seen == []
-    assert qemu_world.pids(VM) == []
+    assert await qemu_world.status(VM) == "running"
 
 
 @pytest.mark.parametrize("moment", MOMENTS[1:])

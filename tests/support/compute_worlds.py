@@ -162,6 +162,16 @@ class QemuWorld:
                     pass
             await monitor.disconnect()
 
+    async def status(self, vm_id: str) -> object:
+        """What QEMU itself says of its state, while no node is connected to it."""
+        monitor = QMPClient()
+        async with asyncio.timeout(PATIENCE_S):
+            await monitor.connect(VmDirectory(self.state_dir / "vms", vm_id).connect("qmp.sock"))
+            answer = await monitor.execute("query-status")
+            await monitor.disconnect()
+        assert isinstance(answer, dict)
+        return answer["status"]
+
     def pids(self, vm_id: str) -> list[int]:
         """All processes that work in the VM's directory."""
         directory = str((self.state_dir / "vms" / vm_id).resolve())
