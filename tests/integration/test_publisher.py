@@ -16,7 +16,7 @@ import pytest
 from aetherscale.actors.publisher import Publisher
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import BusUnavailable
-from aetherscale.bus.jetstream import StoredMessage, Stream
+from aetherscale.bus.jetstream import StoredMessage, Stream, StreamError
 from aetherscale.bus.nats import NatsBus
 from aetherscale.bus.streamplan import StreamState
 from aetherscale.eventstore.codec import Codec
@@ -98,18 +98,23 @@ class World:
         return found
 
     async def until_equal(self) -> None:
-        """Wait until the stream is the log, message for message."""
-        logged = await self.logged()
-        async with asyncio.timeout(WAIT_S):
-            while (await self.state_at(len(logged))).messages != len(logged):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        assert await self.content() == [as_stored(recorded) for recorded in logged]
+        """Wait until the stream is the log, message for message; on the way there it may be anything, or gone."""
+        wanted = [as_stored(recorded) for recorded in await self.logged()]
+        found: list[StoredMessage] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                while found != wanted:
+                    await asyncio.sleep(0.01)
+                    with suppress(BusUnavailable, StreamError):
+                        await self.state_at(len(wanted))
+                        found = await self.content()
+        assert found == wanted
 
     async def state_at(self, last_seq: int) -> StreamState:
         """The state of the stream once it has come so far."""
         async with asyncio.timeout(WAIT_S):
             while True:
-                with suppress(BusUnavailable):
+                with suppress(BusUnavailable, StreamError):
                     state = await self.stream.state()
                     if state is not None and state.last_seq >= last_seq:
                         return state
