@@ -36,6 +36,7 @@ class Connection(aiosqlite.Connection):
         super().__init__(connect, iter_chunk_size=64)
         self._thread.daemon = True  # a process that crashes has to end, with whatever was acknowledged on the disk
         self._path = path
+        self._closed = False
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Connection:
@@ -59,7 +60,7 @@ class Connection(aiosqlite.Connection):
 
         Raises what it raises, errors of SQLite as `StoreError`, and `Closed` after `close`.
         """
-        if self._connection is None:
+        if self._closed:
             raise Closed(f"{self._path}: has been closed")
         try:
             result: T = await self._execute(work)  # type: ignore[no-untyped-call]
@@ -67,16 +68,21 @@ class Connection(aiosqlite.Connection):
             raise translated(error, self._path) from error
         return result
 
+    async def close(self) -> None:
+        """Finish what was handed over before, then close; idempotent. Later calls of `run` raise `Closed`."""
+        self._closed = True
+        await super().close()
+
 
 def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Connection:
     """A plain connection without implicit transactions. Raises `StoreError` in the words of the port."""
     uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=64)
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cell_size_check = ON")
     except sqlite3.Error as error:
         raise translated(error, path) from error
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
     return connection
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ class Lock:
                 f"stop it first, or give another --state-dir"
             ) from None
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"pid {os.getpid()}: {_command_line()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds without saying whose it is
+            os.pwrite(self._descriptor, f"pid {os.getpid()}: {_command_line()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let others write; idempotent."""

@@ -42,8 +42,8 @@ async def open_store(
     try:
         reserve = Reserve(path.with_suffix(".reserve"), reserve_bytes)
         try:
-            ours = Epoch(1, node, epoch, now_us)
-            return await LogStore.start(await SqliteBackend.open(path, ours, program, reserve, lock))
+            backend = await SqliteBackend.open(path, Epoch(1, node, epoch, now_us), program, reserve, lock)
+            return await LogStore.start(backend)
         except BaseException:
             reserve.close()
             raise
@@ -143,7 +143,7 @@ class SqliteBackend(_Reads):
 
     @classmethod
     async def open(cls, path: Path, ours: Epoch, program: str, reserve: Reserve, lock: Lock) -> SqliteBackend:
-        """Both connections. The backend closes reserve and lock once it is open."""
+        """Both connections. Reserve and lock are the backend's from then on."""
         writer = await Connection.open(lambda: open_log(path, ours, reserve), path)
         try:
             reader = await Connection.open(lambda: connect_read_only(path), path)
@@ -177,16 +177,24 @@ class SqliteBackend(_Reads):
         The connection that is closed last checkpoints the write-ahead log and removes it, if it can write. So the
         writer is closed last, unless the log is in doubt: nothing more may be written to that one.
         """
-        if self._broken:
-            await self._writer.close()
-            await self._connection.close()
-        else:
-            await self._connection.close()
-            await self._writer.run(self._writing.settle)
-            await self._writer.close()
-        self._writing.close()
-        self._reserve.close()
-        self._lock.release()
+        try:
+            await self._close_connections()
+        finally:
+            self._writing.close()
+            self._reserve.close()
+            self._lock.release()
+
+    async def _close_connections(self) -> None:
+        try:
+            if not self._broken:
+                await self.settle()
+        except InDoubt:
+            self._broken = True
+            raise
+        finally:
+            first, last = (self._writer, self._connection) if self._broken else (self._connection, self._writer)
+            await first.close()
+            await last.close()
 
 
 def _checked(connection: Connection, path: Path) -> LogReading:
