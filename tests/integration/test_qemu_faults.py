@@ -133,6 +133,18 @@ async def test_the_proof_fails_where_they_do_not() -> None:
     assert "not done within 0.02 s" in failure
 
 
+async def test_a_kvm_that_was_insisted_on_and_cannot_be_had_is_named(
+    qemu_world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accel, "KVM", Path("/nonexistent/kvm"))
+    driver = qemu_world.driver(accelerator="kvm")
+    async with node(driver):
+        await ensure(driver, provision(), DiskProvisioned)
+        failed = await ensure(driver, boot(), EffectFailed)
+    assert "/dev/kvm does not exist" in failed.reason
+    assert "--accelerator tcg" in failed.hint
+
+
 async def test_auto_boots_a_guest_on_every_host(qemu_world: QemuWorld) -> None:
     driver = qemu_world.driver(accelerator="auto")
     async with node(driver) as watcher:

@@ -171,7 +171,10 @@ class QemuDriver:
             return HostFault(f"QEMU was started and then: {silent}", log_tail=tail)
         code, number = machine.exit
         how = f"exit code {code}" if number is None else f"signal {number}"
-        return HostFault(f"QEMU ended at its start with {how}", hint="the end of its log says why", log_tail=tail)
+        hint = "the end of its log says why"
+        if machine.accelerator == "kvm":
+            hint += "; if it is about KVM, run the node with --accelerator tcg"
+        return HostFault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)
 
     async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
         async with self._turn(effect.vm_id):
@@ -219,9 +222,10 @@ class QemuDriver:
 
         False where it is gone; then nothing is observed.
         """
-        directory = self._directory(process.vm_id)
-        machine = self._machines.get(process.vm_id) or self._starter.adopt(process, directory)
+        machine = self._machines.get(process.vm_id)
         if machine is None or machine.gone.is_set():
+            machine = self._starter.adopt(process, self._directory(process.vm_id))
+        if machine is None or (machine.pid, machine.start_ticks) != (process.pid, process.start_ticks):
             return False
         machine.reports.hold()
         await machine.reattach()
