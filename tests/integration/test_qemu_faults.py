@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.compute.effects import Booted, DiskProvisioned, EffectFailed, GuestReady
+from aetherscale.actors.compute.effects import Booted, DiskProvisioned, EffectFailed, GuestReady, VmGone
 from aetherscale.actors.compute.qemu import accel, console, launch
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
@@ -116,6 +116,21 @@ async def test_a_guest_that_floods_its_serial_line_fills_neither_disk_nor_memory
         log = qemu_world.directory() / "console.log"
         assert 4_000 <= log.stat().st_size < 10_000
         assert b"5999\r\n6000\r\nflooded" in await whole(driver.logs(VM, follow=False, tail_bytes=10_000))
+
+
+def test_the_event_loop_may_be_another_one(qemu_world: QemuWorld) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def boot_and_lose() -> None:
+        driver = qemu_world.driver()
+        async with node(driver) as watcher:
+            started = await booted(driver, TINY)
+            await watcher.until(GuestReady)
+            await read_until((await driver.console(VM)).output(), b"# ")
+            qemu_world.kill(started)
+            assert (await watcher.until(VmGone)).signal == 9
+
+    uvloop.run(boot_and_lose())
 
 
 # --- the proof of KVM ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, cast
 
 from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, VmDirectory
 from aetherscale.actors.compute.readers import RECENT_BYTES, Reader, Readers
@@ -117,8 +117,8 @@ class SerialLine(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Another loop's transport, as uvloop's, has the methods and not the class.
+        self._transport = cast(asyncio.Transport, transport)
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
