@@ -177,7 +177,11 @@ async def test_the_nats_program_lists_the_components_as_services(node: RunningNo
 
 
 async def test_the_nats_program_publishes_without_waiting_for_an_answer(node: RunningNode) -> None:
+    client = await node.client()
+    events = await client.subscribe("aether.v1.default.evt.*.vm.*.*")
+    await client.flush()
     await nats(node, "pub", "aether.v1.default.cmd.compute.create-vm", '{"image": "my-image", "name": "silent"}')
+    await events.next_msg(WAIT_S)
     view = await node.until_vm("silent", phase="running")
     assert view["name"] == "silent"
 
