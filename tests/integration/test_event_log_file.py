@@ -24,6 +24,7 @@ from aetherscale.eventstore.store import (
     TooNew,
     WrongNode,
 )
+from aetherscale.eventstore.transfer import export
 from tests.support.event_logs import (
     EPOCH,
     NODE,
@@ -145,6 +146,30 @@ async def test_a_node_goes_on_beside_a_reader_that_stays(world: SqliteWorld) -> 
     await store.close()
     await reader.close()
     assert verify(world.path).problems == ()
+
+
+async def test_a_log_is_found_whole_in_the_midst_of_commits(world: SqliteWorld) -> None:
+    """Opened, verified and exported again and again while another process writes."""
+    writer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.log_writer", str(world.path), "4", "run"),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        assert writer.stdout is not None
+        async with asyncio.timeout(WAIT_S):
+            await writer.stdout.readline()
+            for _ in range(60):
+                reader = await open_reader(world.path)
+                await reader.close()
+                await writer.stdout.read(65536)
+            for _ in range(8):
+                await writer.stdout.read(65536)
+                assert verify(world.path).problems == ()
+                assert export(world.path, lambda line: None).damage is None
+    finally:
+        writer.kill()
+        await writer.wait()
 
 
 # --- one writer ------------------------------------------------------------------------------------------------------

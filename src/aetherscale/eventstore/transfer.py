@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from aetherscale.eventstore.chain import StoredCommand
+from aetherscale.eventstore.chain import Head, StoredCommand
 from aetherscale.eventstore.groupcommit import BATCH_EVENTS
 from aetherscale.eventstore.integrity import proved_commits
 from aetherscale.eventstore.lines import (
@@ -65,7 +65,7 @@ def export(path: Path, write: Callable[[bytes], object]) -> Transferred:
     """
     digest = hashlib.sha256()
     events = commands = 0
-    damage: str | None = None
+    head, damage = _head_of(path)
 
     def put(raw: bytes) -> None:
         digest.update(raw)
@@ -81,7 +81,8 @@ def export(path: Path, write: Callable[[bytes], object]) -> Transferred:
                     put(encode_line(line_of_command(command)))
                 events += len(commit.events)
                 commands += len(commit.commands)
-            check_head(reading, read_head(path.with_suffix(".head")), path)
+            if damage is None:
+                check_head(reading, head, path)
     except Damaged as broken:
         if digest.digest() == hashlib.sha256().digest():
             raise
@@ -198,6 +199,14 @@ class _Lines:
 
     def _bad(self, what: str) -> BadImport:
         return BadImport(f"log import: line {self._number}: {what}; nothing was imported")
+
+
+def _head_of(path: Path) -> tuple[Head | None, str | None]:
+    """The head, read before the log to which a node may add meanwhile; or what is wrong with it."""
+    try:
+        return read_head(path.with_suffix(".head")), None
+    except Damaged as broken:
+        return None, str(broken)
 
 
 def _log_line(reading: LogReading) -> LogLine:

@@ -17,6 +17,8 @@ from aetherscale.eventstore.store import Locked
 RESERVE_BYTES: Final = 16 * 1024 * 1024
 """Room for some hundred small commits in the write-ahead log."""
 
+HEAD_READS: Final = 10
+
 PRIVATE: Final = 0o600
 
 
@@ -73,12 +75,20 @@ class HeadFile:
 
 
 def read_head(path: Path) -> Head | None:
-    """The head of a log; None where there is no such file. Raises `Damaged`, OSError."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    return head_from_bytes(raw[: HEAD_BYTES + 1], str(path))
+    """The head of a log; None where there is no such file. Raises `Damaged`, OSError.
+
+    A node may be writing it at this moment: it is read until it reads the same twice.
+    """
+    raw = b""
+    for _ in range(HEAD_READS):
+        before = raw
+        try:
+            raw = path.read_bytes()[: HEAD_BYTES + 1]
+        except FileNotFoundError:
+            return None
+        if raw == before:
+            break
+    return head_from_bytes(raw, str(path))
 
 
 class Reserve:

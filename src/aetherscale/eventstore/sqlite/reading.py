@@ -230,10 +230,21 @@ def snapshot(path: Path) -> Iterator[LogReading]:
     """A log as it is at one moment, beside a running node too. Raises `StoreError`."""
     with closing(connect_read_only(path)) as connection:
         try:
-            connection.execute("BEGIN")
-            yield LogReading(connection, path)
+            with at_one_moment(connection):
+                yield LogReading(connection, path)
         except sqlite3.Error as error:
             raise translated(error, path) from error
+
+
+@contextmanager
+def at_one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Whatever is read in the block is of one moment, however much is committed meanwhile. Raises sqlite3.Error."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def command_key(tenant: str, command_id: str) -> bytes:

@@ -12,7 +12,7 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
 from aetherscale.eventstore.sqlite.files import RESERVE_BYTES, HeadFile, Lock, Reserve, read_head
 from aetherscale.eventstore.sqlite.opening import check_head, open_log
-from aetherscale.eventstore.sqlite.reading import Epoch, LogReading
+from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, at_one_moment
 from aetherscale.eventstore.sqlite.writing import LogWriting
 from aetherscale.eventstore.store import (
     PAGE,
@@ -198,7 +198,9 @@ class SqliteBackend(_Reads):
 
 
 def _checked(connection: Connection, path: Path) -> LogReading:
+    """The log compared with its head, which is read first: a node may go on writing meanwhile."""
     head = read_head(path.with_suffix(".head"))
-    reading = LogReading(connection.plain, path)
-    check_head(reading, head, path)
+    with at_one_moment(connection.plain):
+        reading = LogReading(connection.plain, path)
+        check_head(reading, head, path)
     return reading
