@@ -90,9 +90,10 @@ class TestWords:
         assert values("log import -") == {"FILE": "-"}
 
     def test_a_command_of_a_later_version_takes_whatever_it_is_given(self) -> None:
-        node = parsed("network create lab --kind nat extra words").node
-        assert isinstance(node, Command)
-        assert node.refused
+        found = parsed("network create lab --kind nat extra words --json")
+        assert isinstance(found.node, Command)
+        assert found.node.refused
+        assert found.values["json"]
 
 
 class TestRefusals:

@@ -114,6 +114,12 @@ class Client:
                 raise _nobody(f"no node answers: its NATS server, {source}, cannot be reached: {away}") from None
         return self._connection
 
+    def close(self) -> None:
+        """Hang up; the next request connects anew."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _all(self, chunks: Iterator[Chunk]) -> list[Chunk]:
         try:
             return list(chunks)
@@ -139,7 +145,7 @@ class Client:
                     raise _nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
                 time.sleep(BACK_STEP_S)
             except BusUnavailable as away:
-                self._connection = None
+                self.close()
                 if back_until_s is not None or (told and not command):
                     raise _nobody(f"the connection to the node was lost: {away}", hint=LOOK) from None
                 back_until_s = time.monotonic() + BACK_S
@@ -212,7 +218,7 @@ class Client:
     def _silence(self, waited_s: float, *, begun: bool) -> Failure:
         if begun:
             return _nobody("the node fell silent; what it has accepted goes on when it is back", hint=LOOK)
-        what = f"no node answered on {self.connection.url} within {waited_s:g} s"
+        what = f"no node answered on {self.connection.url} within {waited_s:.3g} s"
         return _nobody(f"{what}; one that took the request may still do it", hint=LOOK)
 
 

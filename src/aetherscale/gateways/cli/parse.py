@@ -92,8 +92,8 @@ def _values(command: Command, left: _Words, given: dict[str, Any], name: str) ->
     options = (*command.options, *GLOBAL_OPTIONS)
     arguments = list(command.arguments)
     if command.refused:
-        if any(word in ("-h", "--help") for word in left.rest()):
-            given["help"] = True
+        for word in left.rest():
+            given |= {"help": True} if word in ("-h", "--help") else {"json": True} if word == "--json" else {}
         return _complete(given, options)
     words_only = False
     while left:
