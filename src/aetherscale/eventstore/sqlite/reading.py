@@ -71,12 +71,11 @@ class LogReading:
 
     def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
         """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
-        if types is None:
-            sql, parameters = f"{_EVENTS} WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-        else:
-            ids = [str(number) for number, stored in self._all_types().items() if stored.type in types]
-            sql = f"{_EVENTS} WHERE seq > ? AND type_id IN ({','.join(ids)}) ORDER BY seq LIMIT ?"
-            parameters = (after, limit)
+        wanted = ""
+        if types is not None:
+            wanted = f" AND type_id IN (SELECT id FROM types WHERE name IN ({_places(types)}))"  # noqa: S608 - question marks
+        sql = f"{_EVENTS} WHERE seq > ?{wanted} ORDER BY seq LIMIT ?"
+        parameters = (after, *(types or ()), limit)
         events = self._events(self._connection.execute(sql, parameters))
         if types is None and events and events[-1].seq - after != len(events):
             seq = next(seq for seq, event in enumerate(events, after + 1) if event.seq != seq)
