@@ -17,7 +17,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.memory import MemoryLog, open_memory
 from aetherscale.eventstore.projections import MemoryViews, Projection, Snapshot, Snapshots, load, replay
-from aetherscale.eventstore.store import StorageFull
+from aetherscale.eventstore.store import StorageFull, TooNew
 from aetherscale.kernel.messages import Envelope, Event, Recorded
 
 
@@ -204,6 +204,17 @@ async def test_snapshots_of_another_log_are_not_taken() -> None:
     await write(log, some(2))
     assert await load(SEEN, log, views) == (2, 2)
     await log.close()
+
+
+async def test_an_event_that_nobody_knows_is_not_skipped_by_those_who_do_not_want_it() -> None:
+    memory = MemoryLog("host1", "epoch1", "9.9.9")
+    log = await opened(memory)
+    await write(log, [Paid(1), Seen()])
+    await log.close()
+    older = EventLog(await open_memory(memory), Codec([Paid, Renamed]))
+    with pytest.raises(TooNew, match=r"Seen, schema 1, first written by aetherscale 9\.9\.9"):
+        await load(ACCOUNTS, older, MemoryViews())
+    await older.close()
 
 
 class WiderAccounts(Struct):

@@ -107,8 +107,10 @@ async def replay(
 ) -> tuple[S, int]:
     """The state as of position `until`, or of the end, from the log alone; with the position that was reached.
 
-    It begins where `after` stands, if given.
+    It begins where `after` stands, if given. Raises `TooNew` where the log has a type of event that this program does
+    not know, wanted or not: nobody can tell what it would have meant. Also what `LogReader.read` raises.
     """
+    await event_log.check_types()
     state, position = after or (projection.initial(), 0)
     end = await event_log.head() if until is None else until
     types = None if projection.events is None else [event.__name__ for event in projection.events]
@@ -123,7 +125,10 @@ async def replay(
 
 
 async def load(projection: Projection[S], event_log: LogReader, views: Views) -> tuple[S, int]:
-    """The state as of the end of the log, from the newest good snapshot on; with the position that was reached."""
+    """The state as of the end of the log, from the newest good snapshot on; with the position that was reached.
+
+    Raises what `replay` raises.
+    """
     head = await event_log.head()
     for snapshot in await views.snapshots(projection.name, projection.fingerprint, event_log.epoch):
         if snapshot.position > head:
