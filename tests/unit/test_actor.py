@@ -36,6 +36,22 @@ class TestAnswers:
         assert told == ["allocating", "starting", "running", "result"]
         assert chunks[-1]["vm"].phase == "ready"
 
+    async def test_who_asks_for_what_is_under_way_hears_so_at_once(self, node: MemoryNode) -> None:
+        node.host.behaviour = lambda vm_id: Behaviour(ready_after_s=None)
+        creating = asyncio.ensure_future(node.ask("compute", "create-vm", WEB))
+        for _ in range(10_000):
+            if "VmBooted" in await node.types():
+                break
+            await asyncio.sleep(0)
+        vm_id = (await node.final("compute", "vm-info", {"vm-id": "web"}))["vm-id"]
+        starting = asyncio.ensure_future(
+            node.ask("compute", "start-vm", {"vm-id": "web"}, deadline_us=node.now_us + 50_000)
+        )
+        chunks = await starting
+        assert chunks[0] == {"type": "status", "status": "accepted", "vm-id": vm_id}
+        assert chunks[-1]["code"] == 504
+        creating.cancel()
+
     async def test_a_repeat_gets_the_answer_of_the_first(self, node: MemoryNode) -> None:
         first = [chunk for chunk in await node.ask("compute", "create-vm", WEB, key="k") if "step" not in chunk]
         await node.final("compute", "stop-vm", {"vm-id": "web"})

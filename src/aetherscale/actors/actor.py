@@ -40,7 +40,7 @@ from aetherscale.kernel.claims import FREE, ClaimEvent, claim_stream
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
 from aetherscale.kernel.registry import Entity, Registry, advance, apply
-from aetherscale.kernel.replies import Chunk, result
+from aetherscale.kernel.replies import Chunk, result, status
 from aetherscale.kernel.times import SECOND_US
 from aetherscale.kernel.wire import decode
 
@@ -292,8 +292,10 @@ class Actor(Generic[S, M]):
 
     async def _narrate(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Chunk]:
         """The story from the command on, as status chunks, up to its end."""
+        said = False
         for recorded, entity in handled.own[:-1]:
             if chunk := self._announcement(recorded, entity):
+                said = True
                 yield chunk
         async for told in self._story(handled, link, call):
             if told.chunk is not None:
@@ -301,10 +303,15 @@ class Actor(Generic[S, M]):
             if told.entity is None:
                 continue
             if chunk := self._announcement(told.recorded, told.entity):
+                said = True
                 yield chunk
             if told.is_whole and self.component.settle(call.task, told.entity.state):
                 yield result(self.component.result(told.entity))
                 return
+            if not said:
+                # A caller who waits for what is under way already has to hear that somebody listens.
+                said = True
+                yield status("accepted", **{f"{self.component.kind.name}_id": told.entity.id})
 
     async def _story(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Link[S]]:
         """The last of the command's own events, what the log has of the time since, then what happens."""

@@ -1,0 +1,206 @@
+"""What needs a real guest: the console on a terminal, waits that take time, and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from aetherscale.demo import processes_in
+from tests.support.node import PATIENCE_S, ROOT, RunningNode
+from tests.support.terminal import Terminal
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+DETACH = "\x1d"
+
+
+@pytest.fixture
+async def terminal() -> AsyncIterator[Terminal]:
+    made = Terminal()
+    yield made
+    await made.close()
+
+
+async def good(node: RunningNode, *words: str) -> str:
+    """What a command that has to succeed writes to stdout."""
+    status, out, err = await node.cli(*words)
+    assert status == 0, err
+    return out
+
+
+def aetherscale(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "aetherscale", *words)
+
+
+async def test_a_wait_that_is_cut_short_or_runs_out_leaves_the_vm_booting(
+    node: RunningNode, terminal: Terminal
+) -> None:
+    await terminal.start(
+        *aetherscale("vm", "create", "web", "--image", "tiny", "--memory", "192M"), env=node.environment
+    )
+    await terminal.until("web: running  1 s")
+    terminal.type("\x03")
+    assert await terminal.end() == 5
+    assert "interrupted; vm web was at: running. The work goes on: this is no failure" in terminal.shown
+    vm_id = (await node.vm("web"))["id"]
+    assert f"hint: aetherscale vm wait {vm_id}" in terminal.shown
+
+    status, _, err = await node.cli("vm", "start", "web", "--timeout", "0.3s")
+    assert (status, "the wait of 0.3 s ran out" in err) == (5, True)
+    assert "web" in await good(node, "vm", "wait", "web")
+    assert (await node.vm("web"))["phase"] == "ready"
+
+    await console_on_a_terminal(node, terminal)
+    await console_without_a_terminal(node)
+    await console_of_a_vm_that_ends(node, terminal)
+
+
+async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
+    """Keys go to the guest, the detach key leaves, and the terminal is as it was."""
+    before = terminal.mode
+    await terminal.start(*aetherscale("vm", "console", "web"), env=node.environment)
+    await terminal.until("attached to web on host1; ctrl-] leaves")
+    terminal.type("\r")
+    await terminal.until("tiny:~#")
+    assert terminal.mode != before, "it is raw"
+    terminal.type("echo he''llo; sleep 1000\r")
+    await terminal.until("hello")
+    terminal.type("\x03echo inter''rupted\r")
+    await terminal.until("interrupted")
+    terminal.type(f"echo not-sent-{DETACH}")
+    assert await terminal.end() == 0
+    assert "left web; it runs on" in terminal.shown
+    assert terminal.mode == before
+    assert (await node.vm("web"))["phase"] == "ready"
+
+    await terminal.start(*aetherscale("vm", "console", "web", "--detach-key", "ctrl-a"), env=node.environment)
+    await terminal.until("ctrl-a leaves")
+    terminal.type("\x01")
+    assert await terminal.end() == 0
+    assert terminal.mode == before
+
+
+async def console_without_a_terminal(node: RunningNode) -> None:
+    """What is piped in is typed, and what the guest says comes out."""
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("vm", "console", "web"), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=node.environment, cwd=ROOT
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\x03\necho pi''ped\n")
+    process.stdin.close()
+    seen = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while b"piped" not in seen:
+            seen += await process.stdout.read(4096)
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
+
+
+async def console_of_a_vm_that_ends(node: RunningNode, terminal: Terminal) -> None:
+    """The console ends with the VM."""
+    before = terminal.mode
+    await terminal.start(*aetherscale("vm", "console", "web"), env=node.environment)
+    await terminal.until("attached to web")
+    await good(node, "vm", "stop", "web", "--kill")
+    assert await terminal.end() == 0
+    assert "web has ended" in terminal.shown
+    assert terminal.mode == before
+
+
+async def test_a_guest_that_does_not_boot_is_told_with_its_phase_and_the_end_of_its_log(node: RunningNode) -> None:
+    status, _, err = await node.cli("vm", "create", "web", "--image", "tiny", "--memory", "1048576M")
+    assert status == 1
+    assert "booting: not enough memory" in err
+    assert "hint: stop another VM, or create this one with less: --memory" in err
+    assert await good(node, "vm", "list", "--json") == "[]\n"
+    told = await good(node, "why", "vm", "web")
+    assert "it never came to run: booting: not enough memory" in told
+
+
+def demo_environment(node_cache: Path, directory: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AETHERSCALE_")},
+        "AETHERSCALE_CACHE_DIR": str(node_cache),
+        "AETHERSCALE_ACCELERATOR": "tcg",
+        "TMPDIR": str(directory),
+    }
+
+
+@pytest.fixture
+def cache(pytestconfig: pytest.Config) -> Path:
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("debian")
+
+
+async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(cache: Path, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("demo"), stdout=PIPE, stderr=PIPE, env=demo_environment(cache, tmp_path), cwd=ROOT
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 300)
+    assert process.returncode == 0, err.decode()
+    text = out.decode()
+    for shown in (
+        "ready: node",
+        "tiny",
+        "VmReady",
+        "`replay vm --json` and `vm list --json` are equal",
+        "user:nats asked for the VM 'web'",
+        "No process, no file and no socket of the VM is left",
+        "are as they were written",
+        "Nothing is left: no process, no file, no socket.",
+    ):
+        assert shown in text, shown
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_demo_that_is_interrupted_takes_everything_away(
+    cache: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("demo"), stdout=PIPE, stderr=PIPE, env=demo_environment(cache, tmp_path), cwd=ROOT
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while b"VmBooted" not in (line := await process.stdout.readline()):
+            assert line, "the demo ended before the VM ran"
+    process.send_signal(number)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 130
+    assert "interrupted; everything has been taken away again" in err.decode()
+    assert list(tmp_path.iterdir()) == []
+    assert processes_in(tmp_path) == {}
+
+
+async def test_a_demo_that_cannot_be_had_says_why(cache: Path, tmp_path: Path) -> None:
+    """Without apt there is no recipe."""
+    programs, directory = tmp_path / "bin", tmp_path / "tmp"
+    programs.mkdir()
+    directory.mkdir()
+    for program in ("sh", "setpriv", "prlimit", "qemu-system-x86_64"):
+        found = shutil.which(program)
+        assert found is not None
+        (programs / program).symlink_to(found)
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("demo"),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**demo_environment(cache, directory), "PATH": str(programs)},
+        cwd=ROOT,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 1
+    assert "building: this host has no apt-get" in err.decode()
+    assert "the demo failed: `aetherscale image build tiny` ended with status 1" in err.decode()
+    assert list(directory.iterdir()) == []
+    assert processes_in(directory) == {}
