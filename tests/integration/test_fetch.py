@@ -145,6 +145,16 @@ class TestDownload:
             await bring(server.url("/new"), part)
         assert "range" not in server.asked[1].headers
 
+    async def test_after_a_boot_of_the_host_a_download_starts_again(self, part: Path) -> None:
+        async with http_server(serves(CONTENT, cut_after=MIB, etag=ETAG), serves(CONTENT, etag=ETAG)) as server:
+            assert (await failure(server.url(), part)).retryable
+            kept = part.with_name("image.part.json")
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            assert boot in kept.read_text()
+            kept.write_text(kept.read_text().replace(boot, "before"))
+            assert (await bring(server.url(), part)).sha256 == SHA256
+        assert "range" not in server.asked[1].headers
+
     async def test_what_was_kept_but_cannot_be_read_starts_again(self, part: Path) -> None:
         async with http_server(serves(CONTENT, cut_after=MIB, etag=ETAG), serves(CONTENT, etag=ETAG)) as server:
             assert (await failure(server.url(), part)).retryable
