@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
+import ssl
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -331,6 +334,62 @@ class TestDownload:
         async with http_server(serves(CONTENT)) as server:
             assert not (await failure(server.url(), part)).retryable
         assert precious.read_text() == "precious"
+
+
+@pytest.fixture
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """What a server needs whose certificate nobody knows, and that certificate."""
+    directory = tmp_path_factory.mktemp("tls")
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+class TestTls:
+    async def test_a_certificate_that_nobody_trusts_is_not_trusted_here(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path]
+    ) -> None:
+        async with http_server(serves(CONTENT), tls=tls[0]) as server:
+            failed = await failure(server.url(), part)
+        assert "certificate is not trusted" in failed.reason
+        assert not failed.retryable
+        assert server.asked == []
+
+    async def test_a_trusted_server_is_read_and_a_stall_ends_with_the_download(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+        some_is_there = asyncio.Event()
+
+        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
+            await asyncio.Event().wait()
+
+        async with http_server(stall, serves(CONTENT, etag=ETAG), tls=tls[0]) as server:
+            download = asyncio.create_task(
+                bring(server.url(), part, limits=Limits(idle_s=3600), progress=lambda done, total: some_is_there.set())
+            )
+            await some_is_there.wait()
+            download.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await download
+            assert (await bring(server.url(), part)).sha256 == SHA256
+
+    async def test_nothing_leads_from_https_to_http(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+        async with http_server(serves(CONTENT)) as plain:
+            moved = says("302 Found", {"Location": plain.url()})
+            async with http_server(moved, tls=tls[0]) as server:
+                failed = await failure(server.url(), part)
+        assert "from https to http" in failed.reason
+        assert plain.asked == []
 
 
 class TestCopy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ class HttpServer:
     """Give `answers` in order, one for each request; the last one again and again."""
 
     answers: list[Answer]
+    scheme: str = "http"
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, path: str = "/image", user: str = "") -> str:
-        return f"http://{user}127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://{user}127.0.0.1:{self.port}{path}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -49,10 +51,10 @@ class HttpServer:
 
 
 @asynccontextmanager
-async def http_server(*answers: Answer) -> AsyncIterator[HttpServer]:
+async def http_server(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[HttpServer]:
     """A server with these answers, until the end of the block."""
-    ours = HttpServer(list(answers))
-    server = await asyncio.start_server(ours.serve, "127.0.0.1", 0)
+    ours = HttpServer(list(answers), scheme="https" if tls else "http")
+    server = await asyncio.start_server(ours.serve, "127.0.0.1", 0, ssl=tls)
     ours.port = server.sockets[0].getsockname()[1]
     try:
         yield ours

@@ -88,7 +88,10 @@ async def build(
             await archive.refresh(say)
             parts = await tinyparts.current(archive, cache_dir, say)
     say("putting the disk together")
-    sha256, size_bytes = await to_the_end(_write_image, target, parts, extra_files or {})
+    try:
+        sha256, size_bytes = await to_the_end(_write_image, target, parts, extra_files or {})
+    except ValueError as error:
+        raise BuildFailed(f"the boot loader is not as expected: {error}", "report this, with its version") from error
     names = tuple(package.file_name.removesuffix(".deb") for package in parts.packages)
     return BuiltImage(target, "raw", sha256, size_bytes, size_bytes, names)
 

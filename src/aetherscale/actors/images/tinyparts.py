@@ -7,6 +7,7 @@ program of the packages that has to run here runs with the packages' own loader 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -112,7 +113,10 @@ async def _make(tree: Path, made: Path) -> None:
     """Make the files of `Parts` in the new directory `made`, of the packages unpacked in `tree`."""
     names = (await run(str(_in(tree, "bin/busybox")), "--list-full")).split()
     libraries = {program: await _libraries(tree, program) for program in _PROGRAMS}
-    await to_the_end(_write_files, tree, made, names, libraries)
+    try:
+        await to_the_end(_write_files, tree, made, names, libraries)
+    except (KeyError, lzma.LZMAError) as error:
+        raise BuildFailed(f"the kernel's modules are not as expected: {error!r}", _REPORT) from error
     modules = ("--prefix=/", f"--config={made / 'commands'}", *bootdisk.GRUB_MODULES)
     grub = tree / "usr/lib/grub/i386-pc"
     core_image = f"--output={made / 'core_image'}"
