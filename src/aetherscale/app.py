@@ -175,6 +175,7 @@ async def _open_doors(settings: Settings, node: Node, bus: Bus, event_log: Event
         stack.push_async_callback(door.close)
     Ownership(node, ingress).begin(event_log)
     await ingress.start()
+    await ingress.settled()
     await services.start()
     publisher.start()
     heartbeat.start()
