@@ -21,7 +21,10 @@ from typing import Final, Literal
 
 from aetherscale.actors.compute.qemu import accel, launch
 from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.bus.blocking import connect
+from aetherscale.bus.bus import BusUnavailable
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
+from aetherscale.bus.endpoint import parse_endpoint, read_endpoint
 from aetherscale.debugger import upkeep
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.gateways.cli.program import Finding
@@ -56,6 +59,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _memory,
         _state_dir,
         _log,
+        _nats,
         _recipes,
     )
     return tuple(finding for check in checks for finding in check(settings))
@@ -250,6 +254,22 @@ def _log(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("clock", "ok", f"{to_rfc3339(now_us())}, after the last event")
+
+
+def _nats(settings: Settings) -> Iterator[Finding]:
+    try:
+        endpoint = parse_endpoint(settings.nats_url) if settings.nats_url else read_endpoint(settings.state_dir)
+        with connect(endpoint) as connection:
+            yield Finding("nats", "ok", f"{connection.url} answers")
+    except FileNotFoundError:
+        yield Finding("nats", "ok", "no node serves this state directory yet")
+    except (ValueError, OSError) as error:
+        yield Finding("nats", "error", str(error), "mend --nats, or the file that the message names")
+    except BusUnavailable as away:
+        if settings.nats_url:
+            yield Finding("nats", "error", str(away), "start that server, or mend --nats; or leave it out")
+        else:
+            yield Finding("nats", "ok", f"no node serves now: {away}")
 
 
 def _recipes(settings: Settings) -> Iterator[Finding]:

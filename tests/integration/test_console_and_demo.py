@@ -50,8 +50,7 @@ async def test_a_wait_that_is_cut_short_or_runs_out_leaves_the_vm_booting(
     terminal.type("\x03")
     assert await terminal.end() == 5
     assert "interrupted; vm web was at: running. The work goes on: this is no failure" in terminal.shown
-    vm_id = (await node.vm("web"))["id"]
-    assert f"hint: aetherscale vm wait {vm_id}" in terminal.shown
+    assert "hint: aetherscale vm wait web" in terminal.shown
 
     status, _, err = await node.cli("vm", "start", "web", "--timeout", "0.3s")
     assert (status, "the wait of 0.3 s ran out" in err) == (5, True)

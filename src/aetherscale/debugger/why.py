@@ -80,8 +80,7 @@ def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
     for each in recorded:
         words = kind.telling.tell(state, each.event)
         sentence = Sentence(each.seq, to_rfc3339(each.time_us), words.text)
-        same_decision = bool(told) and told[-1].command_id == each.command_id
-        if not told or (words.role != "answer" and not same_decision):
+        if not told or words.role != "answer":
             told.append(_chapter(kind, each, "turn" if words.role == "turn" else "request", sentence))
         else:
             told[-1].sentences.append(sentence)

@@ -8,6 +8,7 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure
 from aetherscale.gateways.cli.grammar import Command, Option
 from aetherscale.gateways.cli.output import harmless
+from aetherscale.gateways.cli.views import count
 
 PRIVATE = 0o700
 
@@ -25,7 +26,8 @@ def _doctor(context: Context) -> int:
                 out.line(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
         errors = sum(finding.status == "error" for finding in findings)
         warnings = sum(finding.status == "warning" for finding in findings)
-        out.line(f"{errors} errors, {warnings} warnings" if errors or warnings else "all is well")
+        summary = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
+        out.line(summary if errors or warnings else "all is well")
     return FAILED if any(finding.status == "error" for finding in findings) else DONE
 
 

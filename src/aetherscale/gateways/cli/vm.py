@@ -1,159 +1,11 @@
-"""`vm`: virtual machines."""
+"""`vm`: the words of virtual machines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import closing, suppress
-from pathlib import Path
-from typing import Any
-
-from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import FAILED, bad_usage
+from aetherscale.gateways.cli import vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, seconds
-from aetherscale.gateways.cli.views import show_object, show_vms
-from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting
-
-SIGNAL_BASE = 128
-"""As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
-
-
-def _create(context: Context) -> None:
-    values = context.values
-    options: dict[str, Any] = {"image": values["image"]}
-    given = {
-        "name": values["NAME"],
-        "cpus": values["cpus"],
-        "memory-mib": values["memory"],
-        "disk-gib": values["disk"],
-        "node": values["node"],
-        "restart": values["restart"],
-        "labels": dict(values["label"]),
-        "virtual-network": values["network"],
-        "vpn": values["vpn"],
-        "public-ip": values["public-ip"],
-        "init-script": _text_of(values["init-script"]) if values["init-script"] else None,
-        "ssh-keys": [_text_of(path) for path in values["ssh-key"]],
-        "groups": values["group"],
-    }
-    options |= {name: value for name, value in given.items() if value not in (None, False, [], {})}
-    if values["no-autostart"]:
-        options["autostart"] = False
-    _work(context, "create-vm", options, values["NAME"] or "new VM")
-
-
-def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:
-    node = context.values.get("node") or ""
-    with suggesting(context, "vm", context.values.get("image") or subject):
-        vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)
-    if context.out.json:
-        context.out.value(vm)
-        return
-    context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
-    if task == "create-vm" and vm["phase"] in ("ready", "running"):
-        context.out.note(f"next: aetherscale vm console {vm['name']}")
-
-
-def _list(context: Context) -> None:
-    values = context.values
-    options = {"all": values["all"], "labels": dict(values["label"])}
-    vms = [item["vm"] for item in context.client.items("compute", "list-vms", options, node=values["node"] or "")]
-    if context.out.json:
-        context.out.value(vms)
-    elif vms:
-        show_vms(context.out, vms)
-    else:
-        context.out.note("no virtual machines; make one: aetherscale vm create web --image tiny")
-
-
-def _show(context: Context) -> None:
-    vm = info(context, "vm", context.values["NAME"])
-    if context.out.json:
-        context.out.value(vm)
-    else:
-        show_object(context.out, vm)
-
-
-def _start(context: Context) -> None:
-    _work(context, "start-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
-
-
-def _restart(context: Context) -> None:
-    _work(context, "restart-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
-
-
-def _stop(context: Context) -> None:
-    _work(context, "stop-vm", _ending(context), context.values["NAME"])
-
-
-def _delete(context: Context) -> None:
-    _work(context, "delete-vm", _ending(context), context.values["NAME"])
-
-
-def _ending(context: Context) -> Mapping[str, Any]:
-    options: dict[str, Any] = {"vm-id": context.values["NAME"], "kill": context.values["kill"]}
-    if context.values["grace"] is not None:
-        options["grace-s"] = context.values["grace"]
-    return options
-
-
-def _logs(context: Context) -> None:
-    values = context.values
-    options: dict[str, Any] = {"vm-id": values["NAME"], "follow": values["follow"]}
-    if values["tail"] is not None:
-        options["tail-bytes"] = values["tail"]
-    chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
-    with closing(chunks), suggesting(context, "vm", values["NAME"]), suppress(KeyboardInterrupt):
-        for chunk in chunks:
-            if chunk["type"] != "item":
-                continue
-            if context.out.json:
-                context.out.json_line({"text": chunk["text"]})
-            else:
-                context.out.raw(chunk["text"])
-
-
-def _exec(context: Context) -> int:
-    values = context.values
-    timeout_s = values["timeout"]
-    options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
-    with suggesting(context, "vm", values["NAME"]):
-        ended = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
-    if context.out.json:
-        context.out.value({name: value for name, value in ended.items() if name != "type"})
-    else:
-        context.out.raw(ended["stdout"])
-        context.out.raw_error(ended["stderr"])
-        if ended["truncated"]:
-            context.out.note("the output was longer; its end is left out")
-    if ended["signal"] is not None:
-        return SIGNAL_BASE + int(ended["signal"])
-    return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED
-
-
-def _wait(context: Context) -> None:
-    from aetherscale.gateways.cli.waiting import wait_for
-
-    vm = wait_for(context, context.values["NAME"], context.values["for"], context.values["timeout"])
-    if context.out.json:
-        context.out.value(vm)
-    else:
-        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}")
-
-
-def _console(context: Context) -> None:
-    from aetherscale.gateways.cli.console import attach
-
-    attach(context, context.values["NAME"], context.values["detach-key"])
-
-
-def _text_of(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise bad_usage(f"{path} cannot be read: {reason}") from None
-
+from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
 _LABEL = Option("label", "a label", "KEY=VALUE", label, many=True)
@@ -170,7 +22,7 @@ VM = Group(
         Command(
             "create",
             "make a VM, start it, and wait until its guest is ready",
-            _create,
+            vm_tasks.create_vm,
             arguments=(Argument("NAME", "a name of your choice; one is made up if it is left out", required=False),),
             options=(
                 Option("image", "the image that it boots from, by name or id", "IMAGE", completes="image", needed=True),
@@ -212,7 +64,7 @@ VM = Group(
         Command(
             "list",
             "all VMs, by name",
-            _list,
+            vm_tasks.list_vms,
             options=(
                 Option("all", "also deleted ones"),
                 _LABEL,
@@ -227,14 +79,14 @@ VM = Group(
         Command(
             "show",
             "everything that is known of a VM",
-            _show,
+            vm_tasks.show_vm,
             arguments=(_NAME,),
             examples=("aetherscale vm show web", "aetherscale vm show web --json"),
         ),
         Command(
             "start",
             "start a VM and wait until its guest is ready",
-            _start,
+            vm_tasks.start_vm,
             arguments=(_NAME,),
             options=WAIT_OPTIONS,
             examples=("aetherscale vm start web",),
@@ -243,7 +95,7 @@ VM = Group(
         Command(
             "stop",
             "ask the guest to shut down, and end it if it does not",
-            _stop,
+            vm_tasks.stop_vm,
             arguments=(_NAME,),
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=(
@@ -255,7 +107,7 @@ VM = Group(
         Command(
             "restart",
             "stop a VM and start it again",
-            _restart,
+            vm_tasks.restart_vm,
             arguments=(_NAME,),
             options=WAIT_OPTIONS,
             examples=("aetherscale vm restart web",),
@@ -263,7 +115,7 @@ VM = Group(
         Command(
             "delete",
             "delete a VM and its disk; a running one is stopped first",
-            _delete,
+            vm_tasks.delete_vm,
             arguments=(_NAME,),
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=("aetherscale vm delete web", "aetherscale vm delete web --kill"),
@@ -272,7 +124,7 @@ VM = Group(
         Command(
             "console",
             "attach to the serial line of a VM",
-            _console,
+            vm_tasks.console_vm,
             arguments=(_NAME,),
             options=(Option("detach-key", "the key that leaves the console", "KEY", detach_key, default="ctrl-]"),),
             examples=("aetherscale vm console web", "echo uptime | aetherscale vm console web"),
@@ -284,7 +136,7 @@ VM = Group(
         Command(
             "logs",
             "what a VM wrote to its serial line",
-            _logs,
+            vm_tasks.logs_vm,
             arguments=(_NAME,),
             options=(
                 Option("follow", "go on with what comes, until the VM ends or Ctrl-C", short="f"),
@@ -295,7 +147,7 @@ VM = Group(
         Command(
             "exec",
             "run a program in the guest, through its agent",
-            _exec,
+            vm_tasks.exec_vm,
             arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
             options=(Option("timeout", "how long it may take, like 30s", "TIME", seconds, default="30s"),),
             examples=("aetherscale vm exec web -- uname -a", "aetherscale vm exec web --json -- sh -c 'exit 7'"),
@@ -308,7 +160,7 @@ VM = Group(
         Command(
             "wait",
             "wait until a VM is ready, or in another state",
-            _wait,
+            vm_tasks.wait_vm,
             arguments=(_NAME,),
             options=(
                 Option(

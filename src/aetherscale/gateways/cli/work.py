@@ -34,6 +34,7 @@ def carry_out(
         try:
             for chunk in chunks:
                 reference = chunk.get(f"{kind}-id", reference)
+                progress.subject = chunk.get("name", progress.subject)
                 if chunk["type"] == "result":
                     view: Mapping[str, Any] = chunk[kind]
                     return view, progress.elapsed_s
@@ -41,12 +42,12 @@ def carry_out(
                 if not wait:
                     break
         except TimeoutError:
-            raise _ran_out(kind, reference, progress, f"the wait of {timeout_s:g} s ran out") from None
+            raise _cut_short(kind, reference, progress, f"the wait of {timeout_s:g} s ran out") from None
         except KeyboardInterrupt:
-            raise _ran_out(kind, reference, progress, "interrupted") from None
+            raise _cut_short(kind, reference, progress, "interrupted") from None
         except Failure as failure:
             if not failure.hint and failure.code == FAILED_CODE:
-                failure.hint = f"aetherscale why {kind} {reference}"
+                failure.hint = f"aetherscale why {kind} {progress.subject}"
             raise
         finally:
             chunks.close()
@@ -91,13 +92,13 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
             progress.step(str(word))
 
 
-def _ran_out(kind: str, reference: str, progress: Progress, what: str) -> Failure:
-    phase = progress.phase or "not begun"
-    look = f"aetherscale {kind} show {reference}"
+def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Failure:
+    phase = progress.phase or "nothing heard of it yet"
+    look = f"aetherscale {kind} show {progress.subject}"
     return Failure(
         504,
         f"{what}; {kind} {progress.subject} was at: {phase}. The work goes on: this is no failure",
-        hint=f"aetherscale vm wait {reference}, or: {look}" if kind == "vm" else look,
+        hint=f"aetherscale vm wait {progress.subject}, or: {look}" if kind == "vm" else look,
         status=WAIT_RAN_OUT,
-        details={"phase": phase, f"{kind}-id": reference},
+        details={"phase": progress.phase, f"{kind}-id": reference},
     )

@@ -1,0 +1,164 @@
+"""What the commands of `vm` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import FAILED, bad_usage
+from aetherscale.gateways.cli.views import show_object, show_vms
+from aetherscale.gateways.cli.work import carry_out, info, suggesting
+
+SIGNAL_BASE = 128
+"""As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
+
+
+def create_vm(context: Context) -> None:
+    """Make a VM, start it, and wait until its guest is ready."""
+    values = context.values
+    options: dict[str, Any] = {"image": values["image"]}
+    given = {
+        "name": values["NAME"],
+        "cpus": values["cpus"],
+        "memory-mib": values["memory"],
+        "disk-gib": values["disk"],
+        "node": values["node"],
+        "restart": values["restart"],
+        "labels": dict(values["label"]),
+        "virtual-network": values["network"],
+        "vpn": values["vpn"],
+        "public-ip": values["public-ip"],
+        "init-script": _text_of(values["init-script"]) if values["init-script"] else None,
+        "ssh-keys": [_text_of(path) for path in values["ssh-key"]],
+        "groups": values["group"],
+    }
+    options |= {name: value for name, value in given.items() if value not in (None, False, [], {})}
+    if values["no-autostart"]:
+        options["autostart"] = False
+    _work(context, "create-vm", options, values["NAME"] or "new VM")
+
+
+def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:
+    node = context.values.get("node") or ""
+    with suggesting(context, "vm", context.values.get("image") or subject):
+        vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)
+    if context.out.json:
+        context.out.value(vm)
+        return
+    context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
+    if task == "create-vm" and vm["phase"] in ("ready", "running"):
+        context.out.note(f"next: aetherscale vm console {vm['name']}")
+
+
+def list_vms(context: Context) -> None:
+    """Show all VMs."""
+    values = context.values
+    options = {"all": values["all"], "labels": dict(values["label"])}
+    vms = [item["vm"] for item in context.client.items("compute", "list-vms", options, node=values["node"] or "")]
+    if context.out.json:
+        context.out.value(vms)
+    elif vms:
+        show_vms(context.out, vms)
+    else:
+        context.out.note("no virtual machines; make one: aetherscale vm create web --image tiny")
+
+
+def show_vm(context: Context) -> None:
+    """Show everything that is known of a VM."""
+    vm = info(context, "vm", context.values["NAME"])
+    if context.out.json:
+        context.out.value(vm)
+    else:
+        show_object(context.out, vm)
+
+
+def start_vm(context: Context) -> None:
+    """Start a VM and wait until its guest is ready."""
+    _work(context, "start-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
+
+
+def restart_vm(context: Context) -> None:
+    """Stop a VM and start it again."""
+    _work(context, "restart-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
+
+
+def stop_vm(context: Context) -> None:
+    """Bring a VM down."""
+    _work(context, "stop-vm", _ending(context), context.values["NAME"])
+
+
+def delete_vm(context: Context) -> None:
+    """Bring a VM down and remove it."""
+    _work(context, "delete-vm", _ending(context), context.values["NAME"])
+
+
+def _ending(context: Context) -> Mapping[str, Any]:
+    options: dict[str, Any] = {"vm-id": context.values["NAME"], "kill": context.values["kill"]}
+    if context.values["grace"] is not None:
+        options["grace-s"] = context.values["grace"]
+    return options
+
+
+def logs_vm(context: Context) -> None:
+    """Write what a VM wrote to its serial line."""
+    values = context.values
+    options: dict[str, Any] = {"vm-id": values["NAME"], "follow": values["follow"]}
+    if values["tail"] is not None:
+        options["tail-bytes"] = values["tail"]
+    chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
+    with closing(chunks), suggesting(context, "vm", values["NAME"]), suppress(KeyboardInterrupt):
+        for chunk in chunks:
+            if chunk["type"] != "item":
+                continue
+            if context.out.json:
+                context.out.json_line({"text": chunk["text"]})
+            else:
+                context.out.raw(chunk["text"])
+
+
+def exec_vm(context: Context) -> int:
+    """Run a program in the guest; answers with its exit status."""
+    values = context.values
+    timeout_s = values["timeout"]
+    options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
+    with suggesting(context, "vm", values["NAME"]):
+        ended = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
+    if context.out.json:
+        context.out.value({name: value for name, value in ended.items() if name != "type"})
+    else:
+        context.out.raw(ended["stdout"])
+        context.out.raw_error(ended["stderr"])
+        if ended["truncated"]:
+            context.out.note("the output was longer; its end is left out")
+    if ended["signal"] is not None:
+        return SIGNAL_BASE + int(ended["signal"])
+    return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED
+
+
+def wait_vm(context: Context) -> None:
+    """Wait until a VM is in a state."""
+    from aetherscale.gateways.cli.waiting import wait_for
+
+    vm = wait_for(context, context.values["NAME"], context.values["for"], context.values["timeout"])
+    if context.out.json:
+        context.out.value(vm)
+    else:
+        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}")
+
+
+def console_vm(context: Context) -> None:
+    """Attach to the serial line of a VM."""
+    from aetherscale.gateways.cli.console import attach
+
+    attach(context, context.values["NAME"], context.values["detach-key"])
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise bad_usage(f"{path} cannot be read: {reason}") from None
