@@ -52,6 +52,14 @@ def test_the_wrong_field_is_named(body: bytes, field: str) -> None:
     assert refusal.field.split(".")[-1] == field, refusal.message
 
 
+def test_what_a_name_has_to_be_is_said_in_words() -> None:
+    message = refused(b'{"image": "a", "name": "Web"}').message
+    assert message == (
+        "compute.create-vm: field 'name': expected a letter, then letters, digits and dashes; at most 63"
+    )
+    assert "expected an image's name or id" in refused(b'{"image": "/etc/passwd"}').message
+
+
 @pytest.mark.parametrize(
     "body",
     [

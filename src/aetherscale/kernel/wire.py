@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 _PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`\Z")
 _NAMED = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+_BY_PATTERN = "matching regex"
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -45,7 +47,7 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
         message = msgspec.json.decode(body or b"{}", type=kind)
         json.loads(body or b"{}", object_pairs_hook=_unique)
     except msgspec.ValidationError as invalid:
-        raise _refused(str(invalid), what) from None
+        raise _refused(str(invalid), what, kind) from None
     except _TwiceError as twice:
         field = str(twice)
         raise Refused(400, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
@@ -79,12 +81,37 @@ def _check_depth(body: bytes, what: str) -> None:
             depth -= 1
 
 
-def _refused(invalid: str, what: str) -> Refused:
+def _refused(invalid: str, what: str, kind: Any) -> Refused:
     path = _PATH.search(invalid)
     named = _NAMED.search(invalid)
     field = path.group("path").lstrip(".").replace("[...]", "") if path else ""
     if named:
         field = f"{field}.{named.group('name')}" if field else named.group("name")
     text = _PATH.sub("", invalid)
+    if _BY_PATTERN in text and (meaning := _meaning(kind, field)):
+        text = f"expected {meaning}"
     at = f"field {field[:64]!r}: " if field else ""
     return Refused(400, f"{what}: {at}{text[:300]}", field=field[:64])
+
+
+@lru_cache(maxsize=256)
+def _meaning(kind: Any, field: str) -> str:
+    """What a field of a message has to be, in the words of its type, since nobody reads regexes; "" without any."""
+    described = msgspec.inspect.type_info(kind)
+    fields = described.fields if isinstance(described, msgspec.inspect.StructType) else ()
+    for known in fields:
+        if known.encode_name == field:
+            return _description(known.type)
+    return ""
+
+
+def _description(shape: msgspec.inspect.Type) -> str:
+    match shape:
+        case msgspec.inspect.Metadata(type=inner):
+            return str((shape.extra_json_schema or {}).get("description", "")) or _description(inner)
+        case msgspec.inspect.UnionType(types=members):
+            return next(filter(None, map(_description, members)), "")
+        case msgspec.inspect.ListType(item_type=inner):
+            return _description(inner)
+        case _:
+            return ""
