@@ -6,7 +6,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -41,15 +41,18 @@ def make_changeable(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP TRIGGER {trigger}")
 
 
-async def crashed_log(directory: Path) -> tuple[Path, list[StoredEvent]]:
+LOG_FILES = ("events.db", "events.db-wal", "events.head")
+
+
+async def crashed_log(directory: Path, in_the_wal: int = 3) -> tuple[Path, list[StoredEvent]]:
     """A log as kill -9 leaves it: most commits in the database, some in the write-ahead log, and a head."""
     world = SqliteWorld(directory / "running")
     world.path.parent.mkdir()
     await (await filled(world, 60)).close()
-    store = await filled(world, 3)
+    store = await filled(world, in_the_wal)
     crashed = directory / "crashed"
     crashed.mkdir()
-    for name in ("events.db", "events.db-wal", "events.head"):
+    for name in LOG_FILES:
         shutil.copy(world.path.with_name(name), crashed)
     events = await read_all(store)
     await store.close()
@@ -78,31 +81,60 @@ async def told_of_damage(path: Path, events: Sequence[StoredEvent]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("part", ["events.db", "events.db-wal", "events.head"])
-async def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path: Path, part: str) -> None:
-    path, events = await crashed_log(tmp_path)
+def open_files(directory: Path) -> list[str]:
+    """The files of a directory that this process has open."""
+    opened = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            opened.append(str(descriptor.readlink()))
+    return [name for name in opened if name.startswith(f"{directory}/")]
+
+
+async def can_be_served(path: Path) -> bool:
+    """Whether a node starts on the log and can write to it. Fails where it leaves anything open."""
+    try:
+        store = await open_store(path, node=NODE, epoch=EPOCH, now_us=NOW_US, reserve_bytes=0)
+        await store.append(append_of(write("vm-served", 0)))
+        await store.close()
+    except StoreError:
+        return False
+    finally:
+        assert open_files(path.parent) == []
+    return True
+
+
+@pytest.mark.parametrize(
+    ("part", "in_the_wal"), [("events.db", 0), ("events.db", 3), ("events.db-wal", 3), ("events.head", 3)]
+)
+async def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path: Path, part: str, in_the_wal: int) -> None:
+    path, events = await crashed_log(tmp_path, in_the_wal)
     victim = path.with_name(part)
-    whole = {name: path.with_name(name).read_bytes() for name in ("events.db", "events.db-wal", "events.head")}
+    whole = {name: path.with_name(name).read_bytes() for name in LOG_FILES}
     assert not await told_of_damage(path, events), "the log is whole before it is damaged"
     chance = random.Random(part)  # noqa: S311 - the same flips in every run
     seen = 0
-    for _ in range(150):
+    for _ in range(120):
         for name, content in whole.items():
             path.with_name(name).write_bytes(content)
         path.with_name("events.db-shm").unlink(missing_ok=True)
         flipped = bytearray(whole[part])
-        place = chance.randrange(len(flipped))
-        flipped[place] ^= 1 << chance.randrange(8)
+        size = chance.choice([1, 1, 8])
+        place = chance.randrange(chance.choice([len(flipped), min(len(flipped), 4096)]) - size + 1)
+        for at in range(place, place + size):
+            flipped[at] ^= 1 << chance.randrange(8)
         victim.write_bytes(flipped)
-        seen += await told_of_damage(path, events)
-    assert seen > 30, "much of the database stands in the write-ahead log too, or is empty, but not all"
+        told = await told_of_damage(path, events)
+        assert open_files(path.parent) == [], "what could not be read stays open"
+        assert told or await can_be_served(path), "a node does not start on a log that is whole"
+        seen += told
+    assert seen > 10, "much of the database stands in the write-ahead log too, or is empty, but not all"
 
 
-@pytest.mark.parametrize("part", ["events.db", "events.db-wal", "events.head"])
+@pytest.mark.parametrize("part", LOG_FILES)
 async def test_a_file_that_is_cut_off_or_gone_is_seen(tmp_path: Path, part: str) -> None:
     path, events = await crashed_log(tmp_path)
     victim = path.with_name(part)
-    whole = {name: path.with_name(name).read_bytes() for name in ("events.db", "events.db-wal", "events.head")}
+    whole = {name: path.with_name(name).read_bytes() for name in LOG_FILES}
     size = len(whole[part])
     seen = 0
     for length in [*range(0, size, size // 20), size - 1]:

@@ -74,13 +74,14 @@ def export(path: Path, write: Callable[[bytes], object]) -> Transferred:
     try:
         with snapshot(path) as reading:
             put(encode_line(_log_line(reading)))
-            for commit in proved_commits(reading):
-                for event in commit.events:
-                    put(encode_line(line_of_event(event)))
-                for command in commit.commands:
-                    put(encode_line(line_of_command(command)))
-                events += len(commit.events)
-                commands += len(commit.commands)
+            with closing(proved_commits(reading)) as commits:
+                for commit in commits:
+                    for event in commit.events:
+                        put(encode_line(line_of_event(event)))
+                    for command in commit.commands:
+                        put(encode_line(line_of_command(command)))
+                    events += len(commit.events)
+                    commands += len(commit.commands)
             if damage is None:
                 check_head(reading, head, path)
     except Damaged as broken:

@@ -17,6 +17,9 @@ from aetherscale.eventstore.store import Closed, Damaged, InDoubt, NotALog, Stor
 
 T = TypeVar("T")
 
+SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What sqlite3 raises; the latter where the text of an error of a damaged file is itself damaged."""
+
 Mode = Literal["ro", "rw", "rwc"]
 """Of SQLite's URIs: read-only, read and write, and create it too."""
 
@@ -64,7 +67,7 @@ class Connection(aiosqlite.Connection):
             raise Closed(f"{self._path}: has been closed")
         try:
             result: T = await self._execute(work)  # type: ignore[no-untyped-call]
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise translated(error, self._path) from error
         return result
 
@@ -97,16 +100,18 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     connection = connect(path, "ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         connection.close()
         wal = path.with_name(f"{path.name}-wal")
-        if error.sqlite_errorcode not in _NO_SHARED_MEMORY or (wal.exists() and wal.stat().st_size > 0):
+        if getattr(error, "sqlite_errorcode", None) not in _NO_SHARED_MEMORY or (
+            wal.exists() and wal.stat().st_size > 0
+        ):
             raise translated(error, path) from error
         connection = connect(path, "ro", immutable=True)
     return connection
 
 
-def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) -> StoreError:
+def translated(error: sqlite3.Error | UnicodeDecodeError, path: Path, *, committing: bool = False) -> StoreError:
     """An error of SQLite in the words of the port (https://sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
@@ -115,7 +120,7 @@ def translated(error: sqlite3.Error, path: Path, *, committing: bool = False) ->
         return StorageFull(f"{path}: the disk is full: nothing was written; make room and repeat the command")
     if primary == sqlite3.SQLITE_NOTADB:
         return NotALog(f"{path}: this is not an event log, or its first bytes are damaged; it is left as it is")
-    if primary == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in text:
+    if primary == sqlite3.SQLITE_CORRUPT or isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in text:
         return Damaged(f"{path}: the log is damaged: {text}; {verify_hint(path)}")
     if committing:
         return InDoubt(f"{path}: {text}; {RESTART}")

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import astuple
 
 from aetherscale.eventstore.chain import EMPTY, Head
-from aetherscale.eventstore.sqlite.connection import connect, connect_read_only, translated
+from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect, connect_read_only, translated
 from aetherscale.eventstore.sqlite.files import PRIVATE, HeadFile, Reserve, read_head, sync_directory
 from aetherscale.eventstore.sqlite.reading import APPLICATION_ID, SCHEMA_VERSION, Epoch, LogReading
 from aetherscale.eventstore.store import Damaged, NotALog, StorageFull, WrongNode
@@ -76,7 +76,7 @@ def make_log(path: Path, epochs: Sequence[Epoch]) -> None:
                 f"{SCHEMA.read_text()} COMMIT;"
             )
             insert_epochs(connection, epochs)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise translated(error, making) from error
 
 
@@ -120,7 +120,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         synchronous = connection.execute("PRAGMA synchronous").fetchone()[0]
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         connection.close()
         raise translated(error, path) from error
     assert (mode, synchronous) == ("wal", FULL), f"{path}: an acknowledgement would not be durable"
@@ -136,7 +136,7 @@ def check_log(path: Path, node: str | None) -> None:
         try:
             reading = LogReading(connection, path)
             check_head(reading, read_head(path.with_suffix(".head")), path)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise translated(error, path) from error
         owner = reading.epochs[-1].node
     if node is not None and owner != node:

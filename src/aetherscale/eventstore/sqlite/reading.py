@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
-from aetherscale.eventstore.sqlite.connection import connect_read_only, translated, verify_hint
+from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect_read_only, translated, verify_hint
 from aetherscale.eventstore.store import PAGE, Accepted, Damaged, NotALog, StoredEvent, StoredType, TooNew
 
 APPLICATION_ID: Final = 0x41534556
@@ -41,14 +41,17 @@ class Epoch(Struct, frozen=True):
 
 
 class LogReading:
-    """What can be asked of a log through one connection. Makes sure first that it is a log that we know."""
+    """What can be asked of a log through one connection. Makes sure first that it is a log that we know.
+
+    The three that are generators have to be closed before the connection, which lives on in secret otherwise.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         """Raises `NotALog`, `TooNew`, `Damaged`, sqlite3.Error."""
         self._connection = connection
         self._path = path
         _check_header(connection, path)
-        rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq")
+        rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq").fetchall()
         self.epochs = [Epoch(*self._typed(row, int, str, str, int)) for row in rows]
         if not self.epochs or self.epochs[0].first_seq != 1:
             raise Damaged(f"{path}: the log does not say whose it is; {verify_hint(path)}", 1)
@@ -76,13 +79,13 @@ class LogReading:
             wanted = f" AND type_id IN (SELECT id FROM types WHERE name IN ({_places(types)}))"  # noqa: S608 - question marks
         sql = f"{_EVENTS} WHERE seq > ?{wanted} ORDER BY seq LIMIT ?"
         parameters = (after, *(types or ()), limit)
-        events = self._events(self._connection.execute(sql, parameters))
+        events = self._events(self._connection.execute(sql, parameters).fetchall())
         if types is None and events and events[-1].seq - after != len(events):
             seq = next(seq for seq, event in enumerate(events, after + 1) if event.seq != seq)
             raise Damaged(f"{self._path}: event {seq} is missing; {verify_hint(self._path)}", seq)
         return events
 
-    def read_all(self) -> Iterator[StoredEvent]:
+    def read_all(self) -> Generator[StoredEvent, None, None]:
         """Every event in order, as it stands in the file. Raises sqlite3.Error."""
         cursor = self._connection.execute(f"{_EVENTS} ORDER BY seq")
         while rows := cursor.fetchmany(PAGE):
@@ -94,7 +97,7 @@ class LogReading:
         if number is None:
             return []
         sql = f"{_EVENTS} WHERE stream_id = ? AND version > ? ORDER BY version"
-        events = self._events(self._connection.execute(sql, (*number, after_version)))
+        events = self._events(self._connection.execute(sql, (*number, after_version)).fetchall())
         for version, event in enumerate(events, after_version + 1):
             if event.version != version:
                 raise Damaged(f"{self._path}: stream {stream}: version {version} is missing; {verify_hint(self._path)}")
@@ -115,10 +118,10 @@ class LogReading:
     def accepted_of(self, keys: Sequence[bytes]) -> dict[bytes, Accepted]:
         """What commands led to, by their keys; without those that were not accepted."""
         sql = f"SELECT key, digest, first_seq, last_seq FROM commands WHERE key IN ({_places(keys)})"  # noqa: S608
-        rows = [self._typed(row, bytes, bytes, int, int) for row in self._connection.execute(sql, keys)]
+        rows = [self._typed(row, bytes, bytes, int, int) for row in self._connection.execute(sql, keys).fetchall()]
         return {key: Accepted(*accepted) for key, *accepted in rows}
 
-    def commands(self) -> Iterator[tuple[int, StoredCommand]]:
+    def commands(self) -> Generator[tuple[int, StoredCommand], None, None]:
         """Every accepted command with the number of its commit, in the order of commits. Raises sqlite3.Error."""
         sql = "SELECT batch, key, digest, first_seq, last_seq FROM commands ORDER BY batch, key"
         for row in self._connection.execute(sql):
@@ -126,7 +129,7 @@ class LogReading:
             tenant, _, command_id = key.decode(errors="replace").partition("\0")
             yield batch, StoredCommand(tenant, command_id, Accepted(*accepted))
 
-    def links(self) -> Iterator[Head]:
+    def links(self) -> Generator[Head, None, None]:
         """Every link of the hash chain in order. Raises sqlite3.Error."""
         for row in self._connection.execute("SELECT number, last_seq, link FROM batches ORDER BY number"):
             yield Head(*self._typed(row, int, int, bytes))
@@ -134,8 +137,8 @@ class LogReading:
     def counts(self) -> tuple[int, int, int]:
         """How many streams, accepted commands and commits there are."""
         names = ("streams", "commands", "batches")
-        rows = (self._connection.execute(f"SELECT count(*) FROM {name}") for name in names)  # noqa: S608 - constants
-        streams, commands, batches = (row.fetchone()[0] for row in rows)
+        rows = [self._connection.execute(f"SELECT count(*) FROM {name}").fetchone() for name in names]  # noqa: S608
+        streams, commands, batches = (row[0] for row in rows)
         return streams, commands, batches
 
     def time_us_of(self, seq: int) -> int | None:
@@ -145,7 +148,7 @@ class LogReading:
 
     def faults(self) -> list[str]:
         """What SQLite itself finds wrong with its pages, indexes and references; at most ten of each."""
-        found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(10)")]
+        found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(10)").fetchall()]
         faults = [] if found == ["ok"] else found
         for table, row_id, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(10):
             faults.append(f"{table} {row_id} refers to a row of {parent} that is not there")
@@ -170,7 +173,7 @@ class LogReading:
             raise Damaged(f"{self._path}: the log is damaged: a row reads {row!r:.200}; {verify_hint(self._path)}")
         return row
 
-    def _events(self, rows: Iterator[_Row] | Sequence[_Row]) -> list[StoredEvent]:
+    def _events(self, rows: Sequence[_Row]) -> list[StoredEvent]:
         epochs, streams = self.epochs, self._streams
         events: list[StoredEvent] = []
         for row in rows:
@@ -219,7 +222,7 @@ class LogReading:
         return kind
 
     def _all_types(self) -> dict[int, StoredType]:
-        rows = self._connection.execute("SELECT id, name, schema, written_by FROM types ORDER BY id")
+        rows = self._connection.execute("SELECT id, name, schema, written_by FROM types ORDER BY id").fetchall()
         self._types = {row[0]: StoredType(*self._typed(row, int, str, int, str)[1:]) for row in rows}
         return self._types
 
@@ -231,7 +234,7 @@ def snapshot(path: Path) -> Iterator[LogReading]:
         try:
             with at_one_moment(connection):
                 yield LogReading(connection, path)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise translated(error, path) from error
 
 

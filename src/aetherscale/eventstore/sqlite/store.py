@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -38,18 +39,24 @@ async def open_store(
     with `close`, which leaves a single checkpointed file. Raises `Locked`, `NotALog`, `TooNew`, `WrongNode`, `Damaged`,
     `StorageFull`, OSError.
     """
-    lock = Lock(path.with_suffix(".lock"))
-    try:
+    async with AsyncExitStack() as undo:
+        lock = Lock(path.with_suffix(".lock"))
+        undo.callback(lock.release)
         reserve = Reserve(path.with_suffix(".reserve"), reserve_bytes)
-        try:
-            backend = await SqliteBackend.open(path, Epoch(1, node, epoch, now_us), program, reserve, lock)
-            return await LogStore.start(backend)
-        except BaseException:
-            reserve.close()
-            raise
-    except BaseException:
-        lock.release()
-        raise
+        undo.callback(reserve.close)
+        ours = Epoch(1, node, epoch, now_us)
+        writer = await Connection.open(lambda: open_log(path, ours, reserve), path)
+        undo.push_async_callback(writer.close)
+        reader = await Connection.open(lambda: connect_read_only(path), path)
+        undo.push_async_callback(reader.close)
+        undo.push_async_callback(writer.close)  # before the reader, so that nothing is checkpointed
+        reading = await reader.run(lambda: LogReading(reader.plain, path))
+        head_file = HeadFile(path.with_suffix(".head"))
+        undo.callback(head_file.close)
+        writing = await writer.run(lambda: LogWriting(writer.plain, path, program, head_file, reserve))
+        store = await LogStore.start(SqliteBackend(writer, writing, reader, reading, reserve, lock))
+        undo.pop_all()
+        return store
 
 
 async def open_reader(path: Path) -> SqliteReader:
@@ -140,24 +147,6 @@ class SqliteBackend(_Reads):
         self._reserve = reserve
         self._lock = lock
         self._broken = False
-
-    @classmethod
-    async def open(cls, path: Path, ours: Epoch, program: str, reserve: Reserve, lock: Lock) -> SqliteBackend:
-        """Both connections. Reserve and lock are the backend's from then on."""
-        writer = await Connection.open(lambda: open_log(path, ours, reserve), path)
-        try:
-            reader = await Connection.open(lambda: connect_read_only(path), path)
-            try:
-                reading = await reader.run(lambda: LogReading(reader.plain, path))
-                head_file = HeadFile(path.with_suffix(".head"))
-                writing = await writer.run(lambda: LogWriting(writer.plain, path, program, head_file, reserve))
-                return cls(writer, writing, reader, reading, reserve, lock)
-            except BaseException:
-                await reader.close()
-                raise
-        except BaseException:
-            await writer.close()
-            raise
 
     async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         """As in `Backend`."""

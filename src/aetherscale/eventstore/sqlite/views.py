@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot
-from aetherscale.eventstore.sqlite.connection import Connection, connect, translated
+from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, Connection, connect, translated
 from aetherscale.eventstore.sqlite.files import PRIVATE
 from aetherscale.eventstore.store import StorageFull, StoreError
 
@@ -123,7 +123,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             connection.close()
             raise StoreError(f"{path}: has schema {version}, expected {SCHEMA_VERSION}")
         connection.execute("SELECT count(position) FROM snapshots").fetchone()
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         connection.close()
         raise translated(error, path) from error
     return connection

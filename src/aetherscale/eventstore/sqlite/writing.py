@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
 from aetherscale.eventstore.plan import Plan, plan
-from aetherscale.eventstore.sqlite.connection import RESTART, translated
+from aetherscale.eventstore.sqlite.connection import RESTART, SQLITE_ERRORS, translated
 from aetherscale.eventstore.sqlite.files import HeadFile, Reserve
 from aetherscale.eventstore.sqlite.opening import insert_epochs
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, command_key
@@ -138,7 +138,7 @@ class LogWriting:
             yield
             self._connection.execute("COMMIT")
             self._forgotten = False
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise translated(error, self._path, committing=True) from error
         finally:
             if self._connection.in_transaction:
