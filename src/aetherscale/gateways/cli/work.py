@@ -93,11 +93,14 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
 
 
 def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Failure:
-    phase = progress.phase or "nothing heard of it yet"
     look = f"aetherscale {kind} show {progress.subject}"
+    if progress.phase:
+        so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work goes on: this is no failure"
+    else:
+        so_far = f"no word of {kind} {progress.subject} yet; it may be under way"
     return Failure(
         504,
-        f"{what}; {kind} {progress.subject} was at: {phase}. The work goes on: this is no failure",
+        f"{what}; {so_far}",
         hint=f"aetherscale vm wait {progress.subject}, or: {look}" if kind == "vm" else look,
         status=WAIT_RAN_OUT,
         details={"phase": progress.phase, f"{kind}-id": reference},
