@@ -20,8 +20,11 @@ def tiny_image(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
     return build_tiny(tmp_path_factory.mktemp("tiny") / "tiny.img", pytestconfig)
 
 
-# The channel is in a blocking write(2), which is number 1: it does not spin.
-WAITS_FOR_A_HOST = 'until [ "$(cut -d " " -f 1 /proc/$(pidof ready-channel)/syscall)" = 1 ]; do sleep 0.1; done'
+# The channel is in a blocking system call, 1 for write and 0 for read: it does not spin, and says nothing unasked.
+WAITS_FOR_A_HOST, WAITS_FOR_A_QUESTION = (
+    f'until [ "$(cut -d " " -f 1 /proc/$(pidof ready-channel)/syscall)" = {call} ]; do sleep 0.1; done'
+    for call in (1, 0)
+)
 
 
 def overlay(image: tiny.BuiltImage, path: Path, size: str = "") -> Path:
@@ -64,11 +67,12 @@ async def test_a_host_is_told_that_the_guest_is_ready_unasked_and_whenever_it_as
             for _ in range(3):
                 writer.write(b"?\n")
                 assert await reader.readline() == b"ready\n"
+        await guest.prompt()
+        await guest.run(WAITS_FOR_A_QUESTION)
         await guest.hang_up()
         # So soon that the guest may not have seen the host go, and then after it has.
         for _ in range(3):
             await guest.ready()
-        await guest.prompt()
         await guest.run(WAITS_FOR_A_HOST)
         reader, _ = await guest.connect("ready")
         async with asyncio.timeout(PATIENCE_S):
