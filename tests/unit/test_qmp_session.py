@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -190,3 +191,37 @@ async def test_a_connection_that_was_closed_on_purpose_is_not_lost() -> None:
         monitor.close()
         assert await fake.reader.read() == b""
         assert not heard.lost.is_set()
+
+
+async def turns(count: int) -> None:
+    """Let the loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("count", range(8))
+async def test_an_attempt_that_is_cancelled_hangs_up(count: int) -> None:
+    async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
+        # QEMU serves one client at a time: one that is left connected would shut the next one out.
+        attempt = asyncio.get_running_loop().create_task(
+            Monitor.connect(ours, tasks, lambda name, data: None, lambda: None)
+        )
+        await turns(count)
+        attempt.cancel()
+        result = await asyncio.gather(attempt, return_exceptions=True)
+        if count:
+            del ours
+            assert await fake.reader.read() == b""
+        assert isinstance(result[0], asyncio.CancelledError)
+
+
+async def test_a_node_that_stops_while_a_connection_breaks_leaves_nothing_unseen() -> None:
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
+    for count in range(12):
+        async with connected() as (fake, _, _):
+            fake.writer.transport.abort()
+            await turns(count)
+    gc.collect()
+    await turns(1)
+    assert unseen == []

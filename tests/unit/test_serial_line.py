@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from aetherscale.actors.compute.qemu import console
 from aetherscale.actors.compute.qemu.console import ConsoleLog, SerialLine, stored_log
 from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, VmDirectory
 from aetherscale.actors.compute.readers import Reader, Readers
+from aetherscale.kernel.errors import Refused
 
 VM = "0123456789abcdef"
 
@@ -69,7 +71,7 @@ class Qemu:
 
     def say(self, data: bytes) -> None:
         self.log_only(data)
-        self.line.data_received(data)
+        self.line.feed(data)
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ async def test_past_and_present_meet_without_a_gap_and_without_a_byte_twice(
     # QEMU has written this to the log already, and it is on its way through the socket.
     qemu.log_only(numbers(200, 210))
     reader = qemu.line.attach_with_log(tail_bytes)
-    qemu.line.data_received(numbers(200, 210))
+    qemu.line.feed(numbers(200, 210))
     qemu.say(numbers(210, 220))
     assert await drained(reader) == numbers(0, 220)[max(0, 1600 - tail_bytes) :]
 
@@ -134,6 +136,72 @@ async def test_a_new_run_begins_with_nothing_on_the_line_and_everything_in_the_l
     qemu.say(b"run 2\n")
     assert await drained(qemu.line.attach()) == b"run 2\n"
     assert await drained(qemu.line.attach_with_log(1000)) == b"run 1\nrun 2\n"
+
+
+async def turns(count: int) -> None:
+    """Let the loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def connected(line: SerialLine) -> socket.socket:
+    """QEMU's end of a fresh connection to the line."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    await line.connect(ours)
+    return theirs
+
+
+async def test_a_line_outlives_its_connections_and_ends_with_its_process(directory: VmDirectory) -> None:
+    loop = asyncio.get_running_loop()
+    line = SerialLine(ConsoleLog(directory), fresh=True)
+    reader = line.attach()
+    output = reader.output()
+    async with asyncio.timeout(30):
+        first = await connected(line)
+        await loop.sock_sendall(first, b"one")
+        assert await anext(output) == b"one"
+        first.close()
+        await turns(5)
+        assert not line.is_connected
+        sending = loop.create_task(reader.send(b"typed"))
+        second = await connected(line)
+        assert await loop.sock_recv(second, 100) == b"typed"
+        await sending
+        third = await connected(line)
+        second.close()
+        await turns(5)
+        assert line.is_connected
+        # The last words of a process are in the socket when it is known to be gone.
+        await loop.sock_sendall(third, b"two")
+        line.finish()
+        third.close()
+        assert [piece async for piece in output] == [b"two"]
+        with pytest.raises(Refused):
+            await reader.send(b"x")
+    assert not line.is_connected
+
+
+async def test_an_attempt_to_connect_that_is_cancelled_leaves_the_line_as_it_was(directory: VmDirectory) -> None:
+    loop = asyncio.get_running_loop()
+    line = SerialLine(ConsoleLog(directory), fresh=True)
+    output = line.attach().output()
+    for count in (1, 2):
+        ours, theirs = socket.socketpair()
+        attempt = loop.create_task(line.connect(ours))
+        await turns(count)
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        assert attempt.cancelled()
+        assert not line.is_connected
+        theirs.close()
+    async with asyncio.timeout(30):
+        last = await connected(line)
+        await loop.sock_sendall(last, b"hello")
+        assert await anext(output) == b"hello"
+        line.close()
+        assert [piece async for piece in output] == []
+    last.close()
 
 
 async def test_a_log_is_never_read_or_shortened_through_a_symbolic_link(directory: VmDirectory, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Final, cast
 
@@ -78,8 +79,8 @@ class ConsoleLog:
             os.close(descriptor)
 
 
-class SerialLine(asyncio.Protocol):
-    """The node's end of the serial line.
+class SerialLine:
+    """The serial line of one process, whatever connections to it come and go.
 
     `fresh` says that it is connected before the guest runs, so that all that the guest ever writes in this run comes
     through it. Otherwise the recent past is taken from the log, once.
@@ -93,9 +94,20 @@ class SerialLine(asyncio.Protocol):
         past = b"" if fresh else self._log.read(self._position - RECENT_BYTES, self._position)
         self._readers = Readers(self._send, past)
         self._unlooked_bytes = 0
-        self._transport: asyncio.Transport | None = None
+        self._connection: _Connection | None = None
         self._writable = asyncio.Event()
-        self._ended = False
+        self._is_over = False
+
+    async def connect(self, to: socket.socket) -> None:
+        """Use a connection to QEMU's end of the line from now on; takes it over."""
+        loop = asyncio.get_running_loop()
+        _, self._connection = await loop.create_unix_connection(lambda: _Connection(self), sock=to)
+        self._writable.set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to QEMU."""
+        return self._connection is not None
 
     def attach(self) -> Reader:
         """A new reader, which gets the recent past first."""
@@ -109,20 +121,8 @@ class SerialLine(asyncio.Protocol):
         older = self._log.read(self._position - tail_bytes, self._position - len(recent))
         return self._readers.attach(older + recent)
 
-    def close(self) -> None:
-        """Let go of the line; readers see its end."""
-        if self._transport is not None:
-            self._transport.abort()
-        self.connection_lost(None)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
-        # Another loop's transport, as uvloop's, has the methods and not the class.
-        self._transport = cast(asyncio.Transport, transport)
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
+    def feed(self, data: bytes) -> None:
+        """Take what the guest wrote."""
         self._position += len(data)
         self._readers.feed(data)
         self._unlooked_bytes += len(data)
@@ -130,25 +130,39 @@ class SerialLine(asyncio.Protocol):
             self._unlooked_bytes = 0
             self._shorten()
 
-    def pause_writing(self) -> None:
-        """Called by asyncio."""
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        """Called by asyncio."""
+    def finish(self) -> None:
+        """The process is gone. What it has written last is still read; then readers see the end."""
+        self._is_over = True
         self._writable.set()
+        if self._connection is None:
+            self._readers.end()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncio when QEMU has ended."""
-        self._ended = True
-        self._writable.set()
-        self._readers.end()
+    def close(self) -> None:
+        """Let go of the line at once; readers see its end."""
+        self.finish()
+        if self._connection is not None:
+            self._connection.transport.abort()
+
+    def lost(self, connection: _Connection) -> None:
+        """A connection has ended; the line goes on for as long as the process does."""
+        if connection is self._connection:
+            self._connection = None
+            self.pace(writable=self._is_over)
+            if self._is_over:
+                self._readers.end()
+
+    def pace(self, *, writable: bool) -> None:
+        """Whether QEMU takes more input now."""
+        if writable:
+            self._writable.set()
+        else:
+            self._writable.clear()
 
     async def _send(self, data: bytes) -> None:
         await self._writable.wait()
-        if self._ended or self._transport is None:
+        if self._is_over or self._connection is None:
             raise Refused(409, "the VM has ended")
-        self._transport.write(data)
+        self._connection.transport.write(data)
 
     def _shorten(self) -> None:
         try:
@@ -156,6 +170,31 @@ class SerialLine(asyncio.Protocol):
         except OSError as error:
             # A log that cannot be shortened now is no reason to stop reading the line.
             log.warning("could not shorten %s: %s", CONSOLE_LOG, error)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection to QEMU's end of a serial line."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, line: SerialLine) -> None:
+        self._line = line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Another loop's transport, as uvloop's, has the methods and not the class.
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._line.feed(data)
+
+    def pause_writing(self) -> None:
+        self._line.pace(writable=False)
+
+    def resume_writing(self) -> None:
+        self._line.pace(writable=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._line.lost(self)
 
 
 async def stored_log(directory: VmDirectory, tail_bytes: int) -> AsyncIterator[bytes]:

@@ -72,6 +72,7 @@ class Machine:
         self._monitor: Monitor | None = None
         self._ready_port: ReadyPort | None = None
         self._asked_to_go = False
+        self._attaching = asyncio.Lock()
         asyncio.get_running_loop().add_reader(pidfd, self._has_exited)
 
     # --- connections -------------------------------------------------------------------------------------------------
@@ -79,24 +80,27 @@ class Machine:
     async def attach(self) -> None:
         """Connect to what is not connected yet. Raises `Unresponsive`, also where the process is just dying."""
         try:
-            await self._attach_ports()
-            if self._monitor is None:
-                connection = self.directory.connect(QMP)
-                self._monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
+            # One at a time: a second connection would wait until QEMU has done with the first.
+            async with self._attaching:
+                await self._attach_ports()
+                if self._monitor is None:
+                    connection = self.directory.connect(QMP)
+                    self._monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
         except OSError as error:
             raise Unresponsive(f"could not connect to QEMU: {error.strerror or error}") from error
 
     async def _attach_ports(self) -> None:
-        if self._ready_port is not None:
-            return
         loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self.line, sock=self.directory.connect(SERIAL))
-        agent = AgentPort()
-        await loop.create_unix_connection(lambda: agent, sock=self.directory.connect(AGENT))
-        self.guest.agent = agent
-        ready_port = ReadyPort(lambda: self.guest.is_ready("channel"))
-        await loop.create_unix_connection(lambda: ready_port, sock=self.directory.connect(READY))
-        self._ready_port = ready_port
+        if not self.line.is_connected:
+            await self.line.connect(self.directory.connect(SERIAL))
+        if self.guest.agent is None or not self.guest.agent.is_open:
+            agent = AgentPort()
+            await loop.create_unix_connection(lambda: agent, sock=self.directory.connect(AGENT))
+            self.guest.agent = agent
+        if self._ready_port is None or not self._ready_port.is_open:
+            ready_port = ReadyPort(lambda: self.guest.is_ready("channel"))
+            await loop.create_unix_connection(lambda: ready_port, sock=self.directory.connect(READY))
+            self._ready_port = ready_port
 
     async def reattach(self) -> None:
         """Connect after a restart of the node and catch up on what happened; go on trying where QEMU does not answer.
@@ -152,6 +156,7 @@ class Machine:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._let_go()
+            self.line.close()
 
     def _let_go(self) -> None:
         self.guest.forget()
@@ -160,7 +165,6 @@ class Machine:
         for port in (self.guest.agent, self._ready_port):
             if port is not None:
                 port.close()
-        self.line.close()
 
     def _has_exited(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -169,6 +173,7 @@ class Machine:
         self.gone.set()
         self.guest.ended.set()
         self._let_go()
+        self.line.finish()
         if not self._asked_to_go:
             detail = "" if self.exit != Exit() else "exit status unknown: the process was not this node's child"
             code, number = self.exit

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -96,16 +96,25 @@ class Monitor:
         """
         monitor = cls(connection, on_event)
         try:
-            async with asyncio.timeout(CALL_LIMIT_S):
-                await monitor._client.connect(connection)
-        except TimeoutError:
+            await monitor._negotiate()
+        except BaseException:
+            # However it ended: QEMU serves one client at a time, and would go on serving this one.
             connection.close()
-            raise Unresponsive(f"QMP: no greeting within {CALL_LIMIT_S:g} s") from None
-        except ConnectError as error:
-            connection.close()
-            raise Unresponsive(f"QMP: {error}") from error
+            raise
         tasks.spawn(monitor._attend(on_lost), "QMP")
         return monitor
+
+    async def _negotiate(self) -> None:
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                await self._client.connect(self._connection)
+        except TimeoutError:
+            raise Unresponsive(f"QMP: no greeting within {CALL_LIMIT_S:g} s") from None
+        except ConnectError as error:
+            raise Unresponsive(f"QMP: {error}") from error
+        except _BROKEN as error:
+            # What breaks while a cancelled attempt is being cleared away comes as it is.
+            raise Unresponsive(f"QMP: {error!r}") from error
 
     async def execute(self, command: str) -> Any:
         """Run a command and return what it returns. Raises `Unresponsive` and `Rejected`."""
@@ -132,7 +141,7 @@ class Monitor:
             # With the socket shut down nothing is left to be flushed, which could take for ever.
             self._shut_down()
             try:
-                await self._client.disconnect()
+                await _to_the_end(self._client.disconnect())
             except _BROKEN as error:
                 log.debug("QMP connection ended: %r", error)
             finally:
@@ -150,3 +159,17 @@ class Monitor:
         data = event.get("data")
         self._on_event(str(event["event"]), data if isinstance(data, Mapping) else {})
         return False
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await short work that must not be left half done, whoever cancels meanwhile."""
+    task = asyncio.get_running_loop().create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as request:
+            cancelled = request
+    task.result()
+    if cancelled is not None:
+        raise cancelled
