@@ -219,6 +219,7 @@ async def test_a_value_that_became_one_of_another_kind_is_damage(world: SqliteWo
     with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
         assert connection.execute(change).rowcount == 1
     assert verify(world.path).problems
+    await can_be_served(world.path)
 
 
 async def test_a_command_that_no_commit_has_is_seen(world: SqliteWorld) -> None:
