@@ -20,10 +20,10 @@ def tiny_image(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
     return build_tiny(tmp_path_factory.mktemp("tiny") / "tiny.img", pytestconfig)
 
 
-# The channel is in a blocking system call, 1 for write and 0 for read: it does not spin, and says nothing unasked.
+# The channel is in a blocking system call, so it does not spin, and says nothing unasked: write is 1, poll is 7.
 WAITS_FOR_A_HOST, WAITS_FOR_A_QUESTION = (
     f'until [ "$(cut -d " " -f 1 /proc/$(pidof ready-channel)/syscall)" = {call} ]; do sleep 0.1; done'
-    for call in (1, 0)
+    for call in (1, 7)
 )
 
 
