@@ -182,7 +182,7 @@ async def test_the_nats_program_publishes_without_waiting_for_an_answer(node: Ru
     await client.flush()
     await nats(node, "pub", "aether.v1.default.cmd.compute.create-vm", '{"image": "my-image", "name": "silent"}')
     await events.next_msg(WAIT_S)
-    view = await node.until_vm("silent", phase="running")
+    view = await node.until_vm("silent", observed="running")
     assert view["name"] == "silent"
 
 
