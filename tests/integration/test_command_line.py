@@ -88,6 +88,17 @@ class TestVms:
         assert await told(node, "vm", "list") == []
         assert [vm["phase"] for vm in await told(node, "vm", "list", "--all")] == ["deleted"]
 
+    @pytest.mark.parametrize(
+        ("flag", "field"), [("--cpus 0", "cpus"), ("--memory 0M", "memory"), ("--disk 0G", "disk")]
+    )
+    async def test_nothing_of_something_is_refused_and_not_taken_for_left_out(
+        self, node: RunningNode, flag: str, field: str
+    ) -> None:
+        status, out, err = await node.cli("vm", "create", "web", "--image", "blank", *flag.split())
+        assert (status, out) == (2, ""), err
+        assert field in err
+        assert await told(node, "vm", "list", "--all") == []
+
     async def test_a_list_is_sorted_and_can_be_narrowed(self, node: RunningNode) -> None:
         for name, label in (("b", "x=1"), ("a", "x=2"), ("c", "x=1")):
             await good(node, "vm", "create", name, "--image", "blank", "--label", label)

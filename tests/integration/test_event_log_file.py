@@ -63,6 +63,19 @@ async def test_a_tidy_close_leaves_one_checkpointed_file_and_the_small_ones_besi
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (6,)
 
 
+async def test_a_tidy_close_checkpoints_beside_a_reader_that_stays(world: SqliteWorld) -> None:
+    store = await filled(world)
+    reader = await open_reader(world.path)
+    assert len(await reader.read(0)) == 6
+    await store.close()
+
+    with closing(sqlite3.connect(f"file:{world.path}?immutable=1", uri=True)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (6,)
+    assert world.path.with_name("events.db-wal").stat().st_size == 0
+    assert len(await reader.read(0)) == 6
+    await reader.close()
+
+
 async def test_nobody_else_may_read_the_log(world: SqliteWorld) -> None:
     store = await filled(world)
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in world.path.parent.iterdir()}

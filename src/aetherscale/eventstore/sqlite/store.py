@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from aetherscale.eventstore.store import (
     InDoubt,
     StoredEvent,
     StoredType,
+    StoreError,
 )
 
 POLL_S: Final = 0.1
@@ -164,7 +165,8 @@ class SqliteBackend(_Reads):
         """As in `Backend`.
 
         The connection that is closed last checkpoints the write-ahead log and removes it, if it can write. So the
-        writer is closed last, unless the log is in doubt: nothing more may be written to that one.
+        writer is closed last, unless the log is in doubt: nothing more may be written to that one. Where a reader in
+        another process stays, it would be that one, which cannot write; so the log is checkpointed before.
         """
         try:
             await self._close_connections()
@@ -183,7 +185,14 @@ class SqliteBackend(_Reads):
         finally:
             first, last = (self._writer, self._connection) if self._broken else (self._connection, self._writer)
             await first.close()
+            if not self._broken:
+                await self._checkpoint()
             await last.close()
+
+    async def _checkpoint(self) -> None:
+        """Bring everything into the one file and empty the write-ahead log; what cannot be done stays for the next."""
+        with suppress(StoreError):
+            await self._writer.run(lambda: self._writer.plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
 
 def _checked(connection: Connection, path: Path) -> LogReading:

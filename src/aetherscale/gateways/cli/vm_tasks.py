@@ -35,7 +35,12 @@ def create_vm(context: Context) -> None:
         "ssh-keys": [_text_of(path) for path in values["ssh-key"]],
         "groups": values["group"],
     }
-    options |= {name: value for name, value in given.items() if value not in (None, False, [], {})}
+    left_out: tuple[object, ...] = ([], {})  # by equality; a 0 equals False, and somebody has asked for it
+    options |= {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value not in left_out
+    }
     if values["no-autostart"]:
         options["autostart"] = False
     _work(context, "create-vm", options, values["NAME"] or "new VM")
