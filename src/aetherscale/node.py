@@ -154,9 +154,10 @@ class Node:
     def _base_image(self, tenant: str, reference: str) -> BaseImage:
         image = self._images.usable(tenant, reference).state
         assert image.format is not None
+        assert image.size_bytes is not None
         assert image.virtual_size_bytes is not None
         size_mib = -(-image.virtual_size_bytes // MIB)
-        return BaseImage(image.id, image.name, image.format, size_mib, image.ready_channel)
+        return BaseImage(image.id, image.name, image.format, image.size_bytes, size_mib, image.ready_channel)
 
     def _used_by(self, image_id: str) -> Sequence[str]:
         vms = (entity.state for entity in self._registries.vms.entities.values())

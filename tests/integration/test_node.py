@@ -277,6 +277,17 @@ class TestErrors:
         assert len(await log_of(node)) == before
         assert not list((node.state_dir / "vms").glob("*"))
 
+    async def test_a_damaged_image_undoes_the_create_and_says_so(self, node: RunningNode) -> None:
+        (image,) = (node.state_dir / "images").glob("*.raw")
+        image.chmod(0o600)
+        os.truncate(image, 1 << 20)
+        answer = await node.task("compute", "create-vm", image="tiny", name="web", memory_mib=128)
+        assert answer["type"] == "error"
+        assert "is damaged" in answer["message"]
+        assert answer["details"]["phase"] == "provisioning"
+        assert await node.vms() == []
+        assert not list((node.state_dir / "vms").glob("*"))
+
     async def test_too_little_memory_undoes_the_create(self, node: RunningNode) -> None:
         answer = await node.task("compute", "create-vm", image="tiny", name="huge", memory_mib=16 * 1024 * 1024)
         assert answer["type"] == "error"

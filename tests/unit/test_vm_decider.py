@@ -26,6 +26,7 @@ SPEC = commands.VmSpec(
     image_id="1123456789abcdef",
     image="tiny",
     image_format="raw",
+    image_size_bytes=1 << 20,
     ready_channel="channel",
     cpus=1,
     memory_mib=128,

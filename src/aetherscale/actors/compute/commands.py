@@ -106,6 +106,8 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     image_id: str
     image: str
     image_format: Literal["qcow2", "raw"]
+    image_size_bytes: int
+    """The size of the image's file, by which a damaged one is noticed before anything is made of it."""
     ready_channel: ReadyChannel
     cpus: int
     memory_mib: int

@@ -47,6 +47,7 @@ class BaseImage(Struct, frozen=True):
     id: str
     name: str
     format: Literal["qcow2", "raw"]
+    size_bytes: int
     virtual_size_mib: int
     ready_channel: ReadyChannel
 
@@ -141,6 +142,7 @@ class Compute:
             image_id=image.id,
             image=image.name,
             image_format=image.format,
+            image_size_bytes=image.size_bytes,
             ready_channel=image.ready_channel,
             cpus=options.cpus,
             memory_mib=options.memory_mib,

@@ -28,6 +28,8 @@ class ProvisionDisk(Struct, frozen=True):
     image_id: str
     image_format: Literal["qcow2", "raw"]
     disk_mib: int
+    image_size_bytes: int | None = None
+    """The size that the image's file has to have, where it is known."""
     deadline_s: float = 60.0
     not_before_us: int = 0
 

@@ -214,6 +214,7 @@ def pending(vm: Vm) -> ComputeEffect | None:
                 image_id=vm.spec.image_id,
                 image_format=vm.spec.image_format,
                 disk_mib=vm.spec.disk_mib,
+                image_size_bytes=vm.spec.image_size_bytes,
                 not_before_us=vm.not_before_us,
             )
         case "booting":

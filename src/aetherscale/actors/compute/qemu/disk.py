@@ -28,9 +28,11 @@ def provision(
     image_format: Literal["qcow2", "raw"],
     disk_mib: int,
     write_overlay: WriteOverlay,
+    image_size_bytes: int | None = None,
 ) -> int:
     """Ensure the disk; returns its size in MiB, never smaller than the image's. Raises `HostFault`, `OSError`.
 
+    `image_size_bytes` is the size that the image's file has to have, where it is known.
     A disk that is there is left as it is. Where it fails nothing is left of the directory.
     """
     if (directory.path / DISK).is_file():
@@ -40,6 +42,7 @@ def provision(
     try:
         directory.make()
         _require_room(directory)
+        _require_whole(image, image_size_bytes)
         size_mib = max(disk_mib, -(-_image_size_bytes(image, image_format) // MIB))
         _link(image, directory.path / BASE)
         fresh = directory.path / _FRESH_DISK
@@ -51,6 +54,15 @@ def provision(
         directory.remove()
         raise
     return size_mib
+
+
+def _require_whole(image: Path, size_bytes: int | None) -> None:
+    if size_bytes is not None and (found_bytes := image.stat().st_size) != size_bytes:
+        raise HostFault(
+            f"the image {image} is damaged: it has {found_bytes} bytes, and had {size_bytes} when it was stored",
+            hint="import or build it again under another name; aetherscale image list",
+            retryable=False,
+        )
 
 
 def disk_size_mib(directory: VmDirectory) -> int:

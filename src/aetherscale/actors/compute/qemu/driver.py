@@ -127,7 +127,9 @@ class QemuDriver:
     def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format)
         directory = self._directory(effect.vm_id)
-        size_mib = disk.provision(directory, image, effect.image_format, effect.disk_mib, self._write_overlay)
+        size_mib = disk.provision(
+            directory, image, effect.image_format, effect.disk_mib, self._write_overlay, effect.image_size_bytes
+        )
         return DiskProvisioned(effect.key, size_mib)
 
     async def _boot(self, effect: BootVm, progress: Progress) -> ComputeOutcome:
