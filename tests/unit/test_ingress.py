@@ -338,6 +338,23 @@ async def test_there_is_a_sign_of_life_while_there_is_nothing_to_say() -> None:
     await node.ingress.close()
 
 
+async def test_a_reply_that_nobody_listens_to_any_more_ends_and_makes_room() -> None:
+    node = Node(keepalive_s=0.01, max_open_streams=1)
+    await node.ingress.start()
+    inbox = Inbox()
+    listening = await node.caller.listen("my.inbox", "", inbox.messages.put_nowait)
+    await node.caller.publish(cmd("wait"), b"", reply="my.inbox")
+    assert msgspec.json.decode((await inbox.next()).body)["status"] == "waiting"
+    sign = msgspec.json.decode((await inbox.next()).body)
+    assert sign["status"] == "working"
+    assert not node.component.left.is_set()
+    await listening.unsubscribe()
+    async with asyncio.timeout(WAIT_S):
+        await node.component.left.wait()
+    assert (await node.ask(cmd("create-vm")))[-1]["type"] == "result"
+    await node.ingress.close()
+
+
 async def test_more_requests_than_the_limit_are_refused_until_there_is_room() -> None:
     node = Node(max_open_streams=2)
     await node.ingress.start()

@@ -30,16 +30,25 @@ class Answer:
     """The reply to one request, on all subjects that wait for it; on none the work is done all the same."""
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, node: str, targets: Sequence[str], *, fan_out: bool, keepalive_s: float
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        node: str,
+        targets: Sequence[str],
+        *,
+        fan_out: bool,
+        keepalive_s: float,
+        deserted: str = "",
     ) -> None:
-        self._bus, self._tasks = bus, tasks
+        """`deserted` is where the broker may say that nobody listens to the reply any more."""
+        self._bus, self._tasks, self._deserted = bus, tasks, deserted
         self._headers = {NODE: node}
         self._targets = targets
         self._fan_out = fan_out
         self._items: list[Mapping[str, Any]] = []
         self._keepalive_s = keepalive_s
         self._loop = asyncio.get_running_loop()
-        self._begun = self._said = self._loop.time()
+        self._begun = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._over = self._ended = False
         if targets and not fan_out:
@@ -52,7 +61,6 @@ class Answer:
         """
         if self._over:
             return
-        self._said = self._loop.time()
         self._over = replies.is_final(chunk)
         if self._fan_out and chunk["type"] == "item":
             self._items.append({name: value for name, value in chunk.items() if name != "type"})
@@ -79,24 +87,22 @@ class Answer:
             self._over = True
             await self._publish(replies.error(Refused(413, f"the answer is too large: {too_large}")))
 
-    async def _send(self, body: bytes, headers: Mapping[str, str] | None) -> None:
+    async def _send(self, body: bytes, headers: Mapping[str, str] | None, *, ask: bool = False) -> None:
         try:
             for target in self._targets:
-                await self._bus.publish(target, body, headers)
+                await self._bus.publish(target, body, headers, reply=self._deserted if ask else "")
         except BusUnavailable:
             self._targets = ()
 
     def _keep_alive(self) -> None:
-        silent_s = self._loop.time() - self._said
-        if silent_s >= self._keepalive_s:
-            self._tasks.spawn(self._say_working(), "keepalive")
-            silent_s = 0.0
-        self._timer = self._loop.call_later(self._keepalive_s - silent_s, self._keep_alive)
+        # Also while there is much to say: it is how the broker is asked whether anybody listens.
+        self._tasks.spawn(self._say_working(), "keepalive")
+        self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
 
     async def _say_working(self) -> None:
         if not self._over:
-            elapsed_s = int(self._loop.time() - self._begun)
-            await self.send(replies.status("working", elapsed_s=elapsed_s))
+            working = replies.status("working", elapsed_s=int(self._loop.time() - self._begun))
+            await self._send(wire.encode(working), self._headers, ask=len(self._targets) == 1)
 
 
 def error_headers(chunk: Chunk) -> dict[str, str]:

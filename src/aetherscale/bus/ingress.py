@@ -10,6 +10,7 @@ keep the order of their messages.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
@@ -63,6 +64,10 @@ class Ingress:
         self._refusals = Tasks("refusals")
         self._background = Tasks("ingress")
         self._subscriptions: list[Subscription] = []
+        self._deserted = bus.inbox()
+        """Below it the broker says which replies nobody listens to any more."""
+        self._answering: dict[str, asyncio.Task[None]] = {}
+        self._tokens = itertools.count(1)
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
         self._following = False
@@ -77,6 +82,7 @@ class Ingress:
             wanted += subjects.subscriptions(component, self._node)
         for subject, queue in wanted:
             self._subscriptions.append(await self._bus.listen(subject, queue, self._take))
+        self._subscriptions.append(await self._bus.listen(f"{self._deserted}.*", "", self._desert))
 
     def owns(self, kind: str, object_id: str, tenant: str, owned: bool) -> None:
         """Say whether requests for this object come here from now on; the last word counts.
@@ -154,8 +160,17 @@ class Ingress:
             log.exception("the call of a message on %r failed", incoming.subject[:200])
             self._refuse(incoming, targets, fan_out, BROKEN)
         else:
-            answer = self._answer(targets, fan_out)
-            self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
+            token = str(next(self._tokens))
+            answer = self._answer(targets, fan_out, f"{self._deserted}.{token}")
+            task = self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
+            self._answering[token] = task
+            task.add_done_callback(lambda _: self._answering.pop(token, None))
+
+    def _desert(self, incoming: Incoming) -> None:
+        """The broker says that nobody listens to a reply any more: it ends. What was accepted goes on."""
+        task = self._answering.get(incoming.subject.rpartition(".")[2])
+        if task is not None and incoming.is_no_responders:
+            task.cancel()
 
     def _call(self, call: Call) -> AsyncIterator[Chunk]:
         if call.component not in self._serve:
@@ -178,8 +193,16 @@ class Ingress:
             return
         self._refusals.spawn(self._say(self._answer(targets, fan_out), error), "refusal")
 
-    def _answer(self, targets: list[str], fan_out: bool) -> Answer:
-        return Answer(self._bus, self._background, self._node, targets, fan_out=fan_out, keepalive_s=self._keepalive_s)
+    def _answer(self, targets: list[str], fan_out: bool, deserted: str = "") -> Answer:
+        return Answer(
+            self._bus,
+            self._background,
+            self._node,
+            targets,
+            fan_out=fan_out,
+            keepalive_s=self._keepalive_s,
+            deserted=deserted,
+        )
 
     async def _say(self, answer: Answer, last: Chunk) -> None:
         try:
