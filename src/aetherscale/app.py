@@ -34,6 +34,7 @@ from aetherscale.bus.nats import NatsBus
 from aetherscale.bus.services import Service, Services
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.integrity import PROVED_BYTES, prove
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, load
 from aetherscale.eventstore.sqlite import open_store
@@ -110,6 +111,9 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Node, Ready]]:
 
 async def _open_log(settings: Settings) -> EventLog:
     path = settings.state_dir / "events.db"
+    if path.exists():
+        # Nothing is written to a damaged log. A large one is proved by `aetherscale log verify` alone.
+        await asyncio.to_thread(prove, path, at_most_bytes=PROVED_BYTES)
     store = await open_store(path, node=settings.node, epoch=new_epoch(), now_us=now_us(), program=__version__)
     return EventLog(store, Codec(EVENT_TYPES))
 

@@ -237,7 +237,7 @@ def _log(settings: Settings) -> Iterator[Finding]:
         return
     try:
         found = upkeep.info(settings.state_dir)
-        upkeep.check(settings.state_dir)
+        upkeep.prove(settings.state_dir)
     except Refused as refused:
         yield Finding("log", "error", refused.message, f"aetherscale log verify --state-dir {settings.state_dir}")
         return
@@ -245,7 +245,7 @@ def _log(settings: Settings) -> Iterator[Finding]:
         mend = f"serve with --node {found.node}"
         yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", mend)
     else:
-        yield Finding("log", "ok", f"{found.events} events of node {found.node}; its end fits its head")
+        yield Finding("log", "ok", f"{found.events} events of node {found.node}; all as they were written")
     behind_s = ((found.last_us or 0) - now_us()) / SECOND_US
     if behind_s > 1:
         last = to_rfc3339(found.last_us or 0)

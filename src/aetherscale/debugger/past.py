@@ -7,6 +7,7 @@ async with opened(state_dir, kinds) as log:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.integrity import PROVED_BYTES, prove
 from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.store import BadImport, NotEmpty, Reader, StorageFull, StoredEvent, StoreError, TooNew
 from aetherscale.kernel.errors import Refused
@@ -173,6 +175,7 @@ async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
     """
     path = log_of(state_dir)
     with explained():
+        await asyncio.to_thread(prove, path, at_most_bytes=PROVED_BYTES)
         reader = await open_reader(path)
         try:
             yield PastLog(reader, kinds)

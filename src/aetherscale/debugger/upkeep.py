@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of
 from aetherscale.eventstore import integrity, transfer
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import LogInfo, Verification
-from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.transfer import Transferred
 from aetherscale.kernel.registry import event_types
 
-__all__ = ["LogInfo", "Transferred", "Verification", "check", "export", "import_", "info", "verify"]
+__all__ = ["LogInfo", "Transferred", "Verification", "export", "import_", "info", "prove", "verify"]
 
 PRIVATE_DIRECTORY = 0o700
 
@@ -26,15 +24,11 @@ def verify(state_dir: Path, kinds: Kinds) -> Verification:
         return integrity.verify(path, Codec(event_types(tuple(kinds))))
 
 
-def check(state_dir: Path) -> None:
-    """Compare the end of the log with its head, which takes no time. Raises `Refused`."""
+def prove(state_dir: Path) -> None:
+    """Read everything; raises `Refused` where anything is not as it was written."""
     path = log_of(state_dir)
-
-    async def opened() -> None:
-        await (await open_reader(path)).close()
-
     with explained():
-        asyncio.run(opened())
+        integrity.prove(path)
 
 
 def info(state_dir: Path) -> LogInfo:

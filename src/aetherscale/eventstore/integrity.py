@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +21,9 @@ from aetherscale.eventstore.sqlite.reading import LogReading, snapshot
 from aetherscale.eventstore.store import Damaged, NotALog, StoredEvent, StoredType, StoreError, TooNew
 
 T = TypeVar("T")
+
+PROVED_BYTES: Final = 32 * 1024**2
+"""A log up to this size is proved from its first event on before it is used; a larger one by those who ask for it."""
 
 
 class Problem(Struct, frozen=True):
@@ -87,6 +90,17 @@ def verify(path: Path, codec: Codec | None = None) -> Verification:
     except StoreError as damage:
         problems.append(Problem(getattr(damage, "seq", None) or proved.seq + 1, str(damage)))
     return Verification(proved.seq, proved.batch, tuple(problems))
+
+
+def prove(path: Path, *, at_most_bytes: int | None = None) -> None:
+    """Read everything and raise `Damaged` at the first that is not as it was written; also what `verify` raises.
+
+    A log whose file is larger than `at_most_bytes` is taken as it is: proving a million events takes seconds.
+    """
+    if at_most_bytes is not None and path.stat().st_size > at_most_bytes:
+        return
+    for problem in verify(path).problems:
+        raise Damaged(problem.message, problem.seq)
 
 
 def proved_commits(reading: LogReading) -> Generator[Commit, None, None]:
