@@ -262,6 +262,23 @@ class TestTheLog:
         assert status == 0, err
         assert json.loads(replayed) == listed
 
+    async def test_a_damaged_log_is_neither_written_to_nor_believed(self, make_node: MakeNode) -> None:
+        node = make_node("--simulated")
+        await node.start()
+        await node.task("images", "build-image", recipe="tiny")
+        await create(node, "web")
+        await node.stop()
+        path = node.state_dir / "events.db"
+        raw = bytearray(path.read_bytes())
+        # A name in a payload: SQLite itself sees nothing wrong with another letter.
+        raw[raw.index(b"\xa4tiny") + 1] ^= 1
+        path.write_bytes(raw)
+        for words in (("serve", "--simulated"), ("replay",), ("why", "vm", "web"), ("doctor",)):
+            status, out, err = await node.cli(*words)
+            assert status == 1, words
+            assert "damaged" in out + err, words
+        assert path.read_bytes() == raw
+
 
 class TestErrors:
     async def test_what_later_components_bring_is_refused_as_such(self, node: RunningNode) -> None:

@@ -33,10 +33,13 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Entity, Registry
 from aetherscale.kernel.replies import Chunk, item, result, status
+from aetherscale.kernel.wire import encode
 
 log = logging.getLogger(__name__)
 
 NAME: Final = "compute"
+EXEC_OUTPUT_BYTES: Final = 400 * 1024
+"""What is told of each of the two outputs of a program in a guest, as JSON: both together fit into one message."""
 ADOPT_AT_ONCE: Final = 32
 """VMs that are looked for at the same time after a restart of the node."""
 
@@ -198,14 +201,15 @@ class Compute:
     async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
         ended = await self._driver.execute(vm.id, options.command, options.timeout_s)
+        (stdout, cut_out), (stderr, cut_err) = _fitting(ended.stdout), _fitting(ended.stderr)
         yield result(
             {
                 "vm-id": vm.id,
                 "exit-code": ended.exit_code,
                 "signal": ended.signal,
-                "stdout": ended.stdout.decode("utf-8", "replace"),
-                "stderr": ended.stderr.decode("utf-8", "replace"),
-                "truncated": ended.truncated,
+                "stdout": stdout,
+                "stderr": stderr,
+                "truncated": ended.truncated or cut_out or cut_err,
             }
         )
 
@@ -262,6 +266,15 @@ class Compute:
             actor.tell(observation.vm_id, observation)
 
         await self._driver.start(tell)
+
+
+def _fitting(output: bytes) -> tuple[str, bool]:
+    """What a program printed, as text that fits into a message however it has to be escaped; whether it was cut."""
+    text = output.decode("utf-8", "replace")
+    cut = False
+    while (size := len(encode(text))) > EXEC_OUTPUT_BYTES:
+        text, cut = text[: len(text) * EXEC_OUTPUT_BYTES // size], True
+    return text, cut
 
 
 def _failed(effect: effects.ComputeEffect, reason: str) -> ComputeMessage:
