@@ -30,11 +30,13 @@ class HttpServer:
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     def url(self, path: str = "/image", user: str = "") -> str:
         return f"{self.scheme}://{user}127.0.0.1:{self.port}{path}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = dict(line.split(": ", 1) for line in head[1:] if line)
@@ -60,6 +62,9 @@ async def http_server(*answers: Answer, tls: ssl.SSLContext | None = None) -> As
         yield ours
     finally:
         server.close()
+        # From Python 3.12 on a server waits for its connections, also those that are to hang.
+        for writer in ours.writers:
+            writer.transport.abort()
         await server.wait_closed()
 
 

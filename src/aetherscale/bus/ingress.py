@@ -36,7 +36,13 @@ Count = Callable[[str, str, float, str], None]
 """Told of each call: component, task, seconds that it took, error or ""."""
 
 STOPPING: Final = replies.error(
-    Refused(503, "the node is stopping; what it has accepted goes on when it is back", retryable=True)
+    Refused(
+        503,
+        "the node is stopping; what it has accepted goes on when it is back",
+        retryable=True,
+        hint="aetherscale serve, and then look again",
+        details={"goes-on": True},
+    )
 )
 BROKEN: Final = replies.error(Refused(500, "the node made a mistake; its log says more"))
 

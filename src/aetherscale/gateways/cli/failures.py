@@ -51,7 +51,9 @@ class Failure(Exception):
         """The failure that a node's `error` chunk tells of."""
         details = dict(chunk.get("details") or {})
         hint = details.pop("hint", "")
-        return cls(chunk["code"], chunk["message"], hint=hint, details=details, retryable=chunk.get("retryable", False))
+        status = WAIT_RAN_OUT if details.get("goes-on") is True else None
+        retryable = chunk.get("retryable", False)
+        return cls(chunk["code"], chunk["message"], hint=hint, status=status, details=details, retryable=retryable)
 
     @classmethod
     def of_refusal(cls, refused: Refused) -> Failure:
