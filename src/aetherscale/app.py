@@ -25,6 +25,7 @@ from aetherscale.actors.images.header import write_overlay
 from aetherscale.actors.images.host import HostImages
 from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.actors.publisher import Publisher
+from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import Endpoint, parse_endpoint, write_endpoint
@@ -34,7 +35,7 @@ from aetherscale.bus.nats import NatsBus
 from aetherscale.bus.services import Service, Services
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.codec import Codec
-from aetherscale.eventstore.integrity import PROVED_BYTES, prove
+from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, load
 from aetherscale.eventstore.sqlite import open_store
@@ -47,6 +48,7 @@ from aetherscale.settings import Settings
 
 log = logging.getLogger(__name__)
 
+LOG_NAME: Final = "events.db"
 CONNECT_S: Final = 5.0
 """How long the start waits for an outside NATS server before it goes on without."""
 EVENT_TYPES: Final[tuple[type[Event], ...]] = event_types(KINDS)
@@ -104,18 +106,33 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Node, Ready]]:
         await node.start()
         await bus.start(CONNECT_S)
         await _open_doors(settings, node, bus, event_log, stack)
+        _audit_if_large(settings.state_dir, node, stack)
         connected = bus.disconnected_since_us is None
         vms = sum(1 for kind, _, _ in node.objects() if kind == "vm")
         yield node, Ready(settings.node, settings.state_dir, endpoint().url, connected, vms, await event_log.head())
 
 
 async def _open_log(settings: Settings) -> EventLog:
-    path = settings.state_dir / "events.db"
-    if path.exists():
-        # Nothing is written to a damaged log. A large one is proved by `aetherscale log verify` alone.
-        await asyncio.to_thread(prove, path, at_most_bytes=PROVED_BYTES)
+    path = settings.state_dir / LOG_NAME
+    if path.exists() and not is_large(path):
+        # Nothing is written to a damaged log. A large one is proved while the node runs: see `audit.py`.
+        await asyncio.to_thread(prove, path)
     store = await open_store(path, node=settings.node, epoch=new_epoch(), now_us=now_us(), program=__version__)
     return EventLog(store, Codec(EVENT_TYPES))
+
+
+def _audit_if_large(state_dir: Path, node: Node, stack: AsyncExitStack) -> None:
+    """Prove the log now, where it was too large to be proved before."""
+    if not is_large(state_dir / LOG_NAME):
+        return
+
+    async def proof() -> None:
+        if damage := await audit(state_dir):
+            node.distrust(damage)
+
+    auditing = Tasks("audit")
+    stack.push_async_callback(auditing.close)
+    auditing.spawn(proof(), "prove")
 
 
 async def _load(settings: Settings, event_log: EventLog, stack: AsyncExitStack) -> tuple[Registries, Snapshots]:

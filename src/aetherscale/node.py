@@ -132,6 +132,11 @@ class Node:
             await actor.close()
         await self._ports.compute.close()
 
+    def distrust(self, failure: StoreError) -> None:
+        """The log can no longer be trusted, for this reason. The first reason counts."""
+        if not self.broken.done():
+            self.broken.set_result(failure)
+
     async def reconcile(self) -> None:
         """Compare the host with the log: adopt what is alive and unwatched, notice what is gone."""
         await self._compute.reconcile(self.compute, self._ports.boot_id)
@@ -141,15 +146,11 @@ class Node:
         return (self.compute, self.images)
 
     def _actor(self, component: Any, registry: Registry[Any]) -> Actor[Any, Any]:
-        return Actor(component, registry, self._ports.log, self._ports.clock, self._ports.new_id, self._break)
+        return Actor(component, registry, self._ports.log, self._ports.clock, self._ports.new_id, self.distrust)
 
     def _committed(self, recorded: Sequence[Recorded]) -> None:
         for actor in self._actors:
             actor.committed(recorded)
-
-    def _break(self, failure: StoreError) -> None:
-        if not self.broken.done():
-            self.broken.set_result(failure)
 
     def _base_image(self, tenant: str, reference: str) -> BaseImage:
         image = self._images.usable(tenant, reference).state

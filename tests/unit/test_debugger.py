@@ -36,7 +36,7 @@ async def node() -> AsyncIterator[MemoryNode]:
 def debugging(node: MemoryNode) -> PastLog:
     """What the debugger sees of the node's log."""
     assert node.store is not None
-    return PastLog(node.store, KINDS)
+    return PastLog(node.store, KINDS, is_proved=True)
 
 
 async def why(node: MemoryNode, name: str, *, kind: str = "vm", at: str | None = None, whole: bool = False) -> Why:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from aetherscale.eventstore.codec import Codec
-from aetherscale.eventstore.integrity import PROVED_BYTES, prove
+from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.store import BadImport, NotEmpty, Reader, StorageFull, StoredEvent, StoreError, TooNew
 from aetherscale.kernel.errors import Refused
@@ -92,7 +92,9 @@ def empty(kinds: Kinds) -> dict[str, Registry[Any]]:
 class PastLog:
     """A log that is read for what it says about the past."""
 
-    def __init__(self, reader: Reader, kinds: Kinds) -> None:
+    def __init__(self, reader: Reader, kinds: Kinds, *, is_proved: bool) -> None:
+        self.is_proved = is_proved
+        """Whether every event is known to be as it was written; of others only the end is known to be there."""
         self.kinds = tuple(kinds)
         self._reader = reader
         self._codec = Codec(event_types(self.kinds))
@@ -171,14 +173,17 @@ class PastLog:
 async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
     """The log of a state directory, read beside the node that writes it or without one.
 
+    A large log is not proved here, since that would take longer than most questions to it.
     Raises `Refused`: 404 where there is none, 500 where it is damaged or cannot be read.
     """
     path = log_of(state_dir)
     with explained():
-        await asyncio.to_thread(prove, path, at_most_bytes=PROVED_BYTES)
+        is_proved = not is_large(path)
+        if is_proved:
+            await asyncio.to_thread(prove, path)
         reader = await open_reader(path)
         try:
-            yield PastLog(reader, kinds)
+            yield PastLog(reader, kinds, is_proved=is_proved)
         finally:
             await reader.close()
 

@@ -23,7 +23,11 @@ from aetherscale.eventstore.store import Damaged, NotALog, StoredEvent, StoredTy
 T = TypeVar("T")
 
 PROVED_BYTES: Final = 32 * 1024**2
-"""A log up to this size is proved from its first event on before it is used; a larger one by those who ask for it."""
+"""A log up to this size is proved from its first event on before it is used: that takes about a second. Of a larger one
+what is used is compared with the head, and all of it is proved beside the running node, or by those who ask for it."""
+
+MOST_PROBLEMS: Final = 100
+"""How many things that are wrong are told; the first is the one that matters."""
 
 
 class Problem(Struct, frozen=True):
@@ -34,7 +38,10 @@ class Problem(Struct, frozen=True):
 
 
 class Verification(Struct, frozen=True):
-    """What was found. `events` and `commits` count what is proved to be as it was written, from the first on."""
+    """What was found. `events` and `commits` count what is proved to be as it was written, from the first on.
+
+    Of the problems the first `MOST_PROBLEMS` are told.
+    """
 
     events: int
     commits: int
@@ -81,7 +88,7 @@ def verify(path: Path, codec: Codec | None = None) -> Verification:
             with closing(proved_commits(reading)) as commits:
                 for commit in commits:
                     proved = commit.head
-                    if codec is not None:
+                    if codec is not None and len(problems) < MOST_PROBLEMS:
                         problems.extend(_undecodable(commit.events, codec))
             check_head(reading, head, path)
             problems.extend(Problem(None, f"{path}: {fault}") for fault in reading.faults())
@@ -89,16 +96,16 @@ def verify(path: Path, codec: Codec | None = None) -> Verification:
         raise
     except StoreError as damage:
         problems.append(Problem(getattr(damage, "seq", None) or proved.seq + 1, str(damage)))
-    return Verification(proved.seq, proved.batch, tuple(problems))
+    return Verification(proved.seq, proved.batch, tuple(problems[:MOST_PROBLEMS]))
 
 
-def prove(path: Path, *, at_most_bytes: int | None = None) -> None:
-    """Read everything and raise `Damaged` at the first that is not as it was written; also what `verify` raises.
+def is_large(path: Path) -> bool:
+    """Whether proving this log would keep somebody waiting. Raises OSError."""
+    return path.stat().st_size > PROVED_BYTES
 
-    A log whose file is larger than `at_most_bytes` is taken as it is: proving a million events takes seconds.
-    """
-    if at_most_bytes is not None and path.stat().st_size > at_most_bytes:
-        return
+
+def prove(path: Path) -> None:
+    """Read everything and raise `Damaged` at the first that is not as it was written; also what `verify` raises."""
     for problem in verify(path).problems:
         raise Damaged(problem.message, problem.seq)
 

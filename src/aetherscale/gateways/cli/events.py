@@ -11,6 +11,7 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.history import opened_log
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import show_object
 from aetherscale.kernel.messages import stream_name
@@ -62,11 +63,10 @@ def _catalogue(context: Context) -> None:
 
 async def _listed(context: Context) -> list[dict[str, Any]]:
     from aetherscale.debugger.events import event_json
-    from aetherscale.debugger.past import opened
 
     limit = context.values["limit"]
     found: list[dict[str, Any]] = []
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+    async with opened_log(context) as log:
         head = await log.head()
         wanted = await _Wanted.of(context, log, head)
         async for page in log.pages(context.values["after"], head, wanted.types):
@@ -78,9 +78,8 @@ async def _listed(context: Context) -> list[dict[str, Any]]:
 
 async def _tailed(context: Context) -> None:
     from aetherscale.debugger.events import event_json
-    from aetherscale.debugger.past import opened
 
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+    async with opened_log(context) as log:
         head = await log.head()
         wanted = await _Wanted.of(context, log, head)
         after = head if context.values["after"] is None else context.values["after"]
@@ -95,9 +94,8 @@ async def _tailed(context: Context) -> None:
 
 async def _one(context: Context, seq: int) -> dict[str, Any]:
     from aetherscale.debugger.events import event_json
-    from aetherscale.debugger.past import opened
 
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+    async with opened_log(context) as log:
         event = await log.event(seq)
         if event is None:
             raise Failure(404, f"there is no event {seq}: the log ends at {await log.head()}", hint="events start at 1")

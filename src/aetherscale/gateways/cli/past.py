@@ -11,6 +11,7 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
+from aetherscale.gateways.cli.history import opened_log
 from aetherscale.gateways.cli.views import TABLES, count
 
 if TYPE_CHECKING:
@@ -67,25 +68,20 @@ def _why(context: Context) -> None:
 
 
 async def _past(context: Context, moment: str | None) -> Any:
-    from aetherscale.debugger.past import opened
-
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+    async with opened_log(context) as log:
         return await log.state_at(await log.position(moment))
 
 
 async def _two(context: Context, first: str, second: str | None) -> tuple[Any, Any]:
-    from aetherscale.debugger.past import opened
-
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
+    async with opened_log(context) as log:
         return await log.state_at(await log.position(first)), await log.state_at(await log.position(second))
 
 
 async def _explained(context: Context, kind_name: str) -> Why:
-    from aetherscale.debugger.past import opened
     from aetherscale.debugger.why import explain
 
     kinds = context.program.kinds()
-    async with opened(context.settings.state_dir, kinds) as log:
+    async with opened_log(context) as log:
         past = await log.state_at(await log.position(context.values["at"]))
         with meant(context.values["NAME"]):
             entity = past.find(kind_name, context.settings.tenant, context.values["NAME"])
