@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ import pytest
 from aetherscale.bus.bus import Bus, BusUnavailable, Incoming, NoResponders, TooLarge
 from aetherscale.bus.memory import MemoryBroker
 from aetherscale.bus.nats import NatsBus
+from tests.support.eventually import logged
 from tests.support.nats_server import NatsServer
 
 WAIT_S = 10.0
@@ -58,17 +59,14 @@ class NatsWorld:
         return bus
 
     async def down(self) -> None:
-        await self._server.kill()
-        await self._until(lambda bus: bus.disconnected_since_us is not None)
+        with logged("aetherscale.bus.nats") as said:
+            await self._server.kill()
+            await said.until(lambda _: all(bus.disconnected_since_us is not None for bus in self._buses))
 
     async def up(self) -> None:
-        await self._server.start()
-        await self._until(lambda bus: bus.disconnected_since_us is None)
-
-    async def _until(self, holds: Callable[[Bus], bool]) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while not all(holds(bus) for bus in self._buses):  # noqa: ASYNC110 - a bus tells of no other edge
-                await asyncio.sleep(0.005)
+        with logged("aetherscale.bus.nats") as said:
+            await self._server.start()
+            await said.until(lambda _: all(bus.disconnected_since_us is None for bus in self._buses))
 
     async def close(self) -> None:
         for bus in self._buses:

@@ -19,6 +19,7 @@ from aetherscale.bus import processes
 from aetherscale.bus.embedded import EmbeddedServer, EmbeddedServerError, Limits, find_binary
 from aetherscale.bus.endpoint import Endpoint, read_endpoint
 from aetherscale.bus.nats import NatsBus
+from tests.support.eventually import ended
 
 pytestmark = pytest.mark.integration
 
@@ -44,12 +45,6 @@ async def ask(bus: NatsBus, subject: str, **fields: object) -> dict[str, object]
         answer: dict[str, object] = msgspec.json.decode(chunk)
         return answer
     raise AssertionError("an empty answer")
-
-
-async def until_gone(pid: int) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while processes.identify(pid) is not None:  # noqa: ASYNC110 - not our child: there is no event to wait for
-            await asyncio.sleep(0.005)
 
 
 async def test_clients_find_it_by_a_file_that_only_its_owner_can_read(server: EmbeddedServer, tmp_path: Path) -> None:
@@ -134,6 +129,7 @@ NODE = """
 import asyncio, sys
 from pathlib import Path
 from aetherscale.bus.embedded import EmbeddedServer
+from tests.support.eventually import ended
 
 async def main():
     server = EmbeddedServer(Path(sys.argv[1]), "n1")
@@ -155,7 +151,7 @@ async def test_it_dies_with_its_node(tmp_path: Path) -> None:
     assert processes.identify(pid) is not None
     node.kill()
     await node.communicate()
-    await until_gone(pid)
+    await ended(pid)
     after = EmbeddedServer(tmp_path, "n1")
     await after.start()
     await after.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.memory import MemoryLog, open_memory
 from aetherscale.kernel.messages import Envelope, Event, Recorded
+from tests.support.eventually import Told, asked_until, logged
 from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.integration
@@ -44,7 +45,7 @@ class World:
         self.store = directory / "store"
         self.server = NatsServer(self.store)
         self.memory = MemoryLog(NODE, EPOCH)
-        self.alarms: list[str] = []
+        self.alarms = Told()
         self.bus = NatsBus(lambda: self.server.endpoint, name="node", clock=lambda: time.time_ns() // 1000)
         self.publisher: Publisher | None = None
         self._versions: dict[str, int] = {}
@@ -101,34 +102,44 @@ class World:
         """Wait until the stream is the log, message for message; on the way there it may be anything, or gone."""
         wanted = [as_stored(recorded) for recorded in await self.logged()]
         found: list[StoredMessage] = []
+
+        async def is_equal() -> bool:
+            nonlocal found
+            with suppress(BusUnavailable, StreamError):
+                await self.state_at(len(wanted))
+                found = await self.content()
+            return found == wanted
+
         with suppress(TimeoutError):
-            async with asyncio.timeout(WAIT_S):
-                while found != wanted:
-                    await asyncio.sleep(0.01)
-                    with suppress(BusUnavailable, StreamError):
-                        await self.state_at(len(wanted))
-                        found = await self.content()
+            await asked_until(is_equal)
         assert found == wanted
 
     async def state_at(self, last_seq: int) -> StreamState:
         """The state of the stream once it has come so far."""
-        async with asyncio.timeout(WAIT_S):
-            while True:
-                with suppress(BusUnavailable, StreamError):
-                    state = await self.stream.state()
-                    if state is not None and state.last_seq >= last_seq:
-                        return state
-                await asyncio.sleep(0.01)
+        found: StreamState | None = None
+
+        async def has_come_so_far() -> bool:
+            nonlocal found
+            with suppress(BusUnavailable, StreamError):
+                found = await self.stream.state()
+            return found is not None and found.last_seq >= last_seq
+
+        await asked_until(has_come_so_far)
+        assert found is not None
+        return found
+
+    async def stored(self, publisher: Publisher, seq: int) -> None:
+        """Wait until the broker has told the publisher that it has stored so much."""
+
+        async def is_acknowledged() -> bool:
+            with suppress(BusUnavailable, StreamError):
+                await self.stream.state()
+            return publisher.stored_seq >= seq
+
+        await asked_until(is_acknowledged)
 
     async def logged(self) -> Sequence[Recorded]:
         return await self.log.read(0, 1_000_000)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    async with asyncio.timeout(WAIT_S):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def as_stored(recorded: Recorded) -> StoredMessage:
@@ -181,18 +192,25 @@ async def test_a_restart_of_the_publisher_continues_where_the_stream_ends(world:
 
 
 async def test_a_broker_that_is_killed_again_and_again_loses_and_doubles_nothing(world: World) -> None:
-    await world.start()
+    publisher = await world.start()
+    written = asyncio.Event()
 
     async def write() -> None:
-        for _ in range(60):
+        while not written.is_set():
             await world.append(50)
-            await asyncio.sleep(0.01)
+            await world.stream.state()  # so that the writer is not done before the publisher has begun
 
-    writing = asyncio.create_task(write())
+    async def write_on() -> None:
+        while not written.is_set():
+            with suppress(BusUnavailable, TimeoutError):
+                await write()
+
+    writing = asyncio.create_task(write_on())
     for _ in range(4):
-        await asyncio.sleep(0.15)
+        await world.stored(publisher, publisher.stored_seq + 200)
         await world.server.kill()
         await world.server.start()
+    written.set()
     await writing
     await world.until_equal()
 
@@ -254,7 +272,7 @@ async def test_a_message_that_somebody_else_published_there_does_not_stay(world:
     await world.append(5)
     await world.until_equal()
     await world.bus.publish(f"aether.v1.default.evt.{NODE}.vm.x.spam", b"{}")
-    await until(lambda: len(world.alarms) == 2)
+    await world.alarms.until(lambda alarms: len(alarms) == 2)
     await world.until_equal()
     assert "is not event 106 of this node" in world.alarms[1]
 
@@ -303,9 +321,9 @@ async def test_a_message_that_was_silently_altered_is_found_by_reading_through(
     await world.stop()
     await forge(world, 777, **changes)
     publisher = await world.start(compare_interval_s=600)
-    await until(lambda: publisher.stored_seq >= 1200)
+    await world.stored(publisher, 1200)
     assert "event 777" in await publisher.scrub()
-    await until(lambda: bool(world.alarms))
+    await world.alarms.until(bool)
     await world.until_equal()
     assert await publisher.scrub() == ""
 
@@ -326,7 +344,7 @@ async def test_a_bit_that_flipped_on_the_brokers_disk_is_found_and_mended(world:
     await world.server.start()
     if not index_lost:
         # The broker still counts what it cannot read any more. Without its index it drops everything from there on.
-        await until(lambda: bool(world.alarms))
+        await world.alarms.until(bool)
         assert world.alarms[0].endswith("event 500 is missing from it")
     await world.until_equal()
     assert await publisher.scrub() == ""
@@ -366,7 +384,8 @@ async def test_a_log_that_has_lost_acknowledged_events_is_not_published_over_the
     await world.open_log(MemoryLog(NODE, EPOCH))
     await world.append(20)
     publisher = await world.start()
-    await until(lambda: bool(publisher.halted))
+    await world.alarms.until(bool)
+    assert publisher.halted
     await world.append(20)
     assert await world.content() == before
     assert "only up to 20" in world.alarms[0]
@@ -396,22 +415,21 @@ async def test_the_oldest_events_leave_a_stream_that_has_no_more_room(world: Wor
     await world.stop()
     publisher = await world.start(max_bytes=limit)
     await world.append(10)
-    await until(lambda: publisher.stored_seq >= 12_010)
+    await world.stored(publisher, 12_010)
     assert await publisher.scrub() == ""
     assert world.alarms == []
 
 
-async def test_a_broker_without_jetstream_is_named_and_waited_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_broker_without_jetstream_is_named_and_waited_for(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.server = NatsServer(tmp_path / "store", jetstream=False)
     await world.open_log()
     await world.append(3)
     await world.server.start()
     await world.bus.start(WAIT_S)
-    await world.start()
-    await until(lambda: "this broker has no JetStream" in caplog.text)
+    with logged("aetherscale.actors.publisher") as said:
+        await world.start()
+        await said.until(lambda lines: any("this broker has no JetStream" in line for line in lines))
     await world.stop()
     await world.bus.close()
     await world.server.kill()

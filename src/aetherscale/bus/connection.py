@@ -102,12 +102,14 @@ class Connection(Client):
     async def roundtrip(self) -> None:
         """Wait until the server has all that was sent before. Raises TimeoutError and nats.errors.Error.
 
-        nats-py's `flush` waits in a way that can swallow the cancellation of its caller.
+        nats-py's own ping overtakes what the flusher has not sent yet, and its `flush` waits in a way that can swallow
+        the cancellation of its caller.
         """
         ponged = asyncio.get_running_loop().create_future()
         if self.lost.is_set():
             raise nats.errors.ConnectionClosedError
-        await self._send_ping(ponged)
+        self._pongs.append(ponged)
+        self.send(protocol.PING)
         async with asyncio.timeout(ROUNDTRIP_TIMEOUT_S):
             await ponged
 
