@@ -130,8 +130,7 @@ class TestOrder:
         assert len(guests(node.state_dir)) == 1
 
     async def test_ten_creates_at_once_are_ten_vms(self, node: RunningNode) -> None:
-        body = {**SMALL, "memory-mib": 96}
-        answers = await asyncio.gather(*(node.request(f"{CMD}.compute.create-vm", body) for _ in range(10)))
+        answers = await asyncio.gather(*(node.request(f"{CMD}.compute.create-vm", SMALL) for _ in range(10)))
         assert [chunks[-1]["type"] for chunks in answers] == ["result"] * 10, [chunks[-1] for chunks in answers]
         assert len({chunks[-1]["vm-id"] for chunks in answers}) == 10
         assert len(guests(node.state_dir)) == 10
