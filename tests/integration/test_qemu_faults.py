@@ -26,6 +26,7 @@ from tests.support.compute_worlds import (
     read_until,
     whole,
 )
+from tests.support.on_kvm import SKIPPED
 
 __all__ = ["qemu_world", "tiny_image_file"]
 
@@ -94,6 +95,22 @@ async def test_a_guest_waits_for_room_on_the_disk_and_goes_on_when_there_is(
     )
     _, said = await process.communicate()
     assert process.returncode == 0, said.decode()
+
+
+async def test_a_guest_that_kvm_gives_up_on_is_held_and_kvm_is_no_longer_trusted(
+    tmp_path: Path, tiny_image_file: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", "--propagation", "private", "setpriv", "--pdeathsig", "KILL"),
+        *(sys.executable, "-m", "tests.support.on_kvm", str(tmp_path), str(tiny_image_file)),
+        stdout=PIPE,
+        stderr=PIPE,
+        cwd=ROOT,
+    )
+    said, complained = await process.communicate()
+    if process.returncode == SKIPPED:
+        pytest.skip(said.decode().strip())
+    assert process.returncode == 0, complained.decode()
 
 
 async def test_a_guest_that_floods_its_serial_line_fills_neither_disk_nor_memory(
