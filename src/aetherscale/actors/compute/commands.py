@@ -77,7 +77,10 @@ class LogsOptions(Message, frozen=True):
 
 
 class ConsoleOptions(Message, frozen=True):
-    """Options of `vm-console`: attach to the serial line under a session name that the caller draws at random."""
+    """Options of `vm-console`: attach to the serial line under a session name that the caller draws at random.
+
+    The status `attached` tells how many bytes of the output are `history-bytes`, of the time before.
+    """
 
     session: Channel
     vm_id: Reference = ""

@@ -216,7 +216,13 @@ class Compute:
     async def _console(self, options: commands.ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
         async with self._consoles.attached(vm.id, call.tenant, options.session) as console:
-            yield status("attached", vm_id=vm.id, node=self._node, session=options.session)
+            yield status(
+                "attached",
+                vm_id=vm.id,
+                node=self._node,
+                session=options.session,
+                history_bytes=console.past_bytes,
+            )
             async for data in console.output():
                 yield item({"data": base64.b64encode(data).decode()})
         yield result({"vm-id": vm.id})

@@ -41,6 +41,11 @@ class ExecResult(Struct, frozen=True):
 class Console(Protocol):
     """One reader of a VM's serial line. The line itself is shared: every reader sees everything, anyone may type."""
 
+    @property
+    def past_bytes(self) -> int:
+        """How much of the output, from its beginning, was there when the reader came."""
+        ...
+
     def output(self) -> AsyncIterator[bytes]:
         """Bytes from the guest, first the recent past; ends when the VM's process does."""
         ...

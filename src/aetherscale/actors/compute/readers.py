@@ -64,6 +64,8 @@ class Reader:
     def __init__(self, send: Send, detach: Callable[[Reader], None], past: bytes) -> None:
         self._send = send
         self._detach = detach
+        self.past_bytes = len(past)
+        """How much of the output, from its beginning, was there when the reader came."""
         self._past = past
         self._chunks: deque[bytes] = deque()
         self._waiting_bytes = 0

@@ -3,7 +3,7 @@
     reply of vm-console ──▶ stdout        stdin ──▶ console-input (no reply), every 10 s an empty one: "still here"
 
 A terminal is put into raw mode, so that every key goes to the guest but the one that leaves; it is put back whatever
-happens.
+happens. What the guest asked a terminal before this one was there is not shown to it: it would answer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aetherscale.bus.bus import BusUnavailable, NoResponders
 from aetherscale.gateways.cli.client import ANSWER_S, Chunk, chunk_of
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure
+from aetherscale.gateways.cli.terminalqueries import History
 from aetherscale.gateways.cli.work import suggesting
 from aetherscale.kernel import subjects
 
@@ -72,6 +73,7 @@ class _Line:
             message = f"no node answers on {self.connection.url}"
             raise Failure(503, message, hint="aetherscale serve", status=NO_NODE)
         self.node = str(chunk["node"])
+        self._history = History(int(chunk.get("history-bytes", 0)) if os.isatty(STDOUT) else 0)
 
     def heard(self) -> Iterator[bytes | None]:
         """What has come from the guest since; None where its process has ended."""
@@ -80,7 +82,7 @@ class _Line:
                 yield None
                 return
             if chunk["type"] == "item":
-                yield base64.b64decode(chunk["data"])
+                yield self._history.feed(base64.b64decode(chunk["data"]))
 
     def type(self, data: bytes) -> None:
         """Type into the line; nothing at all says "still here"."""

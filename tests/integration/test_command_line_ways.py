@@ -1,0 +1,221 @@
+"""The ways to a node: none there, one lost, the first version's words, a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client as Peer
+from nats.aio.msg import Msg
+
+from aetherscale.__main__ import program
+from aetherscale.bus.endpoint import write_endpoint
+from aetherscale.gateways.cli.client import Client
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.settings import Settings
+from tests.integration.conftest import MakeNode
+from tests.support.cli import BIN, good, run, simulated_node
+from tests.support.nats_server import NatsServer
+from tests.support.node import PATIENCE_S, RunningNode
+from tests.support.terminal import Terminal
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def node(make_node: MakeNode, tmp_path: Path) -> RunningNode:
+    """A node with simulated guests and an image for them."""
+    return await simulated_node(make_node, tmp_path)
+
+
+class TestNoNode:
+    async def test_without_a_state_directory_the_place_and_the_command_are_named(self, tmp_path: Path) -> None:
+        status, _, err = await run("vm", "list", "--state-dir", str(tmp_path / "none"))
+        assert status == 4
+        assert f"there is no {tmp_path}/none/nats.json" in err
+        assert f"hint: aetherscale serve --state-dir {tmp_path}/none" in err
+
+    async def test_a_node_that_has_gone_is_told_with_its_server(self, node: RunningNode) -> None:
+        url = json.loads((node.state_dir / "nats.json").read_text())["url"]
+        await node.stop()
+        status, _, err = await node.cli("vm", "list", "--json")
+        error = json.loads(err)
+        assert (status, error["code"]) == (4, 503)
+        assert url in error["message"]
+        assert str(node.state_dir / "nats.json") in error["message"]
+
+    async def test_a_server_without_a_node_answers_at_once(self, tmp_path: Path) -> None:
+        server = NatsServer(tmp_path / "store")
+        await server.start()
+        write_endpoint(tmp_path, server.endpoint)
+        for words in (("vm", "list"), ("vm", "create", "--image", "x"), ("vm", "console", "web")):
+            status, _, err = await run(*words, "--state-dir", str(tmp_path))
+            assert status == 4, err
+            assert f"no node answers on {server.endpoint.url}" in err
+        status, _, err = await run("vm", "list", "--nats", server.endpoint.url, "--state-dir", "/nowhere")
+        assert (status, "from --nats or the settings" in err) == (4, True)
+        await server.kill()
+
+    async def test_wrong_credentials_are_told_without_the_password(self, tmp_path: Path) -> None:
+        server = NatsServer(tmp_path / "store", authorization={"user": "u", "password": "right"})
+        await server.start()
+        address = server.endpoint.url.removeprefix("nats://")
+        status, _, err = await run("vm", "list", "--nats", f"nats://u:wrong-secret@{address}")
+        assert (status, "Authorization Violation" in err, "secret" in err) == (4, True, False)
+        await server.kill()
+
+    async def test_a_node_that_says_nothing_is_not_waited_for_for_ever(self, tmp_path: Path) -> None:
+        server = NatsServer(tmp_path / "store")
+        await server.start()
+        write_endpoint(tmp_path, server.endpoint)
+        peer = await nats.connect(server.endpoint.url)
+        await peer.subscribe("aether.v1.default.cmd.compute.list-vms")
+        await peer.flush()
+        client = Client(Settings(tmp_path, "host1"), program())
+        with pytest.raises(Failure, match=r"no node answered on .* within 0\."):
+            await asyncio.to_thread(client.items, "compute", "list-vms", {}, timeout_s=0.1)
+        client.close()
+        await peer.close()
+        await server.kill()
+
+
+class TestLostConnections:
+    async def test_a_command_is_sent_again_under_its_key(self, tmp_path: Path) -> None:
+        server = NatsServer(tmp_path / "store")
+        await server.start()
+        write_endpoint(tmp_path, server.endpoint)
+        keys: list[str] = []
+        accepted = asyncio.Event()
+
+        async def answer(message: Msg) -> None:
+            assert message.headers is not None
+            keys.append(message.headers["Nats-Msg-Id"])
+            client = message._client
+            await client.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"1"}')
+            if len(keys) == 2:
+                await client.publish(message.reply, b'{"type":"result","vm-id":"1","vm":{"phase":"ready"}}')
+            await client.flush()
+            accepted.set()
+
+        async def serve() -> Peer:
+            peer = await nats.connect(server.endpoint.url, allow_reconnect=False)
+            await peer.subscribe("aether.v1.default.cmd.compute.create-vm", cb=answer)
+            await peer.flush()
+            return peer
+
+        def ask() -> list[dict[str, Any]]:
+            with closing(Client(Settings(tmp_path, "host1"), program())) as client:
+                return list(client.ask("compute", "create-vm", {}, timeout_s=PATIENCE_S, command=True))
+
+        await serve()
+        asking = asyncio.ensure_future(asyncio.to_thread(ask))
+        await accepted.wait()
+        await server.kill()
+        await server.start()
+        peer = await serve()
+        chunks = await asking
+        assert [chunk["type"] for chunk in chunks] == ["status", "status", "result"]
+        assert len(keys) == 2
+        assert keys[0] == keys[1] != ""
+        await peer.close()
+        await server.kill()
+
+
+class TestFirstVersion:
+    async def test_the_flat_verbs_print_json(self, node: RunningNode) -> None:
+        async def flat(*words: str) -> tuple[int, Any]:
+            process = await asyncio.create_subprocess_exec(
+                *(str(BIN / "aetherscale-cli"), *words), stdout=PIPE, stderr=PIPE, env=node.environment
+            )
+            out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+            assert process.returncode is not None
+            return process.returncode, json.loads(out) if out else err.decode()
+
+        status, made = await flat("create-vm", "--image", "blank", "--no-public-ip")
+        assert (status, made["vm"]["phase"]) == (0, "ready")
+        assert await flat("list-vms") == (0, await node.vms())
+        assert (await flat("stop-vm", "--vm-id", made["vm-id"], "--kill"))[1]["vm"]["phase"] == "stopped"
+        assert (await flat("start-vm", "--vm-id", made["vm-id"]))[1]["vm"]["phase"] == "ready"
+        assert (await flat("delete-vm", "--vm-id", made["vm-id"]))[1]["vm"]["phase"] == "deleted"
+        assert (await flat("stop-vm", "--vm-id", "nosuch"))[0] == 3
+        status, said = await flat("create-vm", "--image", "blank", "--vpn", "v")
+        assert (status, "does not work in this version" in said) == (1, True)
+
+
+class TestOnATerminal:
+    @pytest.fixture
+    async def terminal(self) -> AsyncIterator[Terminal]:
+        made = Terminal()
+        yield made
+        await made.close()
+
+    async def test_one_line_rewrites_itself_with_phase_and_seconds(self, node: RunningNode, terminal: Terminal) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        command = (sys.executable, "-m", "aetherscale", "vm", "wait", "web", "--for", "stopped")
+        await terminal.start(*command, env=node.environment)
+        await terminal.until("web: ready  0 s", "web: ready  1 s", "web: ready  2 s")
+        assert "\n" not in terminal.shown, "it is one line"
+        await good(node, "vm", "stop", "web")
+        assert await terminal.end() == 0
+        assert terminal.shown.rstrip().endswith(" is stopped")
+
+    async def test_a_table_shows_phases_and_no_control_characters(self, node: RunningNode, terminal: Terminal) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        await terminal.start(sys.executable, "-m", "aetherscale", "vm", "list", env=node.environment)
+        assert await terminal.end() == 0
+        assert "\x1b[1mNAME" in terminal.shown
+        assert "\x1b[32mready" in terminal.shown
+
+    async def test_a_console_answers_what_the_guest_asks_now_and_not_what_it_asked_once(
+        self, node: RunningNode, terminal: Terminal
+    ) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        console = (sys.executable, "-m", "aetherscale", "vm", "console", "web")
+        await terminal.start(*console, env=node.environment)
+        await terminal.until("ctrl-] leaves")
+        terminal.type("\x1b[6n\x1b]11;?\x07as''ked\n")
+        await terminal.until("\x1b[6n", "\x1b]11;?\x07", "sim:~#")
+        terminal.type("\x1d")
+        assert await terminal.end() == 0
+        await terminal.start(*console, env=node.environment)
+        await terminal.until("as''ked", "sim:~#")
+        assert "\x1b" not in terminal.shown
+        terminal.type("\x1b[6n")
+        await terminal.until("\x1b[6n")
+        terminal.type("\x1d")
+        assert await terminal.end() == 0
+        # Nobody answers where no terminal is: what the guest wrote is given as it was.
+        assert "\x1b[6n" in await good(node, "vm", "logs", "web")
+        await terminal.start(sys.executable, "-m", "aetherscale", "vm", "logs", "web", env=node.environment)
+        assert await terminal.end() == 0
+        assert "\x1b" not in terminal.shown
+
+    async def test_a_reader_that_has_enough_is_no_error(self, node: RunningNode) -> None:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-c", f"set -o pipefail; '{BIN}/aetherscale' events catalogue | head -n 1"],
+            env=node.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_list_imports_nothing_that_takes_long() -> None:
+    code = (
+        "import sys; from aetherscale.__main__ import main\n"
+        "sys.argv = ['aetherscale', 'vm', 'list', '--state-dir', '/x']; main(); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    slow = {"aiosqlite", "argparse", "asyncio", "dataclasses", "encodings.idna", "hashlib", "logging", "nats", "rich"}
+    assert slow.isdisjoint(done.stdout.split())
