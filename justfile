@@ -52,6 +52,10 @@ test *args: lint types
 # Exactly what CI runs.
 check: test
 
+# Measure against floors and peers: `just bench`, `just bench append-1 replay`, `just bench --list`.
+bench *args:
+    {{ bin }}/python -m benchmarks {{ args }}
+
 # Write docs/events.md and docs/subjects.md anew from the code.
 docs:
     {{ bin }}/python -m aetherscale.docs

@@ -1,0 +1,1 @@
+"""What aetherscale costs, measured beside a floor or a peer in the same run: `just bench`."""

@@ -1,0 +1,87 @@
+"""Event logs to measure on, made quickly through the store's own append."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from aetherscale.actors.compute import events
+from aetherscale.actors.compute.commands import VmSpec
+from aetherscale.app import EVENT_TYPES, LOG_NAME
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.log import EventLog, Write
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.identifiers import new_epoch, new_id, now_us
+from aetherscale.kernel.claims import NameClaimed, claim_stream
+from aetherscale.kernel.messages import Envelope, Event, stream_name
+from aetherscale.kernel.names import derive_id
+
+NODE: Final = "bench1"
+TENANT: Final = "default"
+VM_EVENTS: Final = 50
+"""Events of one VM in a long log: it is started and stopped again and again."""
+AT_ONCE: Final = 64
+"""Appends that wait together, and so are committed together."""
+
+
+async def open_log(directory: Path) -> EventLog:
+    """The log of a node in a state directory; a new one where there is none."""
+    return EventLog(await open_bare(directory), codec())
+
+
+async def open_bare(directory: Path) -> LogStore:
+    """The same without its typed face."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return await open_store(directory / LOG_NAME, node=NODE, epoch=new_epoch(), now_us=now_us())
+
+
+def codec() -> Codec:
+    """Of all event types of a node."""
+    return Codec(EVENT_TYPES)
+
+
+def envelope(command_id: str | None = None) -> Envelope[None]:
+    """Around whatever a benchmark appends."""
+    identifier = command_id or new_id()
+    return Envelope(None, TENANT, "user:bench", identifier, identifier, None, now_us())
+
+
+def life(vm_id: str, name: str) -> Iterator[Event]:
+    """The events of a VM that is started and stopped again and again."""
+    spec = VmSpec(
+        name, "2" * 16, "bare", "raw", 1 << 20, "channel", 1, 192, 10_240, "on-failure", True, {"of": "bench"}
+    )
+    yield events.VmRequested(vm_id, spec)
+    yield events.DiskProvisioned(10_240)
+    for run in itertools.count(1):
+        if run > 1:
+            yield events.VmStartRequested()
+        yield events.VmBooted(run, 4000 + run, 123_456_789, "8f3c7d0e-7a53-4a52-9f0e-3f7a3f8e9a11", "tcg")
+        yield events.VmReady(run, "channel")
+        yield events.VmStopRequested(False, 30.0)
+        yield events.VmExited(run, "user", 0, None, "", "")
+
+
+async def write_vms(log: EventLog, vms: int, vm_events: int) -> list[str]:
+    """Append the lives of VMs, each with the claim of its name; their ids. Six events end with a stopped VM."""
+    ids = [derive_id("bench", str(number)) for number in range(vms)]
+
+    async def write(vm_id: str, number: int) -> None:
+        name = f"vm-{number}"
+        own = tuple(itertools.islice(life(vm_id, name), vm_events))
+        claimed = Write(claim_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),))
+        await log.append([Write(stream_name(events.KIND, vm_id), 0, own), claimed], envelope())
+
+    for batch in batches(list(enumerate(ids)), AT_ONCE):
+        await asyncio.gather(*(write(vm_id, number) for number, vm_id in batch))
+    return ids
+
+
+def batches(items: Sequence[tuple[int, str]], size: int) -> Iterator[Sequence[tuple[int, str]]]:
+    """The items in pieces."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]

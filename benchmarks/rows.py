@@ -1,0 +1,10 @@
+"""All that can be measured, in the order in which it is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.harness import Row
+from benchmarks.rows_log import LOG_ROWS
+
+ROWS: Final[tuple[Row, ...]] = (*LOG_ROWS,)
