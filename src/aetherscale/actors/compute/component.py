@@ -27,6 +27,7 @@ from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver, Process
 from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
+from aetherscale.actors.compute.sentences import held
 from aetherscale.actors.compute.state import ProcessIdentity, Vm
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -200,7 +201,12 @@ class Compute:
 
     async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
-        ended = await self._driver.execute(vm.id, options.command, options.timeout_s)
+        _refuse_paused(vm.state)
+        try:
+            ended = await self._driver.execute(vm.id, options.command, options.timeout_s)
+        except Refused:
+            _refuse_paused(self._alive(vm.id, call).state)
+            raise
         (stdout, cut_out), (stderr, cut_err) = _fitting(ended.stdout), _fitting(ended.stderr)
         yield result(
             {
@@ -281,6 +287,13 @@ def _fitting(output: bytes) -> tuple[str, bool]:
     while (size := len(encode(text))) > EXEC_OUTPUT_BYTES:
         text, cut = text[: len(text) * EXEC_OUTPUT_BYTES // size], True
     return text, cut
+
+
+def _refuse_paused(vm: Vm) -> None:
+    """Nothing in a guest answers while QEMU holds it."""
+    if vm.phase == "paused":
+        what, way_on = held(vm)
+        raise Refused(409, what, hint=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})
 
 
 def _failed(effect: effects.ComputeEffect, reason: str) -> ComputeMessage:

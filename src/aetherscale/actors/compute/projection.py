@@ -7,7 +7,7 @@ from typing import Final
 
 from aetherscale.actors.compute import events
 from aetherscale.actors.compute.events import VmEvent
-from aetherscale.actors.compute.sentences import VM_TELLING
+from aetherscale.actors.compute.sentences import VM_TELLING, held
 from aetherscale.actors.compute.state import Failure, Vm, evolve, is_down
 from aetherscale.actors.compute.views import ExitView, FailureView, VmView
 from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
@@ -44,6 +44,7 @@ def view(vm: Vm, node: str, revision: int) -> VmView:
         paused_reason=vm.paused_reason,
         restarts=vm.restarts,
         exit=_exit(vm.exit),
+        ready_by=spec.ready_channel,
     )
 
 
@@ -70,11 +71,11 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
         case events.VmBooted():
             return status("running", vm_id=vm.id, accelerator=event.accelerator)
         case events.VmStopRequested() | events.VmRestartRequested():
-            return status("stopping", vm_id=vm.id)
+            return status("stopping", vm_id=vm.id, **_grace(vm))
         case events.VmStopForced():
             return status("forcing", vm_id=vm.id, waited_s=event.waited_s)
         case events.VmDeleteRequested():
-            return status("deleting", vm_id=vm.id)
+            return status("deleting", vm_id=vm.id, **_grace(vm))
         case events.VmRestartScheduled():
             return status("restarting", vm_id=vm.id, attempt=event.attempt, not_before=event.not_before)
         case events.VmStepFailed() if event.retry_at is not None:
@@ -83,6 +84,11 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return status("undoing", vm_id=vm.id)
         case _:
             return None
+
+
+def _grace(vm: Vm) -> dict[str, float]:
+    """How long the guest has until it is ended, where it is asked first."""
+    return {"grace_s": vm.grace_s} if vm.phase == "stopping" and not vm.force else {}
 
 
 def settle(task: str, vm: Vm) -> bool:
@@ -112,12 +118,8 @@ def _is_up(vm: Vm) -> bool:
     if vm.phase == "failed":
         raise _failed(vm, f"the VM {vm.name!r} failed")
     if vm.phase == "paused":
-        raise Refused(
-            500,
-            f"the VM {vm.name!r} is paused: {vm.paused_reason}",
-            hint=f"aetherscale why vm {vm.name}",
-            details={"vm-id": vm.id, "phase": "paused"},
-        )
+        what, way_on = held(vm)
+        raise Refused(500, what, hint=way_on, details={"vm-id": vm.id, "phase": "paused"})
     if vm.requested == "stopped":
         raise Refused(409, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
     return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")

@@ -16,6 +16,12 @@ _HELD: Final = {
     "internal-error": "the accelerator reported an internal error",
     "user": "somebody paused it over QMP",
 }
+_WAY_ON: Final = {
+    "disk": "make room on the host (df -h): it then goes on by itself",
+    "io-error": "mend the host's disk (dmesg), then: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "internal-error": "aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "user": "let it go on over QMP, or: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+}
 _STEPS: Final = {
     "provisioning": "making its disk",
     "booting": "booting it",
@@ -104,6 +110,12 @@ def sum_up(vm: Vm) -> str:
             if vm.undone and vm.failure:
                 return f"it never came to run: {vm.failure.phase}: {vm.failure.reason}"
             return "nothing of it is left on the host"
+
+
+def held(vm: Vm) -> tuple[str, str]:
+    """Of a paused VM: that it is, why, and what to do."""
+    reason = vm.paused_reason or "user"
+    return f"the VM {vm.name!r} is paused: {_HELD[reason]}", _WAY_ON[reason].format(name=vm.name)
 
 
 def _stopped(vm: Vm) -> str:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from aetherscale.actors.compute.effects import ReadyChannel
+
 Phase = Literal[
     "requested",
     "provisioning",
@@ -66,3 +68,5 @@ class VmView(Struct, frozen=True, rename="kebab"):
     paused_reason: str | None
     restarts: int
     exit: ExitView | None
+    ready_by: ReadyChannel
+    """How its guest says that it is ready: `none` where its image has no way to, and `running` is all that can be."""

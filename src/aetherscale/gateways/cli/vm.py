@@ -154,7 +154,9 @@ VM = Group(
             details=(
                 "The exit status is the program's own, and 128 and the number of the signal where a signal ended it. "
                 "Where it could not be run at all, the status is one of ours and stderr begins with `error:`; with "
-                "--json the object on stdout has the status, and there is no object where it could not be run."
+                "--json the object on stdout has the status, and there is no object where it could not be run.\n\n"
+                "The program has no stdin. Its output is taken for UTF-8: each byte that is not is shown as U+FFFD, "
+                "also with --json; let it print binary data as text (base64)."
             ),
         ),
         Command(

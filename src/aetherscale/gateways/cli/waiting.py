@@ -9,7 +9,7 @@ from typing import Any, Final
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure
-from aetherscale.gateways.cli.work import info, suggesting
+from aetherscale.gateways.cli.work import info
 from aetherscale.kernel import subjects
 
 LOOK_AGAIN_S: Final = 10.0
@@ -27,12 +27,11 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
     vm = info(context, "vm", reference)
     client = context.client
     events = client.connection.subscribe(subjects.object_events(context.settings.tenant, "vm", vm["id"]))
-    ready_by = _ready_by(context, vm) if wanted == "ready" else ""
     with context.out.progress(vm["name"]) as progress:
         while True:
             vm = info(context, "vm", vm["id"])
             progress.step(vm["phase"])
-            if _is(vm, wanted, ready_by):
+            if _is(vm, wanted):
                 return vm
             _refuse_the_impossible(vm, wanted)
             remaining_s = until_s - time.monotonic()
@@ -51,11 +50,11 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
                 raise Failure(503, message, hint="aetherscale serve", status=NO_NODE) from None
 
 
-def _is(vm: View, wanted: str, ready_by: str) -> bool:
+def _is(vm: View, wanted: str) -> bool:
     phase = vm["phase"]
     match wanted:
         case "ready":
-            return phase == "ready" or (phase == "running" and ready_by == "none")
+            return bool(phase == "ready" or (phase == "running" and vm["ready-by"] == "none"))
         case "running":
             return phase in ("running", "ready")
         case "stopped":
@@ -87,14 +86,3 @@ def _hopeless(vm: View, what: str) -> Failure:
         hint=failure.get("hint") or f"aetherscale why vm {vm['name']}",
         details={"vm-id": vm["id"], "phase": vm["phase"], "log-tail": failure.get("log-tail", "")},
     )
-
-
-def _ready_by(context: Context, vm: View) -> str:
-    """How the guests of the VM's image say that they are ready; "" where the image is gone and cannot be asked."""
-    try:
-        with suggesting(context, "image", vm["image"]):
-            return str(info(context, "image", vm["image"])["ready"])
-    except Failure as failure:
-        if failure.code != 404:
-            raise
-        return ""

@@ -88,6 +88,10 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
             progress.step(str(chunk.get("step", "")))
         case "retrying" | "restarting" as word:
             progress.step(word, str(chunk.get("reason") or f"not before {chunk.get('not-before')}"))
+        case "stopping" | "deleting" as word if "grace-s" in chunk:
+            progress.step(word, f"asked the guest to power off; forced stop in {chunk['grace-s']:g} s")
+        case "forcing":
+            progress.step("forcing", f"the guest did not power off within {chunk['waited-s']:g} s")
         case word:
             progress.step(str(word))
 

@@ -1,0 +1,95 @@
+"""What callers are told of VMs on the way: of the time that a guest has, and of a guest that is held."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from aetherscale.actors.compute.effects import PauseReason
+from aetherscale.actors.compute.simulated_host import Behaviour
+from aetherscale.gateways.cli.output import Progress
+from aetherscale.gateways.cli.work import tell
+from tests.support.memory_node import MemoryNode
+
+WEB = {"image": "tiny", "name": "web"}
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[MemoryNode]:
+    running = MemoryNode()
+    await running.start()
+    await running.final("images", "build-image", {"recipe": "tiny"})
+    yield running
+    await running.close()
+
+
+async def hold(node: MemoryNode, reason: PauseReason) -> None:
+    """Have QEMU hold the guest, as it does when the disk is full."""
+    assert node.node is not None
+    (vm_id,) = node.host.processes
+    process = node.host.live(vm_id)
+    assert process is not None
+    process.hold(reason)
+    # Whoever asks to start a VM that runs gets in line behind what was said of it.
+    await node.final("compute", "start-vm", {"vm-id": "web"})
+
+
+def steps(chunks: Any) -> list[str]:
+    """How far the command line says that it is, step by step."""
+    progress, found = Progress("web"), []
+    for chunk in chunks:
+        if chunk["type"] == "status":
+            tell(progress, chunk)
+            found.append(progress.phase)
+    return found
+
+
+class TestTheTimeThatAGuestHas:
+    @pytest.mark.parametrize(("task", "word"), [("stop-vm", "stopping"), ("delete-vm", "deleting")])
+    async def test_a_forced_stop_is_announced_before_the_wait(self, node: MemoryNode, task: str, word: str) -> None:
+        await node.final("compute", "create-vm", WEB)
+        chunks = await node.ask("compute", task, {"vm-id": "web", "grace-s": 7})
+        assert chunks[0]["grace-s"] == 7
+        assert steps(chunks)[0] == f"{word}: asked the guest to power off; forced stop in 7 s"
+
+    async def test_nothing_is_announced_where_nobody_is_asked(self, node: MemoryNode) -> None:
+        await node.final("compute", "create-vm", WEB)
+        assert steps(await node.ask("compute", "stop-vm", {"vm-id": "web", "kill": True}))[0] == "stopping"
+        assert steps(await node.ask("compute", "delete-vm", {"vm-id": "web"}))[0] == "deleting"
+
+    async def test_a_guest_that_did_not_power_off_is_told_of(self, node: MemoryNode) -> None:
+        node.host.behaviour = lambda vm_id: Behaviour(shutdown_s=None)
+        await node.final("compute", "create-vm", WEB)
+        told = steps(await node.ask("compute", "stop-vm", {"vm-id": "web", "grace-s": 0}))
+        assert "forcing: the guest did not power off within 0 s" in told
+
+
+HELD: Mapping[PauseReason, tuple[str, str]] = {
+    "disk": ("there was no room left on the host's disk", "make room on the host"),
+    "io-error": ("its disk gave an I/O error", "aetherscale vm start web"),
+    "internal-error": ("the accelerator reported an internal error", "aetherscale vm stop web --kill"),
+    "user": ("somebody paused it over QMP", "let it go on over QMP"),
+}
+
+
+@pytest.mark.parametrize("reason", HELD)
+async def test_a_program_in_a_guest_that_is_held_is_refused_with_the_reason(
+    node: MemoryNode, reason: PauseReason
+) -> None:
+    await node.final("compute", "create-vm", WEB)
+    await hold(node, reason)
+    answer = await node.final("compute", "exec-vm", {"vm-id": "web", "command": ["true"]})
+    why, what_to_do = HELD[reason]
+    assert (answer["code"], answer["message"]) == (409, f"the VM 'web' is paused: {why}")
+    assert what_to_do in answer["details"]["hint"]
+
+
+async def test_a_view_tells_how_the_guest_says_that_it_is_ready(node: MemoryNode) -> None:
+    await node.final("images", "import-image", {"source": "/x.img", "name": "mute", "ready": "none"})
+    made = await node.final("compute", "create-vm", {"image": "mute", "name": "mute"})
+    assert msgspec.to_builtins(made["vm"])["ready-by"] == "none"
+    made = await node.final("compute", "create-vm", WEB)
+    assert msgspec.to_builtins(made["vm"])["ready-by"] == "channel"
