@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 
+from aetherscale.bus.connection import Connection
 from aetherscale.bus.endpoint import Endpoint
 from aetherscale.bus.nats import NatsBus
 
@@ -40,5 +41,25 @@ async def test_who_has_listened_is_heard_of_by_the_server_and_not_only_asked_whe
     await bus.listen("after.it", "", print)
     assert listening.lines[-2:] == [b"SUB after.it 2\r\n", b"PING\r\n"]
     await bus.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_what_is_sent_on_a_lost_connection_leaves_nothing_watched_that_the_next_one_would_get() -> None:
+    listening = Listening()
+    server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)
+    endpoint = Endpoint(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    lost = Connection(lambda sid, incoming: None)
+    await lost.open([endpoint.url], endpoint, "test")
+    transport = lost._transport
+    assert transport is not None
+    socket = vars(transport)["_io_writer"].transport
+    descriptor = socket.get_extra_info("socket").fileno()
+    watched = vars(asyncio.get_running_loop())["_selector"].get_map()
+    assert descriptor in watched
+    socket.abort()
+    transport.writelines([b"PUB a 1\r\nx\r\n"])  # as nats-py's flusher does, before it has heard of the loss
+    await lost.end()
+    assert descriptor not in watched
     server.close()
     await server.wait_closed()

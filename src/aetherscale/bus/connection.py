@@ -83,6 +83,15 @@ class Connection(Client):
             if isinstance(failure, nats.errors.NoServersError) and self._why is not None:
                 raise self._why from None
             raise
+        transport = self._transport
+        assert transport is not None, "nats-py has connected"
+
+        def write_all(payload: list[bytes]) -> None:
+            transport.write(b"".join(payload))
+
+        # From Python 3.12 on, asyncio's own `writelines` on a connection that has just been lost watches its descriptor
+        # again. The next connection gets that number, and nobody hears what it says, nor that it ends.
+        transport.writelines = write_all  # type: ignore[method-assign]
 
     async def end(self) -> None:
         """Close, also where a cancellation has left nats-py half closed."""
