@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale import __version__
 from aetherscale.actors.compute.driver import ComputeDriver
@@ -39,7 +40,9 @@ from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, load
 from aetherscale.eventstore.sqlite import open_store
+from aetherscale.eventstore.sqlite.opening import owner_of
 from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.store import StoreError
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import event_types
@@ -94,6 +97,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Node, Ready]]:
     """A node with everything around it, for as long as the block lasts."""
     async with AsyncExitStack() as stack:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = _named(settings)
         event_log = await _open_log(settings)
         stack.push_async_callback(event_log.close)
         registries, snapshots = await _load(settings, event_log, stack)
@@ -110,6 +114,15 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Node, Ready]]:
         connected = bus.disconnected_since_us is None
         vms = sum(1 for kind, _, _ in node.objects() if kind == "vm")
         yield node, Ready(settings.node, settings.state_dir, endpoint().url, connected, vms, await event_log.head())
+
+
+def _named(settings: Settings) -> Settings:
+    """Where nobody gave the node a name, it has that of its log: hosts are renamed."""
+    if settings.is_named:
+        return settings
+    with contextlib.suppress(StoreError):  # what is wrong with the log is said when it is opened
+        return replace(settings, node=owner_of(settings.state_dir / LOG_NAME) or settings.node)
+    return settings
 
 
 async def _open_log(settings: Settings) -> EventLog:
@@ -188,7 +201,7 @@ async def _open_doors(settings: Settings, node: Node, bus: Bus, event_log: Event
     ingress = Ingress(
         bus, node.serve, node=settings.node, owners=OWNERS, clock=now_us, new_id=new_id, count=services.count
     )
-    publisher = Publisher(event_log, bus, alarm=log.error)
+    publisher = Publisher(event_log, bus, alarm=log.error, max_bytes=settings.stream_max_bytes)
     heartbeat = Heartbeat(
         bus, node=settings.node, epoch=event_log.epoch, head=event_log.head, version=__version__, clock=now_us
     )

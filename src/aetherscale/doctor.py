@@ -241,7 +241,7 @@ def _log(settings: Settings) -> Iterator[Finding]:
     except Refused as refused:
         yield Finding("log", "error", refused.message, f"aetherscale log verify --state-dir {settings.state_dir}")
         return
-    if found.node != settings.node:
+    if settings.is_named and found.node != settings.node:
         mend = f"serve with --node {found.node}"
         yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", mend)
     else:

@@ -5,11 +5,13 @@ Flags stand over the environment over a file over defaults:
     flag             environment               file (TOML)          default
     --state-dir      AETHERSCALE_STATE_DIR     state-dir            /var/lib/aetherscale for root, else
                                                                     $XDG_STATE_HOME/aetherscale
-    --node           AETHERSCALE_NODE          node                 the host's name, made into a valid one
+    --node           AETHERSCALE_NODE          node                 the one of the log that is there, else the host's
+                                                                    name, made into a valid one
     --nats           AETHERSCALE_NATS          nats                 a server of our own on loopback
     --tenant         AETHERSCALE_TENANT        tenant               default
     --accelerator    AETHERSCALE_ACCELERATOR   accelerator          auto
     --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
+    --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --simulated      AETHERSCALE_SIMULATED     simulated            false
     --config         AETHERSCALE_CONFIG                             /etc/aetherscale/aetherscale.toml for root, else
                                                                     $XDG_CONFIG_HOME/aetherscale/aetherscale.toml
@@ -32,9 +34,15 @@ from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
 Accelerator = Literal["auto", "kvm", "tcg"]
 ACCELERATORS: tuple[Accelerator, ...] = ("auto", "kvm", "tcg")
 
-NAMES = ("state-dir", "node", "nats", "tenant", "accelerator", "cache-dir", "simulated")
+NAMES = ("state-dir", "node", "nats", "tenant", "accelerator", "cache-dir", "stream-max-bytes", "simulated")
 """The settings that flags, the environment and the file share."""
 
+STREAM_MAX_BYTES = 1024**3
+LEAST_STREAM_BYTES = 16 * 1024**2
+"""Room for a few of the largest events: with less the copy could not be told from a broken one."""
+
+_SIZE = re.compile(r"(?P<amount>[0-9]{1,18})(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _PREFIX = "AETHERSCALE_"
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
@@ -45,8 +53,12 @@ class Settings(Struct, frozen=True):
     state_dir: Path
     node: str
     """The name of the node; default: the host's name, made into a valid one."""
+    is_named: bool = True
+    """Whether somebody gave the name; else a log that is there already has its own."""
     nats_url: str | None = None
     """An outside NATS server; None for one of our own on loopback."""
+    stream_max_bytes: int = STREAM_MAX_BYTES
+    """What the copy of the log on the NATS server may take there; beyond it the oldest events go first."""
     accelerator: Accelerator = "auto"
     simulated: bool = False
     """Whether VMs are simulated: nothing on the host is touched but the state directory."""
@@ -74,11 +86,14 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         if flags.get(name):
             given[name] = (flags[name], f"--{name}")
     cache = _text(given, "cache-dir")
+    node = _name(given, "node")
     return Settings(
         state_dir=Path(os.path.abspath(_text(given, "state-dir") or _default_state_dir(environ))),
-        node=_name(given, "node") or node_name(os.uname().nodename),
+        node=node or node_name(os.uname().nodename),
+        is_named=node is not None,
         nats_url=_text(given, "nats"),
         accelerator=_accelerator(given),
+        stream_max_bytes=_stream_max_bytes(given),
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
         cache=Path(os.path.abspath(cache)) if cache else None,
@@ -162,6 +177,16 @@ def _accelerator(given: Mapping[str, tuple[Any, str]]) -> Accelerator:
     raise Refused(
         400, f"settings: {where}: got {value!r}, expected one of {', '.join(ACCELERATORS)}", field="accelerator"
     )
+
+
+def _stream_max_bytes(given: Mapping[str, tuple[Any, str]]) -> int:
+    value, where = given.get("stream-max-bytes", (STREAM_MAX_BYTES, ""))
+    found = _SIZE.fullmatch(str(value))
+    size = int(found["amount"]) * _UNITS[found["unit"].lower()] if found and not isinstance(value, bool) else 0
+    if not LEAST_STREAM_BYTES <= size < 2**63:
+        expected = f"a number of bytes, or a size like 512M; at least {LEAST_STREAM_BYTES // 1024**2}M"
+        raise Refused(400, f"settings: {where}: got {value!r}, expected {expected}", field="stream-max-bytes")
+    return size
 
 
 def _truth(given: Mapping[str, tuple[Any, str]], name: str) -> bool:

@@ -35,6 +35,7 @@ class TestPrecedence:
     def test_every_setting_can_stand_in_every_place(self, file: Path) -> None:
         file.write_text(
             'state-dir = "/s"\nnode = "n"\nnats = "nats://h"\ntenant = "t"\naccelerator = "tcg"\nsimulated = true\n'
+            'stream-max-bytes = "64M"\n'
             'cache-dir = "/c"\n'
         )
         from_file = load({"config": str(file)})
@@ -45,6 +46,7 @@ class TestPrecedence:
             AETHERSCALE_TENANT="t",
             AETHERSCALE_ACCELERATOR="tcg",
             AETHERSCALE_SIMULATED="yes",
+            AETHERSCALE_STREAM_MAX_BYTES="67108864",
             AETHERSCALE_CACHE_DIR="/c",
         )
         from_flags = load(
@@ -55,11 +57,13 @@ class TestPrecedence:
                 "tenant": "t",
                 "accelerator": "tcg",
                 "simulated": True,
+                "stream-max-bytes": "64MiB",
                 "cache-dir": "/c",
             }
         )
         assert from_file == from_environment == from_flags
         assert from_file.nats_url == "nats://h"
+        assert from_file.stream_max_bytes == 64 * 1024**2
 
     def test_what_was_not_given_is_not_taken_for_a_value(self) -> None:
         assert load({"simulated": False, "node": None}, AETHERSCALE_SIMULATED="1", AETHERSCALE_NODE="n").simulated
@@ -91,6 +95,9 @@ class TestRefusals:
             ('simulated = "perhaps"', "expected true or false"),
             ("simulated = 1", "got 1, expected true or false"),
             ("state-dir", "is not TOML"),
+            ("stream-max-bytes = 1000", "got 1000, expected a number of bytes, or a size like 512M; at least 16M"),
+            ('stream-max-bytes = "1X"', "got '1X'"),
+            ("stream-max-bytes = true", "got True"),
         ],
     )
     def test_a_wrong_setting_is_named_with_its_place(self, file: Path, text: str, said: str) -> None:

@@ -15,7 +15,15 @@ from typing import Final, Protocol
 
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import Bus, BusUnavailable
-from aetherscale.bus.jetstream import ACK_TIMEOUT_S, MAX_HEADER_BYTES, Pipeline, StoredMessage, Stream, StreamError
+from aetherscale.bus.jetstream import (
+    ACK_TIMEOUT_S,
+    MAX_HEADER_BYTES,
+    NO_ROOM,
+    Pipeline,
+    StoredMessage,
+    Stream,
+    StreamError,
+)
 from aetherscale.bus.streamplan import Continue, Create, Halt, LogState, Plan, Rebuild, SetAside, plan
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import subjects
@@ -137,7 +145,7 @@ class Publisher:
                 self._told = self._alarmed = ""
             except (BusUnavailable, StreamError) as failure:
                 if str(failure) != self._told:
-                    log.warning("events wait in the log until they can be published: %s", failure)
+                    log.warning("events wait in the log until they can be published: %s%s", failure, self._way(failure))
                     self._told = str(failure)
                 await self._pause(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
@@ -166,6 +174,7 @@ class Publisher:
     async def _prepare(self, decided: Create | Continue | Rebuild | SetAside) -> tuple[int, int]:
         """Make the stream such that it can be published to; after which event, and up to which it is a repetition."""
         if isinstance(decided, Continue):
+            await self._stream.resize()
             return decided.after, 0
         first_seq = 1
         if isinstance(decided, SetAside):
@@ -283,6 +292,16 @@ class Publisher:
                 await self._poked.wait()
         except TimeoutError:
             return
+
+    def _way(self, failure: BusUnavailable | StreamError) -> str:
+        """What to do about a failure, where that is known."""
+        if not isinstance(failure, StreamError) or failure.code not in NO_ROOM:
+            return ""
+        size_mib = self._stream.max_bytes // 1024**2
+        return (
+            f"; the stream asks for {size_mib} MiB: give the broker's JetStream more room, or start the node with a "
+            f"smaller --stream-max-bytes, like {max(size_mib // 4, 16)}M"
+        )
 
     def _tell(self, text: str) -> None:
         if text != self._alarmed:

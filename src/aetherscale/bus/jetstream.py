@@ -23,6 +23,8 @@ API: Final = "$JS.API"
 TIMEOUT_S: Final = 10.0
 STREAM_NOT_FOUND: Final = 10059
 NAME_IN_USE: Final = 10058
+NO_ROOM: Final = frozenset({10002, 10023, 10047, 10122})
+"""An account, a cluster or a server has not got the room that a stream asks for, or may not give it."""
 WINDOW: Final = 256
 """Messages under way at one time."""
 ACK_TIMEOUT_S: Final = 5.0
@@ -109,6 +111,12 @@ class Stream:
             "first_seq": first_seq,
         }
         await self._ask(f"STREAM.CREATE.{self.name}", config)
+
+    async def resize(self) -> None:
+        """Have a stream that is there take as much as it may now, no more and no less."""
+        info = await self._info(self.name)
+        if info is not None and info["config"].get("max_bytes") != self.max_bytes:
+            await self._ask(f"STREAM.UPDATE.{self.name}", {**info["config"], "max_bytes": self.max_bytes})
 
     async def delete(self) -> None:
         """Remove it, if it is there."""

@@ -143,6 +143,17 @@ def check_log(path: Path, node: str | None) -> None:
         raise WrongNode(f"{path}: this is the log of node {owner}, not of {node}; serve with --node {owner}")
 
 
+def owner_of(path: Path) -> str | None:
+    """The node whose log is there; None where there is none. Raises `NotALog`, `TooNew`, `Damaged`, OSError."""
+    if not path.exists():
+        return None
+    with closing(connect_read_only(path)) as connection:
+        try:
+            return LogReading(connection, path).epochs[-1].node
+        except SQLITE_ERRORS as error:
+            raise translated(error, path) from error
+
+
 def check_head(reading: LogReading, head: Head | None, path: Path) -> None:
     """Compare the end of a log with the head that was kept apart. Raises `Damaged` where something has vanished."""
     last = reading.chain_head() or EMPTY

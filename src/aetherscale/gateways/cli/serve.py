@@ -30,7 +30,7 @@ def _serve(context: Context) -> None:
             )
             return
         state_dir = shlex.quote(str(ready.state_dir))
-        away = "" if ready.connected else ", which cannot be reached yet"
+        away = "" if ready.connected else ", which cannot be reached yet and is tried again and again"
         out.fields(
             (
                 ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
@@ -39,7 +39,8 @@ def _serve(context: Context) -> None:
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
         )
-        out.line(f"ready: node {ready.node} takes commands; Ctrl-C ends it, virtual machines run on")
+        now = "takes commands" if ready.connected else "takes commands as soon as its NATS server is there"
+        out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, virtual machines run on")
 
     context.program.serve(context.settings, on_ready)
 
@@ -49,7 +50,9 @@ SERVE = Command(
     "run a node in the foreground",
     _serve,
     options=(
-        Option("node", "the name of the node; the host's name if not given", "NAME"),
+        Option(
+            "node", "the name of the node; if not given, that of the log that is there, else the host's name", "NAME"
+        ),
         Option(
             "accelerator",
             "how guests are run; auto takes KVM once it has proved to work here",
@@ -57,6 +60,7 @@ SERVE = Command(
             choices=("auto", "kvm", "tcg"),
         ),
         Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
+        Option("stream-max-bytes", "what the copy of the log on the NATS server may take; 1G if not given", "SIZE"),
         Option("cache-dir", "where what can be fetched again is kept", "DIR", completes="dir"),
         Option("http", "not in this version", "HOST:PORT"),
         Option("no-http", "serve no HTTP; this version has none"),
