@@ -6,5 +6,6 @@ from typing import Final
 
 from benchmarks.harness import Row
 from benchmarks.rows_log import LOG_ROWS
+from benchmarks.rows_node import NODE_ROWS
 
-ROWS: Final[tuple[Row, ...]] = (*LOG_ROWS,)
+ROWS: Final[tuple[Row, ...]] = (*LOG_ROWS, *NODE_ROWS)
