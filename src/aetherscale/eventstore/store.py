@@ -69,7 +69,7 @@ class Accepted(Struct, frozen=True, array_like=True):
     last_seq: int
 
 
-class StoredEvent(Struct, frozen=True, array_like=True):
+class StoredEvent(Struct, frozen=True, array_like=True, gc=False):
     """One row of the log with everything resolved. The order of the fields is part of the hash chain."""
 
     seq: int

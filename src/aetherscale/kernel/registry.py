@@ -39,7 +39,7 @@ class Kind(Generic[S]):
     before are not taken for what it would have made."""
 
 
-class Entity(Struct, Generic[S], frozen=True):
+class Entity(Struct, Generic[S], frozen=True, gc=False):
     """One entity: its state, and where in the log it stands."""
 
     id: str
@@ -95,7 +95,7 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S]
 
 def advance(kind: Kind[S], entity: Entity[S] | None, recorded: Recorded, entity_id: str) -> Entity[S]:
     """The entity after one more event of its stream."""
-    state = kind.evolve(entity.state if entity else None, recorded.event, recorded.time_us)
+    state = kind.evolve(None if entity is None else entity.state, recorded.event, recorded.time_us)
     return Entity(entity_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state)
 
 

@@ -77,7 +77,7 @@ class ProcessIdentity(Struct, frozen=True):
     accelerator: Literal["kvm", "tcg"]
 
 
-class Vm(Struct, frozen=True):
+class Vm(Struct, frozen=True, gc=False):
     """One VM, as its events add up."""
 
     id: str

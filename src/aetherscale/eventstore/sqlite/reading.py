@@ -174,15 +174,19 @@ class LogReading:
         return row
 
     def _events(self, rows: Sequence[_Row]) -> list[StoredEvent]:
-        epochs, streams = self.epochs, self._streams
+        epochs, streams, types = self.epochs, self._streams, self._types
+        only = epochs[0] if len(epochs) == 1 else None
         events: list[StoredEvent] = []
         for row in rows:
             seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = (
                 row
             )
             stream = streams.get(stream_id) or self._stream(stream_id, seq)
-            kind = self._types.get(type_id) or self._type(type_id, seq)
-            epoch = epochs[0] if len(epochs) == 1 else next(one for one in reversed(epochs) if one.first_seq <= seq)
+            kind = types.get(type_id)
+            if kind is None:
+                kind = self._type(type_id, seq)
+                types = self._types
+            epoch = only or next(one for one in reversed(epochs) if one.first_seq <= seq)
             events.append(
                 StoredEvent(
                     seq,
