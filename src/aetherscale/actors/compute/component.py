@@ -29,6 +29,7 @@ from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
 from aetherscale.actors.compute.sentences import held
 from aetherscale.actors.compute.state import ProcessIdentity, Vm
+from aetherscale.actors.compute.views import VmView
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
@@ -70,6 +71,8 @@ class Compute:
         self._find_image = find_image
         self._consoles = Consoles(driver)
         self._strangers: set[str] = set()
+        self._views: dict[str, VmView] = {}
+        """The view of each VM that has been asked for, as of its `revision`: most lists show what did not change."""
 
     def component(self) -> Component[Vm, ComputeMessage]:
         """The component as the actor runs it."""
@@ -172,8 +175,11 @@ class Compute:
 
     # --- queries -------------------------------------------------------------------------------------------------
 
-    def _view(self, entity: Entity[Vm]) -> Any:
-        return view(entity.state, self._node, entity.version)
+    def _view(self, entity: Entity[Vm]) -> VmView:
+        known = self._views.get(entity.id)
+        if known is None or known.revision != entity.version:
+            known = self._views[entity.id] = view(entity.state, self._node, entity.version)
+        return known
 
     def _result(self, entity: Entity[Vm]) -> Mapping[str, Any]:
         return {"vm-id": entity.id, "vm": self._view(entity)}
