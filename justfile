@@ -56,6 +56,10 @@ check: test
 bench *args:
     {{ bin }}/python -m benchmarks {{ args }}
 
+# How cost grows with VMs and events: the plots of docs/performance.md.
+bench-growth *args:
+    {{ bin }}/python -m benchmarks.growth {{ args }}
+
 # Write docs/events.md and docs/subjects.md anew from the code.
 docs:
     {{ bin }}/python -m aetherscale.docs

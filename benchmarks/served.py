@@ -23,9 +23,9 @@ READ_BYTES: Final = 1024 * 1024
 
 
 def environment(directory: Path, *, simulated: bool = True) -> dict[str, str]:
-    """The settings of a node in a directory."""
+    """The settings of a node in a directory. Bytecode is cached, as it is where the program is installed."""
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "AETHERSCALE_STATE_DIR": str(directory),
         "AETHERSCALE_NODE": NODE,
         "AETHERSCALE_TENANT": TENANT,
