@@ -1,12 +1,8 @@
-"""What every compute driver does: one suite for the simulated host and for real QEMU."""
+"""What every compute driver does from the disk to the end: on the simulated host and with real QEMU."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
-from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.effects import (
@@ -14,16 +10,12 @@ from aetherscale.actors.compute.effects import (
     DiskProvisioned,
     EffectFailed,
     Ended,
-    EndVm,
     GuestEnded,
     GuestReady,
     Removed,
-    RemoveVm,
     ShutdownIgnored,
-    ShutDownVm,
     VmGone,
 )
-from aetherscale.kernel.errors import Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -31,46 +23,18 @@ from tests.support.compute_worlds import (
     PATIENCE_S,
     TINY,
     VM,
-    SimulatedWorld,
     Watcher,
     World,
-    agent_answers,
     boot,
     booted,
     ensure,
-    identity,
-    node,
     provision,
-    read_until,
     say_nothing,
     type_in,
-    whole,
 )
+from tests.support.driver_fixtures import END, REMOVE, driver, shut_down, watcher, world
 
-__all__ = ["qemu_world", "tiny_image_file"]
-
-END = EndVm("end", VM, 1)
-REMOVE = RemoveVm("remove", VM, 1)
-
-
-def shut_down(grace_s: float) -> ShutDownVm:
-    return ShutDownVm("shut down", VM, 1, grace_s)
-
-
-@pytest.fixture(params=["simulated", pytest.param("qemu", marks=pytest.mark.integration)])
-def world(request: pytest.FixtureRequest) -> World:
-    return SimulatedWorld() if request.param == "simulated" else request.getfixturevalue("qemu_world")
-
-
-@pytest.fixture
-def driver(world: World) -> ComputeDriver:
-    return world.driver()
-
-
-@pytest.fixture
-async def watcher(driver: ComputeDriver) -> AsyncIterator[Watcher]:
-    async with node(driver) as watcher:
-        yield watcher
+__all__ = ["driver", "qemu_world", "tiny_image_file", "watcher", "world"]
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
@@ -274,145 +238,3 @@ async def test_a_vm_that_is_removed_leaves_nothing(world: World, driver: Compute
     assert await driver.inventory() == [OTHER_VM]
     await ensure(driver, REMOVE, Removed)
     assert watcher.seen == []
-
-
-# --- the next node ---------------------------------------------------------------------------------------------------
-
-
-async def test_the_next_node_adopts_the_process_and_hears_that_the_guest_is_ready(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first):
-        started = await booted(first, TINY)
-    async with node(second) as watcher:
-        assert await second.adopt(identity(started))
-        assert await watcher.until(GuestReady) == GuestReady(VM, 1, "channel")
-        await type_in(second, "poweroff")
-        await watcher.until(GuestEnded)
-        await ensure(second, END, Ended)
-    assert world.processes(VM) == 0
-
-
-async def test_the_next_node_hears_how_a_guest_ended_while_nobody_watched(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first) as watcher:
-        started = await booted(first, TINY)
-        await watcher.until(GuestReady)
-    await world.power_off(VM)
-    async with node(second) as watcher:
-        assert await second.adopt(identity(started))
-        assert (await watcher.until(GuestEnded)).reason == "shutdown"
-        await ensure(second, END, Ended)
-
-
-async def test_the_next_node_learns_of_a_death_but_not_of_its_cause(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first):
-        started = await booted(first)
-    async with node(second) as watcher:
-        assert await second.adopt(identity(started))
-        world.kill(started)
-        gone = await watcher.until(VmGone)
-        assert gone.run == 1
-
-
-async def test_a_boot_whose_outcome_was_lost_with_the_node_is_found_by_the_next_one(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first):
-        started = await booted(first)
-    async with node(second):
-        again = await ensure(second, boot(), Booted)
-        assert again.adopted
-        assert again.pid == started.pid
-        assert world.processes(VM) == 1
-
-
-async def test_the_next_node_ends_and_removes_what_it_did_not_start(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first):
-        await booted(first)
-    async with node(second) as watcher:
-        assert await second.inventory() == [VM]
-        await ensure(second, REMOVE, Removed)
-        assert watcher.seen == []
-    assert world.processes(VM) == 0
-
-
-async def test_no_other_process_is_ever_adopted(world: World) -> None:
-    first, second = world.driver(), world.driver()
-    async with node(first):
-        started = identity(await booted(first))
-    async with node(second) as watcher:
-        assert not await second.adopt(replace(started, pid=started.pid + 1))
-        assert not await second.adopt(replace(started, start_ticks=started.start_ticks + 1))
-        assert not await second.adopt(replace(started, boot_id="0" * 36))
-        assert not await second.adopt(replace(started, vm_id=OTHER_VM))
-        assert watcher.seen == []
-    assert world.processes(VM) == 1
-
-
-# --- what guests say -------------------------------------------------------------------------------------------------
-
-
-async def test_every_reader_of_the_serial_line_sees_everything_and_anyone_may_type(
-    driver: ComputeDriver, watcher: Watcher
-) -> None:
-    await booted(driver, TINY)
-    await watcher.until(GuestReady)
-    one, two = await driver.console(VM), await driver.console(VM)
-    await read_until(one.output(), b"# ")
-    await one.send(b"echo from-''one\n")
-    for reader in (one, two):
-        assert b"from-one" in await read_until(reader.output(), b"from-one")
-    late = await driver.console(VM)
-    assert b"from-one" in await read_until(late.output(), b"from-one")
-    await one.close()
-    assert await anext(one.output(), None) is None
-    await two.send(b"echo from-''two\n")
-    await read_until(two.output(), b"from-two")
-    await ensure(driver, END, Ended)
-    await whole(two.output())
-    with pytest.raises(Refused) as refused:
-        await two.send(b"x")
-    assert refused.value.code == 409
-
-
-async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: ComputeDriver, watcher: Watcher) -> None:
-    await booted(driver, TINY)
-    await watcher.until(GuestReady)
-    following = driver.logs(VM, follow=True, tail_bytes=1 << 20)
-    await type_in(driver, "echo in-the-''log")
-    await read_until(following, b"in-the-log")
-    await ensure(driver, END, Ended)
-    stored = await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
-    assert b"in-the-log" in stored
-    assert await whole(driver.logs(VM, follow=True, tail_bytes=10)) == stored[-10:]
-
-
-async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watcher) -> None:
-    await booted(driver, TINY, ready="agent")
-    await watcher.until(GuestReady)
-    await agent_answers(driver)
-    done = await driver.execute(VM, ["/bin/echo", "a b", "c"], 30)
-    assert (done.exit_code, done.stdout, done.truncated) == (0, b"a b c\n", False)
-    assert (await driver.execute(VM, ["/bin/false"], 30)).exit_code == 1
-    with pytest.raises(Refused) as refused:
-        await driver.execute(VM, ["/no/such/program"], 30)
-    assert refused.value.code == 400
-
-
-async def test_where_there_is_no_agent_a_program_is_refused(driver: ComputeDriver, watcher: Watcher) -> None:
-    await booted(driver, BARE)
-    with pytest.raises(Refused) as refused:
-        await driver.execute(VM, ["true"], 1)
-    assert refused.value.code == 503
-
-
-async def test_a_vm_that_is_not_running_is_refused_as_such(driver: ComputeDriver, watcher: Watcher) -> None:
-    await ensure(driver, provision(), DiskProvisioned)
-    with pytest.raises(Refused) as console:
-        await driver.console(VM)
-    with pytest.raises(Refused) as execute:
-        await driver.execute(VM, ["true"], 1)
-    with pytest.raises(Refused) as logs:
-        await whole(driver.logs(OTHER_VM, follow=True, tail_bytes=100))
-    assert [refused.value.code for refused in (console, execute, logs)] == [409, 409, 404]

@@ -1,0 +1,248 @@
+"""Servers that lie, stall, lead elsewhere, or are not who they say they are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aetherscale.actors.images.fetch import Limits
+from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, SHA256, bring, failure, left_over, no_proxy, part
+from tests.support.http_server import Asked, http_server, says, serves
+
+__all__ = ["no_proxy", "part"]
+
+pytestmark = pytest.mark.integration
+
+
+class TestServers:
+    async def test_a_length_that_is_a_lie_is_a_failure(self, part: Path) -> None:
+        async with http_server(says("200 OK", {"Content-Length": "1000"}, b"short")) as server:
+            failed = await failure(server.url(), part)
+        assert failed.retryable
+        assert "after 5 of 1000 bytes" in failed.reason
+
+    async def test_a_part_longer_than_it_says_is_a_failure(self, part: Path) -> None:
+        total = {"Content-Range": f"bytes {MIB}-{len(CONTENT) - 1}/{len(CONTENT)}", "ETag": ETAG}
+        async with http_server(
+            serves(CONTENT, cut_after=MIB, etag=ETAG), says("206 Partial Content", total, bytes(4 * MIB))
+        ) as server:
+            assert (await failure(server.url(), part)).retryable
+            failed = await failure(server.url(), part)
+        assert not failed.retryable
+        assert "and sent" in failed.reason
+
+    async def test_a_chunked_body_comes_in_and_a_broken_one_is_a_failure(self, part: Path) -> None:
+        chunked = {"Transfer-Encoding": "chunked"}
+        told: list[int | None] = []
+        async with http_server(
+            says("200 OK", chunked, b"5\r\nhello\r\n3\r\n"), says("200 OK", chunked, b"5\r\nhello\r\n0\r\n\r\n")
+        ) as server:
+            assert (await failure(server.url(), part)).retryable
+            await bring(server.url(), part, progress=lambda done, total: told.append(total))
+        assert part.read_bytes() == b"hello"
+
+    async def test_a_size_over_the_cap_is_refused_before_anything_is_written(self, part: Path) -> None:
+        async with http_server(serves(CONTENT)) as server:
+            failed = await failure(server.url(), part, size_cap_bytes=MIB)
+        assert not failed.retryable
+        assert "are allowed" in failed.reason
+        assert not part.exists()
+
+    async def test_a_body_over_the_cap_is_cut_while_it_comes(self, part: Path) -> None:
+        async with http_server(says("200 OK", {}, CONTENT)) as server:
+            failed = await failure(server.url(), part, size_cap_bytes=MIB)
+        assert not failed.retryable
+        assert part.stat().st_size <= MIB
+
+    async def test_a_wrong_checksum_leaves_nothing(self, part: Path) -> None:
+        async with http_server(serves(CONTENT, etag=ETAG)) as server:
+            failed = await failure(server.url(), part, sha256="0" * 64)
+        assert not failed.retryable
+        assert SHA256 in failed.reason
+        assert left_over(part) == []
+
+    async def test_a_checksum_is_of_the_whole_file_also_when_it_came_in_two_parts(self, part: Path) -> None:
+        answers = [serves(CONTENT, cut_after=cut, etag=ETAG) for cut in (MIB, None)]
+        async with http_server(*answers) as server:
+            assert (await failure(server.url(), part, sha256=SHA256)).retryable
+            os.pwrite(descriptor := os.open(part, os.O_WRONLY), b"bit rot", 1000)
+            os.close(descriptor)
+            assert not (await failure(server.url(), part, sha256=SHA256)).retryable
+        assert left_over(part) == []
+
+    @pytest.mark.parametrize("headers", [False, True])
+    async def test_a_server_that_stalls_is_given_up(self, part: Path, headers: bool) -> None:
+        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            if headers:
+                await says("200 OK", {"Content-Length": "1000"}, b"and then")(asked, writer)
+            await asyncio.Event().wait()
+
+        async with http_server(stall) as server:
+            failed = await failure(server.url(), part, limits=HASTY)
+        assert failed.retryable
+        assert "the server said nothing for 0.2 s" in failed.reason
+
+    async def test_a_cancelled_download_ends_at_once_and_can_go_on(self, part: Path) -> None:
+        some_is_there = asyncio.Event()
+
+        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
+            await asyncio.Event().wait()
+
+        async with http_server(stall, serves(CONTENT, etag=ETAG)) as server:
+            # The idle limit is far beyond the test's own: only the cancellation can end it.
+            download = asyncio.create_task(
+                bring(server.url(), part, limits=Limits(idle_s=3600), progress=lambda done, total: some_is_there.set())
+            )
+            await some_is_there.wait()
+            download.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await download
+            have_bytes = part.stat().st_size
+            assert (await bring(server.url(), part)).sha256 == SHA256
+        assert have_bytes > 0
+        assert server.asked[1].headers["range"] == f"bytes={have_bytes}-"
+
+    async def test_redirections_are_followed_and_passwords_stay_with_their_server(self, part: Path) -> None:
+        moved = says("302 Found", {"Location": "/elsewhere", "Content-Length": "9"}, b"unrelated")
+        async with http_server(moved, serves(CONTENT)) as server:
+            assert (await bring(server.url(user="me:s%20cret@"), part)).sha256 == SHA256
+        assert [asked.target for asked in server.asked] == ["/image", "/elsewhere"]
+        assert server.asked[0].headers["authorization"] == "Basic bWU6cyBjcmV0"
+        assert "authorization" not in server.asked[1].headers
+        assert server.asked[0].headers["host"] == f"127.0.0.1:{server.port}"
+
+    @pytest.mark.parametrize("target", ["/image", "file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x/"])
+    async def test_redirections_that_lead_nowhere_good_are_not_followed(self, part: Path, target: str) -> None:
+        async with http_server(says("301 Moved Permanently", {"Location": target})) as server:
+            failed = await failure(server.url(), part)
+        assert not failed.retryable
+        assert "elsewhere" in failed.reason
+        assert len(server.asked) <= 12
+        assert left_over(part) == []
+
+    async def test_a_redirection_with_an_endless_body_is_not_read(self, part: Path) -> None:
+        async def endless(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 302 Found\r\nLocation: /image\r\n\r\n")
+            while True:
+                writer.write(bytes(MIB))
+                await writer.drain()
+
+        async with http_server(endless, serves(CONTENT)) as server:
+            assert (await bring(server.url(), part)).sha256 == SHA256
+            await server.hung_up.wait()
+
+    @pytest.mark.parametrize(
+        ("status", "retryable"),
+        [("404 Not Found", False), ("401 Unauthorized", False), ("410 Gone", False), ("204 No Content", False),
+         ("500 Internal Server Error", True), ("503 Service Unavailable", True), ("429 Too Many Requests", True)],
+    )  # fmt: skip
+    async def test_a_refusal_is_told_with_its_number(self, part: Path, status: str, retryable: bool) -> None:
+        async with http_server(says(status, {"Content-Length": "0"})) as server:
+            failed = await failure(server.url(), part)
+        assert failed.retryable == retryable
+        assert status[:3] in failed.reason
+
+    async def test_an_encoding_that_nobody_asked_for_is_refused(self, part: Path) -> None:
+        async with http_server(serves(CONTENT, content_encoding="gzip")) as server:
+            failed = await failure(server.url(), part)
+        assert "gzip" in failed.reason
+        assert not failed.retryable
+
+    @pytest.mark.parametrize(
+        "answer",
+        [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, b"HTTP/1.1 200 " + b"x" * 100_000],
+    )
+    async def test_a_server_that_speaks_no_http_is_a_failure(self, part: Path, answer: bytes) -> None:
+        async def nonsense(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
+            await writer.drain()
+
+        async with http_server(nonsense) as server:
+            assert (await failure(server.url(), part)).retryable
+
+    async def test_a_server_that_is_not_there_is_a_failure(self, part: Path) -> None:
+        async with http_server(serves(b"")) as server:
+            url = server.url()
+        assert (await failure(url, part)).retryable
+
+    @pytest.mark.parametrize(
+        "url", ["http://", "http:///x", "http://[::1", "http://127.0.0.1:port/", "http://a b/", "ftp://x/y"]
+    )
+    async def test_an_address_that_is_none_is_refused(self, part: Path, url: str) -> None:
+        assert not (await failure(url, part)).retryable
+
+    async def test_an_address_is_sent_as_the_web_wants_it(self, part: Path) -> None:
+        async with http_server(serves(CONTENT)) as server:
+            await bring(server.url("/b ild/größe%20x?q=a b#part"), part)
+        assert server.asked[0].target == "/b%20ild/gr%C3%B6%C3%9Fe%20x?q=a%20b"
+
+    async def test_a_part_file_that_is_a_link_is_not_followed(self, part: Path) -> None:
+        precious = part.with_name("precious")
+        precious.write_text("precious")
+        part.symlink_to(precious)
+        async with http_server(serves(CONTENT)) as server:
+            assert not (await failure(server.url(), part)).retryable
+        assert precious.read_text() == "precious"
+
+
+@pytest.fixture
+def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """What a server needs whose certificate nobody knows, and that certificate."""
+    directory = tmp_path_factory.mktemp("tls")
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+class TestTls:
+    async def test_a_certificate_that_nobody_trusts_is_not_trusted_here(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path]
+    ) -> None:
+        async with http_server(serves(CONTENT), tls=tls[0]) as server:
+            failed = await failure(server.url(), part)
+        assert "certificate is not trusted" in failed.reason
+        assert not failed.retryable
+        assert server.asked == []
+
+    async def test_a_trusted_server_is_read_and_a_stall_ends_with_the_download(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+        some_is_there = asyncio.Event()
+
+        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
+            await asyncio.Event().wait()
+
+        async with http_server(stall, serves(CONTENT, etag=ETAG), tls=tls[0]) as server:
+            download = asyncio.create_task(
+                bring(server.url(), part, limits=Limits(idle_s=3600), progress=lambda done, total: some_is_there.set())
+            )
+            await some_is_there.wait()
+            download.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await download
+            assert (await bring(server.url(), part)).sha256 == SHA256
+
+    async def test_nothing_leads_from_https_to_http(
+        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+        async with http_server(serves(CONTENT)) as plain:
+            moved = says("302 Found", {"Location": plain.url()})
+            async with http_server(moved, tls=tls[0]) as server:
+                failed = await failure(server.url(), part)
+        assert "from https to http" in failed.reason
+        assert plain.asked == []
