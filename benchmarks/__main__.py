@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="which rows; all where none is given")
     parser.add_argument("--list", action="store_true", help="say which rows there are")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller logs: for a look, not to quote")
+    parser.add_argument("--summary", action="store_true", help="measure nothing; print the targets of what was saved")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON files go")
     chosen = parser.parse_args(arguments)
     known = {row.name: row for row in rows.ROWS}
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.list:
         for row in rows.ROWS:
             print(f"{row.name:16} {row.title}")
+        return 0
+    if chosen.summary:
+        print(report.summary(report.load(chosen.rows or list(known), chosen.results)))
         return 0
     for name in chosen.rows or known:
         found = [asyncio.run(measure(known[name], quick=chosen.quick))]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.harness import Outcome, Spread
+from benchmarks.harness import OURS, Outcome, Spread
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -28,6 +28,25 @@ def table(outcomes: Sequence[Outcome]) -> str:
             lines.append(f"| {verdict.what} {verdict.limit} | {measured} | {'met' if verdict.met else '**missed**'} |")
         lines += ["", f"Spin loop: {number(each.spin_ms.median)} ms ({around(each.spin_ms)}).", ""]
     return "\n".join(lines)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: a line for each target, with our own median beside the ratio."""
+    lines = ["| row | target | ours | measured (quartiles) | |", "| --- | --- | ---: | ---: | --- |"]
+    for each in outcomes:
+        own = {one.figure: one.median for one in each.figures if one.contestant == OURS}
+        for verdict in each.verdicts:
+            measured = f"{number(verdict.measured.median)} ({around(verdict.measured)})"
+            met = "met" if verdict.met else "**missed**"
+            what = f"{verdict.what} {verdict.limit}"
+            lines.append(f"| {each.title} | {what} | {number(own[verdict.what])} | {measured} | {met} |")
+    return "\n".join(lines)
+
+
+def load(names: Sequence[str], directory: Path) -> list[Outcome]:
+    """What was saved of these rows, as far as there is something."""
+    paths = [directory / f"{name}.json" for name in names]
+    return [msgspec.json.decode(path.read_bytes(), type=Outcome) for path in paths if path.exists()]
 
 
 def around(found: Spread) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, svg
 from benchmarks.harness import (
     OURS,
     Context,
@@ -114,3 +116,22 @@ def test_a_missed_target_stands_out_in_the_table() -> None:
     text = report.table([outcome(row, Taken(rounds([2, 2], [1, 1]), [1.0, 2.0]))])
     assert "| ms ≤ 1 × floor | 2 (2 to 2) | **missed** |" in text
     assert "| ms ≤ 3 × floor | 2 (2 to 2) | met |" in text
+
+
+def test_what_was_saved_is_told_again_in_one_table(tmp_path: Path) -> None:
+    row = a_row(Target("ms", "<=", 1, "floor"))
+    report.save([outcome(row, Taken(rounds([2, 2], [1, 1]), [1.0, 2.0]))], tmp_path)
+    text = report.summary(report.load(["never-measured", "some"], tmp_path))
+    assert text.splitlines()[2:] == ["| something | ms ≤ 1 × floor | 2 | 2 (2 to 2) | **missed** |"]
+
+
+def test_a_plot_has_its_points_inside_of_its_axes() -> None:
+    text = svg.plot("<a & b>", "x", "y", {"line": [(10, 0.5), (3000, 70)]})
+    picture = ElementTree.fromstring(text)  # noqa: S314 - our own
+    places = [
+        (float(c.get("cx", "")), float(c.get("cy", ""))) for c in picture.iter("{http://www.w3.org/2000/svg}circle")
+    ]
+    assert len(places) == 2
+    assert all(svg.LEFT <= x <= svg.WIDTH - svg.RIGHT and svg.TOP <= y <= svg.HEIGHT - svg.BOTTOM for x, y in places)
+    assert places[0][0] < places[1][0]
+    assert places[0][1] > places[1][1]
