@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 from aetherscale.actors.component import Progress
@@ -22,6 +24,8 @@ from aetherscale.kernel.registry import Registry, apply, event_types
 from aetherscale.kernel.replies import Chunk
 from aetherscale.kernel.wire import encode
 from aetherscale.node import KINDS, Node, Ports, Registries
+
+PATIENCE_S = 30.0
 
 
 async def _images(effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
@@ -109,6 +113,14 @@ class MemoryNode:
         """The whole log."""
         assert self.log is not None
         return await self.log.read(0, 1_000_000)
+
+    async def until(self, event_type: str) -> None:
+        """Wait until the log has an event of a type."""
+        assert self.log is not None
+        async with asyncio.timeout(PATIENCE_S), aclosing(self.log.subscribe(0)) as pages:
+            async for page in pages:
+                if any(type(each.event).__name__ == event_type for each in page):
+                    return
 
     async def types(self) -> list[str]:
         """The types of all events of VMs."""

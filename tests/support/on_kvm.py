@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
-from qemu.qmp import QMPClient
+from qemu.qmp import ConnectError, QMPClient
 
-from aetherscale.actors.compute.effects import Booted, Ended, EndVm, VmHeld
+from aetherscale.actors.compute.effects import Booted, DiskProvisioned, Ended, EndVm, Removed, RemoveVm, VmHeld
 from aetherscale.actors.compute.qemu import accel, identity, launch
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support import reaper
-from tests.support.compute_worlds import PATIENCE_S, VM, QemuWorld, boot, booted, ensure, node
+from tests.support.compute_worlds import PATIENCE_S, VM, QemuWorld, boot, booted, ensure, node, provision
 
 KVM_DEVICE = os.makedev(10, 232)
 RESET_VECTOR, FSIN, FOREVER = 0xFFF0, b"\xd9\xfe", b"\xeb\xfe"
@@ -72,33 +73,26 @@ def emulated(place: Path) -> Path:
 
 async def status_by_hand(qemu: Path, place: Path) -> str:
     """What QEMU says of such a guest when nobody of ours has anything to do with it."""
-    socket = place / "hand.sock"
-    process = await asyncio.create_subprocess_exec(
-        *(
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            str(qemu),
-            "-nodefaults",
-            "-display",
-            "none",
-            "-accel",
-            "kvm",
-            "-cpu",
-            "max",
-        ),
-        *("-m", "16", "-S", "-qmp", f"unix:{socket},server=on,wait=off", "-serial", "stdio"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
+    path = place / "hand.sock"
     monitor = QMPClient()
+    # The connection waits for QEMU, which gets the socket listening, or ends with it.
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "KILL", str(qemu), "-nodefaults", "-display", "none", "-serial", "stdio"),
+            *("-accel", "kvm", "-cpu", "max", "-m", "16", "-S", "-mon", "qmp,mode=control"),
+            *("-chardev", f"socket,id=qmp,fd={listening.fileno()},server=on,wait=off"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            pass_fds=[listening.fileno()],
+        )
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while not socket.exists() and process.returncode is None:
-                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=0.01)
-            if process.returncode is not None:
-                return f"QEMU ended with {process.returncode}"
-            await monitor.connect(str(socket))
+            try:
+                await monitor.connect(str(path))
+            except ConnectError as error:
+                return f"QEMU ended: {error}"
             await monitor.execute("cont")
             try:
                 async with asyncio.timeout(5):
@@ -117,7 +111,7 @@ async def status_by_hand(qemu: Path, place: Path) -> str:
 
 
 async def until_held(world: QemuWorld, qemu: Path, accelerator: str) -> None:
-    """A VM that is started is held, says why and what helps, and can be ended; nothing of its process is left."""
+    """A VM that is started is held, says why and what helps, and can be ended and removed; nothing of it is left."""
     driver = world.driver(qemu=str(qemu), accelerator=accelerator)
     async with node(driver) as watcher:
         await booted(driver)
@@ -126,6 +120,8 @@ async def until_held(world: QemuWorld, qemu: Path, accelerator: str) -> None:
         assert "--accelerator tcg" in held.detail, held
         await ensure(driver, EndVm("end", VM, 1), Ended)
         assert world.pids(VM) == []
+        await ensure(driver, RemoveVm("remove", VM, 1), Removed)
+        assert not world.directory().exists()
 
 
 async def main(place: Path, public: Path, tiny_image: Path) -> None:
@@ -150,6 +146,7 @@ async def main(place: Path, public: Path, tiny_image: Path) -> None:
     assert not msgspec.json.decode(cache.read_bytes(), type=accel.Verdict).works
     driver = trusting.driver(qemu=str(qemu), accelerator="auto")
     async with node(driver):
+        await ensure(driver, provision(), DiskProvisioned)
         again = await ensure(driver, boot(run=2), Booted)
         assert b"\0-accel\0tcg" in Path(f"/proc/{again.pid}/cmdline").read_bytes()
         await ensure(driver, EndVm("end", VM, 2), Ended)

@@ -39,10 +39,7 @@ class TestAnswers:
     async def test_who_asks_for_what_is_under_way_hears_so_at_once(self, node: MemoryNode) -> None:
         node.host.behaviour = lambda vm_id: Behaviour(ready_after_s=None)
         creating = asyncio.ensure_future(node.ask("compute", "create-vm", WEB))
-        for _ in range(10_000):
-            if "VmBooted" in await node.types():
-                break
-            await asyncio.sleep(0)
+        await node.until("VmBooted")
         vm_id = (await node.final("compute", "vm-info", {"vm-id": "web"}))["vm-id"]
         starting = asyncio.ensure_future(
             node.ask("compute", "start-vm", {"vm-id": "web"}, deadline_us=node.now_us + 50_000)
