@@ -75,7 +75,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     from aetherscale.app import run_node
     from aetherscale.bus.embedded import EmbeddedServerError
-    from aetherscale.eventstore.store import StoreError
+    from aetherscale.eventstore.store import Locked, StoreError
     from aetherscale.kernel.errors import Refused
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -83,10 +83,17 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
     try:
         asyncio.run(run_node(settings, on_ready))
+    except Locked as error:
+        raise Refused(409, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:
         raise Refused(500, str(error), hint="aetherscale doctor") from error
     except OSError as error:
-        raise Refused(500, f"{error.filename or settings.state_dir}: {error.strerror}") from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise Refused(
+            500,
+            f"serve: the state directory {settings.state_dir} cannot be used: {where}{error.strerror or error}",
+            hint="aetherscale doctor; or give another --state-dir DIR",
+        ) from error
     except ValueError as error:
         raise Refused(400, str(error)) from error
 

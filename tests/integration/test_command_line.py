@@ -109,7 +109,7 @@ REFUSALS = [
     ("vm stop wbe", 3, "no such VM: 'wbe'", "did you mean: web?"),
     ("vm logs wbe", 3, "no such VM: 'wbe'", "did you mean: web?"),
     ("vm exec wbe -- ls", 3, "no such VM: 'wbe'", "did you mean: web?"),
-    ("vm console wbe", 3, "no such VM: 'wbe'", "did you mean: web?"),
+    ("vm console web", 2, "--json: a serial line is bytes", "aetherscale vm logs web --follow --json"),
     ("vm wait xyzzy", 3, "no such VM: 'xyzzy'", "aetherscale vm list"),
     ("vm create db --image blnak", 3, "no such image: 'blnak'", "did you mean: blank?"),
     ("image show blnak", 3, "no such image: 'blnak'", "did you mean: blank?"),
@@ -166,5 +166,5 @@ class TestRefusals:
         status, _, err = await node.cli("image", "import", "/nosuch/file.img", "--name", "gone")
         assert status == 1
         assert "gone: importing (" in err
-        assert "error: the image was rejected: importing: " in err
+        assert "error: the image could not be imported: /nosuch/file.img cannot be read" in err
         assert "hint: " in err

@@ -51,7 +51,9 @@ class TestTheLog:
         again = [await good(node, *words) for words in (("why", "vm", "db"), ("diff", str(before)), ("log", "verify"))]
         assert again == shown
         assert "user:nats asked to delete it" in shown[0]
-        assert "+ vm db" in shown[1]
+        assert "± vm db" in shown[1]
+        assert "made and deleted in between" in shown[1]
+        assert "- vm db" in await good(node, "diff", str(before + 1))
 
     async def test_reading_the_log_changes_nothing_in_it(self, node: RunningNode) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")
@@ -109,6 +111,7 @@ class TestTheLog:
         lines.write_text(lines.read_text()[:-40])
         status, _, err = await node.cli("log", "import", str(lines), "--state-dir", str(tmp_path / "third"))
         assert (status, "nothing was imported" in err) == (2, True)
+        assert not (tmp_path / "third").exists()
 
     async def test_a_damaged_log_is_told_with_what_saves_it(self, node: RunningNode, tmp_path: Path) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")

@@ -197,7 +197,7 @@ class TestWhy:
         await node.final("compute", "create-vm", WEB)
         await until_phase(node, "stopped")
         found = await why(node, "web")
-        assert told(found)[-1] == ["the guest shut itself down in run 1", "its process was let go"]
+        assert told(found)[-1] == ["the guest shut itself down in run 1", "QEMU, which had held it, ended"]
         assert found.summary == "the guest shut itself down; restart policy 'on-failure' leaves it down"
 
     async def test_a_vm_that_never_ran_is_told_with_the_step_that_failed(self, node: MemoryNode) -> None:

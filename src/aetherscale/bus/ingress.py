@@ -184,7 +184,10 @@ class Ingress:
             raise Refused(404, f"component: got {call.component[:80]!r}, this node has {known}", field="component")
         if len(self._streams) >= self._max_open_streams:
             raise Refused(
-                503, f"this node answers {self._max_open_streams} requests at one time, and does", retryable=True
+                503,
+                f"this node is answering {self._max_open_streams} requests, as many as it does at one time",
+                retryable=True,
+                hint="wait a moment, then ask again",
             )
         return self._serve[call.component](call)
 

@@ -18,7 +18,16 @@ from msgspec import Struct
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.sqlite import open_reader
-from aetherscale.eventstore.store import BadImport, NotEmpty, Reader, StorageFull, StoredEvent, StoreError, TooNew
+from aetherscale.eventstore.store import (
+    BadImport,
+    Locked,
+    NotEmpty,
+    Reader,
+    StorageFull,
+    StoredEvent,
+    StoreError,
+    TooNew,
+)
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.names import is_id
@@ -27,7 +36,13 @@ from aetherscale.kernel.times import from_rfc3339, to_rfc3339
 
 LOG_NAME: Final = "events.db"
 
-_CODES: Final[Mapping[type[StoreError], int]] = {BadImport: 400, NotEmpty: 409, TooNew: 501, StorageFull: 507}
+_CODES: Final[Mapping[type[StoreError], int]] = {
+    BadImport: 400,
+    NotEmpty: 409,
+    Locked: 409,
+    TooNew: 501,
+    StorageFull: 507,
+}
 
 Kinds = Sequence[Kind[Any]]
 
@@ -209,4 +224,6 @@ def explained() -> Iterator[None]:
     except StoreError as error:
         raise Refused(_CODES.get(type(error), 500), str(error)) from error
     except OSError as error:
-        raise Refused(500, f"{error.filename}: {error.strerror}", hint="aetherscale doctor") from error
+        raise Refused(
+            500, f"the event log cannot be used: {error.filename}: {error.strerror}", hint="aetherscale doctor"
+        ) from error

@@ -48,5 +48,14 @@ def export(state_dir: Path, write: Callable[[bytes], object]) -> Transferred:
 def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int) -> Transferred:
     """Make the log of a state directory, which has none, from the lines of an export. Raises `Refused`."""
     with explained():
+        is_new = not state_dir.exists()
         state_dir.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-        return transfer.import_(lines, state_dir / LOG_NAME, epoch=epoch, now_us=now_us)
+        path = state_dir / LOG_NAME
+        try:
+            return transfer.import_(lines, path, epoch=epoch, now_us=now_us)
+        except BaseException:
+            if is_new:
+                # Nobody else has come to know of it: the lock can go, with the directory.
+                path.with_suffix(".lock").unlink(missing_ok=True)
+                state_dir.rmdir()
+            raise

@@ -139,9 +139,9 @@ def _ended(vm: Vm, event: events.VmEnded) -> Told:
 
 def _exited(vm: Vm, event: events.VmExited) -> Told:
     if event.reason == "user":
-        return answer("its process ended")
+        return answer("its process ended" if vm.process else "it was brought down before it ran again")
     if vm.ended:
-        return answer("its process was let go")
+        return answer("QEMU, which had held it, ended")
     mark = f"run {event.run} ended: {exit_sentence(event)}"
     if event.reason in FAILED_EXITS and vm.spec.restart == "never":
         mark += "; restart policy 'never' leaves it so"

@@ -110,7 +110,7 @@ def _inspect(file: int, file_size: int, cap_bytes: int) -> ImageHeader:
 
 def _check_raw(head: bytes, tail: bytes, file_size: int) -> None:
     if file_size == 0:
-        raise ImageRejected("it is empty", _WRONG_ADDRESS)
+        raise ImageRejected("it is empty", "was it copied, downloaded or made to its end? look with: ls -l")
     for offset, magic, what, hint in _OTHERS:
         if head[offset : offset + len(magic)] == magic:
             raise ImageRejected(f"it is {what}, and neither qcow2 nor a raw disk", hint)

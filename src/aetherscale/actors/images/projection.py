@@ -73,7 +73,7 @@ def settle(task: str, image: Image) -> bool:
         return image.phase == "deleted"
     if image.undone or image.stuck:
         if image.phase == "deleted" or image.stuck:
-            raise _failed(image, "the image was rejected" if image.recipe is None else "the image could not be built")
+            raise _failed(image, "the image could not be " + ("imported" if image.recipe is None else "built"))
         return False
     if image.phase in ("deleting", "deleted"):
         raise Refused(409, f"the image {image.name!r} was deleted before it was ready")
@@ -83,9 +83,10 @@ def settle(task: str, image: Image) -> bool:
 def _failed(image: Image, what: str) -> Refused:
     failure = image.failure
     assert failure is not None
+    where = "" if failure.phase == "importing" else f"{failure.phase}: "
     return Refused(
         500,
-        f"{what}: {failure.phase}: {failure.reason}",
+        f"{what}: {where}{failure.reason}",
         hint=failure.hint,
         details={
             "image-id": image.id,

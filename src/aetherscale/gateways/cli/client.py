@@ -111,7 +111,8 @@ class Client:
             try:
                 self._connection = blocking.connect(endpoint)
             except BusUnavailable as away:
-                raise _nobody(f"no node answers: its NATS server, {source}, cannot be reached: {away}") from None
+                what = f"no node answers: its NATS server, {source}, cannot be reached: {away}"
+                raise _nobody(what, hint=self._is_it_running()) from None
         return self._connection
 
     def close(self) -> None:
@@ -214,6 +215,13 @@ class Client:
             raise _nobody(f"no node can be asked: {path} is readable by its owner alone") from None
         except ValueError as broken:
             raise _nobody(f"no node can be asked: {broken}") from None
+
+    def _is_it_running(self) -> str:
+        if self._settings.nats_url is not None:
+            return "is that server running, and is a node connected to it?"
+        return (
+            f"is the node running? if not: aetherscale serve --state-dir {shlex.quote(str(self._settings.state_dir))}"
+        )
 
     def _silence(self, waited_s: float, *, begun: bool) -> Failure:
         if begun:

@@ -37,6 +37,7 @@ class Failure(Exception):
         status: int | None = None,
         details: Mapping[str, Any] | None = None,
         retryable: bool = False,
+        is_note: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -45,6 +46,8 @@ class Failure(Exception):
         self.status = _STATUS.get(code, FAILED) if status is None else status
         self.details = dict(details or {})
         self.retryable = retryable
+        self.is_note = is_note
+        """Whether nothing went wrong: it was we who did not wait any longer."""
 
     @classmethod
     def of_chunk(cls, chunk: Mapping[str, Any]) -> Failure:

@@ -87,7 +87,7 @@ IMAGE = Group(
             arguments=(Argument("SOURCE", "a file on the node's host, or an http or https URL", completes="file"),),
             options=(
                 Option("name", "its name; made from the source if it is left out", "NAME"),
-                Option("sha256", "what its SHA-256 has to be; checked before anything reads it", "HEX"),
+                Option("sha256", "what its SHA-256 has to be; checked before anything reads it", "HEX", str.lower),
                 Option("ready", "how its guests say that they are ready", "HOW", choices=READY_BY, default="none"),
                 WAIT_OPTIONS[0],
                 Option("timeout", "how long to wait; the work goes on after that", "TIME", seconds, "1h"),

@@ -108,7 +108,7 @@ class Output:
         if self.json:
             print(to_json(failure.chunk(), indent=False), file=sys.stderr)
             return
-        lines = [f"error: {failure.message}"]
+        lines = [f"{'note' if failure.is_note else 'error'}: {failure.message}"]
         if log_tail := str(failure.details.get("log-tail") or "").strip():
             lines += ["the end of its log:", *(f"  | {line}" for line in log_tail.splitlines()[-15:])]
         if failure.hint:

@@ -103,6 +103,8 @@ def _show_diff(context: Context, found: Diff) -> None:
         out.line("nothing changed")
     for change in found.changes:
         out.line(_headline(change))
+        if _came_and_went(change):
+            continue
         for field in change.fields:
             if change.change == "added" and field.after in (None, [], {}):
                 continue
@@ -111,8 +113,17 @@ def _show_diff(context: Context, found: Diff) -> None:
 
 
 def _headline(change: Change) -> str:
-    sign = "+" if change.change == "added" else "~"
-    return f"{sign} {change.kind} {change.name} ({change.id})"
+    what = f"{change.kind} {change.name} ({change.id})"
+    if _came_and_went(change):
+        return f"± {what}: made and deleted in between"
+    if any(field.field == "phase" and field.after == "deleted" for field in change.fields):
+        return f"- {what}"
+    return f"{'+' if change.change == 'added' else '~'} {what}"
+
+
+def _came_and_went(change: Change) -> bool:
+    """Whether it was there at neither of the two moments."""
+    return change.change == "added" and any(f.field == "phase" and f.after == "deleted" for f in change.fields)
 
 
 def _short(value: Any) -> str:

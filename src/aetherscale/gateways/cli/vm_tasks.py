@@ -158,7 +158,11 @@ def console_vm(context: Context) -> None:
     """Attach to the serial line of a VM."""
     from aetherscale.gateways.cli.console import attach
 
-    attach(context, context.values["NAME"], context.values["detach-key"])
+    name = context.values["NAME"]
+    if context.out.json:
+        hint = f"without --json; or, to read alone: aetherscale vm logs {name} --follow --json"
+        raise bad_usage("vm console: --json: a serial line is bytes, and no JSON", hint)
+    attach(context, name, context.values["detach-key"])
 
 
 def _text_of(path: str) -> str:

@@ -41,6 +41,7 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
                     f"the wait of {timeout_s:g} s ran out: the VM {vm['name']!r} is {vm['phase']}, not {wanted}",
                     hint=f"aetherscale vm show {vm['name']}",
                     status=WAIT_RAN_OUT,
+                    is_note=True,
                     details={"vm-id": vm["id"], "phase": vm["phase"]},
                 )
             try:

@@ -107,5 +107,6 @@ def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Fail
         f"{what}; {so_far}",
         hint=f"aetherscale vm wait {progress.subject}, or: {look}" if kind == "vm" else look,
         status=WAIT_RAN_OUT,
+        is_note=True,
         details={"phase": progress.phase, f"{kind}-id": reference},
     )

@@ -33,7 +33,7 @@ ROOM_TO_GO_ON_BYTES: Final = 64 * 1024 * 1024
 ROOM_CHECK_S: Final = 2.0
 _PING_MIN_S: Final = 1.0
 _PING_MAX_S: Final = 30.0
-_PANIC: Final = "the guest's kernel panicked; the end of the serial log says why"
+_PANIC: Final = "the end of the serial log says why"
 
 Execute = Callable[[str], Awaitable[Any]]
 """Run a QMP command. Raises `Unresponsive`, `Rejected`."""
