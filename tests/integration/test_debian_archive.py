@@ -25,7 +25,8 @@ class OwnArchive:
         self.directory = directory
         self.apt_configuration = f'Dir::Etc::sourcelist "{directory}/sources";\nDir::Etc::sourceparts "/dev/null";\n'
         directory.mkdir()
-        (directory / "sources").write_text(f"deb [trusted=yes] file:{directory} ./\n")
+        # Of a `file:` archive apt may read the lists where they are, and so know of what was never fetched.
+        (directory / "sources").write_text(f"deb [trusted=yes] copy:{directory} ./\n")
 
     def publish(self, *packages: tuple[str, str, str]) -> None:
         """Have these packages alone, as (name, version, depends)."""

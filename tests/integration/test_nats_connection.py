@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from aetherscale.bus.bus import Incoming
+from aetherscale.bus.connection import Connection
 from aetherscale.bus.endpoint import Endpoint
 from aetherscale.bus.nats import NatsBus
 
@@ -86,3 +87,24 @@ async def test_what_a_message_leads_to_does_not_wait_for_the_end_of_a_burst() ->
         assert heard <= READ_BYTES // len(message) + 1
         await last.wait()
         await starting
+
+
+async def test_what_is_sent_on_a_lost_connection_leaves_nothing_watched_that_the_next_one_would_get() -> None:
+    listening = Listening()
+    server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)
+    endpoint = Endpoint(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    lost = Connection(lambda sid, incoming: None)
+    await lost.open([endpoint.url], endpoint, "test")
+    transport = lost._transport
+    assert transport is not None
+    socket = vars(transport)["_io_writer"].transport
+    descriptor = socket.get_extra_info("socket").fileno()
+    watched = vars(asyncio.get_running_loop())["_selector"].get_map()
+    assert descriptor in watched
+    socket.abort()
+    transport.writelines([b"PUB a 1\r\nx\r\n"])  # as nats-py's flusher does, before it has heard of the loss
+    await lost.end()
+    assert descriptor not in watched
+    await listening.ended.wait()
+    server.close()
+    await server.wait_closed()
