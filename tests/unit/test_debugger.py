@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
 from aetherscale.node import KINDS
-from tests.support.memory_node import MemoryNode
+from tests.support.memory_node import PATIENCE_S, MemoryNode
 
 WEB = {"image": "tiny", "name": "web"}
 
@@ -51,14 +52,13 @@ def told(found: Why) -> list[list[str]]:
 
 
 async def until_phase(node: MemoryNode, phase: str) -> None:
-    """Wait until the VM `web` is in a phase, one turn of the loop after the other."""
-    views: list[Any] = []
-    for _ in range(10_000):
-        views = [chunk["vm"] for chunk in await node.ask("compute", "list-vms") if chunk["type"] == "item"]
-        if views[0].phase == phase:
-            return
-        await asyncio.sleep(0)
-    raise AssertionError(f"web is {views[0].phase}, not {phase}")
+    """Wait until the VM `web` is in a phase: looked at with whatever gets into the log."""
+    assert node.log is not None
+    async with asyncio.timeout(PATIENCE_S), aclosing(node.log.subscribe(0)) as pages:
+        async for _ in pages:
+            [view] = [chunk["vm"] for chunk in await node.ask("compute", "list-vms") if chunk["type"] == "item"]
+            if view.phase == phase:
+                return
 
 
 class TestReplay:
