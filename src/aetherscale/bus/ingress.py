@@ -76,6 +76,8 @@ class Ingress:
         self._tokens = itertools.count(1)
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
+        self._changing: set[tuple[str, str, str]] = set()
+        """What is said of these may not be done yet; the others need no look, however many they are."""
         self._following = False
         self._ownership_followed = asyncio.Event()
         self._stopping = False
@@ -100,6 +102,7 @@ class Ingress:
             self._wanted.add(key)
         else:
             self._wanted.discard(key)
+        self._changing.add(key)
         if not self._following and not self._stopping:
             self._following = True
             self._background.spawn(self._follow_ownership(), "ownership")
@@ -116,19 +119,22 @@ class Ingress:
 
     async def settled(self) -> None:
         """Wait until the broker knows of every change of ownership so far."""
-        while self._wanted != self._owned.keys() and not self._stopping:
+        while self._changing and not self._stopping:
             self._ownership_followed.clear()
             await self._ownership_followed.wait()
 
     async def _follow_ownership(self) -> None:
         """Listen to what is owned and to nothing else; what changes meanwhile is done in a next round."""
         try:
-            while self._wanted != self._owned.keys():
-                for key in self._owned.keys() - self._wanted:
-                    await self._owned.pop(key).unsubscribe()
-                missing = sorted(self._wanted - self._owned.keys())
+            while self._changing:
+                changing = sorted(self._changing)
+                for key in changing:
+                    if key in self._owned and key not in self._wanted:
+                        await self._owned.pop(key).unsubscribe()
+                missing = [key for key in changing if key in self._wanted and key not in self._owned]
                 heard = await asyncio.gather(*(self._listen_to(*key) for key in missing))
                 self._owned.update(zip(missing, heard, strict=True))
+                self._changing -= {key for key in changing if (key in self._wanted) == (key in self._owned)}
         finally:
             self._following = False
             self._ownership_followed.set()
