@@ -20,10 +20,10 @@ from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.node import KINDS, projection
 from benchmarks import svg
 from benchmarks.images import bare_image
-from benchmarks.logs import TENANT, codec
+from benchmarks.logs import NODE, TENANT, codec
 from benchmarks.rows_log import make_log
-from benchmarks.rows_node import LIST, known
-from benchmarks.served import memory_mib, start, stop, wire
+from benchmarks.rows_node import LIST, STOPPED, known
+from benchmarks.served import memory_mib, published, start, stop, wire
 
 VMS = (10, 100, 1_000, 10_000)
 EVENTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -38,6 +38,7 @@ async def of_vms(vms: int) -> dict[str, float]:
         state = await known(Path(directory) / "state", vms)
         process, start_ms = await start(state)
         try:
+            await published(state, NODE, vms * (STOPPED + 1))
             plain = wire(state)
             subject = f"aether.v1.{TENANT}.cmd"
             image = str(bare_image(Path(directory)))

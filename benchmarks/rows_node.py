@@ -24,7 +24,7 @@ from aetherscale.eventstore.log import EventLog
 from aetherscale.identifiers import now_us
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.logs import NODE, TENANT, open_log, write_vms
-from benchmarks.served import Wire, environment, memory_mib, node, start, stop, whole_process, wire
+from benchmarks.served import Wire, environment, memory_mib, node, published, start, stop, whole_process, wire
 
 VMS: Final = 1000
 STOPPED: Final = 6
@@ -50,6 +50,7 @@ async def served(context: Context) -> AsyncIterator[tuple[Path, Wire, Client]]:
     """A node that knows 1,000 VMs, beside a bare responder on the same server; two clients."""
     directory = await known(context.directory / "state", VMS)
     async with node(directory):
+        await published(directory, NODE, VMS * (STOPPED + 1))
         endpoint = read_endpoint(directory)
         login = (endpoint.url, endpoint.user or "", endpoint.password or "")
         responder = await asyncio.create_subprocess_exec(

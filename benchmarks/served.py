@@ -10,13 +10,16 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import nats
+import nats.js.errors
 
 from aetherscale.bus.endpoint import Endpoint, read_endpoint
+from aetherscale.kernel import subjects
 from benchmarks.logs import NODE, TENANT
 
 READ_BYTES: Final = 1024 * 1024
@@ -112,6 +115,19 @@ class Wire:
 def wire(directory: Path) -> Wire:
     """A client of the node in a directory."""
     return Wire(read_endpoint(directory))
+
+
+async def published(directory: Path, node: str, seq: int) -> None:
+    """Wait until a node has told its broker of every event up to this one, so that it has nothing to do."""
+    endpoint = read_endpoint(directory)
+    client = await nats.connect(endpoint.url, user=endpoint.user or None, password=endpoint.password or None)
+    stream = subjects.event_stream(node)
+    while True:
+        with suppress(nats.js.errors.NotFoundError):
+            if (await client.jetstream().stream_info(stream)).state.last_seq >= seq:
+                break
+        await asyncio.sleep(0.05)
+    await client.close()
 
 
 async def whole_process(command: Sequence[str], env: dict[str, str] | None = None) -> dict[str, list[float]]:
