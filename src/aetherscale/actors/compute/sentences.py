@@ -139,7 +139,8 @@ def _ended(vm: Vm, event: events.VmEnded) -> Told:
 
 def _exited(vm: Vm, event: events.VmExited) -> Told:
     if event.reason == "user":
-        return answer("its process ended" if vm.process else "it was brought down before it ran again")
+        before = f"it was brought down before it ran{' again' if vm.ever_ran else ''}"
+        return answer("its process ended" if vm.process else before)
     if vm.ended:
         return answer("QEMU, which had held it, ended")
     mark = f"run {event.run} ended: {exit_sentence(event)}"

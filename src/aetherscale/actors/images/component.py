@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
 from aetherscale.actors.images import commands, effects, events
@@ -24,6 +24,12 @@ from aetherscale.kernel.registry import Entity, Registry
 from aetherscale.kernel.replies import Chunk, item, result
 
 NAME: Final = "images"
+
+_SECRET_NAME: Final = re.compile(
+    r"x-(?:amz|goog|oss|cos|obs|ms)-.*|.*(?:signature|token|secret|passw|credential|hmac|jwt|session).*"
+    r"|(?:.*[-_])?(?:sig|sign|key|pwd|pass|auth|authorization)|.*(?:api|access)[-_]?key.*|key-pair-id|policy|hdne[at]|hdnts|md5",
+    re.IGNORECASE | re.DOTALL,
+)
 
 Perform = Callable[[effects.ImagesEffect, Progress], Awaitable[effects.ImagesOutcome]]
 UsedBy = Callable[[str], Sequence[str]]
@@ -88,10 +94,10 @@ class Images:
         return derive_id(self._node, call.tenant, call.command_id)
 
     def _import(self, options: ImportImageOptions, call: Call, image_id: str) -> commands.ImportImage:
-        if "@" in urlsplit(options.source).netloc:
+        if secret := _secret_in(options.source):
             raise Refused(
                 400,
-                "import-image: the source has a password in it, which would be kept in the log for ever",
+                f"import-image: the source has {secret} in it, which would be kept in the log for ever",
                 field="source",
                 hint="download it with a tool of your own, then: aetherscale image import FILE",
             )
@@ -144,6 +150,23 @@ class Images:
 
     async def _info(self, options: ImageOptions, call: Call) -> AsyncIterator[Chunk]:
         yield result(self._result(self._find(options, call)))
+
+
+def _secret_in(source: str) -> str:
+    """What a source lets anybody do who reads it; "" where it is a plain address.
+
+    A query is judged by the names of its parameters, those of the signed addresses of object stores among them.
+    """
+    if not source.startswith(("http://", "https://")):
+        return ""
+    parts = urlsplit(source)
+    if "@" in parts.netloc:
+        return "a password"
+    for text in (parts.query, parts.fragment):
+        for name, _ in parse_qsl(text.replace(";", "&"), keep_blank_values=True):
+            if _SECRET_NAME.fullmatch(name):
+                return f"a signature or a key ({name[:40]!r})"
+    return ""
 
 
 def _name_from(source: str) -> str:

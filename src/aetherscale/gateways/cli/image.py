@@ -99,7 +99,8 @@ IMAGE = Group(
             details=(
                 "The node copies or downloads it (a download that broke off goes on), compares the checksum, checks "
                 "the header. `--ready agent` is for guests with the QEMU guest agent, `channel` for those that write "
-                "`ready` to the virtio port org.aetherscale.ready.0; with `none` a VM counts as ready when it runs."
+                "`ready` to the virtio port org.aetherscale.ready.0; with `none` a VM counts as ready when it runs.\n\n"
+                "The source is kept in the log for ever: an address with a password or a signature in it is refused."
             ),
         ),
         Command(
