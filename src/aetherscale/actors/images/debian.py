@@ -229,16 +229,7 @@ async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s:
     Raises BuildFailed when it cannot be started, fails, or takes longer than `timeout_s`.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _started(program, *arguments, cwd=cwd)
     except OSError as error:
         raise BuildFailed(f"{program} cannot be started: {error}", f"install {program}") from error
     called = f"`{' '.join((Path(program).name, *arguments))[:200]}`"
@@ -248,10 +239,7 @@ async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s:
     except TimeoutError:
         raise BuildFailed(f"{called} was not done in {timeout_s:.0f} s", "try again", retryable=True) from None
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await _end(process)
     if process.returncode != 0:
         log_tail = errors.decode(errors="replace")[-_LOG_TAIL_CHARACTERS:]
         raise BuildFailed(
@@ -261,3 +249,36 @@ async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s:
             log_tail=log_tail,
         )
     return output.decode(errors="replace")
+
+
+async def _started(program: str, *arguments: str, cwd: Path | None) -> asyncio.subprocess.Process:
+    """The program, in a session of its own. Raises OSError.
+
+    asyncio kills a program whose start is cancelled, and then waits for all that it has started, which it does not
+    kill. So a cancellation waits here until the program can be ended as a whole.
+    """
+    starting = asyncio.ensure_future(  # noqa: TID251 - waited for below, also when this is cancelled
+        asyncio.create_subprocess_exec(
+            program,
+            *arguments,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _end(await starting)
+        raise
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a program, if it has not ended, with all that it has started."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
