@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from aetherscale.app import LOG_NAME
+from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import LogReader
 from aetherscale.eventstore.projections import replay
 from aetherscale.eventstore.sqlite import open_reader

@@ -10,7 +10,7 @@ from typing import Final
 
 from aetherscale.actors.compute import events
 from aetherscale.actors.compute.commands import VmSpec
-from aetherscale.app import EVENT_TYPES, LOG_NAME
+from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write
@@ -19,6 +19,8 @@ from aetherscale.identifiers import new_epoch, new_id, now_us
 from aetherscale.kernel.claims import NameClaimed, claim_stream
 from aetherscale.kernel.messages import Envelope, Event, stream_name
 from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.registry import event_types
+from aetherscale.node import KINDS
 
 NODE: Final = "bench1"
 TENANT: Final = "default"
@@ -41,7 +43,7 @@ async def open_bare(directory: Path) -> LogStore:
 
 def codec() -> Codec:
     """Of all event types of a node."""
-    return Codec(EVENT_TYPES)
+    return Codec(event_types(KINDS))
 
 
 def envelope(command_id: str | None = None) -> Envelope[None]:

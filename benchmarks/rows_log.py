@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from aetherscale.actors.compute import events
-from aetherscale.app import LOG_NAME
+from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, LogReader, Write
 from aetherscale.eventstore.projections import SNAPSHOT_EVENTS, Snapshot, load, replay
 from aetherscale.eventstore.sqlite import open_reader
@@ -94,6 +95,7 @@ async def replays(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     reader = LogReader(await open_reader(directory / LOG_NAME), codec())
     try:
         payloads = await payloads_of(reader)
+        gc.freeze()  # those measured are not to search for garbage in what only the benchmark holds
         with peer.application(context.directory / "peer.db") as app:
             await asyncio.to_thread(peer.fill, app, PEER_EVENTS // VM_EVENTS, VM_EVENTS)
             yield {
