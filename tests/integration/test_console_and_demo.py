@@ -70,7 +70,8 @@ async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     terminal.type("\r")
     await terminal.until("tiny:~#")
     assert terminal.mode != before, "it is raw"
-    terminal.type("echo he''llo; sleep 1000\r")
+    # A shell of its own says hello: by then it is in the foreground, and Ctrl-C reaches it and what it becomes.
+    terminal.type("sh -c \"echo he''llo; exec sleep 1000\"\r")
     await terminal.until("hello")
     terminal.type("\x03echo inter''rupted\r")
     await terminal.until("interrupted")
