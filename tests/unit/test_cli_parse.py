@@ -102,6 +102,9 @@ class TestRefusals:
         [
             ("vm lsit", "aetherscale vm: no such command: 'lsit'", "did you mean: aetherscale vm list?"),
             ("imgae list", "aetherscale: no such command: 'imgae'", "did you mean: aetherscale image?"),
+            ("vm info web", "aetherscale vm: no such command: 'info'", "did you mean: aetherscale vm show?"),
+            ("vm rm web", "aetherscale vm: no such command: 'rm'", "did you mean: aetherscale vm delete?"),
+            ("ls", "aetherscale: no such command: 'ls'", "aetherscale --help"),
             ("xyzzy", "aetherscale: no such command: 'xyzzy'", "aetherscale --help"),
             ("vm list --al", "aetherscale vm list: no such option: --al", "did you mean: --all?"),
             ("vm stop web --kil", "aetherscale vm stop: no such option: --kil", "did you mean: --kill?"),

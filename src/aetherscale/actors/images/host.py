@@ -49,7 +49,8 @@ class HostImages:
         except ImageRejected as rejected:
             return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.hint, retryable=False)
         except OSError as failure:
-            return EffectFailed(effect.key, f"{failure.strerror}: {failure.filename}", "aetherscale doctor")
+            where = f": {failure.filename}" if failure.filename else ""
+            return EffectFailed(effect.key, f"{failure.strerror or failure}{where}", "aetherscale doctor")
 
     async def _fetch(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
         def say(done_bytes: int, total_bytes: int | None) -> None:

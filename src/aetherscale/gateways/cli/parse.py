@@ -11,6 +11,22 @@ from aetherscale.gateways.cli.failures import bad_usage, near
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
 
 DEFAULT_NAME = "aetherscale"
+ELSEWHERE: Mapping[str, str] = {
+    "destroy": "delete",
+    "info": "show",
+    "inspect": "show",
+    "launch": "create",
+    "ls": "list",
+    "ps": "list",
+    "pull": "import",
+    "reboot": "restart",
+    "remove": "delete",
+    "rm": "delete",
+    "run": "create",
+    "shell": "console",
+    "shutdown": "stop",
+}
+"""What other tools of this kind call our commands: for the hint alone, since a second name would have to be kept."""
 
 
 class Parsed(Struct, frozen=True):
@@ -85,7 +101,9 @@ def _member(word: str, node: Command | Group | None, entries: Sequence[Entry], w
             if member.name == word:
                 return member
         names = [member.name for member in node.members]
-    raise bad_usage(f"{where}: no such command: {word!r}", _meant(word, names, where) or f"{where} --help")
+    known_as = ELSEWHERE.get(word)
+    meant = _meant(known_as if known_as in names else word, names, where)
+    raise bad_usage(f"{where}: no such command: {word!r}", meant or f"{where} --help")
 
 
 def _values(command: Command, left: _Words, given: dict[str, Any], name: str) -> Mapping[str, Any]:
