@@ -68,6 +68,10 @@ docs:
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
 
+# Run what shows the promises (those whose text has all words given), and write PROMISES.md.
+promises *words:
+    {{ bin }}/python -m tools.promises run {{ words }}
+
 # From nothing to a ready virtual machine, and back to nothing.
 demo *args:
     {{ bin }}/aetherscale demo {{ args }}
