@@ -67,21 +67,27 @@ class Consoles:
     def __init__(self, driver: ComputeDriver) -> None:
         self._driver = driver
         self._sessions: dict[tuple[str, str], Session] = {}
+        self._taken: set[tuple[str, str]] = set()
+        """Names of sessions, also of those whose line is still being reached."""
         self._tasks = Tasks("consoles")
 
     @asynccontextmanager
     async def attached(self, vm_id: str, tenant: str, name: str) -> AsyncIterator[Console]:
         """A session for as long as the block lasts. Raises `Refused` where it cannot be had."""
         key = (tenant, name)
-        if key in self._sessions or len(self._sessions) >= SESSION_LIMIT:
+        if key in self._taken or len(self._taken) >= SESSION_LIMIT:
             raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
-        session = Session(await self._driver.console(vm_id), self._tasks)
-        self._sessions[key] = session
+        self._taken.add(key)
         try:
-            yield session.console
+            session = Session(await self._driver.console(vm_id), self._tasks)
+            self._sessions[key] = session
+            try:
+                yield session.console
+            finally:
+                del self._sessions[key]
+                await session.close()
         finally:
-            del self._sessions[key]
-            await session.close()
+            self._taken.remove(key)
 
     async def typed(self, options: ConsoleInputOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `console-input`."""

@@ -36,7 +36,6 @@ RESTART_LIMIT: Final = 5
 """Restarts by policy without a quiet time between them."""
 QUIET_S: Final = 60
 """A run of this length makes the restart policy forget the restarts before it."""
-BACKOFF_LIMIT_S: Final = 60
 
 
 def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEvent]:
@@ -203,8 +202,8 @@ def _step(vm: Vm) -> Step:
 
 
 def _later(at_us: int, attempt: int) -> str:
-    """1, 2, 4 … seconds from now, at most a minute."""
-    return to_rfc3339(at_us + min(2 ** (attempt - 1), BACKOFF_LIMIT_S) * SECOND_US)
+    """1, 2, 4 … seconds from now; attempts have their limits."""
+    return to_rfc3339(at_us + 2 ** (attempt - 1) * SECOND_US)
 
 
 COMPUTE: Final[Decider[Vm, ComputeMessage, VmEvent, effects.ComputeEffect]] = Decider(decide, evolve, pending)
