@@ -35,7 +35,10 @@ appends = st.builds(
     st.sampled_from(["default", "other"]),
     st.integers(0, 1000),
 )
-rounds = st.lists(st.one_of(st.lists(appends, min_size=1, max_size=5), st.just("reopen")), max_size=8)
+rounds = st.lists(
+    st.one_of(st.lists(appends, min_size=1, max_size=5), st.just("reopen"), st.integers(0, 4)), max_size=8
+)
+"""Appends at one time; closing and opening; sealing all but so many events in between."""
 
 
 def plain(outcome: object) -> Any:
@@ -64,13 +67,15 @@ async def answers_of(store: Store) -> list[Any]:
     ]
 
 
-async def play(world: LogWorld, script: Sequence[Sequence[Append] | str]) -> list[Any]:
+async def play(world: LogWorld, script: Sequence[Sequence[Append] | str | int]) -> list[Any]:
     """The outcomes of every round, and everything that the log says after it."""
     answers: list[Any] = []
     store = await world.open()
     for step in script:
-        if isinstance(step, str):
+        if isinstance(step, (str, int)):
             await store.close()
+            if isinstance(step, int):
+                world.archive(keep=step)
             store = await world.open()
         else:
             outcomes = await asyncio.gather(*map(store.append, step), return_exceptions=True)
@@ -82,7 +87,7 @@ async def play(world: LogWorld, script: Sequence[Sequence[Append] | str]) -> lis
 
 @settings(max_examples=60)
 @given(rounds)
-def test_the_file_and_its_twin_are_the_same(script: list[list[Append] | str]) -> None:
+def test_the_file_and_its_twin_are_the_same(script: list[list[Append] | str | int]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         world = SqliteWorld(Path(directory))
         assert asyncio.run(play(world, script)) == asyncio.run(play(MemoryWorld(), script))

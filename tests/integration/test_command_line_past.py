@@ -14,6 +14,13 @@ from typing import Any
 
 import pytest
 
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.log import EventLog, Write
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.kernel.claims import NameClaimed, claim_stream
+from aetherscale.kernel.messages import Envelope
+from aetherscale.kernel.registry import event_types
+from aetherscale.node import KINDS
 from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, run, simulated_node, told
 from tests.support.node import PATIENCE_S, ROOT, RunningNode
@@ -31,6 +38,17 @@ def files_of_the_log(node: RunningNode) -> dict[str, bytes]:
     """What they have in them; without those through which SQLite's readers and writers find one another."""
     found = node.state_dir.glob("events.*")
     return {path.name: path.read_bytes() for path in found if not path.name.endswith(("-shm", "-wal"))}
+
+
+async def claim_names(node: RunningNode, count: int) -> None:
+    """Make the log of a node that is not running longer."""
+    store = await open_store(node.state_dir / "events.db", node=node.name, epoch="0", now_us=0)
+    log = EventLog(store, Codec(event_types(KINDS)))
+    for number in range(count):
+        name = f"name-{number}"
+        claimed = Write(claim_stream("vm", "default", name), 0, (NameClaimed("vm", name, f"{number:016x}"),))
+        await log.append([claimed], Envelope(None, "default", "user:test", name, name, None, 1_800_000_000_000_000))
+    await log.close()
 
 
 class TestTheLog:
@@ -112,6 +130,31 @@ class TestTheLog:
         status, _, err = await node.cli("log", "import", str(lines), "--state-dir", str(tmp_path / "third"))
         assert (status, "nothing was imported" in err) == (2, True)
         assert not (tmp_path / "third").exists()
+
+    async def test_a_log_that_is_archived_says_the_same_and_takes_less(self, node: RunningNode) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        status, _, err = await node.cli("log", "archive")
+        assert (status, "another process writes to this log: pid" in err) == (1, True)
+        await node.stop()
+        assert "nothing to seal" in await good(node, "log", "archive")
+        await claim_names(node, 1100)
+        asked = ("replay --json", "why vm web", "diff 1 4", "events list", "log verify", "log export")
+        before = [await good(node, *words.split()) for words in asked]
+        assert "1000 events would go into 1 segment, up to event 1000; nothing was changed" in await good(
+            node, "log", "archive", "--before", "1050", "--dry-run"
+        )
+        status, _, err = await node.cli("log", "archive", "--before", "noon")
+        assert (status, "the number of an event or a time" in err) == (2, True)
+        status, _, err = await node.cli("log", "archive", "--before", "9", "--keep", "9")
+        assert (status, "give one of them" in err) == (2, True)
+        done = await told(node, "log", "archive", "--keep", "50")
+        assert (done["events"], done["sealed-to"], done["reclaimed"]) == (1000, 1000, True)
+        assert done["after-bytes"] < done["before-bytes"]
+        assert [await good(node, *words.split()) for words in asked] == before
+        assert "sealed    up to event 1000, in 1 segment of" in await good(node, "log", "info")
+        await node.start()
+        await good(node, "vm", "stop", "web")
+        assert (await told(node, "vm", "list"))[0]["phase"] == "stopped"
 
     async def test_a_damaged_log_is_told_with_what_saves_it(self, node: RunningNode, tmp_path: Path) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")

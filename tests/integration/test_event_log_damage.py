@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.integrity import verify
 from aetherscale.eventstore.sqlite import open_reader, open_store
 from aetherscale.eventstore.store import Damaged, StoredEvent, StoreError
@@ -44,11 +45,13 @@ def make_changeable(connection: sqlite3.Connection) -> None:
 LOG_FILES = ("events.db", "events.db-wal", "events.head")
 
 
-async def crashed_log(directory: Path, in_the_wal: int = 3) -> tuple[Path, list[StoredEvent]]:
+async def crashed_log(directory: Path, in_the_wal: int = 3, *, sealed: bool = False) -> tuple[Path, list[StoredEvent]]:
     """A log as kill -9 leaves it: most commits in the database, some in the write-ahead log, and a head."""
     world = SqliteWorld(directory / "running")
     world.path.parent.mkdir()
     await (await filled(world, 60)).close()
+    if sealed:
+        archive(world.path, lambda reading: reading.head() - 6, segment_events=20)
     store = await filled(world, in_the_wal)
     crashed = directory / "crashed"
     crashed.mkdir()
@@ -104,10 +107,19 @@ async def can_be_served(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("part", "in_the_wal"), [("events.db", 0), ("events.db", 3), ("events.db-wal", 3), ("events.head", 3)]
+    ("part", "in_the_wal", "sealed"),
+    [
+        ("events.db", 0, False),
+        ("events.db", 3, False),
+        ("events.db", 0, True),
+        ("events.db-wal", 3, False),
+        ("events.head", 3, False),
+    ],
 )
-async def test_a_flipped_bit_is_seen_or_changes_nothing(tmp_path: Path, part: str, in_the_wal: int) -> None:
-    path, events = await crashed_log(tmp_path, in_the_wal)
+async def test_a_flipped_bit_is_seen_or_changes_nothing(
+    tmp_path: Path, part: str, in_the_wal: int, sealed: bool
+) -> None:
+    path, events = await crashed_log(tmp_path, in_the_wal, sealed=sealed)
     victim = path.with_name(part)
     whole = {name: path.with_name(name).read_bytes() for name in LOG_FILES}
     assert not await told_of_damage(path, events), "the log is whole before it is damaged"

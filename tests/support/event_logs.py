@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.memory import MemoryLog, open_memory
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import Append, CommandKey, NewEvent, Reader, Store, StoredEvent, StreamWrite
@@ -24,6 +25,10 @@ class LogWorld(Protocol):
         """A store that writes to it."""
         ...
 
+    def archive(self, keep: int) -> None:
+        """Seal all but the newest events, where that can be done; nobody may have it open."""
+        ...
+
 
 class MemoryWorld:
     """A log in memory."""
@@ -33,6 +38,9 @@ class MemoryWorld:
 
     async def open(self) -> Store:
         return await open_memory(self.log)
+
+    def archive(self, keep: int) -> None:
+        """Nothing is sealed in memory."""
 
 
 class SqliteWorld:
@@ -45,6 +53,10 @@ class SqliteWorld:
         return await open_store(
             self.path, node=NODE, epoch=EPOCH, now_us=NOW_US, program="0.1.0", reserve_bytes=RESERVE_BYTES
         )
+
+    def archive(self, keep: int) -> None:
+        """Seal all but the newest events, in segments that are as small as can be."""
+        archive(self.path, lambda reading: reading.head() - keep, segment_events=1)
 
 
 def new(kind: str = "Happened", data: bytes = b"\x80", schema: int = 1) -> NewEvent:

@@ -131,20 +131,12 @@ class PastLog:
         head = await self.head()
         if moment is None:
             return head
-        if moment.isascii() and moment.isdigit():
-            seq = int(moment[:18])
-            if seq > head:
-                raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
-            return seq
-        try:
-            time_us = from_rfc3339(moment)
-        except (ValueError, OverflowError):
-            raise Refused(
-                400,
-                f"got {moment[:80]!r}, expected the number of an event or a time like {to_rfc3339(0)[:19]}Z",
-                field="at",
-            ) from None
-        return await self._reader.position_at(time_us)
+        seq, time_us = moment_of(moment)
+        if time_us is not None:
+            return await self._reader.position_at(time_us)
+        if seq > head:
+            raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
+        return seq
 
     async def state_at(self, position: int) -> Past:
         """Everything as it was after the event at `position`."""
@@ -201,6 +193,17 @@ async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
             yield PastLog(reader, kinds, is_proved=is_proved)
         finally:
             await reader.close()
+
+
+def moment_of(text: str) -> tuple[int, int | None]:
+    """The number of an event, or 0 and a time in microseconds since 1970. Raises `Refused` (400) for anything else."""
+    if text.isascii() and text.isdigit():
+        return int(text[:18]), None
+    try:
+        return 0, from_rfc3339(text)
+    except (ValueError, OverflowError):
+        expected = f"the number of an event or a time like {to_rfc3339(0)[:19]}Z"
+        raise Refused(400, f"got {text[:80]!r}, expected {expected}", field="at") from None
 
 
 def log_of(state_dir: Path) -> Path:

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of
+from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of, moment_of
+from aetherscale.eventstore import archive as archiving
 from aetherscale.eventstore import integrity, transfer
+from aetherscale.eventstore.archive import KEPT_EVENTS, Archived, Until
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import LogInfo, Verification
 from aetherscale.eventstore.transfer import Transferred
 from aetherscale.kernel.registry import event_types
 
-__all__ = ["LogInfo", "Transferred", "Verification", "export", "import_", "info", "prove", "verify"]
+__all__ = [
+    "KEPT_EVENTS",
+    "Archived",
+    "LogInfo",
+    "Transferred",
+    "Verification",
+    "archive",
+    "export",
+    "import_",
+    "info",
+    "preview",
+    "prove",
+    "verify",
+]
 
 PRIVATE_DIRECTORY = 0o700
 
@@ -59,3 +74,24 @@ def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int)
                 path.with_suffix(".lock").unlink(missing_ok=True)
                 state_dir.rmdir()
             raise
+
+
+def archive(state_dir: Path, *, before: str | None, keep: int, report: archiving.Report) -> Archived:
+    """Seal the events before a moment, or all but the newest. Raises `Refused`, also beside a running node (409)."""
+    path, until = log_of(state_dir), _until(before, keep)
+    with explained():
+        return archiving.archive(path, until, report)
+
+
+def preview(state_dir: Path, *, before: str | None, keep: int) -> Archived:
+    """What `archive` would seal; nothing is changed. Raises `Refused`."""
+    path, until = log_of(state_dir), _until(before, keep)
+    with explained():
+        return archiving.preview(path, until)
+
+
+def _until(before: str | None, keep: int) -> Until:
+    if before is None:
+        return lambda reading: reading.head() - keep
+    seq, time_us = moment_of(before)
+    return lambda reading: seq - 1 if time_us is None else reading.position_at(time_us - 1)

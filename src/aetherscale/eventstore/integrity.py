@@ -65,6 +65,10 @@ class LogInfo(Struct, frozen=True):
     types: tuple[StoredType, ...]
     size_bytes: int
     wal_bytes: int
+    sealed_to: int
+    """The last event that `log archive` has sealed; 0 for none."""
+    segments: int
+    sealed_bytes: int
 
 
 class Commit(Struct, frozen=True):
@@ -140,6 +144,7 @@ def info(path: Path) -> LogInfo:
         head = reading.head()
         streams, commands, commits = reading.counts()
         wal = path.with_name(f"{path.name}-wal")
+        segments, sealed_bytes = reading.segments.size()
         return LogInfo(
             path=str(path),
             node=reading.epochs[-1].node,
@@ -155,6 +160,9 @@ def info(path: Path) -> LogInfo:
             types=tuple(reading.types()),
             size_bytes=path.stat().st_size,
             wal_bytes=wal.stat().st_size if wal.exists() else 0,
+            sealed_to=reading.segments.last_seq(),
+            segments=segments,
+            sealed_bytes=sealed_bytes,
         )
 
 

@@ -12,13 +12,14 @@ from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect_read_only, translated, verify_hint
+from aetherscale.eventstore.sqlite.segments import SEALED_VERSION, VERSION, Row, Segments
 from aetherscale.eventstore.store import PAGE, Accepted, Damaged, NotALog, StoredEvent, StoredType, TooNew
 
 APPLICATION_ID: Final = 0x41534556
 """`ASEV` in bytes 68 to 71 of the file says that it is one of ours (https://sqlite.org/fileformat.html)."""
 
 SCHEMA_VERSION: Final = 1
-"""Of `schema.sql`, kept as SQLite's user version."""
+"""Of `schema.sql`, kept as SQLite's user version. A log that was archived has `SEALED_VERSION`."""
 
 KNOWN_STREAMS: Final = 100_000
 """How many names of streams are remembered: joining them row by row costs twice as much as the rest of a row."""
@@ -27,8 +28,6 @@ _EVENTS: Final = (
     "SELECT seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id"
     " FROM events"
 )
-
-_Row = tuple[int, int, int, int, bytes, int, str, str, str, str, str | None]
 
 
 class Epoch(Struct, frozen=True):
@@ -50,6 +49,7 @@ class LogReading:
         """Raises `NotALog`, `TooNew`, `Damaged`, sqlite3.Error."""
         self._connection = connection
         self._path = path
+        self.segments = Segments(connection, path)
         _check_header(connection, path)
         rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq").fetchall()
         self.epochs = [Epoch(*self._typed(row, int, str, str, int)) for row in rows]
@@ -74,20 +74,36 @@ class LogReading:
 
     def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
         """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
-        wanted = ""
-        if types is not None:
-            wanted = f" AND type_id IN (SELECT id FROM types WHERE name IN ({_places(types)}))"  # noqa: S608 - question marks
-        sql = f"{_EVENTS} WHERE seq > ?{wanted} ORDER BY seq LIMIT ?"
-        parameters = (after, *(types or ()), limit)
-        events = self._events(self._connection.execute(sql, parameters).fetchall())
+        events = self._events(self._page(after, limit, types))
         if types is None and events and events[-1].seq - after != len(events):
             seq = next(seq for seq, event in enumerate(events, after + 1) if event.seq != seq)
             raise Damaged(f"{self._path}: event {seq} is missing; {verify_hint(self._path)}", seq)
         return events
 
+    def _page(self, after: int, limit: int, types: Sequence[str] | None) -> list[Row]:
+        """Rows of a page: those that are sealed, then those that are not."""
+        sealed_to = self.segments.last_seq()
+        rows: list[Row] = []
+        if after < sealed_to:
+            numbers = None if types is None else {n for n, kind in self._all_types().items() if kind.type in types}
+            rows = self.segments.page(after, limit, numbers)
+        if len(rows) < limit:
+            wanted = ""
+            if types is not None:
+                wanted = f" AND type_id IN (SELECT id FROM types WHERE name IN ({_places(types)}))"  # noqa: S608 - question marks
+            sql = f"{_EVENTS} WHERE seq > ?{wanted} ORDER BY seq LIMIT ?"
+            parameters = (max(after, sealed_to), *(types or ()), limit - len(rows))
+            rows += self._connection.execute(sql, parameters).fetchall()
+        if self.segments.last_seq() > sealed_to:  # sealed meanwhile, by another process
+            return self._page(after, limit, types)
+        return rows
+
     def read_all(self) -> Generator[StoredEvent, None, None]:
         """Every event in order, as it stands in the file. Raises sqlite3.Error."""
-        cursor = self._connection.execute(f"{_EVENTS} ORDER BY seq")
+        with closing(self.segments.rows_after(0)) as segments:
+            for rows in segments:
+                yield from self._events(rows)
+        cursor = self._connection.execute(f"{_EVENTS} WHERE seq > ? ORDER BY seq", (self.segments.last_seq(),))
         while rows := cursor.fetchmany(PAGE):
             yield from self._events(rows)
 
@@ -97,7 +113,11 @@ class LogReading:
         if number is None:
             return []
         sql = f"{_EVENTS} WHERE stream_id = ? AND version > ? ORDER BY version"
-        events = self._events(self._connection.execute(sql, (*number, after_version)).fetchall())
+        rows: list[Row] = self._connection.execute(sql, (*number, after_version)).fetchall()
+        if not rows or rows[0][VERSION] > after_version + 1:
+            sealed = self.segments.rows_of_stream(number[0], after_version)
+            rows = sealed + [row for row in rows if not sealed or row[VERSION] > sealed[-1][VERSION]]
+        events = self._events(rows)
         for version, event in enumerate(events, after_version + 1):
             if event.version != version:
                 raise Damaged(f"{self._path}: stream {stream}: version {version} is missing; {verify_hint(self._path)}")
@@ -107,8 +127,9 @@ class LogReading:
         """The numbers of streams and the versions they are at; without those that nobody wrote to."""
         sql = f"SELECT name, id FROM streams WHERE name IN ({_places(streams)})"  # noqa: S608 - question marks
         found = self._connection.execute(sql, streams).fetchall()
-        latest = "SELECT coalesce(max(version), 0) FROM events WHERE stream_id = ?"
-        return {name: (number, self._connection.execute(latest, (number,)).fetchone()[0]) for name, number in found}
+        latest = "SELECT max(version) FROM events WHERE stream_id = ?"
+        versions = {number: self._connection.execute(latest, (number,)).fetchone()[0] for _, number in found}
+        return {name: (number, versions[number] or self.segments.version_of(number)) for name, number in found}
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
@@ -144,7 +165,7 @@ class LogReading:
     def time_us_of(self, seq: int) -> int | None:
         """When an event was recorded; None where there is none."""
         row = self._connection.execute("SELECT time_us FROM events WHERE seq = ?", (seq,)).fetchone()
-        return row[0] if row else None
+        return row[0] if row else self.segments.time_us_of(seq)
 
     def faults(self) -> list[str]:
         """What SQLite itself finds wrong with its pages, indexes and references; at most ten of each."""
@@ -165,7 +186,7 @@ class LogReading:
     def position_at(self, time_us: int) -> int:
         """The position of the last event that was recorded at or before a moment."""
         row = self._connection.execute("SELECT max(seq) FROM events WHERE time_us <= ?", (time_us,)).fetchone()
-        return row[0] or 0
+        return row[0] or self.segments.position_at(time_us)
 
     def _typed(self, row: tuple[Any, ...], *kinds: type) -> tuple[Any, ...]:
         """A row whose values are of the kinds that were written: one flipped bit makes a number of a text."""
@@ -173,7 +194,7 @@ class LogReading:
             raise Damaged(f"{self._path}: the log is damaged: a row reads {row!r:.200}; {verify_hint(self._path)}")
         return row
 
-    def _events(self, rows: Sequence[_Row]) -> list[StoredEvent]:
+    def _events(self, rows: Sequence[Row]) -> list[StoredEvent]:
         epochs, streams, types = self.epochs, self._streams, self._types
         only = epochs[0] if len(epochs) == 1 else None
         events: list[StoredEvent] = []
@@ -268,9 +289,9 @@ def _check_header(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id != APPLICATION_ID:
         raise NotALog(f"{path}: this is an SQLite file, but not an event log of aetherscale; it is left as it is")
-    if version > SCHEMA_VERSION:
+    if version > SEALED_VERSION:
         raise TooNew(
-            f"{path}: the log has schema {version}, this version of aetherscale knows up to {SCHEMA_VERSION}; "
+            f"{path}: the log has schema {version}, this version of aetherscale knows up to {SEALED_VERSION}; "
             f"install the version that wrote it, or a newer one"
         )
     if version < 1:

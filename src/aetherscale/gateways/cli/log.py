@@ -12,12 +12,13 @@ import msgspec
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage
-from aetherscale.gateways.cli.grammar import Argument, Command, Group
+from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
 
 if TYPE_CHECKING:
-    from aetherscale.debugger.upkeep import LogInfo
+    from aetherscale.debugger.upkeep import Archived, LogInfo
 
 STANDARD = "-"
 
@@ -65,6 +66,49 @@ def _import(context: Context) -> None:
     context.out.note(f"next: aetherscale --state-dir {context.settings.state_dir} replay")
 
 
+def _archive(context: Context) -> None:
+    from aetherscale.debugger.upkeep import KEPT_EVENTS, archive, preview
+
+    state_dir, before, keep = context.settings.state_dir, context.values["before"], context.values["keep"]
+    if before is not None and keep is not None:
+        raise bad_usage("log archive: --before and --keep say two things", "give one of them")
+    kept = KEPT_EVENTS if keep is None else keep
+    if context.values["dry-run"]:
+        done = preview(state_dir, before=before, keep=kept)
+    else:
+        with context.out.progress("log") as progress:
+            progress.step("proving every event")
+            done = archive(
+                state_dir,
+                before=before,
+                keep=kept,
+                report=lambda sealed, total: progress.step("sealing", f"{sealed} of {count(total, 'event')}"),
+            )
+    if context.out.json:
+        context.out.value(done)
+    else:
+        _tell_archived(context, done)
+
+
+def _tell_archived(context: Context, done: Archived) -> None:
+    if not done.events:
+        context.out.line("nothing to seal: too few events, or all of them are kept; see --keep and --before")
+    elif context.values["dry-run"]:
+        would = f"{count(done.events, 'event')} would go into {count(done.segments, 'segment')}"
+        context.out.line(f"{would}, up to event {done.sealed_to}; nothing was changed")
+    else:
+        context.out.line(
+            f"sealed {count(done.events, 'event')} in {count(done.segments, 'segment')}, up to event {done.sealed_to}"
+        )
+        saved = done.before_bytes - done.after_bytes
+        context.out.line(
+            f"the log takes {size(done.after_bytes)} now, {size(done.before_bytes)} before: {size(saved)} saved"
+            if done.reclaimed
+            else f"the log still takes {size(done.after_bytes)}: making it smaller needs room for a copy of it on the "
+            f"disk; later events use what is free in it, and the next `log archive` tries again"
+        )
+
+
 def _info(context: Context) -> None:
     from aetherscale.debugger.upkeep import info
 
@@ -73,6 +117,10 @@ def _info(context: Context) -> None:
     if context.out.json:
         context.out.value(shown)
         return
+    if found.segments:
+        sealed = f"up to event {found.sealed_to}, in {count(found.segments, 'segment')} of {size(found.sealed_bytes)}"
+        shown |= {"sealed": sealed}
+    del shown["sealed-to"], shown["segments"], shown["sealed-bytes"]
     shown |= {"size": size(found.size_bytes), "types": ", ".join(f"{each.type}/{each.schema}" for each in found.types)}
     del shown["size-bytes"]
     context.out.fields(shown.items())
@@ -92,6 +140,9 @@ def _shown(found: LogInfo) -> dict[str, object]:
         **{name: to_rfc3339(moment) if moment is not None else None for name, moment in times.items()},
         "types": msgspec.to_builtins(found.types),
         "size-bytes": found.size_bytes + found.wal_bytes,
+        "sealed-to": found.sealed_to,
+        "segments": found.segments,
+        "sealed-bytes": found.sealed_bytes,
     }
 
 
@@ -143,6 +194,28 @@ LOG = Group(
             arguments=(Argument("FILE", f"{_LINES} stdin", required=False, completes="file"),),
             examples=("aetherscale log import log.jsonl --state-dir ./restored",),
             details="Whole or not at all; a state directory that has events already is left as it is.",
+        ),
+        Command(
+            "archive",
+            "make the log smaller: seal old events, which stay readable",
+            _archive,
+            options=(
+                Option("keep", "all but so many of the newest events; without it 100000", "N", number),
+                Option("before", "only events before this one, or before this time", "SEQ|TIME"),
+                Option("dry-run", "say what would be sealed, and change nothing"),
+            ),
+            examples=(
+                "aetherscale log archive",
+                "aetherscale log archive --before 2026-01-01T00:00:00Z",
+                "aetherscale log archive --keep 10000 --dry-run",
+            ),
+            details=(
+                "Moves old events, a thousand and more at a time, into compressed segments of the same file. Nothing "
+                "is lost: replay, diff, why, events, export and verify read them as before, and the hash chain goes on "
+                "over both. Needs the log to itself, so stop the node first (guests run on), and for a moment room for "
+                "a copy of the smaller log. All is proved before anything is sealed. An older version of aetherscale "
+                "refuses a log that was archived."
+            ),
         ),
         Command(
             "info",

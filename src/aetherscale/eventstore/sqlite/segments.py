@@ -1,0 +1,159 @@
+"""Sealed events: rows of the log that `log archive` has moved into compressed segments of the same file. Reads only.
+
+A segment holds whole commits. Its rows are as they stood in `events`, so that whoever reads them need not know where
+they came from; a log without segments answers as if there were none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Collection, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from aetherscale.eventstore.sqlite.connection import verify_hint
+from aetherscale.eventstore.store import Damaged
+
+SEALED_VERSION: Final = 2
+"""Of the schema of a log that has segments; see `segments.sql`."""
+
+LEVEL: Final = 6
+"""Of zlib; see docs/decisions/0030-old-events-are-sealed-in-the-same-file.md."""
+
+Row = tuple[int, int, int, int, bytes, int, str, str, str, str, str | None]
+"""seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id."""
+
+SEQ: Final = 0
+STREAM: Final = 1
+VERSION: Final = 2
+TYPE: Final = 3
+TIME: Final = 5
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Row])
+
+
+def pack(rows: Sequence[Row]) -> bytes:
+    """Rows as they stand in a segment."""
+    return zlib.compress(_encoder.encode(rows), LEVEL)
+
+
+def unpack(data: bytes) -> list[Row]:
+    """The inverse of `pack`. Raises ValueError for what it has not made."""
+    try:
+        return _decoder.decode(zlib.decompress(data))
+    except (zlib.error, msgspec.MsgspecError) as broken:
+        raise ValueError(str(broken)) from broken
+
+
+class Segments:
+    """The segments of a log, through a connection that may be read-only."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._unpacked: tuple[int, list[Row]] = (0, [])
+        """The segment that was unpacked last: its first event, its rows."""
+
+    def last_seq(self) -> int:
+        """Up to which event the log is sealed; 0 where it is not. Raises sqlite3.Error."""
+        if not self._are_there():
+            return 0
+        last: int | None = self._connection.execute("SELECT max(last_seq) FROM segments").fetchone()[0]
+        return last or 0
+
+    def size(self) -> tuple[int, int]:
+        """How many segments there are, and the bytes in them."""
+        if not self._are_there():
+            return 0, 0
+        count, size_bytes = self._connection.execute("SELECT count(*), sum(length(data)) FROM segments").fetchone()
+        return count, size_bytes or 0
+
+    def rows_after(self, after: int) -> Generator[list[Row], None, None]:
+        """The sealed rows after a position, in order, segment by segment. To be closed before the connection.
+
+        Raises `Damaged` for a segment that is not as it was written, and sqlite3.Error.
+        """
+        if not self._are_there():
+            return
+        sql = "SELECT first_seq, last_seq FROM segments WHERE last_seq > ? ORDER BY first_seq"
+        for first_seq, last_seq in self._connection.execute(sql, (after,)):
+            rows = self._rows_of(first_seq, last_seq)
+            yield rows[after - first_seq + 1 :] if after >= first_seq else rows
+
+    def page(self, after: int, limit: int, types: Collection[int] | None) -> list[Row]:
+        """At most `limit` of the sealed rows after a position, of the given types only where types are given."""
+        page: list[Row] = []
+        with closing(self.rows_after(after)) as segments:
+            for rows in segments:
+                page.extend(rows if types is None else [row for row in rows if row[TYPE] in types])
+                if len(page) >= limit:
+                    break
+        return page[:limit]
+
+    def rows_of_stream(self, stream_id: int, after_version: int) -> list[Row]:
+        """The sealed rows of one stream after a version of it."""
+        if not self._are_there():
+            return []
+        sql = (
+            "SELECT first_seq, last_seq FROM segments JOIN segment_streams USING (first_seq)"
+            " WHERE stream_id = ? AND version > ? ORDER BY version"
+        )
+        return [
+            row
+            for segment in self._connection.execute(sql, (stream_id, after_version)).fetchall()
+            for row in self._rows_of(*segment)
+            if row[STREAM] == stream_id and row[VERSION] > after_version
+        ]
+
+    def version_of(self, stream_id: int) -> int:
+        """The version that a stream had reached when it was sealed last; 0 where nothing of it is sealed."""
+        if not self._are_there():
+            return 0
+        sql = "SELECT max(version) FROM segment_streams WHERE stream_id = ?"
+        version: int | None = self._connection.execute(sql, (stream_id,)).fetchone()[0]
+        return version or 0
+
+    def position_at(self, time_us: int) -> int:
+        """The position of the last sealed event that was recorded at or before a moment."""
+        if not self._are_there():
+            return 0
+        sql = "SELECT first_seq, last_seq FROM segments WHERE least_us <= ? ORDER BY first_seq DESC LIMIT 1"
+        segment = self._connection.execute(sql, (time_us,)).fetchone()
+        return max((row[SEQ] for row in self._rows_of(*segment) if row[TIME] <= time_us), default=0) if segment else 0
+
+    def time_us_of(self, seq: int) -> int | None:
+        """When a sealed event was recorded; None where there is none of that number."""
+        for rows in self.rows_after(seq - 1):
+            return rows[0][TIME] if rows[0][SEQ] == seq else None
+        return None
+
+    def _are_there(self) -> bool:
+        version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        return version >= SEALED_VERSION
+
+    def _rows_of(self, first_seq: int, last_seq: int) -> list[Row]:
+        """The rows of one segment. The last one is remembered: pages end within segments."""
+        if first_seq == self._unpacked[0]:
+            return self._unpacked[1]
+        sql = "SELECT data FROM segments WHERE first_seq = ?"
+        [data] = self._connection.execute(sql, (first_seq,)).fetchone()
+        try:
+            rows = unpack(data)
+        except ValueError as broken:
+            raise self._damaged(first_seq, last_seq, str(broken)) from broken
+        if [row[SEQ] for row in rows] != list(range(first_seq, last_seq + 1)):
+            raise self._damaged(first_seq, last_seq, "it has other events")
+        self._unpacked = (first_seq, rows)
+        return rows
+
+    def _damaged(self, first_seq: int, last_seq: int, what: str) -> Damaged:
+        return Damaged(
+            f"{self._path}: log damaged at {first_seq}: the segment of events {first_seq} to {last_seq} is not as it "
+            f"was sealed: {what}; {verify_hint(self._path)}",
+            first_seq,
+        )
