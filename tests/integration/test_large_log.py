@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aetherscale.__main__ import program
-from aetherscale.app import LOG_NAME, running
+from aetherscale.app import running
 from aetherscale.audit import audit
 from aetherscale.eventstore import integrity
 from aetherscale.eventstore.codec import Codec
@@ -20,6 +20,7 @@ from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import Damaged
 from aetherscale.gateways.cli.main import run
+from aetherscale.host import LOG_NAME
 from aetherscale.kernel.claims import CLAIM_EVENTS, NameClaimed, claim_stream
 from aetherscale.kernel.messages import Envelope
 from aetherscale.settings import Settings

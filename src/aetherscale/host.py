@@ -1,0 +1,175 @@
+"""The real ports: this host, its files, its nats-server and its QEMU. `app.py` puts a node together from them.
+
+A simulation gives `app.running` another `Platform`, of the same shape, in which nothing is real but the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, Protocol
+
+from msgspec.structs import replace
+
+from aetherscale import __version__
+from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.qemu.driver import QemuDriver
+from aetherscale.actors.compute.simulated import SimulatedDriver
+from aetherscale.actors.compute.simulated_host import SimulatedHost
+from aetherscale.actors.images.component import Perform
+from aetherscale.actors.images.header import write_overlay
+from aetherscale.actors.images.host import HostImages
+from aetherscale.audit import audit
+from aetherscale.bus.bus import Bus
+from aetherscale.bus.embedded import EmbeddedServer
+from aetherscale.bus.endpoint import Endpoint, parse_endpoint, write_endpoint
+from aetherscale.bus.nats import NatsBus
+from aetherscale.eventstore.integrity import is_large, prove
+from aetherscale.eventstore.projections import Views
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.eventstore.sqlite.opening import owner_of
+from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.store import Damaged, Store, StoreError
+from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
+from aetherscale.settings import Settings
+
+LOG_NAME: Final = "events.db"
+CONNECT_S: Final = 5.0
+"""How long the start waits for an outside NATS server before it goes on without."""
+
+Endpoints = Callable[[], Endpoint]
+"""Where the broker is now: one of our own may come back elsewhere."""
+
+
+class Platform(Protocol):
+    """Everything outside of the process that a node stands on. What is opened is closed through the stack."""
+
+    def now_us(self) -> int:
+        """The time now, in microseconds since 1970 UTC."""
+        ...
+
+    def new_id(self) -> str:
+        """An id that nobody else has."""
+        ...
+
+    def boot_id(self) -> str:
+        """Names the time since the host was started last."""
+        ...
+
+    def prepare(self, settings: Settings) -> Settings:
+        """Make the state directory ready; the settings with what is found there. Raises OSError."""
+        ...
+
+    async def open_store(self, settings: Settings) -> Store:
+        """The event log, open for writing, and trusted so far. Raises `StoreError`, OSError."""
+        ...
+
+    async def open_views(self, settings: Settings) -> Views:
+        """Where snapshots are kept."""
+        ...
+
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+        """The broker that the settings name, or one of our own. Raises `EmbeddedServerError`."""
+        ...
+
+    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+        """A connection that stands, or will as soon as the broker is there."""
+        ...
+
+    def compute(self, settings: Settings) -> ComputeDriver:
+        """The hand on virtual machines."""
+        ...
+
+    def images(self, settings: Settings) -> Perform:
+        """The hand on images."""
+        ...
+
+    def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
+        """A proof of the log that takes too long for the start, with the damage that it finds; None for no need."""
+        ...
+
+
+class Host:
+    """This host."""
+
+    def now_us(self) -> int:
+        """As in `Platform`."""
+        return now_us()
+
+    def new_id(self) -> str:
+        """As in `Platform`."""
+        return new_id()
+
+    def boot_id(self) -> str:
+        """As in `Platform`."""
+        return boot_id()
+
+    def prepare(self, settings: Settings) -> Settings:
+        """As in `Platform`. Where nobody gave the node a name, it has that of its log: hosts are renamed."""
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.is_named:
+            return settings
+        with contextlib.suppress(StoreError):  # what is wrong with the log is said when it is opened
+            return replace(settings, node=owner_of(_log(settings)) or settings.node)
+        return settings
+
+    async def open_store(self, settings: Settings) -> Store:
+        """As in `Platform`."""
+        path = _log(settings)
+        if path.exists() and not is_large(path):
+            # Nothing is written to a damaged log. A large one is proved while the node runs: see `audit.py`.
+            await asyncio.to_thread(prove, path)
+        return await open_store(path, node=settings.node, epoch=new_epoch(), now_us=now_us(), program=__version__)
+
+    async def open_views(self, settings: Settings) -> Views:
+        """As in `Platform`."""
+        return await SqliteViews.open(settings.state_dir / "views.db")
+
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+        """As in `Platform`."""
+        if settings.nats_url is not None:
+            outside = parse_endpoint(settings.nats_url)
+            write_endpoint(settings.state_dir, outside)
+            return lambda: outside
+        server = EmbeddedServer(settings.state_dir, settings.node)
+        stack.push_async_callback(server.close)
+        await server.start()
+        return lambda: server.endpoint
+
+    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+        """As in `Platform`."""
+        bus = NatsBus(broker, name=f"aetherscale {settings.node}", clock=now_us)
+        stack.push_async_callback(bus.close)
+        await bus.start(CONNECT_S)
+        return bus
+
+    def compute(self, settings: Settings) -> ComputeDriver:
+        """As in `Platform`."""
+        if settings.simulated:
+            return SimulatedDriver(SimulatedHost())
+        images_dir = _images_dir(settings)
+        return QemuDriver(
+            settings.state_dir,
+            image_path=lambda image_id, image_format: images_dir / f"{image_id}.{image_format}",
+            write_overlay=write_overlay,
+            accelerator=settings.accelerator,
+        )
+
+    def images(self, settings: Settings) -> Perform:
+        """As in `Platform`."""
+        return HostImages(_images_dir(settings), settings.cache_dir).perform
+
+    def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
+        """As in `Platform`."""
+        return audit(settings.state_dir) if is_large(_log(settings)) else None
+
+
+def _log(settings: Settings) -> Path:
+    return settings.state_dir / LOG_NAME
+
+
+def _images_dir(settings: Settings) -> Path:
+    return settings.state_dir / "images"
