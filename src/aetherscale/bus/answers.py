@@ -93,6 +93,10 @@ class Answer:
                 await self._bus.publish(target, body, headers, reply=self._deserted if ask else "")
         except BusUnavailable:
             self._targets = ()
+        except asyncio.CancelledError:
+            # Nobody knows whether it was sent. Who hears no end asks again; who hears a wrong one does not.
+            self._targets = ()
+            raise
 
     def _keep_alive(self) -> None:
         # Also while there is much to say: it is how the broker is asked whether anybody listens.

@@ -88,18 +88,24 @@ class Compute:
             failed=_failed,
             commands={
                 "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create),
-                "start-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id)),
+                "start-vm": CommandTask(
+                    VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id), _reference
+                ),
                 "stop-vm": CommandTask(
                     StopVmOptions,
                     self._target,
                     lambda o, c, vm_id: commands.StopVm(vm_id, o.kill, o.grace_s),
+                    _reference,
                     urgent=True,
                 ),
-                "restart-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id)),
+                "restart-vm": CommandTask(
+                    VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id), _reference
+                ),
                 "delete-vm": CommandTask(
                     StopVmOptions,
                     self._target,
                     lambda o, c, vm_id: commands.DeleteVm(vm_id, o.kill, o.grace_s),
+                    _reference,
                     urgent=True,
                 ),
             },
@@ -284,6 +290,11 @@ class Compute:
             actor.tell(observation.vm_id, observation)
 
         await self._driver.start(tell)
+
+
+def _reference(options: VmOptions | StopVmOptions, call: Call) -> str:
+    """What the VM is called by."""
+    return call.object_id or options.vm_id
 
 
 def _fitting(output: bytes) -> tuple[str, bool]:

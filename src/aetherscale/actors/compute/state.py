@@ -56,6 +56,8 @@ from aetherscale.actors.compute.events import (
 from aetherscale.actors.compute.views import Observed, Phase, Requested
 from aetherscale.kernel.times import from_rfc3339
 
+ASKING_S: Final = 30.0
+"""How much longer than the guest's time a graceful stop may take: QEMU has to be asked, and may hang."""
 FAILED_EXITS: Final[frozenset[ExitReason]] = frozenset({"panic", "crash", "unknown"})
 
 
@@ -233,7 +235,14 @@ def pending(vm: Vm) -> ComputeEffect | None:
             return EndVm(key=key, vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case "stopping":
             key = f"shut-down-{vm.run}-{vm.attempt}"
-            return ShutDownVm(key=key, vm_id=vm.id, run=vm.run, grace_s=vm.grace_s, not_before_us=vm.not_before_us)
+            return ShutDownVm(
+                key=key,
+                vm_id=vm.id,
+                run=vm.run,
+                grace_s=vm.grace_s,
+                deadline_s=vm.grace_s + ASKING_S,
+                not_before_us=vm.not_before_us,
+            )
         case "stopped" | "failed" if vm.requested == "deleted":
             return RemoveVm(key=f"remove-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case _:
