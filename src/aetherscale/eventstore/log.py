@@ -44,7 +44,7 @@ class LogReader:
 
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[Recorded]:
         """The next events after a position, in order."""
-        return self._decode(await self._reader.read(after, limit, types))
+        return list(await self._reader.read_as(self._codec.recorded, after, limit, types))
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         """All events of a stream after a version, in order."""

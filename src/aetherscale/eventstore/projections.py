@@ -84,9 +84,13 @@ class Projection(Generic[S]):
         events = None if self.events is None else sorted((event.__name__, event.SCHEMA) for event in self.events)
         return hashlib.sha256(msgspec.json.encode((self.version, shape, events), order="sorted")).hexdigest()[:32]
 
+    @cached_property
+    def _wanted(self) -> frozenset[type[Event]] | None:
+        return None if self.events is None else frozenset(self.events)
+
     def fold(self, state: S, events: Sequence[Recorded]) -> S:
         """The state after more events, in the order of the log."""
-        wanted, apply = self.events, self.apply
+        wanted, apply = self._wanted, self.apply
         for recorded in events:
             if wanted is None or type(recorded.event) in wanted:
                 state = apply(state, recorded)
@@ -117,7 +121,9 @@ async def replay(
     read = position
     while read < end:
         page = await event_log.read(read, PAGE, types)
-        state = projection.fold(state, [recorded for recorded in page if recorded.seq <= end])
+        if page and page[-1].seq > end:
+            page = [recorded for recorded in page if recorded.seq <= end]
+        state = projection.fold(state, page)
         if len(page) < PAGE:
             break
         read = page[-1].seq
