@@ -12,6 +12,7 @@ from aetherscale.gateways.cli.main import run
 from aetherscale.gateways.cli.program import Program
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from aetherscale.gateways.cli.program import Finding, Ready
@@ -104,7 +105,8 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         on_ready(told)
 
     try:
-        asyncio.run(run_node(settings, ready))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run_node(settings, ready))
     except Locked as error:
         raise Refused(409, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:
@@ -118,6 +120,15 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         ) from error
     except ValueError as error:
         raise Refused(400, str(error)) from error
+
+
+def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
+    """uvloop's, where it is installed; None for Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _doctor(settings: Settings) -> tuple[Finding, ...]:

@@ -150,10 +150,12 @@ class LogStore:
         events = size_bytes = 0
         while self._waiting:
             append, done = self._waiting[0]
-            events += max(1, sum(len(write.events) for write in append.writes))
-            size_bytes += sum(
-                EVENT_OVERHEAD_BYTES + len(event.data) for write in append.writes for event in write.events
-            )
+            before = events
+            for write in append.writes:
+                for event in write.events:
+                    events += 1
+                    size_bytes += EVENT_OVERHEAD_BYTES + len(event.data)
+            events = max(events, before + 1)
             if batch and (events > BATCH_EVENTS or size_bytes > BATCH_BYTES):
                 break
             waiting = self._waiting.popleft()
