@@ -29,6 +29,9 @@ FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 """A publisher waits while more than this has not left for the broker."""
+TURN_BYTES: Final = 64 * 1024
+"""With more than this to send, everybody else gets a turn, first of all what sends it: a broker and a caller can go to
+work on the beginning of a long answer while its end is made."""
 MAX_UNREAD_CHUNKS: Final = 65_536
 
 
@@ -142,9 +145,11 @@ class NatsBus:
             raise self._unavailable()
         if len(message) > connection.max_payload and _payload_bytes(body, headers) > connection.max_payload:
             raise TooLarge(f"{subject}: a message of {len(body)} bytes, the broker takes {connection.max_payload}")
-        connection.send(message)
-        if connection.pending_data_size > MAX_UNSENT_BYTES:
+        unsent_bytes = connection.send(message)
+        if unsent_bytes > MAX_UNSENT_BYTES:
             await self._roundtrip(connection)
+        elif unsent_bytes > TURN_BYTES:
+            await asyncio.sleep(0)
 
     async def request(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
