@@ -85,6 +85,8 @@ class EventLog(LogReader):
     def __init__(self, store: Store, codec: Codec) -> None:
         super().__init__(store, codec)
         self._store = store
+        self._listeners: list[Callable[[Sequence[Recorded]], None]] = []
+        store.on_commit(self._committed)
 
     async def append(
         self, writes: Sequence[Write], envelope: Envelope[Any], *, digest: bytes | None = None, urgent: bool = False
@@ -112,4 +114,11 @@ class EventLog(LogReader):
 
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
-        self._store.on_commit(lambda stored: listener(self._decode(stored)))
+        self._listeners.append(listener)
+
+    def _committed(self, stored: Sequence[StoredEvent]) -> None:
+        """Decode once for all who listen."""
+        if self._listeners:
+            recorded = self._decode(stored)
+            for listener in self._listeners:
+                listener(recorded)
