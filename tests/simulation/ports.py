@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -24,10 +25,12 @@ from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
-from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Store, StoredEvent
+from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Make, Store, StoredEvent
 from aetherscale.host import Endpoints
 from aetherscale.settings import Settings
 from tests.simulation.world import World
+
+T = TypeVar("T")
 
 
 class SimulatedPlatform:
@@ -101,6 +104,13 @@ class SimulatedBackend(MemoryBackend):
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
         return await self._world.pass_through(
             self._number, "read", lambda: MemoryBackend.read(self, after, limit, types)
+        )
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
+        return await self._world.pass_through(
+            self._number, "read", lambda: MemoryBackend.read_as(self, make, after, limit, types)
         )
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:

@@ -135,15 +135,8 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
 
 
 def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
+    # What happens most comes first: each case above it costs a look, and a replay folds millions of events.
     match event:
-        case VmRequested():
-            return vm
-        case DiskProvisioned():
-            spec = replace(vm.spec, disk_mib=event.disk_mib)
-            vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
-            return _boot(vm) if vm.requested == "running" else replace(vm, phase="stopped")
-        case VmStartRequested():
-            return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
         case VmBooted():
             return replace(
                 vm,
@@ -157,13 +150,23 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             )
         case VmReady():
             return replace(vm, ready=True, phase="ready" if vm.phase == "running" else vm.phase)
+        case VmExited():
+            return _exited(vm, event)
+        case VmStopRequested():
+            vm = replace(vm, requested="stopped", grace_s=event.grace_s, start_next=False, stuck=False)
+            return _stop(vm, force=event.kill)
+        case VmStartRequested():
+            return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
+        case VmRequested():
+            return vm
+        case DiskProvisioned():
+            spec = replace(vm.spec, disk_mib=event.disk_mib)
+            vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
+            return _boot(vm) if vm.requested == "running" else replace(vm, phase="stopped")
         case VmPaused():
             return replace(vm, phase="paused", observed="paused", paused_reason=event.reason)
         case VmResumed():
             return replace(vm, phase="ready" if vm.ready else "running", observed="running", paused_reason=None)
-        case VmStopRequested():
-            vm = replace(vm, requested="stopped", grace_s=event.grace_s, start_next=False, stuck=False)
-            return _stop(vm, force=event.kill)
         case VmRestartRequested():
             vm = replace(vm, requested="running", grace_s=event.grace_s, start_next=True, restarts=0)
             return _stop(vm, force=False)
@@ -185,8 +188,6 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
                 ended=event.reason,
                 ended_detail=event.detail,
             )
-        case VmExited():
-            return _exited(vm, event)
         case VmRestartScheduled():
             restarting = replace(vm, requested="running", restarts=event.attempt, failure=None)
             return replace(_boot(restarting), not_before_us=from_rfc3339(event.not_before))
