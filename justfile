@@ -68,6 +68,10 @@ docs:
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
 
+# Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
+powercuts *args:
+    {{ bin }}/python -m tests.powercuts.cuts {{ args }}
+
 # Run what shows the promises (those whose text has all words given), and write PROMISES.md.
 promises *words:
     {{ bin }}/python -m tools.promises run {{ words }}
