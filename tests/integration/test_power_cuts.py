@@ -39,7 +39,7 @@ async def test_a_power_cut_while_a_log_is_made_leaves_none_or_an_empty_one(tmp_p
     running, after = tmp_path / "running", tmp_path / "after"
     running.mkdir()
     recording = Recording({}, [], [])
-    record(["tests.powercuts.writer", str(running), "run", "close", "FULL"], running, recording)
+    record(["tests.powercuts.writer", str(running), "run", "close"], running, recording)
     made = next(place for place, step in enumerate(recording.steps) if isinstance(step, Said))
     for place in range(made + 1):
         for seed in range(2):
@@ -52,7 +52,7 @@ async def test_what_a_killed_process_left_is_durable_before_anybody_acts_on_it(t
     running, after = tmp_path / "running", tmp_path / "after"
     running.mkdir()
     recording = Recording({}, [], [])
-    arguments = ["tests.powercuts.writer", str(running), "run", "close", "FULL"]
+    arguments = ["tests.powercuts.writer", str(running), "run", "close"]
     record(arguments, running, recording, kill_at=300)
     acknowledged = cut_at(recording, len(recording.steps), 0).acknowledged
     record(arguments, running, recording)
@@ -70,7 +70,7 @@ async def test_what_a_killed_process_left_is_durable_before_anybody_acts_on_it(t
 
 async def test_the_head_is_durable_when_a_log_is_closed(tmp_path: Path) -> None:
     recording = Recording({}, [], [])
-    record(["tests.powercuts.writer", str(tmp_path), "run", "close", "FULL"], tmp_path, recording)
+    record(["tests.powercuts.writer", str(tmp_path), "run", "close"], tmp_path, recording)
     head = recording.disk().as_it_is()["events.head"]
     for seed in range(20):
         assert cut_at(recording, len(recording.steps), seed).files["events.head"] == head

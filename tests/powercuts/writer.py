@@ -1,12 +1,12 @@
 """A process that writes to a log for a while, several tasks at once, and says what it was told to write and what was
 acknowledged.
 
-    python -m tests.powercuts.writer DIRECTORY RUN ENDING SYNCHRONOUS
+    python -m tests.powercuts.writer DIRECTORY RUN ENDING [SYNCHRONOUS]
 
 It says `send COMMAND` before an append, and `done LAST-SEQ` of what may not be lost any more: what was acknowledged,
 and what it found in the log when it began, since a node acts on that. Run again it sends the same commands again.
 ENDING is `close` or `kill`. The log checkpoints and settles far more often than a node's does, so that few events see
-many of both.
+many of both. SYNCHRONOUS is for the control alone: a log that waits for the disk less than ours does.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def say(text: str) -> None:
     os.write(1, text.encode())
 
 
-async def write_some(directory: Path, run: str, ending: str, synchronous: str) -> None:
+async def write_some(directory: Path, run: str, ending: str, synchronous: str = "") -> None:
     store = await open_store(
         directory / "events.db", node=NODE, epoch=EPOCH, now_us=NOW_US, reserve_bytes=RESERVE_BYTES
     )
-    await control(store, synchronous)
+    if synchronous:
+        await set_synchronous(store, synchronous)
     log = EventLog(store, CODEC)
     views = await SqliteViews.open(directory / "views.db")
     state, position = await load(LEDGER, log, views)
@@ -92,8 +93,7 @@ async def pay(log: EventLog, stream: str, chance: Random) -> None:
                 say(f"done {repeat.accepted.last_seq}")
 
 
-async def control(store: Any, synchronous: str) -> None:
-    """What a store would do that waits for the disk less than ours."""
+async def set_synchronous(store: Any, synchronous: str) -> None:
     writer = store._backend._writer
     await writer.run(lambda: writer.plain.execute(f"PRAGMA synchronous = {synchronous}"))
 
