@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.eventstore.integrity import info
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.transfer import export
 from tests.powercuts.cuts import Account, Cut, after_a_cut, cut_at, put, try_history, written_by
 from tests.powercuts.disk import Said, seeded
 from tests.powercuts.ledger import EVENTS_PER_APPEND
-from tests.powercuts.recorder import Recording, record
+from tests.powercuts.recorder import Recording, files_of, record
 from tests.powercuts.writer import ROUNDS, TASKS
 from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, filled, read_all
 
@@ -74,6 +75,26 @@ async def test_the_head_is_durable_when_a_log_is_closed(tmp_path: Path) -> None:
     head = recording.disk().as_it_is()["events.head"]
     for seed in range(20):
         assert cut_at(recording, len(recording.steps), seed).files["events.head"] == head
+
+
+async def test_a_power_cut_while_old_events_are_sealed_takes_none_of_them(tmp_path: Path) -> None:
+    running, after = tmp_path / "running", tmp_path / "after"
+    running.mkdir()
+    written_to = Recording({}, [], [])
+    record(["tests.powercuts.writer", str(running), "run", "close"], running, written_to)
+    written = await written_by(written_to, after)
+    told = Cut("written", {}, len(written), frozenset(event.command_id for event in written))
+    recording = Recording(files_of(running), [], [])
+    record(["tests.powercuts.sealing", str(running)], running, recording)
+    assert info(running / "events.db").sealed_to > len(written) // 2
+
+    sealed = set()
+    for place in range(0, len(recording.steps) + 1, max(1, len(recording.steps) // 100)):
+        cut = cut_at(recording, place, place, told)
+        put(cut.files, after, seeded(place))
+        assert await after_a_cut(cut, after, written) == (len(written), []), cut.place
+        sealed.add(info(after / "events.db").sealed_to)
+    assert len(sealed) == 2, "the power failed before the sealing was durable and after"
 
 
 async def test_a_power_cut_during_an_import_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
