@@ -72,6 +72,18 @@ docs:
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
 
+# Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
+powercuts *args:
+    {{ bin }}/python -m tests.powercuts.cuts {{ args }}
+
+# Ten thousand damages to the files of a log, each told or without effect: `just flips --seed 7 --count 300`.
+flips *args:
+    {{ bin }}/python -m tests.damage.flips {{ args }}
+
+# Plant bugs into copies of the tree, one by one, and say what catches each: `just planted`, `just planted undo-dropped`.
+planted *args:
+    {{ bin }}/python -m tests.planted.planting {{ args }}
+
 # Run what shows the promises (those whose text has all words given), and write PROMISES.md.
 promises *words:
     {{ bin }}/python -m tools.promises run {{ words }}

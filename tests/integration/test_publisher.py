@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from aetherscale.bus.bus import BusUnavailable
+from aetherscale.bus.jetstream import Pipeline, StreamError
 from aetherscale.eventstore.memory import MemoryLog
 from tests.support.eventually import logged
 from tests.support.nats_server import NatsServer
@@ -134,6 +135,18 @@ async def test_a_message_that_somebody_else_published_there_does_not_stay(world:
     await world.alarms.until(lambda alarms: len(alarms) == 2)
     await world.until_equal()
     assert "is not event 106 of this node" in world.alarms[1]
+
+
+async def test_what_would_get_another_position_is_not_stored(world: World) -> None:
+    await world.stream.create(1)
+    subject = f"aether.v1.default.evt.{NODE}.vm.x.spam"
+    await world.bus.publish(subject, b"{}")
+    await world.state_at(1)
+    async with Pipeline(world.stream, 0, on_failure=lambda: None) as pipeline:
+        await pipeline.publish(subject, b"{}", "ours", {})
+        with pytest.raises(StreamError, match="wrong last sequence"):
+            await pipeline.drained()
+    assert [message.message_id for message in await world.content()] == [""]
 
 
 async def test_the_events_of_an_earlier_log_are_kept_under_another_name(world: World) -> None:

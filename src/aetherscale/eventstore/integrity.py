@@ -1,7 +1,8 @@
 """Whether a log is whole, and what is in it. Reads only, with no server or beside a running one.
 
 Four things are proved: every commit hashes to its link in the chain; positions and the versions of every stream have no
-gap; the chain ends where the head file says; SQLite finds nothing wrong with its own pages and indexes.
+gap; the chain ends where the head file says; SQLite finds nothing wrong with its own pages and indexes, nor is anything
+wrong with what leads to sealed events.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ from aetherscale.eventstore.sqlite.opening import (
     publish,
     remove_unpublished,
     unpublished,
+    unpublished_head,
 )
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, snapshot
 from aetherscale.eventstore.sqlite.writing import LogWriting
@@ -107,8 +108,10 @@ def import_(lines: Iterable[bytes], path: Path, *, epoch: str, now_us: int) -> T
             epochs = [Epoch(one.first_seq, one.node, one.epoch, from_rfc3339(one.created)) for one in first.epochs]
         make_log(path, epochs)
         making = unpublished(path)
-        making_head = making.with_name(f"{making.name}-head")
-        with closing(connect_for_writing(making)) as connection, closing(HeadFile(making_head)) as head_file:
+        with (
+            closing(connect_for_writing(making)) as connection,
+            closing(HeadFile(unpublished_head(path))) as head_file,
+        ):
             writing = LogWriting(connection, making, "", head_file, None)
             writing.restore_types([type_of_line(line) for line in first.types])
             commands = _restore(source, writing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from aetherscale.eventstore.chain import EMPTY, Head
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect, connect_read_only, translated
-from aetherscale.eventstore.sqlite.files import PRIVATE, HeadFile, Reserve, read_head, sync_directory
+from aetherscale.eventstore.sqlite.files import PRIVATE, HeadFile, Reserve, read_head, sync_directory, sync_file
 from aetherscale.eventstore.sqlite.reading import APPLICATION_ID, SCHEMA_VERSION, Epoch, LogReading
 from aetherscale.eventstore.store import Damaged, NotALog, StorageFull, WrongNode
 
@@ -60,6 +60,7 @@ def _open(path: Path, ours: Epoch) -> sqlite3.Connection:
         publish(path, EMPTY)
     else:
         check_log(path, ours.node)
+        sync_what_was_left(path)
     return connect_for_writing(path)
 
 
@@ -88,20 +89,45 @@ def insert_epochs(connection: sqlite3.Connection, epochs: Sequence[Epoch]) -> No
 
 
 def publish(path: Path, head: Head) -> None:
-    """Give a log that was made its name, with its head. Its connections have to be closed. Raises OSError."""
-    head_file = HeadFile(path.with_suffix(".head"))
-    try:
+    """Give a log that was made its name, with its head. Its connections have to be closed. Raises OSError.
+
+    Wherever the power fails, there is no log under that name, or the whole of it with a head that fits: that of an
+    empty log fits every log, and is durable before.
+    """
+    _write_head(unpublished_head(path), EMPTY)
+    unpublished_head(path).rename(path.with_suffix(".head"))
+    sync_directory(path.parent)
+    unpublished(path).rename(path)
+    sync_directory(path.parent)
+    if head != EMPTY:
+        _write_head(path.with_suffix(".head"), head)
+
+
+def _write_head(path: Path, head: Head) -> None:
+    with closing(HeadFile(path)) as head_file:
         head_file.write(head)
         head_file.sync()
-    finally:
-        head_file.close()
-    unpublished(path).rename(path)
+
+
+def sync_what_was_left(path: Path) -> None:
+    """Make durable what can be read of a log, before anybody acts on it. Raises OSError.
+
+    A process that was killed while it waited for the disk leaves a commit that is there and that the next power cut
+    would take away.
+    """
+    with suppress(FileNotFoundError):
+        sync_file(path.with_name(f"{path.name}-wal"))
     sync_directory(path.parent)
 
 
 def unpublished(path: Path) -> Path:
     """The name of a log while it is made."""
     return path.with_name(f"{path.name}.new")
+
+
+def unpublished_head(path: Path) -> Path:
+    """The name of its head while it is made."""
+    return path.with_name(f"{path.name}.new-head")
 
 
 def remove_unpublished(path: Path) -> None:

@@ -179,7 +179,7 @@ class LogReading:
         faults = [] if found == ["ok"] else found
         for table, row_id, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(10):
             faults.append(f"{table} {row_id} refers to a row of {parent} that is not there")
-        return faults
+        return faults + self.segments.faults()
 
     def types(self) -> list[StoredType]:
         """Every type of event that occurs in the log."""

@@ -10,6 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -63,8 +64,8 @@ class Segments:
         """Up to which event the log is sealed; 0 where it is not. Raises sqlite3.Error."""
         if not self._are_there():
             return 0
-        last: int | None = self._connection.execute("SELECT max(last_seq) FROM segments").fetchone()[0]
-        return last or 0
+        last = self._connection.execute("SELECT max(last_seq) FROM segments").fetchone()[0]
+        return self._number(last or 0)
 
     def size(self) -> tuple[int, int]:
         """How many segments there are, and the bytes in them."""
@@ -115,8 +116,8 @@ class Segments:
         if not self._are_there():
             return 0
         sql = "SELECT max(version) FROM segment_streams WHERE stream_id = ?"
-        version: int | None = self._connection.execute(sql, (stream_id,)).fetchone()[0]
-        return version or 0
+        version = self._connection.execute(sql, (stream_id,)).fetchone()[0]
+        return self._number(version or 0)
 
     def position_at(self, time_us: int) -> int:
         """The position of the last sealed event that was recorded at or before a moment."""
@@ -132,24 +133,59 @@ class Segments:
             return rows[0][TIME] if rows[0][SEQ] == seq else None
         return None
 
+    def faults(self) -> list[str]:
+        """What leads to the segments and is not what is in them: the streams, the least time; the first of it.
+
+        The hash chain is over the events alone. Raises `Damaged`, sqlite3.Error.
+        """
+        if not self._are_there():
+            return []
+        sql = "SELECT first_seq, stream_id, version FROM segment_streams ORDER BY first_seq, stream_id"
+        with closing(self._streams()) as streams:
+            for sealed, found in zip_longest(streams, self._connection.execute(sql)):
+                if sealed != found:
+                    return [f"a stream of a segment is {sealed} (segment, stream, version), and found as {found}"]
+        sql = "SELECT first_seq, last_seq, least_us FROM segments"
+        for first_seq, last_seq, least_us in self._connection.execute(sql):
+            if min(row[TIME] for row in self._rows_of(first_seq, last_seq)) != least_us:
+                return [f"the segment of events {first_seq} to {last_seq} has another least time than {least_us!r:.40}"]
+        return []
+
+    def _streams(self) -> Generator[tuple[int, int, int], None, None]:
+        """What `segment_streams` has to be, in the order of the segments and then of the streams."""
+        with closing(self.rows_after(0)) as segments:
+            for rows in segments:
+                versions = {row[STREAM]: row[VERSION] for row in rows}
+                yield from ((rows[0][SEQ], *stream) for stream in sorted(versions.items()))
+
     def _are_there(self) -> bool:
         version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
         return version >= SEALED_VERSION
 
     def _rows_of(self, first_seq: int, last_seq: int) -> list[Row]:
         """The rows of one segment. The last one is remembered: pages end within segments."""
+        for number in (first_seq, last_seq):
+            self._number(number)
         if first_seq == self._unpacked[0]:
             return self._unpacked[1]
         sql = "SELECT data FROM segments WHERE first_seq = ?"
-        [data] = self._connection.execute(sql, (first_seq,)).fetchone()
+        found = self._connection.execute(sql, (first_seq,)).fetchone()
+        if found is None or type(found[0]) is not bytes:
+            raise self._damaged(first_seq, last_seq, "it has no content")
         try:
-            rows = unpack(data)
+            rows = unpack(found[0])
         except ValueError as broken:
             raise self._damaged(first_seq, last_seq, str(broken)) from broken
-        if [row[SEQ] for row in rows] != list(range(first_seq, last_seq + 1)):
+        if first_seq + len(rows) != last_seq + 1 or any(seq != row[SEQ] for seq, row in enumerate(rows, first_seq)):
             raise self._damaged(first_seq, last_seq, "it has other events")
         self._unpacked = (first_seq, rows)
         return rows
+
+    def _number(self, value: int) -> int:
+        """A number of a row, which one flipped bit makes a text of. Raises `Damaged`."""
+        if type(value) is not int:
+            raise Damaged(f"{self._path}: the log is damaged: a segment has {value!r:.200}; {verify_hint(self._path)}")
+        return value
 
     def _damaged(self, first_seq: int, last_seq: int, what: str) -> Damaged:
         return Damaged(
