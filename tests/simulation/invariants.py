@@ -72,7 +72,8 @@ def check_host(world: World, folded: Folded) -> None:
         require(known == (process.pid, process.start_ticks, process.boot_id), f"{vm_id}: another process: {known}")
         require(vm.phase != "ready" or process.is_ready, f"{vm_id} is called ready and is not")
     there = {vm_id for vm_id, vm in vms.items() if vm.phase != "deleted"}
-    missing = {vm_id for vm_id in there if vms[vm_id].has_disk} - world.host.disks.keys()
+    kept = {vm_id for vm_id in there if vms[vm_id].has_disk and vms[vm_id].requested != "deleted"}
+    missing = kept - world.host.disks.keys()
     require(not missing, f"disks are missing: {sorted(missing)}")
     left = world.host.disks.keys() - there
     require(not left, f"disks are left over: {sorted(left)}")
