@@ -49,6 +49,10 @@ conformance *args:
 test *args: lint types
     {{ bin }}/pytest {{ args }}
 
+# Simulated crashes: `just sim --seeds 500`, or `just sim --seed 7` for one again; see docs/simulation.md.
+sim *args:
+    {{ bin }}/python -m tests.simulation {{ args }}
+
 # Exactly what CI runs.
 check: test
 

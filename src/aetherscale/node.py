@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from aetherscale.actors.actor import Actor
@@ -53,6 +54,7 @@ class Ports:
     """Names the time since the host was started last."""
 
 
+@cache
 def projection(kind: Kind[S]) -> Projection[Registry[S]]:
     """The registry of a kind as a projection: what a node starts from, and saves snapshots of."""
 
@@ -134,6 +136,8 @@ class Node:
 
     def distrust(self, failure: StoreError) -> None:
         """The log can no longer be trusted, for this reason. The first reason counts."""
+        for actor in self._actors:
+            actor.rest()
         if not self.broken.done():
             self.broken.set_result(failure)
 

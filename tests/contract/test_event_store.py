@@ -105,6 +105,13 @@ async def test_reading_can_be_restricted_to_types_of_any_schema(store: Store) ->
     assert list(await store.read(0, 10, [])) == []
 
 
+async def test_a_page_can_be_read_as_something_else(store: Store) -> None:
+    await store.append(append_of(write("vm-1", 0, new("A"), new("B")), write("vm-2", 0, new("A"), new("A"))))
+
+    assert list(await store.read_as(StoredEvent, 0)) == list(await store.read(0))
+    assert list(await store.read_as(lambda seq, stream, *_: (seq, stream), 1, 2, ["A"])) == [(3, "vm-2"), (4, "vm-2")]
+
+
 async def test_a_stream_can_be_read_from_a_version_on(store: Store) -> None:
     await store.append(append_of(write("vm-1", 0, new("A"), new("B"), new("C")), write("vm-2", 0)))
 

@@ -89,6 +89,25 @@ async def test_what_a_message_leads_to_does_not_wait_for_the_end_of_a_burst() ->
         await starting
 
 
+async def test_many_who_listen_at_once_share_the_question_whether_they_are_heard() -> None:
+    listening = Listening()
+    async with bus_of(listening) as bus:
+        await bus.start(WAIT_S)
+        asked = listening.lines.count(b"PING\r\n")
+        await asyncio.gather(*(bus.listen(f"a.{number}", "", lambda incoming: None) for number in range(100)))
+        assert [line.split()[0] for line in listening.lines[-101:]] == [b"SUB"] * 100 + [b"PING"]
+        assert listening.lines.count(b"PING\r\n") == asked + 1
+
+
+async def test_the_beginning_of_a_long_answer_is_sent_while_its_end_is_made() -> None:
+    listening = Listening()
+    async with bus_of(listening) as bus:
+        await bus.start(WAIT_S)
+        for _ in range(64):
+            await bus.publish("a.b", b"x" * 8192)
+        assert any(line.startswith(b"PUB a.b ") for line in listening.lines)
+
+
 async def test_what_is_sent_on_a_lost_connection_leaves_nothing_watched_that_the_next_one_would_get() -> None:
     listening = Listening()
     server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)

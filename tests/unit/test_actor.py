@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from aetherscale.actors.compute import effects
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault
+from aetherscale.eventstore.backend import Outcome
+from aetherscale.eventstore.memory import MemoryBackend
+from aetherscale.eventstore.store import Append, InDoubt
 from tests.support.memory_node import MemoryNode
 
 WEB = {"image": "tiny", "name": "web"}
@@ -77,6 +80,14 @@ class TestAnswers:
         await node.final("compute", "stop-vm", {"vm-id": "web"})
         assert (await node.final("compute", "start-vm", {"vm-id": "web"}, key="k"))["vm"].phase == "ready"
         assert (await node.final("compute", "vm-info", {"vm-id": "web"}))["vm"].phase == "stopped"
+
+    async def test_a_repeat_of_what_changed_nothing_means_whom_it_meant_then(self, node: MemoryNode) -> None:
+        await node.final("compute", "create-vm", WEB)
+        first = await node.final("compute", "start-vm", {"vm-id": "web"}, key="k")
+        await node.final("compute", "delete-vm", {"vm-id": "web"})
+        assert await node.final("compute", "start-vm", {"vm-id": "web"}, key="k") == first, "it is gone"
+        await node.final("compute", "create-vm", WEB)
+        assert await node.final("compute", "start-vm", {"vm-id": "web"}, key="k") == first, "another has its name"
 
     async def test_a_key_belongs_to_one_request_of_one_tenant(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB, key="k")
@@ -251,6 +262,25 @@ class TestTheLog:
         assert (await node.final("compute", "list-vms"))["count"] == 1
         assert (await node.final("compute", "stop-vm", {"vm-id": "web"}))["vm"].phase == "stopped"
         assert (await node.final("compute", "delete-vm", {"vm-id": "web"}))["vm"].phase == "deleted"
+
+    async def test_a_commit_in_doubt_is_told_in_the_words_of_the_log(
+        self, node: MemoryNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await node.final("compute", "create-vm", WEB)
+
+        async def doubtful(self: MemoryBackend, appends: Sequence[Append]) -> Sequence[Outcome]:
+            raise InDoubt("append: the sync failed")
+
+        monkeypatch.setattr(MemoryBackend, "commit", doubtful)
+        answer = await node.final("compute", "stop-vm", {"vm-id": "web"})
+        assert (answer["code"], answer["message"], answer["retryable"]) == (503, "append: the sync failed", True)
+        assert "repeat the request under its key" in answer["details"]["hint"]
+        assert node.node is not None
+        assert str(await node.node.broken) == "append: the sync failed"
+        [process] = node.host.processes.values()
+        process.die(None, 9)  # what the host says cannot be recorded, and is no mistake of ours
+        await asyncio.sleep(0)
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
     async def test_causes_are_on_record(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB, key="k")

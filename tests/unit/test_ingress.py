@@ -7,8 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
+from aetherscale.bus.answers import _encoded
 from aetherscale.bus.bus import NoResponders
-from aetherscale.kernel import wire
+from aetherscale.kernel import replies, wire
 from tests.support.ingress_node import CREATED, VM, WAIT_S, Node, clock, cmd, node
 
 __all__ = ["node"]
@@ -192,3 +193,12 @@ async def test_a_message_after_its_deadline_is_not_carried_out(node: Node) -> No
 async def test_an_answer_that_the_broker_does_not_take_becomes_an_error(node: Node) -> None:
     [chunk] = await node.ask(cmd("huge"))
     assert (chunk["type"], chunk["code"]) == ("error", 413)
+
+
+def test_a_record_that_is_sent_again_is_encoded_once() -> None:
+    plain = replies.item({"vm-id": VM, "vm": {"name": "web"}})
+    kept = replies.Kept(plain)
+    encoded = _encoded(kept)
+    assert encoded == _encoded(plain)
+    assert _encoded(kept) is encoded
+    assert _encoded(plain) is not encoded

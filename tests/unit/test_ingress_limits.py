@@ -87,6 +87,31 @@ async def test_who_asked_in_the_very_moment_of_the_stop_is_told_too(node: Node) 
     assert (await inbox.until_end())[-1]["code"] == 503
 
 
+async def test_a_reply_whose_last_chunk_was_cut_off_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end without a result before it would say that all is done."""
+    node = Node()
+    await node.ingress.start()
+    inbox = await node.hear("my.inbox")
+    cut_off = asyncio.Event()
+    publish = MemoryBus.publish
+
+    async def stuck(self: MemoryBus, subject: str, body: bytes, *rest: Any, **options: Any) -> None:
+        if body == b'{"type":"result"}':
+            cut_off.set()
+            await asyncio.Event().wait()
+        await publish(self, subject, body, *rest, **options)
+
+    monkeypatch.setattr(MemoryBus, "publish", stuck)
+    await node.caller.publish(cmd("wait"), b"", reply="my.inbox")
+    assert msgspec.json.decode((await inbox.next()).body)["status"] == "waiting"
+    node.component.release.set()
+    async with asyncio.timeout(WAIT_S):
+        await cut_off.wait()
+    await node.ingress.close()
+    await asyncio.sleep(0)
+    assert inbox.messages.empty()
+
+
 async def test_a_sign_of_life_never_follows_the_final_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(keepalive_s=0)
     await node.ingress.start()

@@ -75,7 +75,7 @@ class TestStopping:
     def test_a_stop_asks_the_guest(self) -> None:
         vm = running().when(STOP).then(STOPPING)
         assert isinstance(vm.owed, effects.ShutDownVm)
-        assert vm.owed.grace_s == 30
+        assert (vm.owed.grace_s, vm.owed.deadline_s) == (30, 60), "a QEMU that hangs is not waited for for an hour"
 
     def test_a_guest_that_goes_down_is_let_go_once_that_is_on_record(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(effects.GuestEnded(VM, 1, "shutdown")).then(ENDED)

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute import commands, effects, events
+from aetherscale.actors.compute.commands import VmLost
 from aetherscale.actors.compute.projection import settle
 from aetherscale.kernel.errors import Refused
 from tests.support.spec import NOON_US
@@ -44,7 +45,7 @@ class TestFailing:
         assert vm.owed is not None
         vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
         assert phase_of(vm) == "failed"
-        assert vm.owed is None
+        assert isinstance(vm.owed, effects.EndVm), "it is not tried again, and what it may have left is ended"
 
     @pytest.mark.parametrize("past", [(REQUESTED,), (REQUESTED, DISK)])
     def test_a_vm_that_never_ran_is_undone(self, past: tuple[Any, ...]) -> None:
@@ -62,6 +63,37 @@ class TestFailing:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())
         vm = vm.when(failed("", retryable=False)).then_types(events.VmStepFailed)
         assert phase_of(vm) == "failed"
+
+    def test_what_a_failed_boot_may_have_left_is_ended_before_the_vm_is_at_rest(self) -> None:
+        """The attempt that failed may not have been the first, and one before may have got a process."""
+        vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())
+        vm = vm.when(failed("", retryable=False)).then_types(events.VmStepFailed)
+        assert isinstance(vm.owed, effects.EndVm)
+        assert phase_of(vm) == "failed"
+        cleared = vm.when(effects.Ended(vm.owed.key)).then(events.VmCleared(2))
+        assert (phase_of(cleared), cleared.owed) == ("failed", None)
+        again = cleared.when(START).then_types(events.VmStartRequested)
+        assert isinstance(again.owed, effects.BootVm)
+
+        retried = vm.when(failed("clear-2-1")).then_types(events.VmStepFailed)
+        assert isinstance(retried.owed, effects.EndVm)
+        assert retried.owed.key == "clear-2-2"
+        given_up = vm.when(failed("clear-2-1", retryable=False)).then_types(events.VmStepFailed)
+        assert given_up.owed is None
+        stopped = vm.when(STOP).then_types(events.VmStopRequested)
+        assert isinstance(stopped.owed, effects.EndVm)
+        deleted = vm.when(DELETE).then_types(events.VmDeleteRequested)
+        assert isinstance(deleted.owed, effects.RemoveVm)
+
+    def test_one_that_would_not_end_comes_back_once_it_is_gone(self) -> None:
+        vm = running().when(STOP).then(STOPPING)
+        assert vm.owed is not None
+        vm = vm.when(failed(vm.owed.key, retryable=False)).then_types(events.VmStepFailed)
+        assert (phase_of(vm), vm.owed) == ("failed", None)
+        vm = vm.when(RESTART).then_types(events.VmRestartRequested)
+        assert isinstance(vm.owed, effects.EndVm)
+        lost = VmLost(VM, 1, "another boot")
+        assert isinstance(vm.when(lost).then_types(events.VmExited).owed, effects.BootVm)
 
     def test_an_undoing_that_fails_for_good_comes_to_an_end(self) -> None:
         vm = given(REQUESTED).when(failed("", retryable=False)).then_types(events.VmStepFailed, events.VmUndone)

@@ -37,8 +37,10 @@ from aetherscale.eventstore.store import (
 )
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.claims import FREE, ClaimEvent, claim_stream
+from aetherscale.kernel.claims import evolve as evolve_claim
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
+from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Entity, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, result, status
 from aetherscale.kernel.times import SECOND_US
@@ -56,6 +58,9 @@ FULL_RETRY_S: Final = 1.0
 WAIT_LIMIT_S: Final = 3600.0
 """How long a caller is kept informed at most."""
 NEVER_US: Final = 2**62
+REPEAT_HINT: Final = (
+    "the node ends; when it is back, repeat the request under its key: what was written is not done again"
+)
 
 
 class Handled(Struct, Generic[S], frozen=True):
@@ -96,6 +101,10 @@ class Actor(Generic[S, M]):
         for entity_id in list(self.registry.entities):
             self._owed.reconsider(entity_id)
 
+    def rest(self) -> None:
+        """Begin no more work on the host: the log can no longer be trusted to say what is owed, nor keep the answer."""
+        self._owed.close()
+
     async def close(self) -> None:
         """Stop where we are. What is owed is taken up again by `resume` of the next process."""
         self._owed.close()
@@ -126,7 +135,7 @@ class Actor(Generic[S, M]):
         try:
             target = task.target(options, call)
         except Refused as refused:
-            return self._answer_gone(call, refused)
+            return self._answer_gone(task, options, call, refused)
         link = self._stories.follow(target)
         job = self._lanes.post(target, lambda: self._asked(task, options, call, target), bounded=True)
         return self._answer(job, link, call)
@@ -144,7 +153,7 @@ class Actor(Generic[S, M]):
     async def _asked(self, task: CommandTask[M], options: Any, call: Call, target: str) -> Handled[S]:
         digest = _digest(call)
         if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
-            return await self._repeated(call, accepted, digest, target)
+            return await self._repeated(task, options, call, accepted)
         for _ in range(CONFLICT_LIMIT):
             entity = self.registry.entities.get(target)
             message = task.prepare(options, call, target)
@@ -157,7 +166,7 @@ class Actor(Generic[S, M]):
             except WrongVersion:
                 continue
             except AlreadyAccepted as repeat:
-                return await self._repeated(call, repeat.accepted, digest, target)
+                return await self._repeated(task, options, call, repeat.accepted)
             except StorageFull as full:
                 raise Refused(507, f"nothing was done: {full}", retryable=True, hint="aetherscale doctor") from None
         raise Refused(503, f"{target} changes too quickly; nothing was done", retryable=True)
@@ -186,12 +195,15 @@ class Actor(Generic[S, M]):
                 log.warning("%s: what the host said cannot be recorded yet: %s", entity_id, full)
                 await asyncio.sleep(FULL_RETRY_S)
                 continue
+            except Refused:
+                # The log can no longer be trusted: this process ends, and the next one asks the host again.
+                return
             return
 
     async def _decide(
         self, entity: Entity[S] | None, target: str, envelope: Envelope[M], digest: bytes | None, *, urgent: bool
     ) -> Handled[S]:
-        """Decide and append. Raises `Refused`, and what `EventLog.append` raises."""
+        """Decide and append. Raises `Refused`, `WrongVersion`, `AlreadyAccepted`, `StorageFull`."""
         state = entity.state if entity else None
         decided = self.component.decider.decide(state, envelope.message, envelope.at_us)
         writes: list[Write] = []
@@ -206,7 +218,7 @@ class Actor(Generic[S, M]):
             recorded = await self._log.append(writes, envelope, digest=digest, urgent=urgent)
         except (InDoubt, Damaged, Closed) as failure:
             self._broken(failure)
-            raise
+            raise Refused(503, str(failure), retryable=True, hint=REPEAT_HINT) from failure
         own: list[tuple[Recorded | None, Entity[S]]] = []
         for each in recorded:
             if split_stream(each.stream) == (self.component.kind.name, target):
@@ -244,9 +256,9 @@ class Actor(Generic[S, M]):
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    async def _repeated(self, call: Call, accepted: Accepted, digest: bytes, target: str | None) -> Handled[S]:
+    async def _repeated(self, task: CommandTask[M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
         """What the log has of a command that was accepted before: its own events, and what has followed them."""
-        if accepted.digest != digest:
+        if accepted.digest != _digest(call):
             raise Refused(
                 409,
                 f"the key {call.command_id!r} was used for another request",
@@ -256,8 +268,8 @@ class Actor(Generic[S, M]):
         first = await self._log.read(accepted.first_seq - 1, 1)
         if first and first[0].command_id == call.command_id:
             target = split_stream(first[0].stream)[1]
-        if target is None:
-            raise Refused(404, f"no such {self.component.kind.name}")
+        else:
+            target = await self._meant(call.tenant, task.refers(options, call), accepted.last_seq)
         entity: Entity[S] | None = None
         before: Entity[S] | None = None
         own: list[tuple[Recorded | None, Entity[S]]] = []
@@ -276,12 +288,25 @@ class Actor(Generic[S, M]):
             own.append((None, before))
         return Handled(tuple(own), tuple(after))
 
-    async def _answer_gone(self, call: Call, refused: Refused) -> AsyncIterator[Chunk]:
+    async def _meant(self, tenant: str, reference: str, seq: int) -> str:
+        """Whom a name or an id meant after event `seq`, when a command was accepted that changed nothing."""
+        if is_id(reference):
+            return reference
+        claim = FREE
+        for each in await self._log.read_stream(claim_stream(self.component.kind.name, tenant, reference)):
+            if each.seq <= seq and isinstance(each.event, ClaimEvent):
+                claim = evolve_claim(claim, each.event)
+        assert claim.owner is not None, f"{reference} meant nobody after event {seq}"
+        return claim.owner
+
+    async def _answer_gone(
+        self, task: CommandTask[M], options: Any, call: Call, refused: Refused
+    ) -> AsyncIterator[Chunk]:
         """The answer to a call whose object is not there: its old answer, where it had been accepted before."""
         accepted = await self._log.accepted(call.tenant, call.command_id) if call.keyed else None
         if accepted is None:
             raise refused
-        handled = await self._repeated(call, accepted, _digest(call), None)
+        handled = await self._repeated(task, options, call, accepted)
         async for chunk in self._narrate(handled, self._stories.follow(handled.own[0][1].id), call):
             yield chunk
 

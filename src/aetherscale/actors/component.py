@@ -47,6 +47,8 @@ class CommandTask(Generic[M]):
     options: type[Message]
     target: Callable[[Any, Call], str]
     prepare: Callable[[Any, Call, str], M]
+    refers: Callable[[Any, Call], str] = lambda options, call: ""
+    """The name or id by which an object that is there already is meant; "" for a task that makes one."""
     urgent: bool = False
     """Whether it is recorded even when the disk is full, from a reserve: what ends things is."""
 

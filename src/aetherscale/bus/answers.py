@@ -16,7 +16,7 @@ from aetherscale.bus.bus import Bus, BusUnavailable, TooLarge
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, wire
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.replies import Chunk
+from aetherscale.kernel.replies import Chunk, Kept
 
 NODE: Final = "Aether-Node"
 ERROR: Final = "Nats-Service-Error"
@@ -62,9 +62,11 @@ class Answer:
         if self._over:
             return
         self._over = replies.is_final(chunk)
-        if self._fan_out and chunk["type"] == "item":
+        if not self._fan_out:
+            await self._publish(chunk)
+        elif chunk["type"] == "item":
             self._items.append({name: value for name, value in chunk.items() if name != "type"})
-        elif not self._fan_out or replies.is_final(chunk):
+        elif self._over:
             await self._publish({**chunk, "items": self._items} if self._items else chunk)
 
     async def end(self) -> None:
@@ -82,7 +84,7 @@ class Answer:
         if chunk["type"] == "error":
             headers = {**headers, **error_headers(chunk)}
         try:
-            await self._send(wire.encode(chunk), headers)
+            await self._send(_encoded(chunk), headers)
         except TooLarge as too_large:
             self._over = True
             await self._publish(replies.error(Refused(413, f"the answer is too large: {too_large}")))
@@ -93,6 +95,10 @@ class Answer:
                 await self._bus.publish(target, body, headers, reply=self._deserted if ask else "")
         except BusUnavailable:
             self._targets = ()
+        except asyncio.CancelledError:
+            # Nobody knows whether it was sent. Who hears no end asks again; who hears a wrong one does not.
+            self._targets = ()
+            raise
 
     def _keep_alive(self) -> None:
         # Also while there is much to say: it is how the broker is asked whether anybody listens.
@@ -103,6 +109,14 @@ class Answer:
         if not self._over:
             working = replies.status("working", elapsed_s=int(self._loop.time() - self._begun))
             await self._send(wire.encode(working), self._headers, ask=len(self._targets) == 1)
+
+
+def _encoded(chunk: Chunk) -> bytes:
+    if not isinstance(chunk, Kept):
+        return wire.encode(chunk)
+    if chunk.encoded is None:
+        chunk.encoded = wire.encode(chunk)
+    return chunk.encoded
 
 
 def error_headers(chunk: Chunk) -> dict[str, str]:

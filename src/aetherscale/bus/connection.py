@@ -101,12 +101,13 @@ class Connection(Client):
             with suppress(OSError):
                 await self._transport.wait_closed()  # type: ignore[no-untyped-call]
 
-    def send(self, data: bytes) -> None:
-        """Hand bytes to the flusher, in order; `pending_data_size` is what it has not sent yet."""
+    def send(self, data: bytes) -> int:
+        """Hand bytes to the flusher, in order; says how many it has not sent yet."""
         self._pending.append(data)
         self._pending_data_size += len(data)
         if self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return self._pending_data_size
 
     async def roundtrip(self) -> None:
         """Wait until the server has all that was sent before. Raises TimeoutError and nats.errors.Error.

@@ -88,9 +88,10 @@ class Ingress:
         wanted = [subjects.rpc_subscription()]
         for component in self._serve:
             wanted += subjects.subscriptions(component, self._node)
-        for subject, queue in wanted:
-            self._subscriptions.append(await self._bus.listen(subject, queue, self._take))
-        self._subscriptions.append(await self._bus.listen(f"{self._deserted}.*", "", self._desert))
+        self._subscriptions += await asyncio.gather(
+            *(self._bus.listen(subject, queue, self._take) for subject, queue in wanted),
+            self._bus.listen(f"{self._deserted}.*", "", self._desert),
+        )
 
     def owns(self, kind: str, object_id: str, tenant: str, owned: bool) -> None:
         """Say whether requests for this object come here from now on; the last word counts.

@@ -161,6 +161,10 @@ class MemoryBus:
 
     async def close(self) -> None:
         """Hear and say nothing more."""
+        self.vanish()
+
+    def vanish(self) -> None:
+        """Be gone at once, as a connection is whose process was killed."""
         self._closed = True
         self._broker._routes = [route for route in self._broker._routes if route.bus is not self]
         if self in self._broker._buses:

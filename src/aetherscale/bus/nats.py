@@ -29,6 +29,9 @@ FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 2.0
 MAX_UNSENT_BYTES: Final = 1024 * 1024
 """A publisher waits while more than this has not left for the broker."""
+TURN_BYTES: Final = 64 * 1024
+"""With more than this to send, everybody else gets a turn, first of all what sends it: a broker and a caller can go to
+work on the beginning of a long answer while its end is made."""
 MAX_UNREAD_CHUNKS: Final = 65_536
 
 
@@ -86,6 +89,8 @@ class NatsBus:
         self._inbox = f"_INBOX.{NUID().next().decode()}"
         self._next_token = 1
         self._hears_replies = False
+        self._hearing: asyncio.Task[None] | None = None
+        """The roundtrip that waits for the end of this turn of the loop."""
         self._closed = False
 
     async def start(self, wait_s: float) -> None:
@@ -124,7 +129,7 @@ class NatsBus:
         self._routes[sid] = _Route(subject, queue, handler)
         if self._connection is not None and self._up.is_set():
             self._connection.send(line)
-            await self._roundtrip(self._connection)
+            await self._heard(self._connection)
         return _Subscription(self, sid)
 
     async def _forget(self, sid: int) -> None:
@@ -142,9 +147,11 @@ class NatsBus:
             raise self._unavailable()
         if len(message) > connection.max_payload and _payload_bytes(body, headers) > connection.max_payload:
             raise TooLarge(f"{subject}: a message of {len(body)} bytes, the broker takes {connection.max_payload}")
-        connection.send(message)
-        if connection.pending_data_size > MAX_UNSENT_BYTES:
+        unsent_bytes = connection.send(message)
+        if unsent_bytes > MAX_UNSENT_BYTES:
             await self._roundtrip(connection)
+        elif unsent_bytes > TURN_BYTES:
+            await asyncio.sleep(0)
 
     async def request(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
@@ -248,6 +255,17 @@ class NatsBus:
             route.handler(incoming)
         except Exception:
             log.exception("the handler of %s failed; the message is lost to it", route.subject)
+
+    async def _heard(self, connection: Connection) -> None:
+        """As `_roundtrip`; those who ask in one turn of the loop, as at the start of a node, share one."""
+        if self._hearing is None:
+            self._hearing = self._tasks.spawn(self._ask_at_the_end_of_the_turn(connection), "roundtrip")
+        await asyncio.wait([self._hearing])
+
+    async def _ask_at_the_end_of_the_turn(self, connection: Connection) -> None:
+        await asyncio.sleep(0)
+        self._hearing = None
+        await self._roundtrip(connection)
 
     async def _roundtrip(self, connection: Connection) -> None:
         """Wait until the broker has all that was sent before; give the connection up where it does not answer."""

@@ -116,9 +116,12 @@ def _control(line: bytes) -> Control:
     return Control(verb, argument.strip())
 
 
+@lru_cache(maxsize=64)
 def _head(line: bytes) -> _Head:
-    """`MSG subject sid [reply] size` or `HMSG subject sid [reply] header-size size`."""
-    words = [word for word in line.split(b" ") if word]
+    """`MSG subject sid [reply] size` or `HMSG subject sid [reply] header-size size`; those of one reply are few."""
+    words = line.split(b" ")
+    if b"" in words:
+        words = [word for word in words if word]
     sizes = 2 if len(words[0]) == 4 else 1
     try:
         sid, total_bytes = int(words[2]), int(words[-1])

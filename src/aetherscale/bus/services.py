@@ -6,6 +6,7 @@ architecture. Only the answers are here; the requests themselves come in through
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -70,21 +71,20 @@ class Services:
     async def start(self) -> None:
         """Answer from now on."""
         answers = {"PING": self._ping, "INFO": self._info, "STATS": self._stats}
+        wanted: list[tuple[str, Handler]] = []
         for verb, answer in answers.items():
-            await self._listen(f"{PREFIX}.{verb}", self._answering(answer, self._services))
+            wanted.append((f"{PREFIX}.{verb}", self._answering(answer, self._services)))
             for service in self._services:
                 handler = self._answering(answer, [service])
-                await self._listen(f"{PREFIX}.{verb}.{service.name}", handler)
-                await self._listen(f"{PREFIX}.{verb}.{service.name}.{self._instance}", handler)
+                wanted.append((f"{PREFIX}.{verb}.{service.name}", handler))
+                wanted.append((f"{PREFIX}.{verb}.{service.name}.{self._instance}", handler))
+        self._subscriptions += await asyncio.gather(*(self._bus.listen(subject, "", take) for subject, take in wanted))
 
     async def close(self) -> None:
         """Answer no more."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         await self._tasks.close()
-
-    async def _listen(self, subject: str, handler: Handler) -> None:
-        self._subscriptions.append(await self._bus.listen(subject, "", handler))
 
     def _answering(self, answer: Callable[[Service], dict[str, Any]], services: Sequence[Service]) -> Handler:
         def take(incoming: Incoming) -> None:

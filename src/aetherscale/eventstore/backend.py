@@ -6,9 +6,11 @@ It does not know who waits for a batch, nor who follows the log; that is `groupc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from aetherscale.eventstore.store import PAGE, Accepted, Append, StoredEvent, StoredType, StoreError
+from aetherscale.eventstore.store import PAGE, Accepted, Append, Make, StoredEvent, StoredType, StoreError
+
+T = TypeVar("T")
 
 Outcome = Sequence[StoredEvent] | StoreError
 """What became of one append: its events, or why it was refused while its neighbours were written."""
@@ -37,6 +39,12 @@ class Backend(Protocol):
         ...
 
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        """As in `Reader`."""
+        ...
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
         """As in `Reader`."""
         ...
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from aetherscale.eventstore.store import Damaged, NewEvent, StoredEvent, StoredType, TooNew
 from aetherscale.kernel.messages import Event, Recorded
@@ -53,19 +54,44 @@ class Codec:
 
     def decode(self, stored: StoredEvent) -> Recorded:
         """The event as it was recorded. Raises `TooNew` and `Damaged`."""
+        return self.recorded(*astuple(stored))
+
+    def recorded(
+        self,
+        seq: int,
+        stream: str,
+        version: int,
+        name: str,
+        schema: int,
+        data: bytes,
+        time_us: int,
+        node: str,
+        epoch: str,
+        tenant: str,
+        actor: str,
+        command_id: str,
+        correlation_id: str,
+        causation_id: str | None,
+    ) -> Recorded:
+        """The same, of the fields of a `StoredEvent`: a `Make`."""
+        try:
+            decode = self._current.get((name, schema))
+            event = decode(data) if decode is not None else self._upcast(seq, name, schema, data)
+        except msgspec.MsgspecError as broken:
+            raise Damaged(f"event {seq}: the payload is no {name}: {broken}", seq) from None
         return Recorded(
-            stored.seq,
-            stored.stream,
-            stored.version,
-            self._event(stored),
-            stored.time_us,
-            stored.node,
-            stored.epoch,
-            stored.tenant,
-            stored.actor,
-            stored.command_id,
-            stored.correlation_id,
-            stored.causation_id,
+            seq,
+            stream,
+            version,
+            event,
+            time_us,
+            node,
+            epoch,
+            tenant,
+            actor,
+            command_id,
+            correlation_id,
+            causation_id,
         )
 
     def check(self, types: Iterable[StoredType]) -> None:
@@ -82,22 +108,15 @@ class Codec:
         event_type = self._types.get(name)
         return event_type is not None and 1 <= schema <= event_type.SCHEMA
 
-    def _event(self, stored: StoredEvent) -> Event:
-        decode = self._current.get((stored.type, stored.schema))
-        try:
-            return decode(stored.data) if decode is not None else self._upcast(stored)
-        except msgspec.MsgspecError as broken:
-            raise Damaged(f"event {stored.seq}: the payload is no {stored.type}: {broken}", stored.seq) from None
-
-    def _upcast(self, stored: StoredEvent) -> Event:
+    def _upcast(self, seq: int, name: str, schema: int, data: bytes) -> Event:
         """An event of an older schema. Raises `TooNew`, msgspec.MsgspecError."""
-        if not self._knows(stored.type, stored.schema):
+        if not self._knows(name, schema):
             raise TooNew(
-                f"event {stored.seq} is a {stored.type} of schema {stored.schema}, which this version does not know; "
+                f"event {seq} is a {name} of schema {schema}, which this version does not know; "
                 "read the log with the version that wrote it, or a newer one"
             )
-        event_type = self._types[stored.type]
-        payload = msgspec.msgpack.decode(stored.data)
-        for schema in range(stored.schema, event_type.SCHEMA):
-            payload = self._upcasters[stored.type, schema](payload)
+        event_type = self._types[name]
+        payload = msgspec.msgpack.decode(data)
+        for older in range(schema, event_type.SCHEMA):
+            payload = self._upcasters[name, older](payload)
         return msgspec.convert(payload, event_type)

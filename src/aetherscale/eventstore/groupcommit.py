@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from copy import copy
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from aetherscale.eventstore.backend import Backend, Outcome
 from aetherscale.eventstore.store import (
@@ -20,12 +20,15 @@ from aetherscale.eventstore.store import (
     Closed,
     Damaged,
     InDoubt,
+    Make,
     StorageFull,
     StoredEvent,
     StoredType,
     StoreError,
 )
 from aetherscale.eventstore.tail import Tail
+
+T = TypeVar("T")
 
 BATCH_EVENTS: Final = 1000
 BATCH_BYTES: Final = 1024 * 1024
@@ -80,6 +83,12 @@ class LogStore:
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
         """As in `Reader`."""
         return await self._backend.read(after, limit, types)
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
+        """As in `Reader`."""
+        return await self._backend.read_as(make, after, limit, types)
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
         """As in `Reader`."""
@@ -141,10 +150,12 @@ class LogStore:
         events = size_bytes = 0
         while self._waiting:
             append, done = self._waiting[0]
-            events += max(1, sum(len(write.events) for write in append.writes))
-            size_bytes += sum(
-                EVENT_OVERHEAD_BYTES + len(event.data) for write in append.writes for event in write.events
-            )
+            before = events
+            for write in append.writes:
+                for event in write.events:
+                    events += 1
+                    size_bytes += EVENT_OVERHEAD_BYTES + len(event.data)
+            events = max(events, before + 1)
             if batch and (events > BATCH_EVENTS or size_bytes > BATCH_BYTES):
                 break
             waiting = self._waiting.popleft()

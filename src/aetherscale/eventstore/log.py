@@ -44,7 +44,7 @@ class LogReader:
 
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[Recorded]:
         """The next events after a position, in order."""
-        return self._decode(await self._reader.read(after, limit, types))
+        return list(await self._reader.read_as(self._codec.recorded, after, limit, types))
 
     async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         """All events of a stream after a version, in order."""
@@ -85,6 +85,8 @@ class EventLog(LogReader):
     def __init__(self, store: Store, codec: Codec) -> None:
         super().__init__(store, codec)
         self._store = store
+        self._listeners: list[Callable[[Sequence[Recorded]], None]] = []
+        store.on_commit(self._committed)
 
     async def append(
         self, writes: Sequence[Write], envelope: Envelope[Any], *, digest: bytes | None = None, urgent: bool = False
@@ -112,4 +114,11 @@ class EventLog(LogReader):
 
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
-        self._store.on_commit(lambda stored: listener(self._decode(stored)))
+        self._listeners.append(listener)
+
+    def _committed(self, stored: Sequence[StoredEvent]) -> None:
+        """Decode once for all who listen."""
+        if self._listeners:
+            recorded = self._decode(stored)
+            for listener in self._listeners:
+                listener(recorded)

@@ -6,12 +6,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+from msgspec.structs import astuple
 
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.plan import plan
-from aetherscale.eventstore.store import PAGE, Accepted, Append, Closed, Locked, StorageFull, StoredEvent, StoredType
+from aetherscale.eventstore.store import (
+    PAGE,
+    Accepted,
+    Append,
+    Closed,
+    Locked,
+    Make,
+    StorageFull,
+    StoredEvent,
+    StoredType,
+)
+
+T = TypeVar("T")
 
 
 class MemoryLog:
@@ -89,6 +104,12 @@ class MemoryBackend:
             if events[position].type in wanted:
                 found.append(events[position])
         return found
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
+        """As in `Reader`."""
+        return [make(*astuple(event)) for event in await self.read(after, limit, types)]
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
         """As in `Reader`."""

@@ -12,9 +12,11 @@ file that may be deleted; a bad one is passed over. Two are kept of each project
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -84,9 +86,13 @@ class Projection(Generic[S]):
         events = None if self.events is None else sorted((event.__name__, event.SCHEMA) for event in self.events)
         return hashlib.sha256(msgspec.json.encode((self.version, shape, events), order="sorted")).hexdigest()[:32]
 
+    @cached_property
+    def _wanted(self) -> frozenset[type[Event]] | None:
+        return None if self.events is None else frozenset(self.events)
+
     def fold(self, state: S, events: Sequence[Recorded]) -> S:
         """The state after more events, in the order of the log."""
-        wanted, apply = self.events, self.apply
+        wanted, apply = self._wanted, self.apply
         for recorded in events:
             if wanted is None or type(recorded.event) in wanted:
                 state = apply(state, recorded)
@@ -115,12 +121,15 @@ async def replay(
     end = await event_log.head() if until is None else until
     types = None if projection.events is None else [event.__name__ for event in projection.events]
     read = position
-    while read < end:
-        page = await event_log.read(read, PAGE, types)
-        state = projection.fold(state, [recorded for recorded in page if recorded.seq <= end])
-        if len(page) < PAGE:
-            break
-        read = page[-1].seq
+    with _unsearched():
+        while read < end:
+            page = await event_log.read(read, PAGE, types)
+            if page and page[-1].seq > end:
+                page = [recorded for recorded in page if recorded.seq <= end]
+            state = projection.fold(state, page)
+            if len(page) < PAGE:
+                break
+            read = page[-1].seq
     return state, max(position, end)
 
 
@@ -134,12 +143,25 @@ async def load(projection: Projection[S], event_log: LogReader, views: Views) ->
         if snapshot.position > head:
             continue
         try:
-            state = projection.decode(snapshot.state)
+            with _unsearched():
+                state = projection.decode(snapshot.state)
         except msgspec.MsgspecError as bad:
             log.warning("%s: the snapshot at event %d is passed over: %s", projection.name, snapshot.position, bad)
             continue
         return await replay(projection, event_log, head, after=(state, snapshot.position))
     return await replay(projection, event_log, head)
+
+
+@contextmanager
+def _unsearched() -> Iterator[None]:
+    """No search for garbage meanwhile: it would walk through a state that only grows, again and again."""
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searched:
+            gc.enable()
 
 
 class Snapshots:

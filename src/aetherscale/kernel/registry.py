@@ -81,16 +81,13 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S]
     """Fold one event into the registry, in place; answers with the entity that it concerns, if it is of this kind."""
     registry.position = recorded.seq
     stream_kind, entity_id = split_stream(recorded.stream)
-    if stream_kind == CLAIM_KIND:
-        event = recorded.event
-        if isinstance(event, NameClaimed | NameReleased) and event.kind == kind.name:
-            registry.claims[recorded.stream] = evolve_claim(registry.claims.get(recorded.stream, FREE), event)
-        return None
-    if stream_kind != kind.name:
-        return None
-    entity = advance(kind, registry.entities.get(entity_id), recorded, entity_id)
-    registry.entities[entity_id] = entity
-    return entity
+    if stream_kind == kind.name:
+        entity = registry.entities[entity_id] = advance(kind, registry.entities.get(entity_id), recorded, entity_id)
+        return entity
+    event = recorded.event
+    if stream_kind == CLAIM_KIND and isinstance(event, NameClaimed | NameReleased) and event.kind == kind.name:
+        registry.claims[recorded.stream] = evolve_claim(registry.claims.get(recorded.stream, FREE), event)
+    return None
 
 
 def advance(kind: Kind[S], entity: Entity[S] | None, recorded: Recorded, entity_id: str) -> Entity[S]:

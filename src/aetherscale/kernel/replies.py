@@ -14,6 +14,17 @@ from aetherscale.kernel.errors import Refused
 Chunk = Mapping[str, Any]
 
 
+class Kept(dict[str, Any]):
+    """A chunk that is sent again and again and never changed: whoever encodes it may keep the bytes with it."""
+
+    __slots__ = ("encoded",)
+    encoded: bytes | None
+
+    def __init__(self, chunk: Chunk) -> None:
+        super().__init__(chunk)
+        self.encoded = None
+
+
 def status(word: str, **fields: Any) -> Chunk:
     """A step on the way: `{"type": "status", "status": word, …}`. Keyword names become kebab-case."""
     return {"type": "status", "status": word, **_kebab(fields)}

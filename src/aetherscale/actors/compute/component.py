@@ -29,12 +29,11 @@ from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
 from aetherscale.actors.compute.sentences import held
 from aetherscale.actors.compute.state import ProcessIdentity, Vm
-from aetherscale.actors.compute.views import VmView
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Entity, Registry
-from aetherscale.kernel.replies import Chunk, item, result, status
+from aetherscale.kernel.replies import Chunk, Kept, item, result, status
 from aetherscale.kernel.wire import encode
 
 log = logging.getLogger(__name__)
@@ -71,8 +70,8 @@ class Compute:
         self._find_image = find_image
         self._consoles = Consoles(driver)
         self._strangers: set[str] = set()
-        self._views: dict[str, VmView] = {}
-        """The view of each VM that has been asked for, as of its `revision`: most lists show what did not change."""
+        self._items: dict[str, Kept] = {}
+        """What a list says of each VM, as of its view's `revision`: most lists show what did not change."""
 
     def component(self) -> Component[Vm, ComputeMessage]:
         """The component as the actor runs it."""
@@ -88,18 +87,24 @@ class Compute:
             failed=_failed,
             commands={
                 "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create),
-                "start-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id)),
+                "start-vm": CommandTask(
+                    VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id), _reference
+                ),
                 "stop-vm": CommandTask(
                     StopVmOptions,
                     self._target,
                     lambda o, c, vm_id: commands.StopVm(vm_id, o.kill, o.grace_s),
+                    _reference,
                     urgent=True,
                 ),
-                "restart-vm": CommandTask(VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id)),
+                "restart-vm": CommandTask(
+                    VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id), _reference
+                ),
                 "delete-vm": CommandTask(
                     StopVmOptions,
                     self._target,
                     lambda o, c, vm_id: commands.DeleteVm(vm_id, o.kill, o.grace_s),
+                    _reference,
                     urgent=True,
                 ),
             },
@@ -175,14 +180,15 @@ class Compute:
 
     # --- queries -------------------------------------------------------------------------------------------------
 
-    def _view(self, entity: Entity[Vm]) -> VmView:
-        known = self._views.get(entity.id)
-        if known is None or known.revision != entity.version:
-            known = self._views[entity.id] = view(entity.state, self._node, entity.version)
-        return known
-
     def _result(self, entity: Entity[Vm]) -> Mapping[str, Any]:
-        return {"vm-id": entity.id, "vm": self._view(entity)}
+        return {"vm-id": entity.id, "vm": self._item(entity)["vm"]}
+
+    def _item(self, entity: Entity[Vm]) -> Kept:
+        known = self._items.get(entity.id)
+        if known is None or known["vm"].revision != entity.version:
+            seen = view(entity.state, self._node, entity.version)
+            known = self._items[entity.id] = Kept(item({"vm-id": entity.id, "vm": seen}))
+        return known
 
     async def _list(self, options: ListVmsOptions, call: Call) -> AsyncIterator[Chunk]:
         wanted = [
@@ -193,7 +199,7 @@ class Compute:
         ]
         wanted.sort(key=lambda entity: (entity.state.name, entity.id))
         for entity in wanted:
-            yield item(self._result(entity))
+            yield self._item(entity)
         yield result({"count": len(wanted)})
 
     async def _info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
@@ -284,6 +290,11 @@ class Compute:
             actor.tell(observation.vm_id, observation)
 
         await self._driver.start(tell)
+
+
+def _reference(options: VmOptions | StopVmOptions, call: Call) -> str:
+    """What the VM is called by."""
+    return call.object_id or options.vm_id
 
 
 def _fitting(output: bytes) -> tuple[str, bool]:

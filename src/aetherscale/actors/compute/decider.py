@@ -133,6 +133,8 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
             return (events.VmBooted(vm.run, outcome.pid, outcome.start_ticks, outcome.boot_id, outcome.accelerator),)
         case effects.ShutdownIgnored():
             return (events.VmStopForced(vm.run, outcome.waited_s),)
+        case effects.Ended() if vm.unsure:
+            return (events.VmCleared(vm.run),)
         case effects.Ended():
             return _exit(vm, outcome.exit_code, outcome.signal, "", outcome.log_tail, at_us)
         case effects.Removed():
@@ -190,6 +192,8 @@ def _failed(vm: Vm, failed: effects.EffectFailed, at_us: int) -> Sequence[VmEven
 
 
 def _step(vm: Vm) -> Step:
+    if vm.unsure:
+        return "stopping"
     match vm.phase:
         case "provisioning":
             return "provisioning"

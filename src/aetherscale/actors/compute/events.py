@@ -134,6 +134,12 @@ class VmStepFailed(Event, frozen=True):
     retry_at: str | None
 
 
+class VmCleared(Event, frozen=True):
+    """No process is left of a boot that had failed for good."""
+
+    run: int
+
+
 class VmUndone(Event, frozen=True):
     """The VM never ran, and what was made of it is taken back."""
 
@@ -166,6 +172,7 @@ VmEvent = (
     | VmGaveUp
     | VmAdopted
     | VmStepFailed
+    | VmCleared
     | VmUndone
     | VmDeleteRequested
     | VmDeleted

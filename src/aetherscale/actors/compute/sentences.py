@@ -74,6 +74,8 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
         case events.VmStepFailed():
             again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
             return answer(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
+        case events.VmCleared():
+            return answer("no process was left of it")
         case events.VmUndone():
             return answer("it had never run, so what was made of it was to be taken back")
         case events.VmDeleteRequested():

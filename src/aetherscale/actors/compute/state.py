@@ -9,8 +9,9 @@
          ▼ VmDeleteRequested, VmUndone: the host is asked to remove it
        deleted
 
-What is owed depends on the phase alone: provisioning owes a disk, booting a boot, stopping a shutdown or an end, and
-stopped or failed a removal where deletion was asked for. Nothing else owes anything.
+What is owed depends on the phase: provisioning owes a disk, booting a boot, stopping a shutdown or an end, and stopped
+or failed a removal where deletion was asked for. A boot that failed for good may have left a process, which is ended
+before the VM is at rest (VmCleared). Nothing else owes anything.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from aetherscale.actors.compute.events import (
     ExitReason,
     VmAdopted,
     VmBooted,
+    VmCleared,
     VmDeleted,
     VmDeleteRequested,
     VmEnded,
@@ -56,6 +58,8 @@ from aetherscale.actors.compute.events import (
 from aetherscale.actors.compute.views import Observed, Phase, Requested
 from aetherscale.kernel.times import from_rfc3339
 
+ASKING_S: Final = 30.0
+"""How much longer than the guest's time a graceful stop may take: QEMU has to be asked, and may hang."""
 FAILED_EXITS: Final[frozenset[ExitReason]] = frozenset({"panic", "crash", "unknown"})
 
 
@@ -109,6 +113,8 @@ class Vm(Struct, frozen=True, gc=False):
     not_before_us: int = 0
     stuck: bool = False
     """The host has refused the step for good: nothing is owed until somebody asks again."""
+    unsure: bool = False
+    """Whether a boot that failed for good may have left a process: an attempt of before may have, or half of one."""
     restarts: int = 0
     """Restarts by policy since it last ran for a while."""
     paused_reason: PauseReason | None = None
@@ -133,15 +139,8 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
 
 
 def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
+    # What happens most comes first: each case above it costs a look, and a replay folds millions of events.
     match event:
-        case VmRequested():
-            return vm
-        case DiskProvisioned():
-            spec = replace(vm.spec, disk_mib=event.disk_mib)
-            vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
-            return _boot(vm) if vm.requested == "running" else replace(vm, phase="stopped")
-        case VmStartRequested():
-            return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
         case VmBooted():
             return replace(
                 vm,
@@ -155,19 +154,36 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             )
         case VmReady():
             return replace(vm, ready=True, phase="ready" if vm.phase == "running" else vm.phase)
+        case VmExited():
+            return _exited(vm, event)
+        case VmStopRequested():
+            vm = replace(vm, requested="stopped", grace_s=event.grace_s, start_next=False, stuck=False)
+            return _stop(vm, force=event.kill)
+        case VmStartRequested():
+            return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
+        case VmRequested():
+            return vm
+        case DiskProvisioned():
+            spec = replace(vm.spec, disk_mib=event.disk_mib)
+            vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
+            return _boot(vm) if vm.requested == "running" else replace(vm, phase="stopped")
         case VmPaused():
             return replace(vm, phase="paused", observed="paused", paused_reason=event.reason)
         case VmResumed():
             return replace(vm, phase="ready" if vm.ready else "running", observed="running", paused_reason=None)
-        case VmStopRequested():
-            vm = replace(vm, requested="stopped", grace_s=event.grace_s, start_next=False, stuck=False)
-            return _stop(vm, force=event.kill)
         case VmRestartRequested():
-            vm = replace(vm, requested="running", grace_s=event.grace_s, start_next=True, restarts=0)
+            vm = replace(vm, requested="running", grace_s=event.grace_s, start_next=True, restarts=0, stuck=False)
             return _stop(vm, force=False)
         case VmDeleteRequested():
             vm = replace(
-                vm, requested="deleted", grace_s=event.grace_s, start_next=False, failure=None, attempt=1, stuck=False
+                vm,
+                requested="deleted",
+                grace_s=event.grace_s,
+                start_next=False,
+                unsure=False,
+                failure=None,
+                attempt=1,
+                stuck=False,
             )
             return _stop(vm, force=event.kill)
         case VmStopForced():
@@ -183,8 +199,6 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
                 ended=event.reason,
                 ended_detail=event.detail,
             )
-        case VmExited():
-            return _exited(vm, event)
         case VmRestartScheduled():
             restarting = replace(vm, requested="running", restarts=event.attempt, failure=None)
             return replace(_boot(restarting), not_before_us=from_rfc3339(event.not_before))
@@ -196,14 +210,18 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             return vm
         case VmStepFailed():
             return _step_failed(vm, event)
+        case VmCleared():
+            return replace(vm, unsure=False, attempt=1, not_before_us=0)
         case VmUndone():
-            return replace(vm, requested="deleted", undone=True, phase="failed", attempt=1, stuck=False)
+            return replace(vm, requested="deleted", undone=True, phase="failed", unsure=False, attempt=1, stuck=False)
         case VmDeleted():
             return replace(vm, phase="deleted", observed="absent", has_disk=False, process=None)
 
 
 def pending(vm: Vm) -> ComputeEffect | None:
     """The one piece of work that is owed to the host now; see the drawing above."""
+    if vm.unsure and vm.phase in ("stopped", "failed") and vm.requested != "deleted":
+        return EndVm(key=f"clear-{vm.run}-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
     if vm.stuck:
         return None
     match vm.phase:
@@ -233,7 +251,14 @@ def pending(vm: Vm) -> ComputeEffect | None:
             return EndVm(key=key, vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case "stopping":
             key = f"shut-down-{vm.run}-{vm.attempt}"
-            return ShutDownVm(key=key, vm_id=vm.id, run=vm.run, grace_s=vm.grace_s, not_before_us=vm.not_before_us)
+            return ShutDownVm(
+                key=key,
+                vm_id=vm.id,
+                run=vm.run,
+                grace_s=vm.grace_s,
+                deadline_s=vm.grace_s + ASKING_S,
+                not_before_us=vm.not_before_us,
+            )
         case "stopped" | "failed" if vm.requested == "deleted":
             return RemoveVm(key=f"remove-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case _:
@@ -270,6 +295,8 @@ def _boot(vm: Vm) -> Vm:
         ended_detail="",
         process=None,
         paused_reason=None,
+        unsure=False,
+        stuck=False,
         attempt=1,
         not_before_us=0,
     )
@@ -300,6 +327,7 @@ def _exited(vm: Vm, event: VmExited) -> Vm:
         vm,
         observed="exited",
         exit=event,
+        stuck=False,
         ready=False,
         process=None,
         paused_reason=None,
@@ -345,4 +373,15 @@ def _step_failed(vm: Vm, event: VmStepFailed) -> Vm:
     if event.retry_at is not None:
         return replace(vm, attempt=event.attempt + 1, not_before_us=from_rfc3339(event.retry_at))
     failure = Failure(event.step, event.reason, event.hint, event.log_tail)
-    return replace(vm, phase="failed", failure=failure, start_next=False, not_before_us=0, stuck=True)
+    unsure = event.step == "booting"
+    attempt = 1 if unsure else vm.attempt
+    return replace(
+        vm,
+        phase="failed",
+        failure=failure,
+        start_next=False,
+        unsure=unsure,
+        attempt=attempt,
+        not_before_us=0,
+        stuck=True,
+    )

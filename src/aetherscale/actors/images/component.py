@@ -60,7 +60,7 @@ class Images:
             commands={
                 "import-image": CommandTask(ImportImageOptions, self._new_id, self._import),
                 "build-image": CommandTask(BuildImageOptions, self._new_id, self._build),
-                "delete-image": CommandTask(ImageOptions, self._target, self._delete, urgent=True),
+                "delete-image": CommandTask(ImageOptions, self._target, self._delete, _reference, urgent=True),
             },
             queries={
                 "list-images": QueryTask(ListImagesOptions, self._list),
@@ -128,7 +128,7 @@ class Images:
         return self._find(options, call).id
 
     def _find(self, options: ImageOptions, call: Call) -> Entity[Image]:
-        reference = call.object_id or options.image
+        reference = _reference(options, call)
         if not reference:
             raise Refused(400, f"{NAME}.{call.task}: the field 'image' is missing", field="image")
         found = self._registry.find(events.KIND, call.tenant, reference)
@@ -150,6 +150,11 @@ class Images:
 
     async def _info(self, options: ImageOptions, call: Call) -> AsyncIterator[Chunk]:
         yield result(self._result(self._find(options, call)))
+
+
+def _reference(options: ImageOptions, call: Call) -> str:
+    """What the image is called by."""
+    return call.object_id or options.image
 
 
 def _secret_in(source: str) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale.actors.component import Progress
-from aetherscale.actors.images import effects, tiny
+from aetherscale.actors.images import effects
 from aetherscale.actors.images.debian import BuildFailed
 from aetherscale.actors.images.effects import EffectFailed, ImageRemoved, ImageStored
-from aetherscale.actors.images.fetch import FetchFailed, fetch
 from aetherscale.actors.images.header import ImageRejected, inspect
+from aetherscale.actors.images.transfer import FetchFailed
 from aetherscale.kernel.replies import status
 
 SIZE_CAP_BYTES: Final = 1024**4
@@ -53,6 +53,9 @@ class HostImages:
             return EffectFailed(effect.key, f"{failure.strerror or failure}{where}", "aetherscale doctor")
 
     async def _fetch(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
+        # Here, since few starts of a node are followed by one, and http takes a tenth of the time of a start to import.
+        from aetherscale.actors.images.fetch import fetch
+
         def say(done_bytes: int, total_bytes: int | None) -> None:
             progress(
                 status(
@@ -71,6 +74,8 @@ class HostImages:
         return ImageStored(effect.key, header.format, fetched.sha256, fetched.size_bytes, header.virtual_size_bytes)
 
     async def _build(self, effect: effects.BuildImage, progress: Progress) -> effects.ImagesOutcome:
+        from aetherscale.actors.images import tiny
+
         part = self._images_dir / f"{effect.image_id}.part"
         built = await tiny.build(
             part,

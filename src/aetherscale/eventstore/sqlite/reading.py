@@ -6,14 +6,16 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect_read_only, translated, verify_hint
-from aetherscale.eventstore.sqlite.segments import SEALED_VERSION, VERSION, Row, Segments
-from aetherscale.eventstore.store import PAGE, Accepted, Damaged, NotALog, StoredEvent, StoredType, TooNew
+from aetherscale.eventstore.sqlite.segments import SEALED_VERSION, SEQ, VERSION, Row, Segments
+from aetherscale.eventstore.store import PAGE, Accepted, Damaged, Make, NotALog, StoredEvent, StoredType, TooNew
+
+T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x41534556
 """`ASEV` in bytes 68 to 71 of the file says that it is one of ours (https://sqlite.org/fileformat.html)."""
@@ -74,11 +76,15 @@ class LogReading:
 
     def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
         """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
-        events = self._events(self._page(after, limit, types))
-        if types is None and events and events[-1].seq - after != len(events):
-            seq = next(seq for seq, event in enumerate(events, after + 1) if event.seq != seq)
+        return self.read_as(StoredEvent, after, limit, types)
+
+    def read_as(self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[T]:
+        """The same, of each event what `make` makes of it. Raises also what that raises."""
+        rows = self._page(after, limit, types)
+        if types is None and rows and rows[-1][SEQ] - after != len(rows):
+            seq = next(seq for seq, row in enumerate(rows, after + 1) if row[SEQ] != seq)
             raise Damaged(f"{self._path}: event {seq} is missing; {verify_hint(self._path)}", seq)
-        return events
+        return self._made(rows, make)
 
     def _page(self, after: int, limit: int, types: Sequence[str] | None) -> list[Row]:
         """Rows of a page: those that are sealed, then those that are not."""
@@ -195,9 +201,12 @@ class LogReading:
         return row
 
     def _events(self, rows: Sequence[Row]) -> list[StoredEvent]:
+        return self._made(rows, StoredEvent)
+
+    def _made(self, rows: Sequence[Row], make: Make[T]) -> list[T]:
         epochs, streams, types = self.epochs, self._streams, self._types
         only = epochs[0] if len(epochs) == 1 else None
-        events: list[StoredEvent] = []
+        made: list[T] = []
         for row in rows:
             seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = (
                 row
@@ -208,8 +217,8 @@ class LogReading:
                 kind = self._type(type_id, seq)
                 types = self._types
             epoch = only or next(one for one in reversed(epochs) if one.first_seq <= seq)
-            events.append(
-                StoredEvent(
+            made.append(
+                make(
                     seq,
                     stream,
                     version,
@@ -226,7 +235,7 @@ class LogReading:
                     causation_id,
                 )
             )
-        return events
+        return made
 
     def _stream(self, stream_id: int, seq: int) -> str:
         """The name of a stream that is not remembered."""

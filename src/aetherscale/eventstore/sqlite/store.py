@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
@@ -22,10 +22,13 @@ from aetherscale.eventstore.store import (
     Closed,
     Damaged,
     InDoubt,
+    Make,
     StoredEvent,
     StoredType,
     StoreError,
 )
+
+T = TypeVar("T")
 
 POLL_S: Final = 0.1
 """How often a reader in another process looks whether the log has grown."""
@@ -90,6 +93,12 @@ class _Reads:
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
         """As in `Reader`."""
         return await self._connection.run(lambda: self._reading.read(after, limit, types))
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
+        """As in `Reader`."""
+        return await self._connection.run(lambda: self._reading.read_as(make, after, limit, types))
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
         """As in `Reader`."""

@@ -83,8 +83,8 @@ class Output:
             self._rich_table(headers, rows, styled)
             return
         widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-        for row in (headers, *rows):
-            print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        aligned = "  ".join(f"{{:<{width}}}" for width in widths)
+        print("\n".join(aligned.format(*row).rstrip() for row in (headers, *rows)))
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """One object, a field on each line; fields that are None or empty are left out."""

@@ -1,0 +1,58 @@
+"""`just sim`: many seeds on all cores, or one with its trace.
+
+python -m tests.simulation [--seeds N] [--from S] [--deaths D] [--jobs J] [--trace]
+python -m tests.simulation --seed S      one seed, again and exactly as it was
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing import Pool
+
+from tests.simulation.simulation import Failed, Ran, simulate
+
+SEEDS_OF_A_PROCESS = 10
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is asked for; 1 where something did not hold."""
+    parser = argparse.ArgumentParser(prog="just sim", description="simulated crash-recover runs")
+    parser.add_argument("--seeds", type=int, default=100, help="how many seeds (default 100)")
+    parser.add_argument("--from", type=int, default=1, dest="first", help="the first seed (default 1)")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--deaths", type=int, default=20, help="how often the node dies in each (default 20)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
+    given = parser.parse_args(arguments)
+    seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
+    begun_s = time.monotonic()
+    deaths = events = steps = 0
+    failures: list[str] = []
+    # What was killed stays in memory until its process ends: see loop.py.
+    with Pool(given.jobs, maxtasksperchild=SEEDS_OF_A_PROCESS) as pool:
+        for ran in pool.imap(_simulate, [(seed, given.deaths) for seed in seeds]):
+            if isinstance(ran, str):
+                failures.append(ran)
+                print(ran)
+            else:
+                deaths, events, steps = deaths + ran.deaths, events + ran.events, steps + ran.steps
+    took_s = time.monotonic() - begun_s
+    print(
+        f"{len(seeds):,} seeds, {deaths:,} crash-recover runs, {events:,} events, {steps:,} steps in {took_s:.0f} s: "
+        f"{len(failures)} violations"
+    )
+    return 1 if failures else 0
+
+
+def _simulate(which: tuple[int, int]) -> Ran | str:
+    try:
+        return simulate(*which)
+    except Failed as failed:
+        return str(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

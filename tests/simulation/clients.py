@@ -1,0 +1,148 @@
+"""Callers: they ask for things, again and again under the same key until they have an answer, and keep account."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from aetherscale.bus.bus import BusUnavailable, NoResponders
+from tests.simulation.world import Violation, World
+
+SILENCE_S: Final = 45.0
+"""Longer than the time between two signs of life."""
+MOST_TRIES: Final = 40
+NAMES: Final = ("web", "db", "ci")
+TASKS: Final = ("create-vm",) * 3 + (
+    "start-vm", "stop-vm", "kill-vm", "restart-vm", "delete-vm", "delete-vm", "list-vms", "vm-info",
+    "import-image", "delete-image",
+)  # fmt: skip
+
+QUERIES: Final = ("list-vms", "vm-info")
+
+Chunk = dict[str, Any]
+
+
+class Asked(Struct):
+    """One request, and what was heard of it."""
+
+    key: str
+    component: str
+    task: str
+    body: bytes
+    acknowledged: bool = False
+    answer: Chunk | None = None
+
+
+class Client:
+    """One caller."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world = world
+        self._number = number
+        self._bus = world.broker.connect(world.now_us)
+        self._imports = 0
+        self.asked: list[Asked] = []
+
+    async def work(self, requests: int) -> None:
+        """Ask for so many things, one after the other."""
+        chance = self._world.chance
+        for number in range(requests):
+            if self.asked and chance.random() < 0.25:
+                await self.insist(chance.choice(self.asked))
+            else:
+                asked = self._draw(f"key-{self._number}-{number}")
+                self.asked.append(asked)
+                await self.insist(asked)
+            await asyncio.sleep(chance.choice([0.0, 0.01, 1.0, 10.0]))
+
+    def import_of(self, name: str) -> Asked:
+        """A request for an image."""
+        self._imports += 1
+        body = msgspec.json.encode({"source": f"/{name}.raw", "name": name})
+        asked = Asked(f"import-{self._number}-{self._imports}", "images", "import-image", body)
+        self.asked.append(asked)
+        return asked
+
+    async def list_all(self) -> list[Chunk]:
+        """The views of all VMs, the deleted ones too."""
+        body = msgspec.json.encode({"all": True})
+        chunks = [
+            msgspec.json.decode(raw)
+            async for raw in self._bus.request("aether.v1.default.cmd.compute.list-vms", body, timeout_s=SILENCE_S)
+        ]
+        return [chunk["vm"] for chunk in chunks if chunk["type"] == "item"]
+
+    async def insist(self, asked: Asked) -> Chunk | None:
+        """Ask, and ask again where there was no answer; in the end it may be given up."""
+        for _ in range(MOST_TRIES):
+            try:
+                answer = await self._ask(asked)
+            except (BusUnavailable, NoResponders, TimeoutError):
+                await asyncio.sleep(self._world.chance.choice([0.05, 1.0, 7.0]))
+                continue
+            if answer is None or (answer["type"] == "error" and answer["retryable"]):
+                await asyncio.sleep(self._world.chance.choice([0.05, 1.0, 7.0]))
+                continue
+            self._remember(asked, answer)
+            return answer
+        return None
+
+    async def _ask(self, asked: Asked) -> Chunk | None:
+        last: Chunk | None = None
+        subject = f"aether.v1.default.cmd.{asked.component}.{asked.task}"
+        async for raw in self._bus.request(subject, asked.body, {"Nats-Msg-Id": asked.key}, timeout_s=SILENCE_S):
+            last = msgspec.json.decode(raw)
+            assert last is not None
+            if last["type"] == "status" and last["status"] != "working" and not asked.acknowledged:
+                self._acknowledged(asked, last)
+        return last
+
+    def _acknowledged(self, asked: Asked, chunk: Chunk) -> None:
+        """Somebody has said that it will be done: it has to be durable by now."""
+        asked.acknowledged = True
+        if ("default", asked.key) not in self._world.log.commands:
+            raise Violation(f"{asked.key} {asked.task} was acknowledged and is not in the log: {chunk}")
+
+    def _remember(self, asked: Asked, answer: Chunk) -> None:
+        told = _of(answer)
+        accepted = ("default", asked.key) in self._world.log.commands
+        if answer["type"] == "result" and asked.task not in QUERIES and not accepted:
+            raise Violation(f"{asked.key} {asked.task} has a result and is not in the log: {told}")
+        if accepted and asked.task not in QUERIES and answer.get("code") != 504:
+            if asked.answer is not None and asked.answer != told:
+                raise Violation(f"{asked.key} {asked.task} had two answers: {asked.answer} and {told}")
+            asked.answer = told
+
+    def _draw(self, key: str) -> Asked:
+        chance = self._world.chance
+        task = chance.choice(TASKS)
+        component = "images" if task.endswith("image") else "compute"
+        options: dict[str, Any] = {}
+        match task:
+            case "create-vm":
+                options = {"name": chance.choice(NAMES), "image": "tiny", "memory-mib": 64}
+                options["restart"] = chance.choice(["always", "on-failure", "never"])
+                options["autostart"] = chance.random() < 0.8
+            case "import-image":
+                options = {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
+            case "delete-image":
+                options = {"image": "other"}
+            case "list-vms":
+                pass
+            case "kill-vm":
+                task, options = "stop-vm", {"vm-id": chance.choice(NAMES), "kill": True}
+            case "stop-vm" | "delete-vm":
+                options = {"vm-id": chance.choice(NAMES), "grace-s": chance.choice([1, 30])}
+            case _:
+                options = {"vm-id": chance.choice(NAMES)}
+        return Asked(key, component, task, msgspec.json.encode(options))
+
+
+def _of(answer: Chunk) -> Chunk:
+    """What has to be the same in every answer to one request."""
+    if answer["type"] == "error":
+        return {"type": "error", "code": answer["code"], "message": answer["message"]}
+    return answer

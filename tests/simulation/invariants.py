@@ -1,0 +1,115 @@
+"""What has to hold, looked at from outside of the node: the log, the host, the broker, and what callers were told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from aetherscale.actors.compute.decider import COMPUTE
+from aetherscale.actors.compute.projection import VM_KIND
+from aetherscale.actors.compute.projection import view as vm_view
+from aetherscale.actors.compute.state import Vm
+from aetherscale.actors.images.decider import IMAGES, Image
+from aetherscale.actors.images.projection import IMAGE_KIND
+from aetherscale.kernel.messages import event_id
+from aetherscale.kernel.registry import Entity, Registry, apply
+from aetherscale.kernel.wire import encode
+from tests.simulation.clients import Asked
+from tests.simulation.world import CODEC, EPOCH, NODE, Violation, World
+
+STREAM = f"AETHER_EVT_{NODE}"
+
+
+class Folded:
+    """The whole log, folded from its first event."""
+
+    def __init__(self, world: World) -> None:
+        self.vms: Registry[Vm] = Registry()
+        self.images: Registry[Image] = Registry()
+        self.requests: dict[str, list[tuple[int, str]]] = {}
+        for stored in world.log.events:
+            recorded = CODEC.decode(stored)
+            apply(VM_KIND, self.vms, recorded)
+            apply(IMAGE_KIND, self.images, recorded)
+            self.requests.setdefault(stored.command_id, []).append((stored.seq, stored.type))
+
+    def entities(self) -> Iterable[Entity[Vm]]:
+        return self.vms.entities.values()
+
+    def owed(self) -> list[str]:
+        """What is still to be done."""
+        vms = [(f"vm {entity.id}", COMPUTE.pending(entity.state)) for entity in self.entities()]
+        images = [(f"image {entity.id}", IMAGES.pending(entity.state)) for entity in self.images.entities.values()]
+        return [f"{what}: {effect.key}" for what, effect in (*vms, *images) if effect is not None]
+
+
+def check_log(world: World, asked: Iterable[Asked]) -> None:
+    """A and B: what was acknowledged is there, once. Holds at any moment."""
+    events = world.log.events
+    require([each.seq for each in events] == list(range(1, len(events) + 1)), "the log has a gap")
+    for stream, found in world.log.streams.items():
+        require([each.version for each in found] == list(range(1, len(found) + 1)), f"{stream} has a gap")
+    folded = Folded(world)
+    for request in asked:
+        accepted = world.log.commands.get(("default", request.key))
+        require(accepted is not None or not request.acknowledged, f"{request.key} was acknowledged and is lost")
+        seqs = [seq for seq, _ in folded.requests.get(request.key, [])]
+        allowed = range(accepted.first_seq, accepted.last_seq + 1) if accepted else range(0)
+        require(all(seq in allowed for seq in seqs), f"{request.key} had a second effect: {seqs} beside {allowed}")
+
+
+def check_host(world: World, folded: Folded) -> None:
+    """C, once nothing is owed: what is on the host is what the log says."""
+    vms = {entity.id: entity.state for entity in folded.entities()}
+    running = {vm_id for vm_id, vm in vms.items() if vm.observed in ("running", "paused")}
+    live = {vm_id for vm_id in world.host.processes if world.host.live(vm_id) is not None}
+    require(running == live, f"the log says that {sorted(running)} run, the host has {sorted(live)}")
+    for vm_id in live:
+        process, vm = world.host.processes[vm_id], vms[vm_id]
+        known = vm.process and (vm.process.pid, vm.process.start_ticks, vm.process.boot_id)
+        require(known == (process.pid, process.start_ticks, process.boot_id), f"{vm_id}: another process: {known}")
+        require(vm.phase != "ready" or process.is_ready, f"{vm_id} is called ready and is not")
+    there = {vm_id for vm_id, vm in vms.items() if vm.phase != "deleted"}
+    missing = {vm_id for vm_id in there if vms[vm_id].has_disk} - world.host.disks.keys()
+    require(not missing, f"disks are missing: {sorted(missing)}")
+    left = world.host.disks.keys() - there
+    require(not left, f"disks are left over: {sorted(left)}")
+    images = {entity.id: entity.state.phase for entity in folded.images.entities.values()}
+    require({i for i, phase in images.items() if phase == "ready"} <= world.images, f"images are missing: {images}")
+    require(not [i for i in world.images if images.get(i) in (None, "deleted")], f"images are left over: {images}")
+    for vm_id, vm in vms.items():
+        resting = vm.requested == "running" and vm.phase in ("running", "ready", "paused", "failed")
+        resting |= vm.requested == "stopped" and vm.phase in ("stopped", "failed")
+        resting |= vm.requested == "deleted" and (vm.phase == "deleted" or vm.stuck)
+        require(resting, f"{vm_id} was asked to be {vm.requested} and rests {vm.phase}")
+
+
+def check_stream(world: World) -> None:
+    """Every event is in the stream once, at its place."""
+    stream = world.jetstream.streams.get(STREAM)
+    require(stream is not None, "there is no stream")
+    assert stream is not None
+    found = [(each.seq, each.message_id) for each in stream.messages]
+    wanted = [(each.seq, event_id(NODE, EPOCH, each.seq)) for each in world.log.events]
+    require(found == wanted, f"the stream ends {found[-2:]}, the log {wanted[-2:]}; {len(found)} and {len(wanted)}")
+    for message, stored in zip(stream.messages, world.log.events, strict=True):
+        body = msgspec.json.decode(message.body)
+        told = (body["type"], int(body["sequence"]), body["commandid"])
+        require(told == (f"io.aetherscale.{stored.type}", stored.seq, stored.command_id), f"not the event: {told}")
+
+
+def check_list(folded: Folded, listed: list[dict[str, Any]]) -> None:
+    """What the node lists is what its log says."""
+    wanted = [
+        msgspec.json.decode(encode(vm_view(entity.state, NODE, entity.version)))
+        for entity in sorted(folded.entities(), key=lambda entity: (entity.state.name, entity.id))
+    ]
+    require(listed == wanted, f"the node lists {listed}, its log says {wanted}")
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Raise `Violation` where something does not hold."""
+    if not holds:
+        raise Violation(otherwise)

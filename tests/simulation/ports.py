@@ -1,0 +1,268 @@
+"""The ports of one process of the node, on a world. Each call passes through the world, which may end the process.
+
+They are `aetherscale.host.Platform`, so that what runs on them is the whole of `aetherscale.app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from contextvars import Context, copy_context
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from aetherscale.actors.component import Progress as ImageProgress
+from aetherscale.actors.compute.driver import ComputeDriver, Console, ExecResult, Observe, Process, Progress
+from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome
+from aetherscale.actors.compute.simulated import SimulatedDriver
+from aetherscale.actors.images import effects as images
+from aetherscale.actors.images.component import Perform
+from aetherscale.bus.bus import Bus, Handler, Subscription
+from aetherscale.bus.endpoint import Endpoint
+from aetherscale.eventstore.backend import Outcome
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.memory import MemoryBackend
+from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
+from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Make, Store, StoredEvent
+from aetherscale.host import Endpoints
+from aetherscale.settings import Settings
+from tests.simulation.world import World
+
+T = TypeVar("T")
+
+
+class SimulatedPlatform:
+    """Everything outside of process `number` of the node."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world = world
+        self._number = number
+        self._context = copy_context()
+
+    def now_us(self) -> int:
+        return self._world.now_us()
+
+    def new_id(self) -> str:
+        return self._world.new_id()
+
+    def boot_id(self) -> str:
+        return self._world.host.boot_id
+
+    def prepare(self, settings: Settings) -> Settings:
+        return settings
+
+    async def open_store(self, settings: Settings) -> Store:
+        backend = SimulatedBackend(self._world, self._number)
+        return await LogStore.start(backend)
+
+    async def open_views(self, settings: Settings) -> Views:
+        return SimulatedViews(self._world, self._number)
+
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+        endpoint = Endpoint("nats://simulated")
+        return lambda: endpoint
+
+    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+        bus = SimulatedBus(self._world, self._number, self._context)
+        stack.push_async_callback(bus.close)
+        return bus
+
+    def compute(self, settings: Settings) -> ComputeDriver:
+        return SimulatedHand(self._world, self._number, self._context)
+
+    def images(self, settings: Settings) -> Perform:
+        return SimulatedImages(self._world, self._number).perform
+
+    def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
+        return None
+
+
+class SimulatedBackend(MemoryBackend):
+    """A log that may fail in the middle of a commit."""
+
+    def __init__(self, world: World, number: int) -> None:
+        super().__init__(world.log)
+        self._world, self._number = world, number
+
+    async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
+        async def work() -> Sequence[Outcome]:
+            trouble = self._world.faults.log_trouble()
+            if trouble is not None:
+                self._world.note(f"a commit is {trouble}")
+                if trouble == "in doubt, kept":
+                    await MemoryBackend.commit(self, appends)
+                raise InDoubt("append: the sync failed")
+            return await MemoryBackend.commit(self, appends)
+
+        return await self._world.pass_through(self._number, "commit", work)
+
+    async def settle(self) -> None:
+        await self._world.pass_through(self._number, "settle", lambda: MemoryBackend.settle(self))
+
+    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+        return await self._world.pass_through(
+            self._number, "read", lambda: MemoryBackend.read(self, after, limit, types)
+        )
+
+    async def read_as(
+        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
+    ) -> Sequence[T]:
+        return await self._world.pass_through(
+            self._number, "read", lambda: MemoryBackend.read_as(self, make, after, limit, types)
+        )
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
+        return await self._world.pass_through(
+            self._number, "read stream", lambda: MemoryBackend.read_stream(self, stream, after_version)
+        )
+
+    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+        return await self._world.pass_through(
+            self._number, "accepted", lambda: MemoryBackend.accepted(self, tenant, command_id)
+        )
+
+
+class SimulatedViews:
+    """Snapshots on a disk that may forget the newest, or keep half of it."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world, self._number = world, number
+
+    async def snapshots(self, name: str, fingerprint: str, epoch: str) -> Sequence[Snapshot]:
+        async def work() -> Sequence[Snapshot]:
+            return [kept for *belongs, kept in self._world.snapshots.get(name, []) if belongs == [fingerprint, epoch]]
+
+        return await self._world.pass_through(self._number, "snapshots", work)
+
+    async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
+        async def work() -> None:
+            faults = self._world.faults
+            if faults.happens(0.1):
+                return
+            torn = replace(snapshot, state=snapshot.state[: len(snapshot.state) // 2])
+            kept = torn if faults.happens(0.1) else snapshot
+            others = [each for each in self._world.snapshots.get(name, []) if each[2].position < snapshot.position]
+            self._world.snapshots[name] = [(fingerprint, epoch, kept), *others][:KEPT_SNAPSHOTS]
+
+        await self._world.pass_through(self._number, "save snapshot", work)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class SimulatedBus:
+    """One process's connection to the broker; handlers run as part of the process, while it lives."""
+
+    def __init__(self, world: World, number: int, context: Context) -> None:
+        self._world, self._number, self._context = world, number, context
+        self._bus = world.broker.connect(world.now_us)
+        world.connections[number] = self._bus
+
+    @property
+    def disconnected_since_us(self) -> int | None:
+        return self._bus.disconnected_since_us
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self._bus.max_body_bytes
+
+    def inbox(self) -> str:
+        return self._bus.inbox()
+
+    async def listen(self, subject: str, queue: str, handler: Handler) -> Subscription:
+        await self._world.require_alive(self._number)
+        return await self._bus.listen(subject, queue, lambda incoming: self._as_process(lambda: handler(incoming)))
+
+    async def publish(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        await self._world.pass_through(
+            self._number, "publish", lambda: self._bus.publish(subject, body, headers, reply=reply)
+        )
+
+    async def request(
+        self, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, timeout_s: float
+    ) -> AsyncIterator[bytes]:
+        await self._world.require_alive(self._number)
+        async for chunk in self._bus.request(subject, body, headers, timeout_s=timeout_s):
+            await self._world.require_alive(self._number)
+            yield chunk
+
+    def on_reconnect(self, call: Callable[[], None]) -> None:
+        self._bus.on_reconnect(lambda: self._as_process(call))
+
+    async def close(self) -> None:
+        await self._bus.close()
+
+    def _as_process(self, what: Callable[[], None]) -> None:
+        if self._number == self._world.process:
+            self._context.run(what)
+
+
+class SimulatedHand:
+    """One process's hand on the host's guests."""
+
+    def __init__(self, world: World, number: int, context: Context) -> None:
+        self._world, self._number, self._context = world, number, context
+        self._driver = SimulatedDriver(world.host)
+
+    async def start(self, observe: Observe) -> None:
+        def told(observation: ComputeObservation) -> None:
+            if self._number == self._world.process:
+                self._context.run(observe, observation)
+
+        await self._driver.start(told)
+
+    async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
+        return await self._world.pass_through(
+            self._number, type(effect).__name__, lambda: self._driver.perform(effect, progress)
+        )
+
+    async def adopt(self, process: Process) -> bool:
+        return await self._world.pass_through(self._number, "adopt", lambda: self._driver.adopt(process))
+
+    def watches(self, vm_id: str, run: int) -> bool:
+        return self._driver.watches(vm_id, run)
+
+    async def inventory(self) -> Sequence[str]:
+        return await self._world.pass_through(self._number, "inventory", self._driver.inventory)
+
+    async def console(self, vm_id: str) -> Console:
+        return await self._driver.console(vm_id)
+
+    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
+        return self._driver.logs(vm_id, follow=follow, tail_bytes=tail_bytes)
+
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        return await self._driver.execute(vm_id, argv, timeout_s)
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+
+class SimulatedImages:
+    """One process's hand on the host's image files."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world, self._number = world, number
+
+    async def perform(self, effect: images.ImagesEffect, progress: ImageProgress) -> images.ImagesOutcome:
+        return await self._world.pass_through(self._number, type(effect).__name__, lambda: self._perform(effect))
+
+    async def _perform(self, effect: images.ImagesEffect) -> images.ImagesOutcome:
+        match self._world.faults.trouble(type(effect).__name__):
+            case "hang":
+                await asyncio.sleep(600)
+            case "fail":
+                return images.EffectFailed(effect.key, "the host said no")
+            case "refuse":
+                return images.EffectFailed(effect.key, "the host said never", retryable=False)
+            case None:
+                pass
+        if isinstance(effect, images.RemoveImage):
+            self._world.images.discard(effect.image_id)
+            return images.ImageRemoved(effect.key)
+        self._world.images.add(effect.image_id)
+        return images.ImageStored(effect.key, "raw", "a" * 64, 1 << 20, 1 << 20)

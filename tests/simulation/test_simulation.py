@@ -1,0 +1,41 @@
+"""Some seeds of the simulation, in processes of their own: what is killed in it stays in memory until they end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.node import ROOT
+
+REGRESSIONS = {
+    5: "a repeat of what changed nothing was not answered once its VM was gone",
+    101: "work went on, and answers were lost, after the log had become doubtful",
+    207: "a reply whose last chunk was cut off had an end all the same",
+}
+"""Seeds that found something, with 20 deaths."""
+
+
+def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_whatever_happens_everything_comes_right() -> None:
+    ended = simulation("--seeds", "60")
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    assert "0 violations" in ended.stdout
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_what_was_found_once_stays_mended(seed: int) -> None:
+    ended = simulation("--seed", str(seed))
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+
+
+def test_a_seed_is_the_same_run_again() -> None:
+    first, again = simulation("--seed", "3", "--deaths", "5"), simulation("--seed", "3", "--deaths", "5")
+    assert first.stdout.rpartition(" in ")[0] == again.stdout.rpartition(" in ")[0]
+    assert "seeds" in first.stdout

@@ -1,0 +1,208 @@
+"""The world around a node: everything that outlives its process, and everything that may go wrong.
+
+A process of the node reaches the world through ports (`ports.py`), each call of which passes `World.pass_through`. That
+is where the world kills the process: before the call has any effect, or after it and before the caller learns of it.
+From then on the process is fenced: whatever it still calls has no effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Final, TypeVar
+
+from aetherscale.actors.compute.effects import BootVm, ComputeEffect
+from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.state import Vm, evolve
+from aetherscale.bus.memory import MemoryBroker, MemoryBus
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.memory import MemoryLog
+from aetherscale.eventstore.projections import Snapshot
+from aetherscale.kernel.registry import event_types
+from aetherscale.node import KINDS
+from tests.simulation.faults import Faults
+from tests.simulation.jetstream import JetStream
+from tests.simulation.loop import PROCESS, VirtualLoop
+
+T = TypeVar("T")
+
+NODE: Final = "host1"
+EPOCH: Final = "00000000000000e1"
+NOON_US: Final = 1_800_000_000_000_000
+CODEC: Final = Codec(event_types(KINDS))
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class World:
+    """One host with its disk, its guests and its broker, and at most one process of the node at a time."""
+
+    def __init__(self, seed: int, loop: VirtualLoop) -> None:
+        self.chance = random.Random(seed)  # noqa: S311 - a run has to be repeatable
+        self.faults = Faults(self.chance)
+        self.loop = loop
+        self.log = MemoryLog(NODE, EPOCH, "0.1.0")
+        self.snapshots: dict[str, list[tuple[str, str, Snapshot]]] = {}
+        self.host = WatchedHost(self)
+        self.images: set[str] = set()
+        self.broker = MemoryBroker(lambda members: self.chance.randrange(members))
+        self.jetstream = JetStream(self.broker, loop.time)
+        self.connections: dict[int, MemoryBus] = {}
+        self.process = 0
+        """The number of the node's process; 0 while there is none."""
+        self.started = 0
+        self.killed = asyncio.Event()
+        self.trace: list[str] = []
+        self.mistake = ""
+        """What the node itself logged as a mistake of its own."""
+        self.calls = 0
+        self.kill_at = 0
+        """Which call of a port is the last one of the process; 0 for none."""
+        self._ids = 0
+
+    # --- time and names ------------------------------------------------------------------------------------------
+
+    def now_us(self) -> int:
+        """The time on the host's clock."""
+        return NOON_US + int(self.loop.time() * 1e6)
+
+    def new_id(self) -> str:
+        """An id that nobody else has."""
+        self._ids += 1
+        return f"id-{self._ids}"
+
+    def note(self, what: str) -> None:
+        """Remember it for the trace of a failing run."""
+        self.trace.append(f"{self.loop.time():12.6f}  {self.process or '-':>3}  {what}")
+
+    # --- the process ---------------------------------------------------------------------------------------------
+
+    def begin_process(self) -> int:
+        """A new process of the node; its number."""
+        self.started += 1
+        self.process = self.started
+        self.killed = asyncio.Event()
+        self.calls = 0
+        self.kill_at = self.faults.kill_at()
+        self.note(f"the node starts; it dies at call {self.kill_at or 'none'}")
+        return self.process
+
+    def kill(self, why: str) -> None:
+        """SIGKILL: nothing of the process has any effect from now on."""
+        if self.process:
+            self.note(f"SIGKILL {why}")
+            number, self.process = self.process, 0
+            self.loop.kill(number)
+            if (bus := self.connections.pop(number, None)) is not None:
+                bus.vanish()
+            for process in self.host.processes.values():
+                process.leave_alone()
+            self.log.crash()
+            self.killed.set()
+
+    async def require_alive(self, process: int) -> None:
+        """Whoever is dead gets no further."""
+        if process != self.process:
+            await asyncio.Event().wait()
+
+    async def pass_through(self, process: int, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """A call of a port, with all that may happen around it."""
+        await self.require_alive(process)
+        self.calls += 1
+        dies_here = self.calls == self.kill_at
+        dies_before = dies_here and self.chance.random() < 0.5
+        if dies_before:
+            self.kill(f"before {name}")
+        await self.require_alive(process)
+        if delay_s := self.faults.delay_s(name):
+            await asyncio.sleep(delay_s)
+            await self.require_alive(process)
+        result = await work()
+        await self.require_alive(process)
+        if dies_here:
+            self.kill(f"after {name}")
+        await self.require_alive(process)
+        return result
+
+    # --- what the log says ---------------------------------------------------------------------------------------
+
+    def vm(self, vm_id: str) -> Vm | None:
+        """A VM as of the durable log."""
+        state: Vm | None = None
+        for stored in self.log.streams.get(f"vm-{vm_id}", ()):
+            state = evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
+        return state
+
+
+class WatchedHost(SimulatedHost):
+    """A host that nobody may do to what was not asked for."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(behaviour=self._behaviour, image_mib=lambda image_id: 1 if image_id in world.images else None)
+        self._world = world
+        self.interfere = self._interfere
+        self.execs: dict[tuple[str, int], int] = {}
+
+    def exec(self, effect: BootVm) -> SimulatedProcess:
+        """Start a process, which has to be the only one of its VM."""
+        if self.live(effect.vm_id) is not None:
+            raise Violation(f"a second process of VM {effect.vm_id}")
+        vm = self._world.vm(effect.vm_id)
+        if vm is None or vm.run < effect.run:
+            raise Violation(f"run {effect.run} of {effect.vm_id} was started before the log says that it is to be")
+        self._world.note(f"exec {effect.vm_id} run {effect.run}")
+        self._last_pid += 1
+        process = WatchedProcess(self, effect, self._last_pid, self.behaviour(effect.vm_id))
+        process.world = self._world
+        self.processes[effect.vm_id] = process
+        return process
+
+    def _behaviour(self, vm_id: str) -> Behaviour:
+        return self._world.faults.behaviour()
+
+    async def _interfere(self, effect: ComputeEffect) -> None:
+        trouble = self._world.faults.trouble(type(effect).__name__)
+        if trouble is not None:
+            self._world.note(f"{type(effect).__name__} {effect.vm_id}: {trouble}")
+        match trouble:
+            case "hang":
+                await asyncio.Event().wait()
+            case "fail":
+                raise SimulatedFault("the host said no", retryable=True)
+            case "refuse":
+                raise SimulatedFault("the host said never", retryable=False)
+            case None:
+                pass
+
+
+class WatchedProcess(SimulatedProcess):
+    """A guest that dies only where somebody asked for it, or by its own fault."""
+
+    world: World
+
+    def die(self, code: int | None, signal: int | None) -> None:
+        """The process ends."""
+        if not self.gone.is_set():
+            self.world.note(f"{self.vm_id} run {self.run} ends: code {code}, signal {signal}")
+        if not self.gone.is_set() and self.is_asked_to_go and not self._may_go():
+            raise Violation(f"VM {self.vm_id} was ended, and nobody had asked for it")
+        super().die(code, signal)
+
+    def _may_go(self) -> bool:
+        """Whether the log says that this run is over, is being stopped, or never came up."""
+        vm = self.world.vm(self.vm_id)
+        if vm is None or vm.run != self.run or self._ended_as is not None:
+            return True
+        return vm.requested != "running" or vm.phase in ("stopping", "failed", "booting")
+
+    def _after(self, delay_s: float | None, what: Callable[[], None]) -> None:
+        # What a guest does is no part of the process that has started it.
+        if delay_s is not None:
+            context = Context()
+            context.run(PROCESS.set, 0)
+            loop = asyncio.get_running_loop()
+            self._timers.append(loop.call_later(delay_s, what, context=context))
