@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -27,12 +26,11 @@ from aetherscale.eventstore.sqlite import open_reader, open_store
 from aetherscale.eventstore.store import Accepted, Reader, StoredEvent, StoreError
 from tests.powercuts.disk import seeded
 from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, append_of, files_of, filled, new, read_all, write
+from tests.support.in_memory import in_memory
 
 PARTS = ("events.db", "events.db-wal", "events.head")
 PAGE_BYTES = 4096
 LARGE_EVENT_BYTES = 800_000
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -291,7 +289,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=10_000)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
+    with in_memory() as directory:
         tally, faults = asyncio.run(try_damage(given.seed, given.count, Path(directory)))
     print(table(tally))
     for fault in faults[:20]:

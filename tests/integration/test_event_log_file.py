@@ -236,10 +236,10 @@ async def test_a_database_of_somebody_else_is_left_alone(world: SqliteWorld) -> 
 async def test_a_log_of_a_newer_version_is_left_alone(world: SqliteWorld) -> None:
     await (await filled(world)).close()
     with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("PRAGMA journal_mode = WAL")
-    await both_refuse(world, TooNew, "schema 2")
+    await both_refuse(world, TooNew, "schema 3")
 
 
 async def test_the_log_of_another_node_is_not_served(world: SqliteWorld) -> None:

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +30,12 @@ from tests.powercuts.disk import Disk, Names, Said, seeded
 from tests.powercuts.ledger import CODEC, EVENTS_PER_APPEND, LEDGER, Paid, digest_of
 from tests.powercuts.recorder import Recording, record
 from tests.support.event_logs import EPOCH, NODE, NOW_US, read_all
+from tests.support.in_memory import in_memory
 
 GENERATIONS = 3
 """How often processes write to one log, each time but the first upon a power cut."""
 
 CUTS_PER_HISTORY = 300
-
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""The power fails in the model alone: a real disk would only take longer."""
 
 
 @dataclass
@@ -225,7 +222,7 @@ def main() -> int:
     total = Account()
     seed = given.seed
     while total.cuts < given.cuts:
-        with tempfile.TemporaryDirectory(dir=IN_MEMORY) as directory:
+        with in_memory() as directory:
             account = asyncio.run(try_history(seed, CUTS_PER_HISTORY, Path(directory), given.synchronous))
         for fault in account.faults[:5]:
             print(f"seed {seed}: {fault}")
