@@ -18,9 +18,10 @@ from benchmarks.harness import Samples
 
 MEMORY_MIB: Final = 64
 RUNNING: Final = b'"running": true'
+PAUSED: Final = b'"running": false'
 
 
-def spawn(monitor: Path, image: Path) -> int:
+def spawn(monitor: Path, image: Path, *options: str) -> int:
     """Start QEMU, which connects to a socket that already listens; its pid. The image is only read."""
     file = f'{{"driver": "file", "filename": "{image}", "read-only": true}}'
     disk = f'{{"driver": "raw", "node-name": "d", "read-only": true, "file": {file}}}'
@@ -30,6 +31,7 @@ def spawn(monitor: Path, image: Path) -> int:
             *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-accel", "tcg"),
             *("-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-qmp", f"unix:{monitor}"),
             *("-blockdev", disk, "-device", "virtio-blk-pci,drive=d"),
+            *options,
         ],
         os.environ,
     )
@@ -43,16 +45,16 @@ def end(pid: int) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-def boot(monitor: Path, image: Path) -> int:
-    """Start QEMU and ask it until it runs: its pid."""
+def boot(monitor: Path, image: Path, *, paused: bool = False) -> int:
+    """Start QEMU and ask it until the guest runs, or is there to be let run: its pid."""
     with listening(monitor) as listener:
-        pid = spawn(monitor, image)
+        pid = spawn(monitor, image, *(("-S",) if paused else ()))
         connection, _ = listener.accept()
     with connection, connection.makefile("rwb") as lines:
         lines.readline()
         lines.write(b'{"execute": "qmp_capabilities"}{"execute": "query-status"}')
         lines.flush()
-        while RUNNING not in (line := lines.readline()):
+        while (PAUSED if paused else RUNNING) not in (line := lines.readline()):
             assert line
     return pid
 
@@ -98,20 +100,24 @@ async def qmp_turn(directory: Path, image: Path, times: int) -> Samples:
     return {"create ms": up, "kill ms": down}
 
 
-def creates_turn(directory: Path, image: Path, alone: int, clients: int, each: int) -> Samples:
-    """Guests per second that one thread starts, and that so many start at once; they are ended afterwards."""
+def creates_turn(directory: Path, image: Path, much: tuple[int, int, int], *, paused: bool) -> Samples:
+    """Guests per second that one thread starts, and that several start at once; they are ended afterwards.
+
+    `much`: how many alone; how many threads, and how many each of them.
+    """
+    alone, clients, each = much
     return {
-        "1 client creates/s": [_create_together(directory, image, 1, alone)],
-        f"{clients} clients creates/s": [_create_together(directory, image, clients, each)],
+        "1 client creates/s": [_create_together(directory, image, 1, alone, paused=paused)],
+        f"{clients} clients creates/s": [_create_together(directory, image, clients, each, paused=paused)],
     }
 
 
-def _create_together(directory: Path, image: Path, clients: int, each: int) -> float:
+def _create_together(directory: Path, image: Path, clients: int, each: int, *, paused: bool) -> float:
     pids: list[int] = []
 
     def work(number: int) -> None:
         for _ in range(each):
-            pids.append(boot(directory / f"hand{number}.sock", image))
+            pids.append(boot(directory / f"hand{number}.sock", image, paused=paused))
 
     rate = together(clients, clients * each, work)
     for pid in pids:

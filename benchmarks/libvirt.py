@@ -87,7 +87,9 @@ async def libvirt(known: int = 0) -> AsyncIterator[Libvirt | None]:
                 await made.ask("known", domains=known)
             yield made
         finally:
-            await process.communicate()
+            assert process.stdin is not None
+            process.stdin.close()  # which tells it to end
+            await wait_for(process.wait(), ANSWER_LIMIT_S)
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from aetherscale.kernel.wire import encode
 from aetherscale.node import Node, Ports, Registries
 from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
+from benchmarks.images import bare_image
 from benchmarks.logs import TENANT, open_log
 from benchmarks.rows_log import sync_turn
 from benchmarks.served import node, wire
@@ -90,7 +91,8 @@ async def served_accepts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     numbers = itertools.count(1)
     async with node(directory), libvirt.beside("accept", times=160, clients=8) as peers:
         plain = wire(directory)
-        image = msgspec.json.encode({"source": "/bare.raw", "name": "bare", "ready": "none"})
+        source = str(bare_image(context.directory))
+        image = msgspec.json.encode({"source": source, "name": "bare", "ready": "none"})
         try:
             await asyncio.to_thread(plain.ask, f"aether.v1.{TENANT}.cmd.images.import-image", image)
             yield {
