@@ -15,6 +15,8 @@ from aetherscale.bus.endpoint import Endpoint
 
 READ_BYTES: Final = 1024 * 1024
 LIMIT_S: Final = 60.0
+PING: Final = b"PING\r\n"
+PONG: Final = b"PONG\r\n"
 END_BYTES: Final = 4096
 """Where an error is looked for in a long reply: it comes last."""
 
@@ -43,6 +45,8 @@ class Wire:
         inbox = f"{self._inbox}.{next(self._numbers)}"
         self._socket.sendall(publication(subject, inbox, body))
         said = self._receive_until(f"MSG {inbox} 1 0\r\n\r\n".encode())
+        if pings := said.count(PING):
+            self._socket.sendall(PONG * pings)
         refuse_error(said[-END_BYTES:])
         return said
 
@@ -72,7 +76,7 @@ class Wire:
                 refuse_error(payload)
                 ends += not payload
             if said.pings:
-                self._socket.sendall(b"PONG\r\n" * said.pings)
+                self._socket.sendall(PONG * said.pings)
                 said.pings = 0
         return took, last - begun
 
@@ -83,10 +87,10 @@ class Wire:
     def _receive_until(self, end: bytes) -> bytes:
         parts: list[bytes] = []
         tail = b""
-        while not tail.endswith(end):
+        while end not in tail:  # which a PING may follow
             data = self._receive()
             parts.append(data)
-            tail = (tail + data)[-len(end) :]
+            tail = tail[-len(end) :] + data
         return b"".join(parts)
 
     def _receive(self) -> bytes:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from aetherscale.bus.endpoint import Endpoint
 from benchmarks import growth, libvirt, loops, report, rows, svg
 from benchmarks.__main__ import parse
 from benchmarks.harness import (
@@ -24,7 +27,7 @@ from benchmarks.harness import (
     percentile,
     take,
 )
-from benchmarks.wire import Messages, refuse_error
+from benchmarks.wire import Messages, Wire, refuse_error
 
 
 class Scripted:
@@ -145,6 +148,28 @@ def test_messages_are_found_wherever_the_stream_is_cut(cut: int) -> None:
     found = said.take(stream[:cut]) + said.take(stream[cut:])
     assert found == [("a", b""), ("b", b"NATS/1.0\r\n\r\n{}\n"), ("c.d", b"\r\n\r\n")]
     assert said.pings == 1
+
+
+def test_a_ping_after_the_end_of_a_reply_is_answered_and_hides_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> bytes:
+            server, _ = listener.accept()
+            with server, server.makefile("rb") as said:
+                server.sendall(b"INFO {}\r\n")
+                greeting = [said.readline() for _ in range(3)]
+                inbox = greeting[1].split()[1].removesuffix(b".*") + b".1"
+                server.sendall(b"PONG\r\n")
+                asked = [said.readline() for _ in range(2)]
+                assert asked[0] == b"PUB a " + inbox + b" 2\r\n"
+                server.sendall(b"MSG " + inbox + b" 1 2\r\n{}\r\nMSG " + inbox + b" 1 0\r\n\r\nPING\r\n")
+                return said.readline()
+
+        answer = pool.submit(serve)
+        wire = Wire(Endpoint(f"nats://127.0.0.1:{listener.getsockname()[1]}", "", ""))
+        assert b"{}" in wire.ask("a", b"{}")
+        assert answer.result() == b"PONG\r\n"
+        wire.close()
 
 
 def test_what_failed_is_not_measured() -> None:
