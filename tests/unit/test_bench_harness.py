@@ -155,6 +155,7 @@ def test_a_ping_after_the_end_of_a_reply_is_answered_and_hides_nothing() -> None
 
         def serve() -> bytes:
             server, _ = listener.accept()
+            server.settimeout(10)
             with server, server.makefile("rb") as said:
                 server.sendall(b"INFO {}\r\n")
                 greeting = [said.readline() for _ in range(3)]
