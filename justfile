@@ -60,6 +60,10 @@ check: test
 bench *args:
     {{ bin }}/python -m benchmarks {{ args }}
 
+# Install libvirt from Debian's packages, so that it stands beside us in `just bench`; nothing of it runs otherwise.
+bench-peers:
+    apt-get install --yes --no-install-recommends libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt
+
 # How cost grows with VMs and events: the plots of docs/performance.md.
 bench-growth *args:
     {{ bin }}/python -m benchmarks.growth {{ args }}

@@ -42,7 +42,7 @@ Opening = Callable[[Context], AbstractAsyncContextManager[Mapping[str, Turn]]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a figure of ours should be: absolutely, or as a ratio to another contestant's figure of the same turn."""
+    """What a figure of ours should be: absolutely, or beside another contestant's figure of the same round."""
 
     figure: str
     bound: Bound
@@ -50,11 +50,16 @@ class Target:
     versus: str = ""
     versus_figure: str = ""
     """The other's figure; "" for the same one."""
+    more: bool = False
+    """Whether it is held by how much more ours is, not by how many times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Something to be measured. `rounds` are those that count; `note` says what a reader has to know."""
+    """Something to be measured. `rounds` are those that count; `note` says what a reader has to know.
+
+    `peers` may not be installed: the row is measured without them then, and says so.
+    """
 
     name: str
     title: str
@@ -62,6 +67,7 @@ class Row:
     targets: tuple[Target, ...] = ()
     rounds: int = 7
     note: str = ""
+    peers: tuple[str, ...] = ()
 
 
 class Spread(Struct, frozen=True):
@@ -93,7 +99,11 @@ class Verdict(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """All that one row has shown. `spin_ms` is what a fixed loop took between the turns: how quiet the machine was."""
+    """All that one row has shown.
+
+    `spin_ms` is what a fixed loop took between the turns: how quiet the machine was. `took_s` is all of it, with what
+    was set up; `loop` is the event loop that it ran on.
+    """
 
     row: str
     title: str
@@ -101,6 +111,8 @@ class Outcome(Struct, frozen=True):
     figures: list[Figure]
     verdicts: list[Verdict]
     spin_ms: Spread
+    took_s: float = 0.0
+    loop: str = "asyncio"
 
 
 @dataclass(slots=True)
@@ -144,25 +156,29 @@ def outcome(row: Row, taken: Taken) -> Outcome:
             medians = [statistics.median(measured[name][figure]) for measured in taken.rounds]
             pooled = [value for measured in taken.rounds for value in measured[name][figure]]
             figures.append(Figure(name, figure, statistics.median(medians), percentile(pooled, 99), medians))
-    verdicts = [judge(target, taken.rounds) for target in row.targets]
-    return Outcome(row.name, row.title, row.note, figures, verdicts, spread(taken.spins_ms))
+    here = {figure.contestant for figure in figures}
+    absent = [peer for peer in row.peers if peer not in here]
+    verdicts = [judge(target, taken.rounds) for target in row.targets if target.versus not in absent]
+    notes = [row.note, *(f"{peer} is not installed here: no figures of it." for peer in absent)]
+    return Outcome(row.name, row.title, " ".join(filter(None, notes)), figures, verdicts, spread(taken.spins_ms))
 
 
 def judge(target: Target, rounds: Sequence[Mapping[str, Samples]]) -> Verdict:
-    """A target held against the rounds: the median of the values, or of the ratios within each round."""
+    """A target held against the rounds: the median of the values, or of the ratios or differences in each round."""
     other = target.versus_figure or target.figure
     values = []
     for measured in rounds:
         value = statistics.median(measured[OURS][target.figure])
         if target.versus:
-            value /= statistics.median(measured[target.versus][other])
+            reference = statistics.median(measured[target.versus][other])
+            value = value - reference if target.more else value / reference
         values.append(value)
     found = spread(values)
     met = found.median <= target.limit if target.bound == "<=" else found.median >= target.limit
     sign = "≤" if target.bound == "<=" else "≥"
-    times = f" × {target.versus}" if target.versus else ""
+    beside = (f" more than {target.versus}" if target.more else f" × {target.versus}") if target.versus else ""
     of = f" {other}" if target.versus and other != target.figure else ""
-    return Verdict(target.figure, f"{sign} {target.limit:g}{times}{of}", found, met)
+    return Verdict(target.figure, f"{sign} {target.limit:g}{beside}{of}", found, met)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -26,6 +26,9 @@ NODE: Final = "bench1"
 TENANT: Final = "default"
 VM_EVENTS: Final = 50
 """Events of one VM in a long log: it is started and stopped again and again."""
+FIRST_RUN: Final = 6
+LATER_RUN: Final = 5
+"""Events of a VM up to its first stop, and from each start to the next stop."""
 AT_ONCE: Final = 64
 """Appends that wait together, and so are committed together."""
 
@@ -81,6 +84,33 @@ async def write_vms(log: EventLog, vms: int, vm_events: int) -> list[str]:
     for batch in batches(list(enumerate(ids)), AT_ONCE):
         await asyncio.gather(*(write(vm_id, number) for number, vm_id in batch))
     return ids
+
+
+class Lives:
+    """Always the same VMs, whose logs become longer by starts and stops; between two times all of them are stopped."""
+
+    def __init__(self, vms: int) -> None:
+        self._ids = [derive_id("bench", str(number)) for number in range(vms)]
+        self._lives = [life(vm_id, f"vm-{number}") for number, vm_id in enumerate(self._ids)]
+        self._written = 0
+
+    async def grow(self, log: EventLog, total: int) -> None:
+        """Append until there are about so many events in all."""
+        each = FIRST_RUN + (total // len(self._ids) - FIRST_RUN) // LATER_RUN * LATER_RUN
+        while self._written < each:
+            count = min(VM_EVENTS, each - self._written)
+            async with asyncio.TaskGroup() as group:
+                for number in range(len(self._ids)):
+                    group.create_task(self._write(log, number, count))
+            self._written += count
+
+    async def _write(self, log: EventLog, number: int, count: int) -> None:
+        vm_id, name = self._ids[number], f"vm-{number}"
+        own = tuple(itertools.islice(self._lives[number], count))
+        writes = [Write(stream_name(events.KIND, vm_id), self._written, own)]
+        if not self._written:
+            writes.append(Write(claim_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),)))
+        await log.append(writes, envelope())
 
 
 def batches(items: Sequence[tuple[int, str]], size: int) -> Iterator[Sequence[tuple[int, str]]]:

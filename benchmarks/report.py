@@ -26,7 +26,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for verdict in each.verdicts:
             measured = f"{number(verdict.measured.median)} ({around(verdict.measured)})"
             lines.append(f"| {verdict.what} {verdict.limit} | {measured} | {'met' if verdict.met else '**missed**'} |")
-        lines += ["", f"Spin loop: {number(each.spin_ms.median)} ms ({around(each.spin_ms)}).", ""]
+        spun = f"Spin loop: {number(each.spin_ms.median)} ms ({around(each.spin_ms)})."
+        lines += ["", f"{spun} {number(each.took_s)} s in all, on {each.loop}.", ""]
     return "\n".join(lines)
 
 

@@ -11,6 +11,8 @@ import sys
 import nats
 from nats.aio.msg import Msg
 
+from benchmarks import loops
+
 ITEMS = 1000
 
 
@@ -36,4 +38,4 @@ async def main(url: str, user: str, password: str, item_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    loops.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

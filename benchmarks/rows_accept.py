@@ -1,4 +1,4 @@
-"""Commands as the node takes them, in process: how soon one is on disk and its first reply is there."""
+"""Commands as a node takes them: how soon one is on disk and its first reply is there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from aetherscale.actors.component import Progress
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
@@ -20,11 +22,18 @@ from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.replies import is_final
 from aetherscale.kernel.wire import encode
 from aetherscale.node import Node, Ports, Registries
+from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
+from benchmarks.images import bare_image
 from benchmarks.logs import TENANT, open_log
 from benchmarks.rows_log import sync_turn
+from benchmarks.served import node, wire
+from benchmarks.wire import Wire
 
 CREATES: Final = 200
+ALONE: Final = 50
+TOGETHER: Final = 512
+IN_FLIGHT: Final = 128
 
 
 async def _store_image(effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
@@ -75,6 +84,38 @@ async def create_turn(node: Node, numbers: Iterator[int], clients: int) -> Sampl
     return {"ms": took, "creates/s": [len(took) / (time.perf_counter() - begun)]}
 
 
+@asynccontextmanager
+async def served_accepts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
+    """The same over NATS, from a node in a process of its own."""
+    directory = context.directory / "state"
+    numbers = itertools.count(1)
+    async with node(directory), libvirt.beside("accept", times=160, clients=8) as peers:
+        plain = wire(directory)
+        source = str(bare_image(context.directory))
+        image = msgspec.json.encode({"source": source, "name": "bare", "ready": "none"})
+        try:
+            await asyncio.to_thread(plain.ask, f"aether.v1.{TENANT}.cmd.images.import-image", image)
+            yield {
+                OURS: lambda: asyncio.to_thread(served_turn, plain, numbers),
+                "fdatasync": partial(sync_turn, context.directory / "sync"),
+                **peers,
+            }
+        finally:
+            plain.close()
+
+
+def served_turn(plain: Wire, numbers: Iterator[int]) -> Samples:
+    """Milliseconds to the first reply with one command at a time; first replies per second with many under way."""
+    subject = f"aether.v1.{TENANT}.cmd.compute.create-vm"
+
+    def creates(times: int) -> list[bytes]:
+        return [msgspec.json.encode({"image": "bare", "name": f"vm-{next(numbers)}"}) for _ in range(times)]
+
+    alone = [plain.ask_many(subject, [each], 1)[0][0] for each in creates(ALONE)]
+    _, took_s = plain.ask_many(subject, creates(TOGETHER), IN_FLIGHT)
+    return {"ms": alone, "accepts/s": [TOGETHER / took_s]}
+
+
 def _call(component: str, task: str, options: Mapping[str, str]) -> Call:
     identifier = new_id()
     return Call(
@@ -96,5 +137,14 @@ ACCEPT_ROWS: Final = (
         accepts,
         (Target("ms", "<=", 3),),
         note="In process, on a simulated host. creates/s counts whole creations, five events in four commits each.",
+    ),
+    Row(
+        "accept-nats",
+        "a command durably accepted, from its publication to its first reply over NATS",
+        served_accepts,
+        (Target("ms", "<=", 3), Target("accepts/s", ">=", 1000)),
+        note=f"`create-vm` on a simulated host: 1 at a time for ms, {IN_FLIGHT} under way for accepts/s, while the "
+        "node makes those VMs. libvirt defines domains, by 1 client and by 8: a file each, not synced.",
+        peers=("libvirt",),
     ),
 )

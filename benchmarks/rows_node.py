@@ -22,9 +22,11 @@ from aetherscale.bus.endpoint import read_endpoint
 from aetherscale.bus.nats import NatsBus
 from aetherscale.eventstore.log import EventLog
 from aetherscale.identifiers import now_us
+from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.logs import NODE, TENANT, open_log, write_vms
-from benchmarks.served import Wire, environment, memory_mib, node, published, start, stop, whole_process, wire
+from benchmarks.served import environment, memory_mib, node, published, start, stop, whole_process, wire
+from benchmarks.wire import Wire
 
 VMS: Final = 1000
 STOPPED: Final = 6
@@ -73,10 +75,11 @@ async def served(context: Context) -> AsyncIterator[tuple[Path, Wire, Client]]:
 @asynccontextmanager
 async def lists(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     """All VMs with all that they have, read by a client that only looks for the end."""
-    async with served(context) as (_, plain, _):
+    async with served(context) as (_, plain, _), libvirt.beside("list_all", known=VMS, times=3) as peers:
         yield {
             OURS: partial(ask_turn, plain, LIST, b"{}", 10),
             "nats-py": partial(ask_turn, plain, "bench.list", b"{}", 10),
+            **peers,
         }
 
 
@@ -180,8 +183,10 @@ NODE_ROWS: Final = (
         "list",
         "list 1,000 VMs over NATS, full records",
         lists,
-        (Target("ms", "<=", 3), Target("ms", "<=", 1, "nats-py")),
-        note="`nats-py` is a responder that sends 1,000 messages of the same size, made beforehand.",
+        (Target("ms", "<=", 3), Target("ms", "<=", 1, "nats-py"), Target("ms", "<=", 1, "libvirt")),
+        note="`nats-py` is a responder that sends 1,000 messages of the same size, made beforehand; libvirt's `ms` is "
+        "one call that tells the state of each (getAllDomainStats), `XML ms` all that it knows of each.",
+        peers=("libvirt",),
     ),
     Row(
         "read",

@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import os
 import signal
-import socket
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,15 +21,20 @@ from aetherscale.actors.compute.effects import Booted, BootVm, Ended, EndVm, Pro
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.images.header import write_overlay
 from aetherscale.bus.endpoint import read_endpoint
+from benchmarks import by_hand, libvirt
+from benchmarks.by_hand import MEMORY_MIB
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.images import bare_image
 from benchmarks.logs import TENANT
 from benchmarks.served import node, wire
+from benchmarks.wire import Wire
 
 BARE: Final = "2" * 16
-MEMORY_MIB: Final = 64
 TURNS: Final = 3
-RUNNING: Final = b'"running": true'
+ALONE: Final = 6
+CLIENTS: Final = 8
+EACH: Final = 2
+COMMANDS: Final = f"aether.v1.{TENANT}.cmd"
 
 
 @asynccontextmanager
@@ -43,10 +49,13 @@ async def boots(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     await driver.start(lambda observation: None)
     numbers = itertools.count(1)
     try:
-        yield {
-            OURS: lambda: driver_turn(driver, numbers),
-            "by hand": lambda: asyncio.to_thread(hand_turn, context.directory, image),
-        }
+        async with libvirt.beside("create", times=TURNS) as peers:
+            yield {
+                OURS: lambda: driver_turn(driver, numbers),
+                "by hand": lambda: asyncio.to_thread(by_hand.hand_turn, context.directory, image, TURNS),
+                "by qemu.qmp": lambda: by_hand.qmp_turn(context.directory, image, TURNS),
+                **peers,
+            }
     finally:
         await driver.close()
 
@@ -68,83 +77,104 @@ async def driver_turn(driver: QemuDriver, numbers: Any) -> Samples:
     return {"create ms": up, "kill ms": down}
 
 
-def hand_turn(directory: Path, image: Path) -> Samples:
-    """The same with no driver: QEMU connects to a socket that already listens, and is asked whether it runs."""
-    up, down = [], []
-    disk = f'{{"driver": "raw", "node-name": "d", "file": {{"driver": "file", "filename": "{image}"}}}}'
-    for _ in range(TURNS):
-        path = directory / "hand.sock"
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(path))
-            listener.listen()
-            begun = time.perf_counter()
-            pid = os.posix_spawnp(
-                "setpriv",
-                [
-                    *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-accel", "tcg"),
-                    *("-m", str(MEMORY_MIB), "-nodefaults", "-display", "none", "-qmp", f"unix:{path}"),
-                    *("-blockdev", disk, "-device", "virtio-blk-pci,drive=d"),
-                ],
-                os.environ,
-            )
-            monitor, _ = listener.accept()
-            with monitor, monitor.makefile("rwb") as lines:
-                lines.readline()
-                lines.write(b'{"execute": "qmp_capabilities"}{"execute": "query-status"}')
-                lines.flush()
-                while RUNNING not in (line := lines.readline()):
-                    assert line
-                up.append((time.perf_counter() - begun) * 1000)
-                begun = time.perf_counter()
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                down.append((time.perf_counter() - begun) * 1000)
-    return {"create ms": up, "kill ms": down}
+@asynccontextmanager
+async def bare_node(state: Path) -> AsyncIterator[Process]:
+    """A real node, on a state directory inside of one that is ours, that has an image to boot."""
+    wish = {"source": str(bare_image(state.parent)), "name": "bare", "ready": "none"}
+    async with node(state, simulated=False) as process:
+        plain = wire(state)
+        await asyncio.to_thread(plain.ask, f"{COMMANDS}.images.import-image", msgspec.json.encode(wish))
+        plain.close()
+        yield process
+
+
+def create(plain: Wire, restart: str = "on-failure") -> str:
+    """A VM that runs; its id."""
+    wish = {"image": "bare", "memory-mib": MEMORY_MIB, "restart": restart}
+    said = plain.ask(f"{COMMANDS}.compute.create-vm", msgspec.json.encode(wish))
+    return said.rpartition(b'"vm-id":"')[2][:16].decode()
+
+
+def delete(plain: Wire, vm_id: str) -> None:
+    """And away with it."""
+    plain.ask(f"{COMMANDS}.compute.delete-vm", msgspec.json.encode({"vm-id": vm_id, "kill": True}))
 
 
 @asynccontextmanager
 async def deaths(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
-    """SIGKILL for the QEMU of a VM of a real node, until a subscriber has the event."""
+    """The end of a VM of a real node, killed by us or by a stranger, until a subscriber has the event."""
     state = context.directory / "state"
-    image = bare_image(context.directory)
-    async with node(state, simulated=False):
+    async with bare_node(state), libvirt.beside("death", times=TURNS) as peers:
         plain = wire(state)
-        await asyncio.to_thread(
-            plain.ask,
-            f"aether.v1.{TENANT}.cmd.images.import-image",
-            msgspec.json.encode({"source": str(image), "name": "bare", "ready": "none"}),
-        )
         endpoint = read_endpoint(state)
         client = await nats.connect(endpoint.url, user=endpoint.user or None, password=endpoint.password or None)
-        subscription = await client.subscribe("aether.v1.*.evt.>")
+        subscription = await client.subscribe(f"aether.v1.{TENANT}.evt.*.vm.*.vm-exited")
         await client.flush()
 
         async def turn() -> Samples:
-            took = []
+            by_stranger, by_us = [], []
             for _ in range(TURNS):
-                wish = {"image": "bare", "memory-mib": MEMORY_MIB, "restart": "never"}
-                said = await asyncio.to_thread(
-                    plain.ask, f"aether.v1.{TENANT}.cmd.compute.create-vm", msgspec.json.encode(wish)
-                )
-                if b'"type":"result"' not in said:
-                    raise RuntimeError(said.decode(errors="replace"))
-                vm_id = said.rpartition(b'"vm-id":"')[2][:16].decode()
+                vm_id = await asyncio.to_thread(create, plain, "never")
                 pid = pid_of(state / "vms" / vm_id)
                 begun = time.perf_counter()
                 os.kill(pid, signal.SIGKILL)
-                while b"crash" not in (await subscription.next_msg(20)).data:
-                    pass
-                took.append((time.perf_counter() - begun) * 1000)
-                body = msgspec.json.encode({"vm-id": vm_id, "kill": True})
-                await asyncio.to_thread(plain.ask, f"aether.v1.{TENANT}.cmd.compute.delete-vm", body)
-            return {"ms": took}
+                await subscription.next_msg(20)
+                by_stranger.append((time.perf_counter() - begun) * 1000)
+                await asyncio.to_thread(delete, plain, vm_id)
+                vm_id = await asyncio.to_thread(create, plain, "never")
+                begun = time.perf_counter()
+                wish = msgspec.json.encode({"vm-id": vm_id, "kill": True})
+                await client.publish(f"{COMMANDS}.compute.stop-vm", wish)
+                await subscription.next_msg(20)
+                by_us.append((time.perf_counter() - begun) * 1000)
+                await asyncio.to_thread(delete, plain, vm_id)
+            return {"ms": by_stranger, "kill ms": by_us}
 
         try:
-            yield {OURS: turn}
+            yield {OURS: turn, **peers}
         finally:
             plain.close()
             await client.close()
+
+
+@asynccontextmanager
+async def creates(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
+    """VMs per second that clients of a real node create, each of whom waits for one after the other."""
+    image = bare_image(context.directory)
+    much = (ALONE, CLIENTS, EACH)
+    state = context.directory / "state"
+    async with (
+        bare_node(state),
+        libvirt.beside("creates", alone=ALONE, clients=CLIENTS, each=EACH) as peers,
+    ):
+        yield {
+            OURS: lambda: asyncio.to_thread(creates_turn, state),
+            "by hand": partial(asyncio.to_thread, by_hand.creates_turn, context.directory, image, much, paused=False),
+            "paused": partial(asyncio.to_thread, by_hand.creates_turn, context.directory, image, much, paused=True),
+            **peers,
+        }
+
+
+def creates_turn(state: Path) -> Samples:
+    """For 1 client and for several; the VMs are deleted outside of what is measured."""
+    plain = [wire(state) for _ in range(CLIENTS)]
+    made: list[tuple[Wire, str]] = []
+
+    def work(number: int, times: int) -> None:
+        for _ in range(times):
+            made.append((plain[number], create(plain[number])))
+
+    def rate(clients: int, each: int) -> float:
+        found = by_hand.together(clients, clients * each, lambda number: work(number, each))
+        while made:
+            delete(*made.pop())
+        return found
+
+    try:
+        return {"1 client creates/s": [rate(1, ALONE)], f"{CLIENTS} clients creates/s": [rate(CLIENTS, EACH)]}
+    finally:
+        for each in plain:
+            each.close()
 
 
 def pid_of(directory: Path) -> int:
@@ -164,8 +194,42 @@ QEMU_ROWS: Final = (
         "create",
         "a VM from nothing to running (TCG), and its end",
         boots,
-        (Target("create ms", "<=", 1.4, "by hand"), Target("kill ms", "<=", 10)),
-        note="Ours makes the overlay too, drops privileges, and reads back what names the process.",
+        (
+            Target("create ms", "<=", 1.4, "by hand"),
+            Target("create ms", "<=", 15, "by hand", more=True),
+            Target("create ms", "<=", 1.4, "by qemu.qmp"),
+            Target("create ms", "<=", 1, "libvirt"),
+            Target("kill ms", "<=", 10),
+            Target("kill ms", "<=", 1, "libvirt"),
+        ),
+        rounds=5,
+        note="The driver alone. It makes the overlay too, drops privileges, and reads back what names the process; by "
+        "hand and by libvirt the guest gets the image itself, to read. libvirt's processes are reaped for it.",
+        peers=("libvirt",),
     ),
-    Row("death", "SIGKILL for QEMU until a NATS subscriber has the event", deaths, (Target("ms", "<=", 8),), rounds=5),
+    Row(
+        "creates",
+        f"VMs created one after the other over NATS by 1 client and by {CLIENTS}, until each runs (TCG)",
+        creates,
+        (
+            Target("1 client creates/s", ">=", 0.8, "by hand"),
+            Target(f"{CLIENTS} clients creates/s", ">=", 0.8, "by hand"),
+            Target("1 client creates/s", ">=", 0.8, "paused"),
+            Target(f"{CLIENTS} clients creates/s", ">=", 0.8, "paused"),
+            Target("1 client creates/s", ">=", 1, "libvirt"),
+            Target(f"{CLIENTS} clients creates/s", ">=", 1, "libvirt"),
+        ),
+        rounds=3,
+        note="No VM can be created paused, so ours run; their boot sector halts the processor, after the firmware. "
+        "`by hand` runs as well, `paused` does not.",
+        peers=("libvirt",),
+    ),
+    Row(
+        "death",
+        "SIGKILL for QEMU, and the command to kill it, until a NATS subscriber has the event",
+        deaths,
+        (Target("ms", "<=", 8), Target("ms", "<=", 1, "libvirt"), Target("kill ms", "<=", 10)),
+        rounds=5,
+        peers=("libvirt",),
+    ),
 )

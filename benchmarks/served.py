@@ -1,28 +1,25 @@
-"""A real node as a child process, and the plainest client of its NATS server that there can be."""
+"""A real node as a child process."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-import socket
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 import nats
 import nats.js.errors
 
-from aetherscale.bus.endpoint import Endpoint, read_endpoint
+from aetherscale.bus.endpoint import read_endpoint
 from aetherscale.kernel import subjects
+from benchmarks import loops
 from benchmarks.logs import NODE, TENANT
-
-READ_BYTES: Final = 1024 * 1024
+from benchmarks.wire import Wire
 
 
 def environment(directory: Path, *, simulated: bool = True) -> dict[str, str]:
@@ -41,7 +38,7 @@ async def start(directory: Path, *, simulated: bool = True) -> tuple[Process, fl
     """Start a node and wait until it is ready: the process, and the milliseconds that it took."""
     begun = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "aetherscale", "serve"),
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, *loops.program(), "serve"),
         stdout=PIPE,
         stderr=DEVNULL,
         env=environment(directory, simulated=simulated),
@@ -73,43 +70,6 @@ def memory_mib(pid: int) -> float:
     """Resident memory of a process alone, without its children; see proc(5), VmRSS."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
-
-
-class Wire:
-    """A blocking client that looks at nothing but the end of a reply, so that it is the node that is measured."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        host, _, port = endpoint.url.rpartition("//")[2].rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._numbers = itertools.count(1)
-        self._receive_until(b"\r\n")
-        options = {"verbose": False, "headers": True, "no_responders": True, "lang": "bench", "version": "1"}
-        if endpoint.user:
-            options |= {"user": endpoint.user, "pass": endpoint.password}
-        self._socket.sendall(b"CONNECT " + msgspec.json.encode(options) + b"\r\nSUB _INBOX.bench.* 1\r\nPING\r\n")
-        self._receive_until(b"PONG\r\n")
-
-    def ask(self, subject: str, body: bytes) -> bytes:
-        """Everything that comes in reply, up to the empty message that ends it."""
-        inbox = f"_INBOX.bench.{next(self._numbers)}"
-        self._socket.sendall(f"PUB {subject} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
-        return self._receive_until(f"MSG {inbox} 1 0\r\n\r\n".encode())
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def _receive_until(self, end: bytes) -> bytes:
-        parts: list[bytes] = []
-        tail = b""
-        while not tail.endswith(end):
-            data = self._socket.recv(READ_BYTES)
-            if not data:
-                raise ConnectionError("the server hung up")
-            parts.append(data)
-            tail = (tail + data)[-len(end) :]
-        return b"".join(parts)
 
 
 def wire(directory: Path) -> Wire:

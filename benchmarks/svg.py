@@ -51,6 +51,11 @@ def plot(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """How steep a line is where both axes are logarithmic: the power with which y grows with x."""
+    return math.log(other[1] / one[1]) / math.log(other[0] / one[0])
+
+
 def _decades(values: Sequence[float]) -> tuple[int, int]:
     """The powers of ten around the values; two different ones."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))

@@ -122,6 +122,35 @@ batches = st.lists(
 )
 
 
+async def test_what_took_long_to_fold_is_saved_by_the_start_itself() -> None:
+    log, views = await opened(), MemoryViews()
+    await write(log, some(5))
+    state, _ = await load(ACCOUNTS, log, views, every=5)
+    assert not await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+
+    await load(ACCOUNTS, log, views, every=4)
+    kept = await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+    assert [(each.position, ACCOUNTS.decode(each.state)) for each in kept] == [(5, state)]
+
+    await write(log, some(4))
+    await load(ACCOUNTS, log, views, every=4)
+    kept = await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+    assert [each.position for each in kept] == [5], "only what came after the snapshot was folded"
+    await log.close()
+
+
+async def test_a_start_goes_on_where_its_snapshot_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(MemoryViews):
+        async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
+            raise StorageFull("no room")
+
+    log = await opened()
+    await write(log, some(5))
+    assert (await load(ACCOUNTS, log, Full(), every=4))[1] == 5
+    assert "no snapshot at event 5" in caplog.text
+    await log.close()
+
+
 @given(batches, st.integers(1, 7))
 def test_snapshot_and_tail_are_the_full_replay(written: list[tuple[str, list[Event]]], every: int) -> None:
     async def play() -> None:

@@ -133,12 +133,16 @@ async def replay(
     return state, max(position, end)
 
 
-async def load(projection: Projection[S], event_log: LogReader, views: Views) -> tuple[S, int]:
+async def load(
+    projection: Projection[S], event_log: LogReader, views: Views, *, every: int = SNAPSHOT_EVENTS
+) -> tuple[S, int]:
     """The state as of the end of the log, from the newest good snapshot on; with the position that was reached.
 
-    Raises what `replay` raises.
+    Where that took more events than the `every` that come between two snapshots it is saved: else each start would fold
+    them again until a node has lived to write so many of its own. Raises what `replay` raises.
     """
     head = await event_log.head()
+    since: tuple[S, int] | None = None
     for snapshot in await views.snapshots(projection.name, projection.fingerprint, event_log.epoch):
         if snapshot.position > head:
             continue
@@ -148,8 +152,21 @@ async def load(projection: Projection[S], event_log: LogReader, views: Views) ->
         except msgspec.MsgspecError as bad:
             log.warning("%s: the snapshot at event %d is passed over: %s", projection.name, snapshot.position, bad)
             continue
-        return await replay(projection, event_log, head, after=(state, snapshot.position))
-    return await replay(projection, event_log, head)
+        since = (state, snapshot.position)
+        break
+    begun = since[1] if since else 0
+    state, position = await replay(projection, event_log, head, after=since)
+    if position - begun > every:
+        await _save(views, projection, event_log.epoch, Snapshot(position, projection.encode(state)))
+    return state, position
+
+
+async def _save(views: Views, projection: Projection[Any], epoch: str, snapshot: Snapshot) -> None:
+    """Save a snapshot. One that cannot be saved is told: there will be others."""
+    try:
+        await views.save(projection.name, projection.fingerprint, epoch, snapshot)
+    except StoreError as failure:
+        log.warning("%s: no snapshot at event %d: %s", projection.name, snapshot.position, failure)
 
 
 @contextmanager
@@ -204,10 +221,7 @@ class Snapshots:
         states = [(projection, projection.encode(state())) for projection, state in self._watched]
         self._saved = position
         for projection, state in states:
-            try:
-                await self._views.save(projection.name, projection.fingerprint, self._epoch, Snapshot(position, state))
-            except StoreError as failure:
-                log.warning("%s: no snapshot at event %d: %s", projection.name, position, failure)
+            await _save(self._views, projection, self._epoch, Snapshot(position, state))
 
 
 class MemoryViews:
