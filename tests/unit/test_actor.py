@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.compute import effects
+from aetherscale.actors.compute.component import BOOTS_AT_ONCE
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.store import Append, InDoubt
-from tests.support.memory_node import MemoryNode
+from tests.support.memory_node import PATIENCE_S, MemoryNode
 
 WEB = {"image": "tiny", "name": "web"}
 
@@ -230,6 +231,37 @@ class TestTheHost:
         assert (await node.final("compute", "start-vm", {"vm-id": "web"}))["vm"].phase == "ready"
         assert (await node.final("compute", "vm-info", {"vm-id": "db"}))["vm"].phase == "stopped"
         assert (await node.types()).count("VmStartRequested") == 0
+
+    async def test_after_a_reboot_vms_come_back_in_order_and_a_few_at_a_time(self, node: MemoryNode) -> None:
+        names = [f"vm-{number}" for number in range(3 * BOOTS_AT_ONCE)]
+        made = [(await node.final("compute", "create-vm", {**WEB, "name": name}))["vm-id"] for name in names]
+        await node.close()
+        node.host.reboot()
+        begun: list[str] = []
+        under_way = most = 0
+        enough, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(effect: effects.ComputeEffect) -> None:
+            nonlocal under_way, most
+            begun.append(effect.vm_id)
+            under_way += 1
+            most = max(most, under_way)
+            if under_way == BOOTS_AT_ONCE:
+                enough.set()
+            await go_on.wait()
+            under_way -= 1
+
+        node.host.interfere = slow
+        await node.start()
+        async with asyncio.timeout(PATIENCE_S):
+            await enough.wait()
+        await asyncio.sleep(0)
+        assert begun == made[:BOOTS_AT_ONCE]
+        go_on.set()
+        for vm_id in made:
+            assert (await node.final("compute", "start-vm", {"vm-id": vm_id}))["vm"].phase == "ready"
+        assert begun == made
+        assert most == BOOTS_AT_ONCE
 
     async def test_what_died_unseen_is_noticed_by_the_next_look_and_only_once(self, node: MemoryNode) -> None:
         vm_id = (await node.final("compute", "create-vm", {**WEB, "restart": "never"}))["vm-id"]

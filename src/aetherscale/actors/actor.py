@@ -94,7 +94,9 @@ class Actor(Generic[S, M]):
         self._tasks = Tasks(component.name)
         self._lanes = Lanes(self._tasks)
         self._stories: Stories[S] = Stories()
-        self._owed = OwedWork(self._pending, self._perform, component.failed, self._outcome, clock, self._tasks)
+        self._owed = OwedWork(
+            self._pending, self._perform, component.failed, self._outcome, clock, self._tasks, component.gate
+        )
 
     def resume(self) -> None:
         """Take up what is owed according to the log; called once, when the host's findings have been told."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -84,6 +85,8 @@ class Component(Generic[S, M]):
     """Make an effect true; the answer is a message for the decider."""
     failed: Callable[[Any, str], M]
     """The message that says that an effect failed for a reason of the actor's: a time limit, a fault in the driver."""
+    gate: Callable[[Any], AbstractAsyncContextManager[Any]] = lambda effect: nullcontext()
+    """What an effect has to get through before it begins, and holds until it ends; its deadline does not run before."""
     commands: Mapping[str, CommandTask[M]] = field(default_factory=dict)
     queries: Mapping[str, QueryTask] = field(default_factory=dict)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 from aetherscale.actors.component import Owed
@@ -23,6 +24,10 @@ Perform = Callable[[str, Any], Awaitable[M]]
 Failed = Callable[[Any, str], M]
 Answer = Callable[[str, Any, M], "asyncio.Future[Any]"]
 """Hand in what the host answered to an entity's effect; the future is done when it has been decided on."""
+
+
+Gate = Callable[[Any], AbstractAsyncContextManager[Any]]
+"""What an effect has to get through before it begins."""
 
 
 class Clock(Protocol):
@@ -44,6 +49,7 @@ class OwedWork:
         answer: Answer[Any],
         clock: Clock,
         tasks: Tasks,
+        gate: Gate = lambda effect: nullcontext(),
     ) -> None:
         self._pending = pending
         self._perform = perform
@@ -51,6 +57,7 @@ class OwedWork:
         self._answer = answer
         self._clock = clock
         self._tasks = tasks
+        self._gate = gate
         self._running: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._closed = False
 
@@ -77,15 +84,19 @@ class OwedWork:
         wait_s = (effect.not_before_us - self._clock()) / 1e6
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+        async with self._gate(effect):
+            outcome = await self._outcome(entity_id, effect)
+        await asyncio.shield(self._answer(entity_id, effect, outcome))
+
+    async def _outcome(self, entity_id: str, effect: Owed) -> Any:
         try:
             async with asyncio.timeout(effect.deadline_s):
-                outcome = await self._perform(entity_id, effect)
+                return await self._perform(entity_id, effect)
         except TimeoutError:
-            outcome = self._failed(effect, f"timed out after {effect.deadline_s:g} s")
+            return self._failed(effect, f"timed out after {effect.deadline_s:g} s")
         except Exception as fault:
             log.exception("%s: the driver failed at %s", entity_id, effect.key)
-            outcome = self._failed(effect, f"internal error: {type(fault).__name__}: {fault}")
-        await asyncio.shield(self._answer(entity_id, effect, outcome))
+            return self._failed(effect, f"internal error: {type(fault).__name__}: {fault}")
 
     def _ended(self, entity_id: str, key: str, task: asyncio.Task[None]) -> None:
         del self._running[entity_id]

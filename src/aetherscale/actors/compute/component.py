@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -41,6 +43,8 @@ log = logging.getLogger(__name__)
 NAME: Final = "compute"
 EXEC_OUTPUT_BYTES: Final = 400 * 1024
 """What is told of each of the two outputs of a program in a guest, as JSON: both together fit into one message."""
+BOOTS_AT_ONCE: Final = max(4, os.cpu_count() or 1)
+"""QEMUs that are being started at the same time; after a reboot of the host, in the order of their creation."""
 ADOPT_AT_ONCE: Final = 32
 """VMs that are looked for at the same time after a restart of the node."""
 
@@ -70,6 +74,7 @@ class Compute:
         self._find_image = find_image
         self._consoles = Consoles(driver)
         self._strangers: set[str] = set()
+        self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
         self._items: dict[str, Kept] = {}
         """What a list says of each VM, as of its view's `revision`: most lists show what did not change."""
 
@@ -85,6 +90,7 @@ class Compute:
             result=self._result,
             perform=self._perform,
             failed=_failed,
+            gate=lambda effect: self._boots if isinstance(effect, effects.BootVm) else nullcontext(),
             commands={
                 "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create),
                 "start-vm": CommandTask(
