@@ -53,6 +53,10 @@ test *args: lint types
 sim *args:
     {{ bin }}/python -m tests.simulation {{ args }}
 
+# SIGKILL of the real node at every call of a port, with real QEMU.
+kills:
+    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py
+
 # Exactly what CI runs.
 check: test
 

@@ -55,7 +55,7 @@ class Ready(Struct, frozen=True):
     head: int
 
 
-async def run_node(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
+async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST) -> None:
     """Run a node until SIGTERM or SIGINT. Guests run on.
 
     Raises `StoreError` where the log cannot be opened or can no longer be trusted, `EmbeddedServerError` where the
@@ -65,7 +65,7 @@ async def run_node(settings: Settings, on_ready: Callable[[Ready], None]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings) as (node, ready):
+    async with running(settings, platform) as (node, ready):
         on_ready(ready)
         notify("READY=1")
         node.broken.add_done_callback(lambda _: stop.set())

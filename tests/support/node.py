@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ class RunningNode:
         self.name = name
         self._cache_dir = cache_dir
         self._arguments = arguments
+        self.program: tuple[str, ...] = ("-m", "aetherscale", "serve")
         self._process: Process | None = None
         self._client: Client | None = None
         self.output: list[str] = []
@@ -58,7 +60,7 @@ class RunningNode:
     async def start(self) -> None:
         """Start it and wait until it says that it is ready."""
         self._process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "aetherscale", "serve", *self._arguments),
+            *("setpriv", "--pdeathsig", "KILL", sys.executable, *self.program, *self._arguments),
             stdout=PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=self.environment,
@@ -70,6 +72,11 @@ class RunningNode:
         await asyncio.wait({waiting, self._reading}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         assert ready.is_set(), "the node did not become ready:\n" + "\n".join(self.output)
+
+    async def ended(self) -> None:
+        """Wait until it has ended, by whatever."""
+        assert self._process is not None
+        await self._process.wait()
 
     async def client(self) -> Client:
         """A NATS client with an operator's rights."""
@@ -180,7 +187,8 @@ class RunningNode:
         if self._client is not None:
             await self._client.close()
             self._client = None
-        process.send_signal(how)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+            process.send_signal(how)
         status = await asyncio.wait_for(process.wait(), PATIENCE_S)
         if self._reading is not None:
             await self._reading

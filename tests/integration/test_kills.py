@@ -1,0 +1,147 @@
+"""SIGKILL of the real node at every call of a port, with real QEMU, and an account of what was acknowledged.
+
+The ordinary run tries some of the calls; `just kills` tries all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aetherscale.eventstore.integrity import verify
+from aetherscale.eventstore.sqlite import open_reader
+from tests.integration.conftest import MakeNode
+from tests.support.event_logs import read_all
+from tests.support.node import Chunk, NobodyListens, RunningNode, guests
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+EVERY = int(os.environ.get("AETHERSCALE_KILLS_EVERY", "6"))
+"""Which calls are tried: each so-manieth."""
+
+STEPS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
+    ("create", "compute.create-vm", {"name": "web", "image": "bare", "memory-mib": 64, "restart": "never"}, 1),
+    ("stop", "compute.stop-vm", {"vm-id": "web", "kill": True}, 0),
+    ("start", "compute.start-vm", {"vm-id": "web"}, 1),
+    ("again", "compute.start-vm", {"vm-id": "web"}, 1),
+    ("delete", "compute.delete-vm", {"vm-id": "web", "kill": True}, 0),
+)
+"""Key, task, options, and how many guests there are afterwards."""
+
+
+class Account:
+    """What callers were told."""
+
+    def __init__(self) -> None:
+        self.acknowledged: set[str] = set()
+        self.answers: dict[str, Chunk] = {}
+
+
+async def until_answered(node: RunningNode, account: Account, key: str, task: str, options: dict[str, Any]) -> bool:
+    """Ask, and where the node dies on the way start it again and ask the same; whether it died."""
+    died = False
+    while key not in account.answers:
+        asking = asyncio.ensure_future(asked(node, account, key, task, options))
+        ended = asyncio.ensure_future(node.ended())
+        await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done():
+            died = True
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            node.program = ("-m", "aetherscale", "serve")
+            await node.kill()
+            await node.start()
+        else:
+            asking.result()
+        ended.cancel()
+    return died
+
+
+async def asked(node: RunningNode, account: Account, key: str, task: str, options: dict[str, Any]) -> None:
+    while True:
+        try:
+            async for chunk in node.stream(f"aether.v1.default.cmd.{task}", options, Nats_Msg_Id=key):
+                if chunk["type"] == "status":
+                    account.acknowledged.add(key)
+                else:
+                    account.answers[key] = chunk
+            return
+        except NobodyListens:
+            await asyncio.sleep(0)
+
+
+async def played(node: RunningNode, image: Path) -> tuple[Account, bool]:
+    """The life of a VM, from its image to its end; what was told, and whether the node died on the way."""
+    account = Account()
+    died = await until_answered(
+        node, account, "image", "images.import-image", {"source": str(image), "name": "bare", "ready": "none"}
+    )
+    before: set[int] = set()
+    for key, task, options, count in STEPS:
+        died |= await until_answered(node, account, key, task, options)
+        answer = account.answers[key]
+        assert answer["type"] == "result", answer
+        found = set(guests(node.state_dir))
+        assert len(found) == count, f"after {key}: {found}"
+        if key == "again":
+            assert found == before, "the guest was not harmed"
+        before = found
+    return account, died
+
+
+async def settled(node: RunningNode, account: Account) -> None:
+    """Every answer is the same again, the log has each command once, and nothing is left on the host."""
+    for key, task, options, _ in STEPS:
+        again = await node.request(f"aether.v1.default.cmd.{task}", options, Nats_Msg_Id=key)
+        assert again[-1] == account.answers[key], key
+    assert await node.stop() == 0
+    assert guests(node.state_dir) == {}
+    assert list((node.state_dir / "vms").iterdir()) == []
+    assert len(list((node.state_dir / "images").glob("*.raw"))) == 1
+    path = node.state_dir / "events.db"
+    assert verify(path).problems == ()
+    reader = await open_reader(path)
+    try:
+        events = await read_all(reader)
+        assert [each.seq for each in events] == list(range(1, len(events) + 1))
+        for key in {*account.acknowledged, *account.answers}:
+            accepted = await reader.accepted("default", key)
+            assert accepted is not None, f"{key} was acknowledged and is lost"
+            own = [each.seq for each in events if each.command_id == key]
+            assert own == list(range(accepted.first_seq, accepted.last_seq + 1)), key
+    finally:
+        await reader.close()
+    assert [each.type for each in events].count("VmRequested") == 1
+    assert [each.type for each in events].count("VmDeleted") == 1
+
+
+async def test_a_node_that_is_killed_at_any_call_of_a_port_loses_nothing_and_leaves_nothing(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    image = tmp_path / "bare.img"
+    image.write_bytes(bytes(510) + b"\x55\xaa" + bytes((1 << 20) - 512))
+    calls = tmp_path / "calls"
+
+    whole = make_node(directory="whole")
+    whole.program = ("-m", "tests.support.mortal_node", "0", str(calls))
+    await whole.start()
+    account, died = await played(whole, image)
+    assert not died
+    names = calls.read_text().splitlines()
+    await settled(whole, account)
+    assert {"before spawn", "after commit", "before BootVm", "after RemoveVm", "after reply"} <= set(names)
+
+    tried = deaths = 0
+    for number in range(1, len(names) + 1, EVERY):
+        node = make_node(directory=f"killed-{number}")
+        node.program = ("-m", "tests.support.mortal_node", str(number), str(tmp_path / f"calls-{number}"))
+        await node.start()
+        account, died = await played(node, image)
+        await settled(node, account)
+        tried, deaths = tried + 1, deaths + died
+    print(f"{len(names)} calls of ports, {tried} tried, {deaths} deaths: nothing lost, nothing left")
+    assert deaths >= tried - 3, "some replies are fewer where two chunks go out as one"
