@@ -39,6 +39,7 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "power-button": ("etc/acpi/PWRF/00000080",),
     "virtio-port": ("usr/sbin/virtio-port",),
     "ready-channel": ("usr/sbin/ready-channel",),
+    "button-heard": ("usr/sbin/button-heard",),
     "guest-agent": ("usr/sbin/guest-agent",),
     "data-disk": ("usr/sbin/data-disk",),
     "udhcpc.script": ("usr/share/udhcpc.script",),
