@@ -137,7 +137,8 @@ def _raw(terminal: bool) -> Iterator[None]:
     handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         if before is not None:
-            tty.setraw(STDIN)
+            # What was typed since the line that says how to leave is kept.
+            tty.setraw(STDIN, termios.TCSADRAIN)
         yield
     finally:
         if before is not None:
