@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from aetherscale.bus.bus import BusUnavailable
-from aetherscale.bus.jetstream import Pipeline, StreamError
+from aetherscale.bus.jetstream import DUPLICATE_WINDOW_NS, Pipeline, StreamError
 from aetherscale.eventstore.memory import MemoryLog
 from tests.support.eventually import logged
 from tests.support.nats_server import NatsServer
@@ -208,6 +208,22 @@ async def test_the_oldest_events_leave_a_stream_that_has_no_more_room(world: Wor
     await world.append(10)
     await world.stored(publisher, 12_010)
     assert await publisher.scrub() == ""
+    assert world.alarms == []
+
+
+async def test_a_stream_of_an_older_version_gets_the_settings_of_this_one(world: World) -> None:
+    await world.start()
+    await world.append(1)
+    await world.until_equal()
+    await world.stop()
+    config = (await world.ask(f"STREAM.INFO.{NAME}"))["config"]
+    await world.ask(f"STREAM.UPDATE.{NAME}", **{**config, "duplicate_window": 120 * 10**9})
+    await world.start(max_bytes=config["max_bytes"] // 2)
+    await world.append(1)
+    await world.until_equal()
+    now = (await world.ask(f"STREAM.INFO.{NAME}"))["config"]
+    assert now == {**config, "max_bytes": config["max_bytes"] // 2}
+    assert now["duplicate_window"] == DUPLICATE_WINDOW_NS
     assert world.alarms == []
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from multiprocessing import Pool
+from typing import Final, NoReturn
 
 from tests.simulation.simulation import Failed, Ran, simulate
 
-SEEDS_OF_A_PROCESS = 10
+SEEDS_OF_A_PROCESS: Final = 10
+PATIENCE_S: Final = 300
+"""Seconds of real time for one seed, a hundred times what one takes: a turn of the loop that has no end is told so."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,11 +52,25 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
+class Overdue(KeyboardInterrupt):
+    """A run has no end; of the exceptions that an event loop does not keep to itself."""
+
+
 def _simulate(which: tuple[int, int]) -> Ran | str:
+    signal.signal(signal.SIGALRM, _overdue)
+    signal.alarm(PATIENCE_S)
     try:
         return simulate(*which)
     except Failed as failed:
         return str(failed)
+    except Overdue:
+        return f"seed {which[0]}: no end after {PATIENCE_S} s\n{traceback.format_exc()}"
+    finally:
+        signal.alarm(0)
+
+
+def _overdue(number: int, frame: object) -> NoReturn:
+    raise Overdue
 
 
 if __name__ == "__main__":

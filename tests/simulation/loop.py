@@ -20,6 +20,8 @@ PROCESS: ContextVar[int] = ContextVar("process", default=0)
 
 MOST_STEPS_AT_ONCE: Final = 20_000
 """Turns of the loop without a moment passing: more is a busy loop."""
+MOST_STEPS: Final = 400_000
+"""Turns of the loop in one run, twenty times as many as any run has taken: more is a run that goes nowhere."""
 
 
 class Stuck(Exception):
@@ -36,6 +38,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now_s = 0.0
         self._at_once = 0
         self.steps = 0
+        self.most_steps = MOST_STEPS
         self.tasks: dict[int, set[asyncio.Task[Any]]] = {}
         """The unfinished tasks of each process that lives, and of the world."""
         self._dead: set[int] = set()
@@ -51,6 +54,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if timeout is None:
             raise Stuck("nothing can happen any more")
         self.steps += 1
+        if self.steps > self.most_steps:
+            raise Stuck(f"after {self.steps} turns of the loop, at {self._now_s:.0f} s, there is no end")
         if timeout > 0:
             self._now_s += timeout
             self._at_once = 0
@@ -87,6 +92,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for task in tasks:
             task.cancel()
         self._at_once = 0
+        self.most_steps = self.steps + MOST_STEPS
         self.call_soon(self.stop)
         self.run_forever()
 

@@ -174,7 +174,7 @@ class Publisher:
     async def _prepare(self, decided: Create | Continue | Rebuild | SetAside) -> tuple[int, int]:
         """Make the stream such that it can be published to; after which event, and up to which it is a repetition."""
         if isinstance(decided, Continue):
-            await self._stream.resize()
+            await self._stream.adjust()
             return decided.after, 0
         first_seq = 1
         if isinstance(decided, SetAside):

@@ -31,6 +31,8 @@ ACK_TIMEOUT_S: Final = 5.0
 """Nothing stored for so long while something is under way: somebody else heard it, or nobody."""
 COPY_TIMEOUT_S: Final = 120.0
 COPY_POLL_S: Final = 0.02
+DUPLICATE_WINDOW_NS: Final = 10**9
+"""Expected positions tell what is there twice; a server reads the whole of this window anew when it starts."""
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 EXPECTED_LAST: Final = "Nats-Expected-Last-Sequence"
@@ -103,20 +105,23 @@ class Stream:
             "retention": "limits",
             "storage": "file",
             "discard": "old",
-            "max_bytes": self.max_bytes,
             "num_replicas": self._replicas,
-            "duplicate_window": 120 * 10**9,
             "allow_direct": True,
             "deny_delete": True,
             "first_seq": first_seq,
+            **self._adjustable,
         }
         await self._ask(f"STREAM.CREATE.{self.name}", config)
 
-    async def resize(self) -> None:
-        """Have a stream that is there take as much as it may now, no more and no less."""
+    async def adjust(self) -> None:
+        """Give a stream that is there the settings that it would be made with now, where they can be changed."""
         info = await self._info(self.name)
-        if info is not None and info["config"].get("max_bytes") != self.max_bytes:
-            await self._ask(f"STREAM.UPDATE.{self.name}", {**info["config"], "max_bytes": self.max_bytes})
+        if info is not None and not self._adjustable.items() <= info["config"].items():
+            await self._ask(f"STREAM.UPDATE.{self.name}", {**info["config"], **self._adjustable})
+
+    @property
+    def _adjustable(self) -> Mapping[str, int]:
+        return {"max_bytes": self.max_bytes, "duplicate_window": DUPLICATE_WINDOW_NS}
 
     async def delete(self) -> None:
         """Remove it, if it is there."""

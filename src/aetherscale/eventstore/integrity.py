@@ -23,8 +23,8 @@ from aetherscale.eventstore.store import Damaged, NotALog, StoredEvent, StoredTy
 
 T = TypeVar("T")
 
-PROVED_BYTES: Final = 32 * 1024**2
-"""A log up to this size is proved from its first event on before it is used: that takes about a second. Of a larger one
+PROVED_BYTES: Final = 4 * 1024**2
+"""A log up to this size is proved from its first event on before it is used, in a tenth of a second. Of a larger one
 what is used is compared with the head, and all of it is proved beside the running node, or by those who ask for it."""
 
 MOST_PROBLEMS: Final = 100
