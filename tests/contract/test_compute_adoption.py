@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from aetherscale.actors.compute.driver import Found
 from aetherscale.actors.compute.effects import Booted, Ended, GuestEnded, GuestReady, Removed, VmGone
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import OTHER_VM, TINY, VM, World, boot, booted, ensure, identity, node, type_in
@@ -64,7 +65,7 @@ async def test_the_next_node_ends_and_removes_what_it_did_not_start(world: World
     async with node(first):
         await booted(first)
     async with node(second) as watcher:
-        assert await second.inventory() == [VM]
+        assert await second.inventory() == [Found(VM, has_process=True, has_directory=True)]
         await ensure(second, REMOVE, Removed)
         assert watcher.seen == []
     assert world.processes(VM) == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.driver import ComputeDriver, Found
 from aetherscale.actors.compute.effects import (
     Booted,
+    Collected,
+    CollectVm,
     DiskProvisioned,
     EffectFailed,
     Ended,
@@ -43,7 +45,7 @@ __all__ = ["driver", "qemu_world", "tiny_image_file", "watcher", "world"]
 async def test_a_disk_is_as_large_as_was_asked(driver: ComputeDriver, watcher: Watcher) -> None:
     made = await ensure(driver, provision(BARE, disk_mib=64), DiskProvisioned)
     assert made == DiskProvisioned("provision", 64)
-    assert await driver.inventory() == [VM]
+    assert await driver.inventory() == [Found(VM, has_process=False, has_directory=True)]
 
 
 async def test_a_disk_is_never_smaller_than_its_image(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -235,6 +237,24 @@ async def test_a_vm_that_is_removed_leaves_nothing(world: World, driver: Compute
     await booted(driver, vm_id=OTHER_VM)
     await ensure(driver, REMOVE, Removed)
     assert world.processes(VM) == 0
-    assert await driver.inventory() == [OTHER_VM]
+    assert await driver.inventory() == [Found(OTHER_VM, has_process=True, has_directory=True)]
     await ensure(driver, REMOVE, Removed)
+    assert watcher.seen == []
+
+
+async def test_what_is_collected_has_ended_and_its_directory_is_kept(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await booted(driver)
+    first = await ensure(driver, CollectVm("c", VM, "kept-1"), Collected)
+    assert first.kept_in.endswith("/kept-1")
+    assert world.processes(VM) == 0
+    assert await driver.inventory() == []
+    # Done again, it is as it was; what comes under the same id later is kept beside it.
+    assert await ensure(driver, CollectVm("c", VM, "kept-1"), Collected) == first
+    await ensure(driver, provision(BARE), DiskProvisioned)
+    second = await ensure(driver, CollectVm("c", VM, "kept-2"), Collected)
+    assert second.kept_in.endswith("/kept-2")
+    assert await ensure(driver, CollectVm("c", VM, "kept-1"), Collected) == first
+    assert await ensure(driver, CollectVm("c", OTHER_VM, "kept-3"), Collected) == Collected("c", "")
     assert watcher.seen == []

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from aetherscale.actors.compute.driver import Found
 from aetherscale.actors.compute.effects import (
     Booted,
     DiskProvisioned,
@@ -180,7 +181,7 @@ async def test_a_process_whose_directory_was_deleted_is_found_and_ended(qemu_wor
     VmDirectory(qemu_world.state_dir / "vms", VM).remove()
     driver = qemu_world.driver()
     async with node(driver):
-        assert await driver.inventory() == [VM]
+        assert await driver.inventory() == [Found(VM, has_process=True, has_directory=False)]
         await ensure(driver, RemoveVm("r", VM, 1), Removed)
         assert await driver.inventory() == []
     assert qemu_world.pids(VM) == []

@@ -43,7 +43,7 @@ class Client:
         self._world = world
         self._number = number
         self._bus = world.broker.connect(world.now_us)
-        self._imports = 0
+        self._images_asked = 0
         self.asked: list[Asked] = []
 
     async def work(self, requests: int) -> None:
@@ -60,9 +60,16 @@ class Client:
 
     def import_of(self, name: str) -> Asked:
         """A request for an image."""
-        self._imports += 1
-        body = msgspec.json.encode({"source": f"/{name}.raw", "name": name})
-        asked = Asked(f"import-{self._number}-{self._imports}", "images", "import-image", body)
+        return self._about_image("import-image", {"source": f"/{name}.raw", "name": name})
+
+    def removal_of(self, name: str) -> Asked:
+        """A request to delete an image."""
+        return self._about_image("delete-image", {"image": name})
+
+    def _about_image(self, task: str, options: dict[str, Any]) -> Asked:
+        self._images_asked += 1
+        key = f"image-{self._number}-{self._images_asked}"
+        asked = Asked(key, "images", task, msgspec.json.encode(options))
         self.asked.append(asked)
         return asked
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from aetherscale.actors.component import Progress as ImageProgress
-from aetherscale.actors.compute.driver import ComputeDriver, Console, ExecResult, Observe, Process, Progress
+from aetherscale.actors.compute.driver import ComputeDriver, Console, ExecResult, Found, Observe, Process, Progress
 from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.images import effects as images
@@ -226,7 +226,7 @@ class SimulatedHand:
     def watches(self, vm_id: str, run: int) -> bool:
         return self._driver.watches(vm_id, run)
 
-    async def inventory(self) -> Sequence[str]:
+    async def inventory(self) -> Sequence[Found]:
         return await self._world.pass_through(self._number, "inventory", self._driver.inventory)
 
     async def console(self, vm_id: str) -> Console:

@@ -200,24 +200,28 @@ class Simulation:
                 world.note(f"the disk is {'full' if world.log.full else 'no longer full'}")
             if world.faults.happens(0.1):
                 world.kill("at some moment")
-            live = [process for vm_id in world.host.processes if (process := world.host.live(vm_id))]
-            if live and world.faults.happens(0.1):
-                victim = chance.choice(live)
-                match chance.choice(["kill", "hold", "go on"]):
-                    case "kill":
-                        victim.die(None, 9)
-                    case "hold" if victim.is_running:
-                        victim.hold("disk")
-                    case "go on" if victim.held:
-                        victim.go_on()
+            self._meddle_with_guests()
+
+    def _meddle_with_guests(self) -> None:
+        world, chance = self._world, self._world.chance
+        if world.faults.happens(0.05):
+            world.host.gets_a_stray()
+        live = [process for vm_id in world.host.processes if (process := world.host.live(vm_id))]
+        if live and world.faults.happens(0.1):
+            victim = chance.choice(live)
+            match chance.choice(["kill", "hold", "go on"]):
+                case "kill":
+                    victim.die(None, 9)
+                case "hold" if victim.is_running:
+                    victim.hold("disk")
+                case "go on" if victim.held:
+                    victim.go_on()
 
     async def _first_image(self) -> None:
-        """Something to make VMs of."""
+        """Something to make VMs of; what is left of an import that failed for good is taken away before the next."""
         client = self._clients[0]
-        asked = client.import_of("tiny")
-        while (answer := await client.insist(asked)) is None or answer["type"] != "result":
-            if answer is not None:
-                asked = client.import_of("tiny")
+        while (answer := await client.insist(client.import_of("tiny"))) is None or answer["type"] != "result":
+            await client.insist(client.removal_of("tiny"))
 
     def _make_peace(self) -> None:
         """Nothing goes wrong any more."""

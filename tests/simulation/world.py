@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Final, TypeVar
 
+from aetherscale.actors.compute.decider import COMPUTE
 from aetherscale.actors.compute.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.state import Vm, evolve
@@ -22,7 +23,7 @@ from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
 from aetherscale.kernel.registry import event_types
 from aetherscale.node import KINDS
-from tests.simulation.faults import Faults
+from tests.simulation.faults import CALM, Faults
 from tests.simulation.jetstream import JetStream
 from tests.simulation.loop import PROCESS, VirtualLoop
 
@@ -130,6 +131,10 @@ class World:
 
     # --- what the log says ---------------------------------------------------------------------------------------
 
+    def vm_ids(self) -> list[str]:
+        """All VMs that the durable log knows."""
+        return [stream.removeprefix("vm-") for stream in self.log.streams if stream.startswith("vm-")]
+
     def vm(self, vm_id: str) -> Vm | None:
         """A VM as of the durable log."""
         state: Vm | None = None
@@ -160,6 +165,22 @@ class WatchedHost(SimulatedHost):
         process.world = self._world
         self.processes[effect.vm_id] = process
         return process
+
+    def gets_a_stray(self) -> None:
+        """Somebody copies the directory of a VM that is none of the log's, or starts what the log has at rest."""
+        chance = self._world.chance
+        vm_id = chance.choice([f"{chance.getrandbits(64):016x}", *self._world.vm_ids()])
+        vm = self._world.vm(vm_id)
+        if self.live(vm_id) is not None or (vm is not None and (COMPUTE.pending(vm) is not None or vm.process)):
+            return
+        self._world.note(f"a stray: {vm_id}")
+        self.disks.setdefault(vm_id, 1)
+        if chance.random() < 0.5:
+            effect = BootVm("", vm_id, 1, 1, 64, "none")
+            self._last_pid += 1
+            process = self.processes[vm_id] = WatchedProcess(self, effect, self._last_pid, CALM)
+            process.world = self._world
+            process.is_child = False
 
     def _behaviour(self, vm_id: str) -> Behaviour:
         return self._world.faults.behaviour()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aetherscale.actors.compute.driver import Found
 from aetherscale.actors.compute.effects import (
     EffectFailed,
     Ended,
@@ -68,7 +69,7 @@ async def main(place: Path, tiny_image: Path) -> None:
         # A VM that is asked for now is refused, and nothing of it is left.
         failed = await ensure(first, provision(TINY, vm_id=OTHER_VM), EffectFailed)
         assert "MiB are free" in failed.reason, failed
-        assert await first.inventory() == [VM]
+        assert await first.inventory() == [Found(VM, has_process=True, has_directory=True)]
     second = world.driver()
     async with node(second) as watcher:
         # The next node finds it held as well, and lets it go on when there is room.

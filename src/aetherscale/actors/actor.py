@@ -43,6 +43,7 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, spl
 from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Entity, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, result, status
+from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.times import SECOND_US
 from aetherscale.kernel.wire import decode
 
@@ -176,19 +177,15 @@ class Actor(Generic[S, M]):
     async def _told(self, entity_id: str, message: M, effect: Owed | None = None) -> None:
         """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""
         while True:
-            entity = self.registry.entities.get(entity_id)
-            if entity is None:
-                log.warning("the host speaks of %s, which the log does not know: %s", entity_id, message)
-                return
             if effect is not None:
                 owed = self._pending(entity_id)
                 if owed is None or owed.key != effect.key:
                     return
-            cause = event_id(self._log.node, self._log.epoch, entity.seq)
-            actor = f"aether:{self.component.name}"
-            envelope = Envelope(
-                message, entity.tenant, actor, self._new_id(), entity.correlation_id, cause, self._clock()
-            )
+            entity = self.registry.entities.get(entity_id)
+            envelope = self._said(entity, message)
+            if entity is None and not self.component.decider.decide(None, message, envelope.at_us):
+                log.warning("the host speaks of %s, which the log does not know: %s", entity_id, message)
+                return
             try:
                 await self._decide(entity, entity_id, envelope, None, urgent=True)
             except WrongVersion:
@@ -201,6 +198,14 @@ class Actor(Generic[S, M]):
                 # The log can no longer be trusted: this process ends, and the next one asks the host again.
                 return
             return
+
+    def _said(self, entity: Entity[S] | None, message: M) -> Envelope[M]:
+        """What the host says, as a consequence of the last event of the entity, where it has one."""
+        actor, own_id = f"aether:{self.component.name}", self._new_id()
+        if entity is None:
+            return Envelope(message, DEFAULT_TENANT, actor, own_id, own_id, None, self._clock())
+        cause = event_id(self._log.node, self._log.epoch, entity.seq)
+        return Envelope(message, entity.tenant, actor, own_id, entity.correlation_id, cause, self._clock())
 
     async def _decide(
         self, entity: Entity[S] | None, target: str, envelope: Envelope[M], digest: bytes | None, *, urgent: bool

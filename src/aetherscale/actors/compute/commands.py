@@ -173,4 +173,12 @@ class VmLost(Struct, frozen=True):
     boot_id: str
 
 
-ComputeFinding = VmAdopted | VmLost
+class VmStray(Struct, frozen=True):
+    """The host has something of a VM that the log does not know, has deleted, or has at rest."""
+
+    vm_id: str
+    has_process: bool
+    has_directory: bool
+
+
+ComputeFinding = VmAdopted | VmLost | VmStray

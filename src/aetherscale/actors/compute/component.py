@@ -73,7 +73,6 @@ class Compute:
         self._driver = driver
         self._find_image = find_image
         self._consoles = Consoles(driver)
-        self._strangers: set[str] = set()
         self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
         self._items: dict[str, Kept] = {}
         """What a list says of each VM, as of its view's `revision`: most lists show what did not change."""
@@ -266,7 +265,7 @@ class Compute:
     async def reconcile(self, actor: Actor[Vm, ComputeMessage], boot_id: str) -> None:
         """Compare what should run with what is observed: adopt what is alive, and notice what is gone.
 
-        A directory that the log does not know is left alone: whatever it is, it may be somebody's disk.
+        What the host has of a VM that should have nothing there is told too; nobody's disk is ever thrown away for it.
         """
         gate = asyncio.Semaphore(ADOPT_AT_ONCE)
 
@@ -283,11 +282,14 @@ class Compute:
         await asyncio.gather(
             *(find(vm, vm.process) for vm in vms if vm.process and not self._driver.watches(vm.id, vm.run))
         )
-        known = {vm.id for vm in vms}
-        for vm_id in await self._driver.inventory():
-            if vm_id not in known and vm_id not in self._strangers:
-                self._strangers.add(vm_id)
-                log.warning("this host has a VM %s that the log does not know; it is left alone", vm_id)
+        before = dict(self._registry.entities)
+        for found in await self._driver.inventory():
+            entity = self._registry.entities.get(found.vm_id)
+            stray = commands.VmStray(found.vm_id, found.has_process, found.has_directory)
+            # Of one that has moved on meanwhile, what was seen may be long over.
+            if entity is before.get(found.vm_id) and COMPUTE.decide(entity.state if entity else None, stray, 0):
+                log.warning("the host has of VM %s what it should not have: aetherscale why vm %s", *[found.vm_id] * 2)
+                await actor.tell(found.vm_id, stray)
 
     async def observe(self, actor: Actor[Vm, ComputeMessage]) -> None:
         """Hear from now on what the host says unasked."""

@@ -20,6 +20,7 @@ from aetherscale.actors.compute.commands import (
     StopVm,
     VmAdopted,
     VmLost,
+    VmStray,
 )
 from aetherscale.actors.compute.effects import ComputeObservation, ComputeOutcome
 from aetherscale.actors.compute.events import Step, VmEvent
@@ -42,6 +43,8 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
     """The events that follow. Raises `Refused` for callers only."""
     if isinstance(message, CreateVm):
         return _create(vm, message)
+    if isinstance(message, VmStray):
+        return _stray(vm, message, at_us)
     if vm is None or vm.phase == "deleted":
         if isinstance(message, ComputeCommand):
             raise Refused(404, "no such VM: it has been deleted" if vm else "no such VM")
@@ -125,6 +128,17 @@ def _lost(vm: Vm, lost: VmLost, at_us: int) -> Sequence[VmEvent]:
     return _exit(vm, None, None, "", "", at_us, unseen=True)
 
 
+def _stray(vm: Vm | None, stray: VmStray, at_us: int) -> Sequence[VmEvent]:
+    """What is ours and unwanted: all of a VM that is none of ours, the process of one that is at rest."""
+    if vm is None or vm.phase == "deleted":
+        keep_as = f"{stray.vm_id}-{to_rfc3339(at_us)}"
+    elif stray.has_process and is_down(vm) and pending(vm) is None:
+        keep_as = ""
+    else:
+        return ()
+    return (events.VmStrayFound(stray.vm_id, stray.has_process, stray.has_directory, keep_as),)
+
+
 def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
     match outcome:
         case effects.DiskProvisioned():
@@ -139,6 +153,8 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
             return _exit(vm, outcome.exit_code, outcome.signal, "", outcome.log_tail, at_us)
         case effects.Removed():
             return (events.VmDeleted(),)
+        case effects.Collected():
+            return (events.VmCollected(outcome.kept_in),)
         case effects.EffectFailed():
             return _failed(vm, outcome, at_us)
 

@@ -28,6 +28,14 @@ class Process(Struct, frozen=True):
     ready_channel: ReadyChannel
 
 
+class Found(Struct, frozen=True):
+    """What a host has of a VM."""
+
+    vm_id: str
+    has_process: bool
+    has_directory: bool
+
+
 class ExecResult(Struct, frozen=True):
     """How a program in the guest ended, and what it printed, at most a few MiB of it."""
 
@@ -85,8 +93,8 @@ class ComputeDriver(Protocol):
         """Whether the process of this run is observed now, so that its end will be told."""
         ...
 
-    async def inventory(self) -> Sequence[str]:
-        """The ids of all VMs of which this host has anything: a directory, a process."""
+    async def inventory(self) -> Sequence[Found]:
+        """All VMs of which this host has anything, by their ids."""
         ...
 
     async def console(self, vm_id: str) -> Console:

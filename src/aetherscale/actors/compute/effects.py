@@ -82,7 +82,17 @@ class RemoveVm(Struct, frozen=True):
     not_before_us: int = 0
 
 
-ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm
+class CollectVm(Struct, frozen=True):
+    """Ensure that no process of the VM is left, and that its directory is out of the way but kept, as `keep_as`."""
+
+    key: str
+    vm_id: str
+    keep_as: str
+    deadline_s: float = 60.0
+    not_before_us: int = 0
+
+
+ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | CollectVm
 
 
 class EffectFailed(Struct, frozen=True):
@@ -140,7 +150,14 @@ class Removed(Struct, frozen=True):
     key: str
 
 
-ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed
+class Collected(Struct, frozen=True):
+    """No process of the VM is left; its directory, where it had one, is kept in `kept_in`."""
+
+    key: str
+    kept_in: str
+
+
+ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Collected
 
 
 class GuestReady(Struct, frozen=True):

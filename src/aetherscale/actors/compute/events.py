@@ -140,6 +140,22 @@ class VmCleared(Event, frozen=True):
     run: int
 
 
+class VmStrayFound(Event, frozen=True):
+    """The host has what it should not have of this VM: the log does not know it, has it deleted, or has it at rest."""
+
+    vm_id: str
+    has_process: bool
+    has_directory: bool
+    keep_as: str
+    """What its directory is called once it is out of the way, where the VM is not one of ours."""
+
+
+class VmCollected(Event, frozen=True):
+    """No process is left of it, and its directory, where it had one, is out of the way: in `kept_in`, or ""."""
+
+    kept_in: str
+
+
 class VmUndone(Event, frozen=True):
     """The VM never ran, and what was made of it is taken back."""
 
@@ -173,6 +189,8 @@ VmEvent = (
     | VmAdopted
     | VmStepFailed
     | VmCleared
+    | VmStrayFound
+    | VmCollected
     | VmUndone
     | VmDeleteRequested
     | VmDeleted

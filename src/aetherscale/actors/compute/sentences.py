@@ -38,7 +38,9 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
             f"asked for the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
             f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
         )
-    assert vm is not None, f"a VM's stream begins with VmRequested, not with {type(event).__name__}"
+    if isinstance(event, events.VmStrayFound):
+        return _stray(vm, event)
+    assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
     match event:
         case events.DiskProvisioned():
             return answer(f"its disk was made: {_disk(event.disk_mib)} over the image {vm.spec.image!r}")
@@ -76,6 +78,9 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
             return answer(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
         case events.VmCleared():
             return answer("no process was left of it")
+        case events.VmCollected():
+            kept = f"; its directory is kept in {event.kept_in}" if event.kept_in else ""
+            return answer(f"it is out of the way{kept}")
         case events.VmUndone():
             return answer("it had never run, so what was made of it was to be taken back")
         case events.VmDeleteRequested():
@@ -109,6 +114,8 @@ def sum_up(vm: Vm) -> str:
             assert vm.failure is not None or vm.undone
             return f"{vm.failure.phase}: {vm.failure.reason}" if vm.failure else "what was made of it is taken back"
         case "deleted":
+            if vm.kept_as:
+                return f"what was found of it, and should not have been there, is kept in {vm.kept_as}"
             if vm.undone and vm.failure:
                 return f"it never came to run: {vm.failure.phase}: {vm.failure.reason}"
             return "nothing of it is left on the host"
@@ -120,7 +127,20 @@ def held(vm: Vm) -> tuple[str, str]:
     return f"the VM {vm.name!r} is paused: {_HELD[reason]}", _WAY_ON[reason].format(name=vm.name)
 
 
+def _stray(vm: Vm | None, event: events.VmStrayFound) -> Told:
+    found = " and ".join(
+        what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
+    )
+    if vm is None:
+        return turn(f"the host had {found} of it, though the log had never heard of it")
+    if vm.phase == "deleted":
+        return turn(f"the host had {found} of it, though it was deleted")
+    return turn("the host had a process of it, though it was at rest")
+
+
 def _stopped(vm: Vm) -> str:
+    if vm.stray:
+        return f"what was found of it is being put out of the way{_attempt(vm)}"
     if vm.requested == "deleted":
         return f"it is being removed from the host{_attempt(vm)}"
     if vm.exit is None:

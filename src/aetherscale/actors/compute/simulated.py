@@ -7,10 +7,12 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from aetherscale.actors.compute.driver import Console, ExecResult, Observe, Process, Progress
+from aetherscale.actors.compute.driver import Console, ExecResult, Found, Observe, Process, Progress
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
+    Collected,
+    CollectVm,
     ComputeEffect,
     ComputeOutcome,
     DiskProvisioned,
@@ -67,6 +69,9 @@ class SimulatedDriver:
                     self._host.remove(effect.vm_id)
                     self._watched.pop(effect.vm_id, None)
                     return Removed(effect.key)
+                case CollectVm():
+                    await self._end(effect.vm_id)
+                    return Collected(effect.key, self._host.put_aside(effect.vm_id, effect.keep_as))
         except SimulatedFault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable)
 
@@ -177,9 +182,11 @@ class SimulatedDriver:
         process = self._watched.get(vm_id)
         return process is not None and process.run == run and not process.gone.is_set()
 
-    async def inventory(self) -> Sequence[str]:
-        """The ids of all VMs of which the host has anything."""
-        return sorted({*self._host.disks, *(vm_id for vm_id in self._host.processes if self._host.live(vm_id))})
+    async def inventory(self) -> Sequence[Found]:
+        """All VMs of which the host has anything, by their ids."""
+        processes = {vm_id for vm_id in self._host.processes if self._host.live(vm_id)}
+        found = sorted(processes | self._host.disks.keys())
+        return [Found(vm_id, vm_id in processes, vm_id in self._host.disks) for vm_id in found]
 
     async def console(self, vm_id: str) -> Console:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""

@@ -214,6 +214,8 @@ class SimulatedHost:
         self.image_mib = image_mib
         self.memory_mib = memory_mib
         self.disks: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
+        """Disks that were put aside, by the name under which they are kept."""
         self.processes: dict[str, SimulatedProcess] = {}
         self.interfere: Callable[[ComputeEffect], Awaitable[None]] = _no_interference
         """Awaited before each effect: it may take its time, hang, or raise `SimulatedFault`."""
@@ -254,6 +256,13 @@ class SimulatedHost:
     def log(self, vm_id: str) -> bytes:
         """The log of a VM's serial line."""
         return bytes(self._logs.get(vm_id, b""))
+
+    def put_aside(self, vm_id: str, name: str) -> str:
+        """Keep what there is of the VM under this name; where it is now, "" for nowhere."""
+        if vm_id in self.disks:
+            self.kept[name] = self.disks[vm_id]
+            self.remove(vm_id)
+        return f"/kept/{name}" if name in self.kept else ""
 
     def remove(self, vm_id: str) -> None:
         """Nothing is left of the VM."""

@@ -12,6 +12,9 @@
 What is owed depends on the phase: provisioning owes a disk, booting a boot, stopping a shutdown or an end, and stopped
 or failed a removal where deletion was asked for. A boot that failed for good may have left a process, which is ended
 before the VM is at rest (VmCleared). Nothing else owes anything.
+
+What the host has of a VM that should have nothing there (VmStrayFound) is collected: the process is ended, the
+directory kept elsewhere (VmCollected). A stream may begin so: of a VM that the log has never heard of.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.commands import DEFAULT_GRACE_S, VmSpec
 from aetherscale.actors.compute.effects import (
     BootVm,
+    CollectVm,
     ComputeEffect,
     EndVm,
     PauseReason,
@@ -37,6 +41,7 @@ from aetherscale.actors.compute.events import (
     VmAdopted,
     VmBooted,
     VmCleared,
+    VmCollected,
     VmDeleted,
     VmDeleteRequested,
     VmEnded,
@@ -53,6 +58,7 @@ from aetherscale.actors.compute.events import (
     VmStepFailed,
     VmStopForced,
     VmStopRequested,
+    VmStrayFound,
     VmUndone,
 )
 from aetherscale.actors.compute.views import Observed, Phase, Requested
@@ -115,6 +121,10 @@ class Vm(Struct, frozen=True, gc=False):
     """The host has refused the step for good: nothing is owed until somebody asks again."""
     unsure: bool = False
     """Whether a boot that failed for good may have left a process: an attempt of before may have, or half of one."""
+    stray: bool = False
+    """Whether it was found where it should not be, and is being collected."""
+    kept_as: str = ""
+    """What the directory of a stray is called once it is out of the way; then, where that is."""
     restarts: int = 0
     """Restarts by policy since it last ran for a while."""
     paused_reason: PauseReason | None = None
@@ -131,7 +141,9 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
     """The VM after an event; never fails on a stream that `decide` has written."""
     if isinstance(event, VmRequested):
         return Vm(id=event.vm_id, spec=event.spec, phase="provisioning", phase_since_us=at_us)
-    assert state is not None, f"a VM's stream begins with VmRequested, not with {type(event).__name__}"
+    if state is None:
+        assert isinstance(event, VmStrayFound), f"a VM's stream does not begin with {type(event).__name__}"
+        state = _unheard_of(event.vm_id, at_us)
     after = _evolve(state, event, at_us)
     if after.phase != state.phase:
         after = replace(after, phase_since_us=at_us)
@@ -212,6 +224,13 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             return _step_failed(vm, event)
         case VmCleared():
             return replace(vm, unsure=False, attempt=1, not_before_us=0)
+        case VmStrayFound() if vm.phase == "deleted":
+            vm = replace(vm, phase="stopped", requested="deleted", stray=True, kept_as=event.keep_as)
+            return replace(vm, attempt=1, not_before_us=0, stuck=False)
+        case VmStrayFound():
+            return replace(vm, unsure=True, attempt=1, not_before_us=0)
+        case VmCollected():
+            return replace(vm, phase="deleted", stray=False, kept_as=event.kept_in)
         case VmUndone():
             return replace(vm, requested="deleted", undone=True, phase="failed", unsure=False, attempt=1, stuck=False)
         case VmDeleted():
@@ -259,10 +278,32 @@ def pending(vm: Vm) -> ComputeEffect | None:
                 deadline_s=vm.grace_s + ASKING_S,
                 not_before_us=vm.not_before_us,
             )
+        case "stopped" | "failed" if vm.stray:
+            key = f"collect-{vm.kept_as}-{vm.attempt}"
+            return CollectVm(key=key, vm_id=vm.id, keep_as=vm.kept_as, not_before_us=vm.not_before_us)
         case "stopped" | "failed" if vm.requested == "deleted":
             return RemoveVm(key=f"remove-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case _:
             return None
+
+
+def _unheard_of(vm_id: str, at_us: int) -> Vm:
+    """A VM of which the log knows nothing but its id."""
+    spec = VmSpec(
+        name=f"stray-{vm_id}",
+        image_id="",
+        image="",
+        image_format="qcow2",
+        image_size_bytes=0,
+        ready_channel="none",
+        cpus=0,
+        memory_mib=0,
+        disk_mib=0,
+        restart="never",
+        autostart=False,
+        labels={},
+    )
+    return Vm(id=vm_id, spec=spec, phase="deleted", phase_since_us=at_us, requested="deleted")
 
 
 def is_down(vm: Vm) -> bool:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakValueDictionary
 
-from aetherscale.actors.compute.driver import Console, ExecResult, Observe, Process, Progress
+from aetherscale.actors.compute.driver import Console, ExecResult, Found, Observe, Process, Progress
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
+    Collected,
+    CollectVm,
     ComputeEffect,
     ComputeObservation,
     ComputeOutcome,
@@ -110,7 +112,9 @@ class QemuDriver:
             hint = f"aetherscale vm stop --kill {effect.vm_id}"
             return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", hint)
 
-    async def _perform(self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm, progress: Progress) -> ComputeOutcome:
+    async def _perform(
+        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | CollectVm, progress: Progress
+    ) -> ComputeOutcome:
         match effect:
             case ProvisionDisk():
                 return self._provision(effect)
@@ -123,6 +127,11 @@ class QemuDriver:
                 self._directory(effect.vm_id).remove()
                 self._machines.pop(effect.vm_id, None)
                 return Removed(effect.key)
+            case CollectVm():
+                await self._ensure_gone(self._directory(effect.vm_id))
+                kept = self._directory(effect.vm_id).put_aside(effect.keep_as)
+                self._machines.pop(effect.vm_id, None)
+                return Collected(effect.key, str(kept or ""))
 
     def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format)
@@ -239,10 +248,11 @@ class QemuDriver:
         machine = self._machines.get(vm_id)
         return machine is not None and machine.run == run and not machine.gone.is_set()
 
-    async def inventory(self) -> Sequence[str]:
-        """The ids of all VMs of which this host has anything: a directory, a process."""
+    async def inventory(self) -> Sequence[Found]:
+        """All VMs of which this host has anything, by their ids."""
         processes = {vm_id for vm_id, _ in identity.processes_of(self._root)}
-        return sorted(processes.union(layout.directories(self._root)))
+        places = set(layout.directories(self._root))
+        return [Found(vm_id, vm_id in processes, vm_id in places) for vm_id in sorted(processes | places)]
 
     async def console(self, vm_id: str) -> Console:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
@@ -315,4 +325,5 @@ _OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
     ShutDownVm: "shut down",
     EndVm: "end",
     RemoveVm: "remove",
+    CollectVm: "put aside",
 }

@@ -42,6 +42,9 @@ AGENT: Final = "agent.sock"
 READY: Final = "ready.sock"
 SOCKETS: Final = (QMP, SERIAL, AGENT, READY)
 
+COLLECTED: Final = ".collected"
+"""Beside the directories of VMs: those that are none of the log's, each under a name of its own."""
+
 RECORD_LIMIT_BYTES: Final = 64 * 1024
 _BACKLOG: Final = 4
 
@@ -80,6 +83,14 @@ class VmDirectory:
         """Remove it with all that is in it. Raises `OSError`."""
         if self.exists():
             shutil.rmtree(self.path)
+
+    def put_aside(self, name: str) -> Path | None:
+        """Move it to where strays are kept, under this name; where it is now, None for nowhere. Raises `OSError`."""
+        kept = self.path.parent / COLLECTED / name
+        if self.exists():
+            kept.parent.mkdir(mode=0o700, exist_ok=True)
+            self.path.rename(kept)
+        return kept if kept.exists() else None
 
     @contextmanager
     def opened(self) -> Iterator[int]:
