@@ -17,6 +17,7 @@ from aetherscale.eventstore.sqlite import open_reader
 from tests.integration.conftest import MakeNode
 from tests.support.event_logs import read_all
 from tests.support.node import Chunk, RunningNode, guests
+from tests.support.raw_images import bare_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -118,8 +119,7 @@ async def settled(node: RunningNode, account: Account) -> None:
 async def test_a_node_that_is_killed_at_any_call_of_a_port_loses_nothing_and_leaves_nothing(
     make_node: MakeNode, tmp_path: Path
 ) -> None:
-    image = tmp_path / "bare.img"
-    image.write_bytes(bytes(510) + b"\x55\xaa" + bytes((1 << 20) - 512))
+    image = bare_image(tmp_path)
     calls = tmp_path / "calls"
 
     whole = make_node(directory="whole")

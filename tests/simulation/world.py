@@ -169,7 +169,7 @@ class WatchedHost(SimulatedHost):
     def gets_a_stray(self) -> None:
         """Somebody copies the directory of a VM that is none of the log's, or starts what the log has at rest."""
         chance = self._world.chance
-        vm_id = chance.choice([f"{chance.getrandbits(64):016x}", *self._world.vm_ids()])
+        vm_id = chance.choice([f"1{chance.getrandbits(60):015x}", *self._world.vm_ids()])
         vm = self._world.vm(vm_id)
         if self.live(vm_id) is not None or (vm is not None and (COMPUTE.pending(vm) is not None or vm.process)):
             return
