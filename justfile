@@ -53,6 +53,10 @@ test *args: lint types
 sim *args:
     {{ bin }}/python -m tests.simulation {{ args }}
 
+# Stories of the simulated node that hypothesis makes up, and shrinks where one ends badly: `just stories 2000`.
+stories count="500":
+    {{ bin }}/python -m tests.simulation.stories {{ count }}
+
 # SIGKILL of the real node at every call of a port, with real QEMU.
 kills:
     AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context, ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from aetherscale.bus.memory import MemoryBus
 
@@ -44,6 +44,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._dead: set[int] = set()
         self._graves: list[set[asyncio.Task[Any]]] = []
         self.set_task_factory(self._make_task)  # type: ignore[arg-type]
+
+    @classmethod
+    def installed(cls) -> Self:
+        """A new loop, as the one of this thread; to be disposed of."""
+        loop = cls()
+        asyncio.set_event_loop(loop)
+        # What a killed process leaves behind complains when it is thrown away; that is what was meant.
+        loop.set_exception_handler(lambda loop, context: None)
+        return loop
 
     def time(self) -> float:
         """The virtual time, in seconds."""
@@ -135,17 +144,19 @@ GRAVEYARD: Final[list[VirtualLoop]] = []
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run on a new loop to the end; what is left over then is thrown away."""
-    loop = VirtualLoop()
-    asyncio.set_event_loop(loop)
-    # What a killed process leaves behind complains when it is thrown away; that is what was meant.
-    loop.set_exception_handler(lambda loop, context: None)
+    loop = VirtualLoop.installed()
     try:
         return loop.run_until_complete(main)
     finally:
-        for _ in range(MOST_TURNS_TO_UNWIND):
-            if not (left := set().union(*loop.tasks.values())):
-                break
-            loop.unwind(left)
-        asyncio.set_event_loop(None)
-        loop.close()
-        GRAVEYARD.append(loop)
+        dispose(loop)
+
+
+def dispose(loop: VirtualLoop) -> None:
+    """Unwind what is left on the loop, and close it."""
+    for _ in range(MOST_TURNS_TO_UNWIND):
+        if not (left := set().union(*loop.tasks.values())):
+            break
+        loop.unwind(left)
+    asyncio.set_event_loop(None)
+    loop.close()
+    GRAVEYARD.append(loop)

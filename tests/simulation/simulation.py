@@ -100,25 +100,25 @@ class Simulation:
 
     def __init__(self, world: World, seed: int, deaths: int) -> None:
         self._world, self._seed, self._wanted = world, seed, deaths
-        self._clients = [Client(world, number) for number in range(CLIENTS)]
+        self.clients = [Client(world, number) for number in range(CLIENTS)]
         self._deaths = 0
         self._fault: BaseException | None = None
 
     async def play(self) -> Ran:
         world = self._world
         await world.jetstream.start()
-        node = asyncio.ensure_future(self._keep_running())
+        node = asyncio.ensure_future(self.keep_running())
         gremlin = asyncio.ensure_future(self._meddle())
         try:
-            await self._beside(node, self._first_image())
+            await self._beside(node, self.first_image())
             while self._deaths < self._wanted:
                 before = self._deaths
-                await self._beside(node, asyncio.gather(*(client.work(REQUESTS) for client in self._clients)))
+                await self._beside(node, asyncio.gather(*(client.work(REQUESTS) for client in self.clients)))
                 if before == self._deaths:
                     world.kill("since nothing else has")
             gremlin.cancel()
-            self._make_peace()
-            await self._beside(node, self._converge())
+            self.make_peace()
+            await self._beside(node, self.converge())
         finally:
             for task in (node, gremlin):
                 task.cancel()
@@ -136,7 +136,7 @@ class Simulation:
 
     # --- the node ------------------------------------------------------------------------------------------------
 
-    async def _keep_running(self) -> None:
+    async def keep_running(self) -> None:
         """What a service manager does: start it whenever it has ended."""
         world = self._world
         while True:
@@ -150,7 +150,7 @@ class Simulation:
                 process.result()
                 world.kill("of what is left of it")
             self._deaths += 1
-            check_log(world, [asked for client in self._clients for asked in client.asked])
+            check_log(world, [asked for client in self.clients for asked in client.asked])
             require(not world.mistake, f"the node made a mistake: {world.mistake}")
             if world.faults.happens(0.05):
                 world.note("the host is rebooted")
@@ -217,13 +217,13 @@ class Simulation:
                 case "go on" if victim.held:
                     victim.go_on()
 
-    async def _first_image(self) -> None:
+    async def first_image(self) -> None:
         """Something to make VMs of; what is left of an import that failed for good is taken away before the next."""
-        client = self._clients[0]
+        client = self.clients[0]
         while (answer := await client.insist(client.import_of("tiny"))) is None or answer["type"] != "result":
             await client.insist(client.removal_of("tiny"))
 
-    def _make_peace(self) -> None:
+    def make_peace(self) -> None:
         """Nothing goes wrong any more."""
         world = self._world
         world.note("peace")
@@ -236,10 +236,10 @@ class Simulation:
             if (process := world.host.live(vm_id)) and process.held:
                 process.go_on()
 
-    async def _converge(self) -> None:
+    async def converge(self, within_s: float = CONVERGES_S) -> None:
         """Everything comes right, in bounded time; then everything is looked at."""
         world, begun_s = self._world, self._world.loop.time()
-        asked = [each for client in self._clients for each in client.asked]
+        asked = [each for client in self.clients for each in client.asked]
         wrong: BaseException | str = ""
         while True:
             await asyncio.sleep(5.0)
@@ -248,16 +248,16 @@ class Simulation:
                 try:
                     check_host(world, folded)
                     check_stream(world)
-                    check_list(folded, await self._clients[0].list_all())
+                    check_list(folded, await self.clients[0].list_all())
                 except (Violation, BusUnavailable, NoResponders, TimeoutError) as violation:
                     wrong = violation
                 else:
                     break
-            if world.loop.time() - begun_s > CONVERGES_S:
-                raise Violation(f"after {CONVERGES_S:.0f} s of peace: {wrong}")
+            if world.loop.time() - begun_s > within_s:
+                raise Violation(f"after {within_s:.0f} s of peace: {wrong}")
         check_log(world, asked)
         require(not world.mistake, f"the node made a mistake: {world.mistake}")
-        for client in self._clients:
+        for client in self.clients:
             for each in client.asked:
                 if each.answer is not None:
                     await client.insist(each)

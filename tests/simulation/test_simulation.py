@@ -35,6 +35,11 @@ def test_what_was_found_once_stays_mended(seed: int) -> None:
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
 
 
+def test_stories_that_hypothesis_makes_up_end_well() -> None:
+    ended = subprocess.run([sys.executable, "-m", "tests.simulation.stories"], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-8000:]
+
+
 def test_a_seed_is_the_same_run_again() -> None:
     first, again = simulation("--seed", "3", "--deaths", "5"), simulation("--seed", "3", "--deaths", "5")
     assert first.stdout.rpartition(" in ")[0] == again.stdout.rpartition(" in ")[0]

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from aetherscale.actors.compute.decider import COMPUTE
 from aetherscale.actors.compute.effects import BootVm, ComputeEffect
+from aetherscale.actors.compute.events import VmExited
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.state import Vm, evolve
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
@@ -135,6 +136,11 @@ class World:
         """All VMs that the durable log knows."""
         return [stream.removeprefix("vm-") for stream in self.log.streams if stream.startswith("vm-")]
 
+    def exits(self, vm_id: str) -> set[int]:
+        """The runs of a VM of which the durable log has the end."""
+        events = (CODEC.decode(stored).event for stored in self.log.streams.get(f"vm-{vm_id}", ()))
+        return {event.run for event in events if isinstance(event, VmExited)}
+
     def vm(self, vm_id: str) -> Vm | None:
         """A VM as of the durable log."""
         state: Vm | None = None
@@ -181,6 +187,7 @@ class WatchedHost(SimulatedHost):
             process = self.processes[vm_id] = WatchedProcess(self, effect, self._last_pid, CALM)
             process.world = self._world
             process.is_child = False
+            process.is_stray = True
 
     def _behaviour(self, vm_id: str) -> Behaviour:
         return self._world.faults.behaviour()
@@ -204,13 +211,18 @@ class WatchedProcess(SimulatedProcess):
     """A guest that dies only where somebody asked for it, or by its own fault."""
 
     world: World
+    is_stray = False
+    """Whether it was put there by somebody else than the node."""
 
     def die(self, code: int | None, signal: int | None) -> None:
         """The process ends."""
         if not self.gone.is_set():
             self.world.note(f"{self.vm_id} run {self.run} ends: code {code}, signal {signal}")
-        if not self.gone.is_set() and self.is_asked_to_go and not self._may_go():
-            raise Violation(f"VM {self.vm_id} was ended, and nobody had asked for it")
+        if not self.gone.is_set() and not self.is_stray:
+            if self.is_asked_to_go and not self._may_go():
+                raise Violation(f"VM {self.vm_id} was ended, and nobody had asked for it")
+            if self.run in self.world.exits(self.vm_id):
+                raise Violation(f"the log had the end of run {self.run} of {self.vm_id} while it lived")
         super().die(code, signal)
 
     def _may_go(self) -> bool:

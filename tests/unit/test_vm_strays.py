@@ -71,6 +71,15 @@ def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
     assert vm.state.has_disk
 
 
+def test_what_the_host_cannot_end_is_left_until_somebody_asks_again() -> None:
+    vm = at_rest().when(STRAY).then_types(events.VmStrayFound)
+    for _ in range(3):
+        assert vm.owed is not None
+        vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
+    assert (phase_of(vm), vm.owed) == ("failed", None)
+    vm.when(STRAY).nothing_happens()
+
+
 def test_a_vm_with_work_to_be_done_or_without_a_process_is_no_stray() -> None:
     at_rest().when(VmStray(VM, has_process=False, has_directory=True)).nothing_happens()
     whole = (REQUESTED, DISK, BOOTED, STOPPING)

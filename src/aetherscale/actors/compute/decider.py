@@ -132,7 +132,7 @@ def _stray(vm: Vm | None, stray: VmStray, at_us: int) -> Sequence[VmEvent]:
     """What is ours and unwanted: all of a VM that is none of ours, the process of one that is at rest."""
     if vm is None or vm.phase == "deleted":
         keep_as = f"{stray.vm_id}-{to_rfc3339(at_us)}"
-    elif stray.has_process and is_down(vm) and pending(vm) is None:
+    elif stray.has_process and is_down(vm) and pending(vm) is None and not vm.stuck:
         keep_as = ""
     else:
         return ()

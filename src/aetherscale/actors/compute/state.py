@@ -225,8 +225,16 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
         case VmCleared():
             return replace(vm, unsure=False, attempt=1, not_before_us=0)
         case VmStrayFound() if vm.phase == "deleted":
-            vm = replace(vm, phase="stopped", requested="deleted", stray=True, kept_as=event.keep_as)
-            return replace(vm, attempt=1, not_before_us=0, stuck=False)
+            return replace(
+                vm,
+                phase="stopped",
+                requested="deleted",
+                stray=True,
+                kept_as=event.keep_as,
+                attempt=1,
+                not_before_us=0,
+                stuck=False,
+            )
         case VmStrayFound():
             return replace(vm, unsure=True, attempt=1, not_before_us=0)
         case VmCollected():
