@@ -57,6 +57,10 @@ sim *args:
 stories count="500":
     {{ bin }}/python -m tests.simulation.stories {{ count }}
 
+# A simulated month of a node: its tasks and its memory have to stay as they are.
+month days="30":
+    {{ bin }}/python -m tests.simulation.month {{ days }}
+
 # SIGKILL of the real node at every call of a port, with real QEMU.
 kills:
     AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py

@@ -19,7 +19,6 @@ from aetherscale.bus.jetstream import API, EXPECTED_LAST, EXPECTED_STREAM, MESSA
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
 
 WRONG_LAST: Final = 10071
-DUPLICATE_WINDOW_S: Final = 120.0
 
 
 class Message(Struct):
@@ -91,7 +90,7 @@ class JetStream:
             return {"stream": name, "seq": 0, "error": {"code": 400, "err_code": WRONG_LAST, "description": said}}
         message_id = headers.get(MESSAGE_ID, "")
         known = stream.recent.get(message_id)
-        if known is not None and self._now_s() - known[1] < DUPLICATE_WINDOW_S:
+        if known is not None and self._now_s() - known[1] < stream.config["duplicate_window"] / 1e9:
             return {"stream": name, "seq": known[0], "duplicate": True}
         stream.last_seq += 1
         stream.messages.append(Message(stream.last_seq, incoming.subject, message_id, incoming.body, headers))

@@ -40,6 +40,14 @@ def test_stories_that_hypothesis_makes_up_end_well() -> None:
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-8000:]
 
 
+def test_a_node_that_works_for_days_grows_neither_in_tasks_nor_in_memory() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.simulation.month", "2"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
+    assert "6 VMs made and deleted" in ended.stdout
+
+
 def test_a_seed_is_the_same_run_again() -> None:
     first, again = simulation("--seed", "3", "--deaths", "5"), simulation("--seed", "3", "--deaths", "5")
     assert first.stdout.rpartition(" in ")[0] == again.stdout.rpartition(" in ")[0]

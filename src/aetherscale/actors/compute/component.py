@@ -75,7 +75,7 @@ class Compute:
         self._consoles = Consoles(driver)
         self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
         self._items: dict[str, Kept] = {}
-        """What a list says of each VM, as of its view's `revision`: most lists show what did not change."""
+        """What a list says of each VM that is there, as of its view's `revision`."""
 
     def component(self) -> Component[Vm, ComputeMessage]:
         """The component as the actor runs it."""
@@ -192,7 +192,11 @@ class Compute:
         known = self._items.get(entity.id)
         if known is None or known["vm"].revision != entity.version:
             seen = view(entity.state, self._node, entity.version)
-            known = self._items[entity.id] = Kept(item({"vm-id": entity.id, "vm": seen}))
+            known = Kept(item({"vm-id": entity.id, "vm": seen}))
+            if entity.state.phase == "deleted":
+                self._items.pop(entity.id, None)
+            else:
+                self._items[entity.id] = known
         return known
 
     async def _list(self, options: ListVmsOptions, call: Call) -> AsyncIterator[Chunk]:
