@@ -156,6 +156,7 @@ class Host:
             image_path=lambda image_id, image_format: images_dir / f"{image_id}.{image_format}",
             write_overlay=write_overlay,
             accelerator=settings.accelerator,
+            supervision=settings.supervisor,
         )
 
     def images(self, settings: Settings) -> Perform:

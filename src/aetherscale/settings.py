@@ -10,6 +10,7 @@ Flags stand over the environment over a file over defaults:
     --nats           AETHERSCALE_NATS          nats                 a server of our own on loopback
     --tenant         AETHERSCALE_TENANT        tenant               default
     --accelerator    AETHERSCALE_ACCELERATOR   accelerator          auto
+    --supervisor     AETHERSCALE_SUPERVISOR    supervisor           auto
     --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --simulated      AETHERSCALE_SIMULATED     simulated            false
@@ -23,7 +24,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -31,10 +32,24 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import is_name
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
 
+T = TypeVar("T")
+
 Accelerator = Literal["auto", "kvm", "tcg"]
 ACCELERATORS: tuple[Accelerator, ...] = ("auto", "kvm", "tcg")
+Supervision = Literal["auto", "systemd", "detached"]
+SUPERVISORS: tuple[Supervision, ...] = ("auto", "systemd", "detached")
 
-NAMES = ("state-dir", "node", "nats", "tenant", "accelerator", "cache-dir", "stream-max-bytes", "simulated")
+NAMES = (
+    "state-dir",
+    "node",
+    "nats",
+    "tenant",
+    "accelerator",
+    "supervisor",
+    "cache-dir",
+    "stream-max-bytes",
+    "simulated",
+)
 """The settings that flags, the environment and the file share."""
 
 STREAM_MAX_BYTES = 1024**3
@@ -60,6 +75,8 @@ class Settings(Struct, frozen=True):
     stream_max_bytes: int = STREAM_MAX_BYTES
     """What the copy of the log on the NATS server may take there; beyond it the oldest events go first."""
     accelerator: Accelerator = "auto"
+    supervisor: Supervision = "auto"
+    """What is around the processes of VMs: docs/supervision.md."""
     simulated: bool = False
     """Whether VMs are simulated: nothing on the host is touched but the state directory."""
     tenant: str = DEFAULT_TENANT
@@ -92,7 +109,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         node=node or node_name(os.uname().nodename),
         is_named=node is not None,
         nats_url=_text(given, "nats"),
-        accelerator=_accelerator(given),
+        accelerator=_one_of(given, "accelerator", ACCELERATORS),
+        supervisor=_one_of(given, "supervisor", SUPERVISORS),
         stream_max_bytes=_stream_max_bytes(given),
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
@@ -168,15 +186,15 @@ def _name(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
     return value
 
 
-def _accelerator(given: Mapping[str, tuple[Any, str]]) -> Accelerator:
-    value = _text(given, "accelerator")
-    for known in ACCELERATORS:
+def _one_of(given: Mapping[str, tuple[Any, str]], name: str, choices: tuple[T, ...]) -> T:
+    """One of some words, of which the first is the default."""
+    value = _text(given, name)
+    for known in choices:
         if value in (known, None):
             return known
-    where = given["accelerator"][1]
-    raise Refused(
-        400, f"settings: {where}: got {value!r}, expected one of {', '.join(ACCELERATORS)}", field="accelerator"
-    )
+    where = given[name][1]
+    expected = ", ".join(str(choice) for choice in choices)
+    raise Refused(400, f"settings: {where}: got {value!r}, expected one of {expected}", field=name)
 
 
 def _stream_max_bytes(given: Mapping[str, tuple[Any, str]]) -> int:

@@ -27,7 +27,7 @@ from aetherscale.eventstore.store import Accepted, StoredEvent
 from tests.simulation.clients import Asked
 from tests.simulation.invariants import require
 from tests.simulation.jetstream import Message
-from tests.simulation.loop import run
+from tests.simulation.loop import VirtualLoop, run
 from tests.simulation.simulation import Complaints, Simulation
 from tests.simulation.world import World
 
@@ -42,6 +42,8 @@ PER_VM_BYTES: Final = 6 * 1024
 SLACK_BYTES: Final = 64 * 1024
 TAIL_EVENTS: Final = 50
 """How many events the node keeps beside its log here, so that this memory is full when the month begins."""
+STEPS_OF_A_DAY: Final = 200_000
+"""Turns of the loop, three times what a day takes."""
 TWINS: Final = ("memory.py", "simulated.py", "simulated_host.py")
 """The modules that stand for the world outside of the process; the disk of a host may fill."""
 
@@ -76,7 +78,9 @@ def main(arguments: Sequence[str]) -> int:
 async def month(days: int) -> tuple[Size, Size]:
     """The size of the node after it is warm, and at the end. Raises `AssertionError` where that is too much."""
     loop = asyncio.get_running_loop()
-    world = World(1, loop)  # type: ignore[arg-type]
+    assert isinstance(loop, VirtualLoop)
+    loop.most_steps = days * STEPS_OF_A_DAY
+    world = World(1, loop)
     world.faults.active = False
     complaints = Complaints()
     complaints.world = world

@@ -92,6 +92,7 @@ class TestRefusals:
             ('node = "Host 1"', "expected a letter, then letters, digits and dashes"),
             ('tenant = "sys"', "got 'sys'"),
             ('accelerator = "hvf"', "expected one of auto, kvm, tcg"),
+            ('supervisor = "runit"', "expected one of auto, systemd, detached"),
             ('simulated = "perhaps"', "expected true or false"),
             ("simulated = 1", "got 1, expected true or false"),
             ("state-dir", "is not TOML"),

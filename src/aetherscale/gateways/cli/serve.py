@@ -59,6 +59,12 @@ SERVE = Command(
             "HOW",
             choices=("auto", "kvm", "tcg"),
         ),
+        Option(
+            "supervisor",
+            "what is around the processes of guests; auto takes systemd's units where they can be made",
+            "WHAT",
+            choices=("auto", "systemd", "detached"),
+        ),
         Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
         Option("stream-max-bytes", "what the copy of the log on the NATS server may take; 1G if not given", "SIZE"),
         Option("cache-dir", "where what can be fetched again is kept", "DIR", completes="dir"),

@@ -34,7 +34,7 @@ from aetherscale.actors.compute.effects import (
     ShutDownVm,
     VmHeld,
 )
-from aetherscale.actors.compute.qemu import disk, identity, launch, layout
+from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import stored_log
 from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
@@ -44,7 +44,7 @@ from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Refused
-from aetherscale.settings import Accelerator
+from aetherscale.settings import Accelerator, Supervision
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
 
 
 class QemuDriver:
-    """VMs under `<state_dir>/vms`. `qemu` is a program's name or path; `accelerator` is as in the settings."""
+    """VMs under `<state_dir>/vms`. `qemu` is a program's name or path; the rest is as in the settings."""
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class QemuDriver:
         image_path: ImagePath,
         write_overlay: disk.WriteOverlay,
         accelerator: Accelerator = "auto",
+        supervision: Supervision = "detached",
         qemu: str = QEMU,
     ) -> None:
         self._root = state_dir / "vms"
@@ -76,14 +77,19 @@ class QemuDriver:
         self._tasks = Tasks("compute")
         self._machines: dict[str, Machine] = {}
         self._accelerators = Accelerators(accelerator, state_dir)
-        self._starter = Starter(self._root, qemu, self._accelerators, self._machines, self._tasks, self._observed)
+        self._supervision = supervision
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._observe: Observe | None = None
+        self._starter: Starter
 
     async def start(self, observe: Observe) -> None:
         """Begin to observe; called once, before anything else. Raises `OSError` for a state directory of others."""
         self._observe = observe
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        supervisor = await supervision.choose(self._supervision)
+        self._starter = Starter(
+            self._root, self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed
+        )
 
     async def close(self) -> None:
         """Stop observing. Guests run on."""

@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ UID_BASE: Final = 0x7000_0000
 UID_COUNT: Final = 0x0FFE_0000
 """systemd keeps 0x7ffe0000 and up for "foreign" images."""
 
+NOTHING: Final[Mapping[str, str]] = {}
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -81,19 +82,30 @@ def program(name: str) -> str:
     return os.path.realpath(path)
 
 
-def spawn(command: Sequence[str], jail: Jail, directory: Path, errors: int, inherited: Sequence[int]) -> int:
+def spawn(
+    command: Sequence[str],
+    jail: Jail,
+    directory: Path,
+    errors: int,
+    inherited: Sequence[int],
+    *,
+    around: Sequence[str] = (),
+    environment: Mapping[str, str] = NOTHING,
+) -> int:
     """Start the command in its directory and in a session of its own; returns its pid.
+
+    `around` are words that come before those of the jail and then become them, `environment` what they need.
 
     stdin is /dev/null, stdout and stderr are `errors`; of all other descriptors only `inherited` are passed on, under
     the same numbers. The caller waits for the process, through its pidfd. Raises `OSError` and `HostFault`.
     """
     process = subprocess.Popen(
-        jail.wrap(command),
+        [*around, *jail.wrap(command)],
         stdin=subprocess.DEVNULL,
         stdout=errors,
         stderr=errors,
         cwd=directory,
-        env=_ENVIRONMENT,
+        env={**_ENVIRONMENT, **environment},
         umask=0o077,
         start_new_session=True,
         pass_fds=tuple(inherited),

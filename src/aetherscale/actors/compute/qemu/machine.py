@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import Observe
@@ -51,7 +52,14 @@ class Machine:
     """A live QEMU of ours. It takes over `pidfd`."""
 
     def __init__(
-        self, directory: VmDirectory, record: RunRecord, pidfd: int, line: SerialLine, tasks: Tasks, observe: Observe
+        self,
+        directory: VmDirectory,
+        record: RunRecord,
+        pidfd: int,
+        line: SerialLine,
+        tasks: Tasks,
+        observe: Observe,
+        why_killed: Callable[[], str],
     ) -> None:
         assert record.pid is not None, "a machine has a process"
         assert record.start_ticks is not None, "a process has a start"
@@ -69,6 +77,7 @@ class Machine:
         self._chores = Chores(tasks, f"VM {directory.vm_id}")
         self.guest = Guest(directory, record, self._execute, self._chores, self.reports)
         self._pidfd = pidfd
+        self._why_killed = why_killed
         self._monitor: Monitor | None = None
         self._ready_port: ReadyPort | None = None
         self._asked_to_go = False
@@ -175,8 +184,10 @@ class Machine:
         self._let_go()
         self.line.finish()
         if not self._asked_to_go:
-            detail = "" if self.exit != Exit() else "exit status unknown: the process was not this node's child"
+            unknown = "exit status unknown: the process was not this node's child" if self.exit == Exit() else ""
             code, number = self.exit
+            killed = self._why_killed() if unknown or number == signal.SIGKILL else ""
+            detail = killed or unknown
             self.reports(VmGone(self.directory.vm_id, self.run, code, number, detail, self.log_tail()))
 
     # --- what is asked of QEMU ---------------------------------------------------------------------------------------

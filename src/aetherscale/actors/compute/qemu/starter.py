@@ -20,6 +20,7 @@ from aetherscale.actors.compute.qemu.disk import MIB, disk_size_mib
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
+from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
 from aetherscale.bus.tasks import Tasks
 
 OVERHEAD_MIB: Final = 128
@@ -35,6 +36,7 @@ class Starter:
     root: Path
     qemu: str
     accelerators: Accelerators
+    supervisor: Supervisor
     machines: dict[str, Machine]
     tasks: Tasks
     observe: Observe
@@ -62,12 +64,14 @@ class Starter:
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(ConsoleLog(directory), fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
-            pid = launch.spawn(command, jail, directory.path, errors, descriptors.all())
+            around = self.supervisor.around(effect.vm_id, effect.run, Limits(effect.memory_mib, effect.cpus))
+            environment = self.supervisor.environment
+            pid = launch.spawn(
+                command, jail, directory.path, errors, descriptors.all(), around=around, environment=environment
+            )
             # Not waited for yet, so pid and start are there even if it has ended by now.
             record = replace(intent, pid=pid, start_ticks=identity.start_ticks(pid))
-            machine = Machine(directory, record, os.pidfd_open(pid), line, self.tasks, self.observe)
-        machine.reports.hold()
-        self.machines[effect.vm_id] = machine
+            machine = self._machine(directory, record, os.pidfd_open(pid), line)
         directory.write_record(record)
         return machine
 
@@ -124,7 +128,11 @@ class Starter:
 
     def _adopted(self, directory: VmDirectory, record: RunRecord, pidfd: int) -> Machine:
         line = SerialLine(ConsoleLog(directory), fresh=False)
-        machine = Machine(directory, record, pidfd, line, self.tasks, self.observe)
+        return self._machine(directory, record, pidfd, line)
+
+    def _machine(self, directory: VmDirectory, record: RunRecord, pidfd: int, line: SerialLine) -> Machine:
+        why_killed = self.supervisor.why_killed
+        machine = Machine(directory, record, pidfd, line, self.tasks, self.observe, why_killed)
         machine.reports.hold()
         self.machines[directory.vm_id] = machine
         return machine

@@ -1,0 +1,201 @@
+"""What is around a VM's process besides its jail, so that it outlives its node and has limits: docs/supervision.md.
+
+A supervisor puts words in front of a command and environment around it. The command keeps its pid, its descriptors and
+its parent, and ends as it would without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import shutil
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.settings import Supervision
+
+log = logging.getLogger(__name__)
+
+SLICE: Final = "aetherscale.slice"
+PROBE_LIMIT_S: Final = 5.0
+"""How long systemd may take to make a scope around `true`."""
+QEMU_MIB: Final = 512
+"""What QEMU may take beside the guest's memory: four times what it was seen to take."""
+QEMU_CPUS: Final = 1
+TASKS: Final = 192
+"""QEMU's pool for disk I/O has up to 64 threads, each virtual CPU one."""
+SHARE: Final = 50
+"""Of CPU and I/O where they are scarce; everything else on a host has 100."""
+
+_SYSTEMD: Final = Path("/run/systemd/system")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OOM_KILLS: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+class Limits(Struct, frozen=True):
+    """What one VM may take of its host."""
+
+    memory_mib: int
+    """The guest's."""
+    cpus: int
+
+    def properties(self) -> Mapping[str, str]:
+        """As systemd has them: systemd.resource-control(5)."""
+        return {
+            "MemoryMax": f"{self.memory_mib + QEMU_MIB}M",
+            "MemorySwapMax": "0",
+            "CPUQuota": f"{(self.cpus + QEMU_CPUS) * 100}%",
+            "CPUWeight": str(SHARE),
+            "IOWeight": str(SHARE),
+            "TasksMax": str(TASKS + self.cpus),
+        }
+
+
+class Supervisor(Protocol):
+    """Where VMs' processes live."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the words in front of a command need to be found."""
+        ...
+
+    def around(self, vm_id: str, run: int, limits: Limits) -> Sequence[str]:
+        """The words in front of the command of a run."""
+        ...
+
+    def why_killed(self) -> str:
+        """Why a process was killed, asked once for each that has just been; "" where nobody can tell."""
+        ...
+
+
+class Detached:
+    """Nothing around it."""
+
+    name: Final = "detached"
+    environment: Final[Mapping[str, str]] = {}
+
+    def around(self, vm_id: str, run: int, limits: Limits) -> Sequence[str]:
+        """No words."""
+        return ()
+
+    def why_killed(self) -> str:
+        """Nobody can tell."""
+        return ""
+
+
+class SystemdScopes:
+    """A transient scope of systemd around each run, of the system's manager or of the user's."""
+
+    def __init__(self, program: str, *, of_user: bool, runtime_dir: str = "", cgroups: Path = _CGROUPS) -> None:
+        self._program, self._of_user = program, of_user
+        self.environment: Mapping[str, str] = {"XDG_RUNTIME_DIR": runtime_dir} if of_user else {}
+        self._cgroups = cgroups
+        self._slice: Path | None = None
+        self._counted = 0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "systemd, the user's manager" if self._of_user else "systemd"
+
+    def around(self, vm_id: str, run: int, limits: Limits) -> Sequence[str]:
+        """`systemd-run`, which becomes the command once the scope is there."""
+        # A scope of before may be about to go: no two have one name.
+        unit = f"aetherscale-vm-{vm_id}-{run}-{secrets.token_hex(4)}.scope"
+        properties = [f"--property={name}={value}" for name, value in limits.properties().items()]
+        return self.scope(unit, *properties)
+
+    def scope(self, unit: str, *more: str) -> list[str]:
+        """The words of a scope of this name."""
+        manager = ["--user"] if self._of_user else []
+        return [self._program, *manager, "--scope", "--quiet", "--collect", f"--slice={SLICE}", f"--unit={unit}", *more]
+
+    def count_in(self, cgroup: str) -> None:
+        """The scopes' slice is above this control group, as /proc has it: remember where, and what is counted there."""
+        if not cgroup:
+            return
+        self._slice = self._cgroups / Path(cgroup).parent.relative_to("/")
+        self._counted = self._count()
+
+    def why_killed(self) -> str:
+        """That its memory was too much, where the count of the slice has grown."""
+        count = self._count()
+        if count < self._counted:
+            # A slice in which nothing was left has been made anew.
+            self._counted = 0
+        if count == self._counted:
+            return ""
+        self._counted += 1
+        return "the kernel killed it: it was out of the memory that it may have"
+
+    def _count(self) -> int:
+        if self._slice is None:
+            return 0
+        try:
+            found = _OOM_KILLS.search((self._slice / "memory.events").read_text())
+        except OSError:
+            # Without a memory controller nobody counts.
+            return 0
+        return int(found[1]) if found else 0
+
+
+async def choose(wanted: Supervision) -> Supervisor:
+    """The supervisor for this host. Raises `ValueError` where systemd is wanted and does not do it."""
+    if wanted == "detached":
+        return Detached()
+    try:
+        return await _systemd()
+    except HostFault as fault:
+        if wanted == "systemd":
+            raise ValueError(f"--supervisor systemd: {fault.reason}; {fault.hint}") from fault
+        log.info("virtual machines are detached processes, without limits: %s", fault.reason)
+        return Detached()
+
+
+async def _systemd() -> SystemdScopes:
+    """Scopes, tried out. Raises `HostFault` that says why they cannot be made."""
+    hint = "run the node with --supervisor detached; VMs then have no limits"
+    if not _SYSTEMD.is_dir():
+        raise HostFault("this host is not run by systemd", hint=hint, retryable=False)
+    program = shutil.which("systemd-run")
+    if program is None:
+        raise HostFault("systemd-run is not installed", hint="apt install systemd", retryable=False)
+    uid = os.geteuid()
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    scopes = SystemdScopes(program, of_user=uid != 0, runtime_dir=runtime_dir)
+    process = await asyncio.create_subprocess_exec(
+        *scopes.scope(f"aetherscale-probe-{secrets.token_hex(4)}.scope"), "cat", "/proc/self/cgroup",
+        stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env={**os.environ, **scopes.environment},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PROBE_LIMIT_S):
+            said, complaint = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise HostFault(f"systemd made no scope within {PROBE_LIMIT_S:g} s", hint=hint) from None
+    if process.returncode != 0:
+        why = complaint.decode(errors="replace").strip().partition("\n")[0]
+        hint = "aetherscale host setup, which lets a user's VMs have units" if uid != 0 else hint
+        raise HostFault(f"systemd makes no scope: {why}", hint=hint)
+    scopes.count_in(cgroup_of(said.decode()))
+    return scopes
+
+
+def cgroup_of(proc: str) -> str:
+    """The control group of version 2 in the text of /proc/PID/cgroup; "" where there is none."""
+    found = re.search(r"^0::(/.+)$", proc, re.MULTILINE)
+    return found[1] if found else ""

@@ -1,0 +1,77 @@
+"""`just systemd`: boot a systemd in a container of this machine's own programs, and run there what needs one.
+
+Nothing of the machine is changed: the container has its own root in memory, and a network of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.support.node import ROOT
+
+SUITES: Final = ("tests/contract/test_supervisor.py", "tests/systemd/inside.py")
+PATIENCE_S: Final = 60.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suites inside; their exit status."""
+    missing = [name for name in ("systemd-nspawn", "nsenter", "dbus-daemon") if shutil.which(name) is None]
+    if missing:
+        print(f"{', '.join(missing)}: not installed; apt install systemd systemd-container dbus util-linux")
+        return 1
+    with booted() as leader:
+        inside = ["nsenter", "--target", str(leader), "--all", f"--wdns={ROOT}"]
+        tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or SUITES)]
+        return subprocess.run([*inside, *tests], check=False).returncode
+
+
+@contextmanager
+def booted() -> Iterator[int]:
+    """A container in which systemd has come up; the pid of its systemd."""
+    python = Path(sysconfig.get_config_var("prefix")).resolve()
+    places = [f"--bind={ROOT}", *([] if python.is_relative_to("/usr") else [f"--bind-ro={python}"])]
+    command = [
+        *("systemd-nspawn", "--directory=/", "--volatile=yes", "--private-network", "--register=no", "--keep-unit"),
+        *(
+            "--console=pipe",
+            "--capability=CAP_NET_ADMIN",
+            "--bind=/dev/net/tun",
+            *places,
+            "--notify-ready=yes",
+            "--boot",
+        ),
+    ]
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(f"{directory}/notify")
+        told.settimeout(PATIENCE_S)
+        environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
+        ) as container:
+            try:
+                while b"READY=1" not in told.recv(4096).split(b"\n"):
+                    pass
+                children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+                yield int(children[0])
+            finally:
+                # Power off; it needs no longer than systemd does.
+                container.send_signal(signal.SIGRTMIN + 4)
+                try:
+                    container.wait(PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    container.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
