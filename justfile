@@ -88,6 +88,10 @@ docs:
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
 
+# A booted systemd in a container, and what needs one: scopes of virtual machines, the service, `host setup`.
+systemd *args:
+    {{ bin }}/python -m tests.systemd {{ args }}
+
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:
     {{ bin }}/python -m tests.powercuts.cuts {{ args }}

@@ -13,9 +13,9 @@ from aetherscale.gateways.cli.program import Program
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from aetherscale.gateways.cli.program import Finding, Ready
+    from aetherscale.gateways.cli.program import Finding, Ready, Step
     from aetherscale.kernel.registry import Kind
     from aetherscale.settings import Settings
 
@@ -58,6 +58,8 @@ def program() -> Program:
         kinds=_kinds,
         serve=_serve,
         doctor=_doctor,
+        set_up=_set_up,
+        take_out=_take_out,
         demo=_demo,
     )
 
@@ -135,6 +137,18 @@ def _doctor(settings: Settings) -> tuple[Finding, ...]:
     from aetherscale.doctor import examine
 
     return examine(settings)
+
+
+def _set_up(dry_run: bool) -> Iterator[Step]:
+    from aetherscale.hostsetup import set_up
+
+    return set_up(dry_run=dry_run)
+
+
+def _take_out(dry_run: bool) -> Iterator[Step]:
+    from aetherscale.hostsetup import take_out
+
+    return take_out(dry_run=dry_run)
 
 
 def _demo() -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale.actors.compute.qemu import accel, launch
+from aetherscale.actors.compute.qemu import accel, launch, supervision
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus.blocking import connect
 from aetherscale.bus.bus import BusUnavailable
@@ -55,6 +55,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _nats_server,
         _qemu,
         _jail,
+        _supervision,
         _accelerator,
         _memory,
         _state_dir,
@@ -139,6 +140,15 @@ def _jail(settings: Settings) -> Iterator[Finding]:
             f"not root, or without the user ids from {launch.UID_BASE} on: every VM's process runs as {_user()}",
             "run the node as root, so that VMs cannot reach one another's processes",
         )
+
+
+def _supervision(settings: Settings) -> Iterator[Finding]:
+    try:
+        supervisor = asyncio.run(supervision.systemd_scopes())
+    except HostFault as fault:
+        yield Finding("supervision", "warning", f"virtual machines have no limits: {fault.reason}", fault.hint)
+        return
+    yield Finding("supervision", "ok", f"virtual machines are units with limits: {supervisor.name}")
 
 
 def _accelerator(settings: Settings) -> Iterator[Finding]:

@@ -129,7 +129,6 @@ REFUSALS = [
     ("network create lab", 1, "aetherscale network: not in this version", "user-mode networking"),
     ("vpn list", 1, "not in this version", ""),
     ("firewall group list", 1, "not in this version", ""),
-    ("host setup", 1, "not in this version", "aetherscale doctor"),
     ("serve --http 127.0.0.1:80", 1, "not in this version", ""),
     ("why vm wbe", 3, "the log knows no vm 'wbe'", "did you mean: web?"),
     ("events list --vm wbe", 3, "the log knows no vm 'wbe'", "did you mean: web?"),

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from tests.support.node import ROOT
 
 SUITES: Final = ("tests/contract/test_supervisor.py", "tests/systemd/inside.py")
 PATIENCE_S: Final = 60.0
+SOURCE: Final = "/srv/aetherscale"
+"""Where the container has this project for everybody."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,8 +40,10 @@ def main(arguments: Sequence[str]) -> int:
 @contextmanager
 def booted() -> Iterator[int]:
     """A container in which systemd has come up; the pid of its systemd."""
-    python = Path(sysconfig.get_config_var("prefix")).resolve()
-    places = [f"--bind={ROOT}", *([] if python.is_relative_to("/usr") else [f"--bind-ro={python}"])]
+    python = Path(sys.base_prefix).resolve()
+    places = [f"--bind={ROOT}", f"--bind-ro={ROOT}:{SOURCE}"]
+    if not python.is_relative_to("/usr"):
+        places.append(f"--bind-ro={python}")
     command = [
         *("systemd-nspawn", "--directory=/", "--volatile=yes", "--private-network", "--register=no", "--keep-unit"),
         *(

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import pwd
 import signal
+import subprocess
+import sysconfig
+from asyncio.subprocess import DEVNULL
 from pathlib import Path
+from typing import Any, Final
 
+import pytest
+
+from aetherscale import hostsetup
 from aetherscale.actors.compute.qemu import supervision
 from tests.contract.test_supervisor import Spawned
 from tests.support.eventually import asked_until
+from tests.support.node import ROOT, guests
+from tests.support.raw_images import bare_image
 from tests.systemd.units import no_units, told, units
+
+EXPOSURE: Final = 30
+"""Tenths: what `systemd-analyze security` may find at most."""
 
 
 async def one_unit() -> bool:
@@ -33,3 +48,131 @@ async def test_the_limits_are_those_of_the_scope(tmp_path: Path) -> None:
     os.kill(spawned.pid, signal.SIGKILL)
     await spawned.ended()
     await asked_until(no_units)
+
+
+# --- a node that is a service ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def program() -> tuple[str, ...]:
+    """The command line of an installation that everybody may read, on a host whose users have managers."""
+    # The system's own Python: the one that the tests run on may be in a home, which the service does not see.
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", "/opt/aetherscale"], check=True)
+    (packages,) = Path("/opt/aetherscale/lib").glob("python3*/site-packages")
+    site = Path(sysconfig.get_path("purelib")).relative_to(ROOT)
+    (packages / "shared.pth").write_text(f"/srv/aetherscale/{site}\n/srv/aetherscale/src\n")
+    Path("/opt/aetherscale/bin/nats-server").symlink_to(f"/srv/aetherscale/{site.parents[2]}/bin/nats-server")
+    # The container's /etc is empty, and so has no PAM through which a user's manager is started elsewhere.
+    drop_in = Path("/etc/systemd/system/user@.service.d/without-pam.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n")
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    return ("/opt/aetherscale/bin/python", "-m", "aetherscale")
+
+
+def lines(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + journal()
+    return done.stdout.splitlines()
+
+
+def journal() -> str:
+    return subprocess.run(["journalctl", "--no-pager", "-n", "60"], capture_output=True, text=True, check=True).stdout
+
+
+def vms(*program: str) -> dict[str, dict[str, Any]]:
+    return {vm["name"]: vm for vm in json.loads("\n".join(lines(*program, "vm", "list", "--json")))}
+
+
+def cgroup_of(pid: int) -> str:
+    return supervision.cgroup_of(Path(f"/proc/{pid}/cgroup").read_text())
+
+
+async def serving(program: tuple[str, ...]) -> bool:
+    asked = await asyncio.create_subprocess_exec(*program, "vm", "list", stdout=DEVNULL, stderr=DEVNULL)
+    return await asked.wait() == 0
+
+
+async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tuple[str, ...], tmp_path: Path) -> None:
+    wanted = lines(*program, "host", "setup", "--dry-run")
+    assert {line.split()[0] for line in wanted} <= {"to", "already"}
+    assert not hostsetup.UNIT_FILE.exists()
+    done = lines(*program, "host", "setup")
+    assert [line[9:] for line in done] == [line[9:] for line in wanted]
+    assert {line[:7].strip() for line in lines(*program, "host", "setup")} == {"already"}
+
+    node = int(told("show", "--value", "-p", "MainPID", hostsetup.UNIT))
+    status = Path(f"/proc/{node}/status").read_text()
+    user = pwd.getpwnam(hostsetup.USER)
+    assert f"Uid:\t{user.pw_uid}\t" in status
+    assert "CapEff:\t0000000000001000" in status, "CAP_NET_ADMIN and nothing else"
+
+    image = bare_image(tmp_path)
+    image.chmod(0o644)
+    tmp_path.chmod(0o755)
+    shared = Path("/srv/bare.img")
+    shared.write_bytes(image.read_bytes())
+    lines(*program, "image", "import", str(shared), "--name", "bare", "--ready", "none")
+    lines(*program, "vm", "create", "web", "--image", "bare", "--memory", "64M")
+    (guest,) = guests(hostsetup.STATE_DIR)
+    guest_status = Path(f"/proc/{guest}/status").read_text()
+    assert "CapEff:\t0000000000000000" in guest_status
+    assert f"Uid:\t{user.pw_uid}\t" in guest_status
+    scope = cgroup_of(guest)
+    assert f"/user@{user.pw_uid}.service/{supervision.SLICE}/aetherscale-vm-" in scope
+    assert cgroup_of(node) == f"/{supervision.SLICE}/{hostsetup.UNIT}"
+
+    os.kill(node, signal.SIGKILL)
+    await asked_until(lambda: serving(program))
+    assert vms(*program)["web"]["observed"] == "running"
+    for how in ("restart", "stop"):
+        told(how, hostsetup.UNIT)
+        assert set(guests(hostsetup.STATE_DIR)) == {guest}, how
+    told("start", hostsetup.UNIT)
+    assert vms(*program)["web"]["restarts"] == 0
+    types = [line.split() for line in lines(*program, "events", "list")]
+    assert sum("VmAdopted" in words for words in types) == 3
+
+    lines(*program, "vm", "delete", "web", "--kill")
+    assert guests(hostsetup.STATE_DIR) == {}
+    await asked_until(lambda: gone(Path("/sys/fs/cgroup/unified" + scope), Path("/sys/fs/cgroup" + scope)))
+
+    lines(*program, "vm", "create", "db", "--image", "bare", "--memory", "64M")
+    before = guests(hostsetup.STATE_DIR)
+    lines(*program, "host", "remove")
+    assert told("show", "--value", "-p", "LoadState", hostsetup.UNIT).strip() == "not-found"
+    assert guests(hostsetup.STATE_DIR) == before
+    lines(*program, "host", "setup")
+    lines(*program, "vm", "delete", "db", "--kill")
+
+
+async def test_a_guest_without_a_unit_outlives_the_service_too(program: tuple[str, ...]) -> None:
+    lines(*program, "host", "setup")
+    drop_in = Path("/run/systemd/system/aetherscale.service.d/detached.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nEnvironment=AETHERSCALE_SUPERVISOR=detached\n")
+    try:
+        told("daemon-reload")
+        told("restart", hostsetup.UNIT)
+        lines(*program, "vm", "create", "ci", "--image", "bare", "--memory", "64M")
+        (guest,) = guests(hostsetup.STATE_DIR)
+        assert cgroup_of(guest) == f"/{supervision.SLICE}/{hostsetup.UNIT}"
+        told("restart", hostsetup.UNIT)
+        assert set(guests(hostsetup.STATE_DIR)) == {guest}
+        assert vms(*program)["ci"]["restarts"] == 0
+        lines(*program, "vm", "delete", "ci", "--kill")
+    finally:
+        drop_in.unlink()
+        told("daemon-reload")
+        told("restart", hostsetup.UNIT)
+
+
+async def gone(*places: Path) -> bool:
+    return not any(place.exists() for place in places)
+
+
+def test_the_service_is_as_closed_as_it_can_be(program: tuple[str, ...]) -> None:
+    lines(*program, "host", "setup")
+    assert lines("systemd-analyze", "verify", str(hostsetup.UNIT_FILE)) == []
+    said = lines("systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE}", hostsetup.UNIT)
+    print(said[-1])

@@ -1,13 +1,15 @@
-"""`doctor`, `demo` and `nats-context`: what concerns this host rather than a node's objects."""
+"""`doctor`, `host`, `demo` and `nats-context`: what concerns this host rather than a node's objects."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure
-from aetherscale.gateways.cli.grammar import Command, Option
+from aetherscale.gateways.cli.grammar import Command, Group, Option
 from aetherscale.gateways.cli.output import harmless
+from aetherscale.gateways.cli.program import Step
 from aetherscale.gateways.cli.views import count
 
 PRIVATE = 0o700
@@ -29,6 +31,25 @@ def _doctor(context: Context) -> int:
         summary = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
         out.line(summary if errors or warnings else "all is well")
     return FAILED if any(finding.status == "error" for finding in findings) else DONE
+
+
+def _set_up(context: Context) -> None:
+    _tell(context, context.program.set_up)
+    if not context.out.json and not context.values["dry-run"]:
+        context.out.note("next: aetherscale doctor; journalctl -u aetherscale")
+
+
+def _take_out(context: Context) -> None:
+    _tell(context, context.program.take_out)
+
+
+def _tell(context: Context, work: Callable[[bool], Iterator[Step]]) -> None:
+    """Each step as soon as it is done."""
+    for step in work(context.values["dry-run"]):
+        if context.out.json:
+            context.out.json_line(step)
+        else:
+            context.out.line(f"{step.status:<7}  {step.what}")
 
 
 def _demo(context: Context) -> int:
@@ -78,6 +99,35 @@ DOCTOR = Command(
         "Looks at Python, the packages, nats-server, QEMU and its jail, KVM by a proof, memory, the state directory "
         "and the log. An error is what keeps a node from its work, a warning what makes it slower or less safe. Exit "
         "status 1 if there are errors."
+    ),
+)
+
+_DRY_RUN = Option("dry-run", "only say what there is to do")
+
+HOST = Group(
+    "host",
+    "make this host run a node as a service",
+    (
+        Command(
+            "setup",
+            "a user, a state directory and a service for a node, started now and at each boot",
+            _set_up,
+            options=(_DRY_RUN,),
+            examples=("aetherscale host setup --dry-run", "aetherscale host setup"),
+            details=(
+                "Needs systemd and root. Makes the system user aetherscale, /var/lib/aetherscale, and "
+                "aetherscale.service for this very installation, which it starts. The node may make network devices "
+                "and nothing else that a user may not; its virtual machines are units with limits. What is so already "
+                "is left as it is, so it may be run again at any time, as after an upgrade."
+            ),
+        ),
+        Command(
+            "remove",
+            "take the service out again; virtual machines run on, and the state stays",
+            _take_out,
+            options=(_DRY_RUN,),
+            examples=("aetherscale host remove",),
+        ),
     ),
 )
 

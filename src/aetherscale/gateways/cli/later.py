@@ -27,6 +27,5 @@ LATER: Final[Mapping[str, Command]] = {
         _later("network", _USER_NETWORKING),
         _later("vpn", _USER_NETWORKING),
         _later("firewall", _USER_NETWORKING),
-        _later("host", "`aetherscale doctor` says what the host lacks, and what to type"),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from msgspec import Struct
@@ -24,6 +24,13 @@ class Finding(Struct, frozen=True):
     status: Literal["ok", "warning", "error"]
     found: str
     mend: str = ""
+
+
+class Step(Struct, frozen=True):
+    """One thing that makes a host what it is to be."""
+
+    what: str
+    status: Literal["done", "already", "to do"]
 
 
 class Ready(Protocol):
@@ -77,5 +84,9 @@ class Program(Struct, frozen=True):
     """Run a node until it is told to stop, and tell when it is ready. Raises `Refused`."""
     doctor: Callable[[Settings], tuple[Finding, ...]]
     """Everything that a node needs of its host, looked at."""
+    set_up: Callable[[bool], Iterator[Step]]
+    """Make this host one that runs a node as a service, or with True only say what that takes. Raises `Refused`."""
+    take_out: Callable[[bool], Iterator[Step]]
+    """Remove that service, or with True only say what that takes. Raises `Refused`."""
     demo: Callable[[], int]
     """From nothing to a ready virtual machine and back; answers with the exit status."""

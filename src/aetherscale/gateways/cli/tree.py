@@ -65,6 +65,12 @@ def _doctor() -> Command:
     return DOCTOR
 
 
+def _host() -> Group:
+    from aetherscale.gateways.cli.host import HOST
+
+    return HOST
+
+
 def _demo() -> Command:
     from aetherscale.gateways.cli.host import DEMO
 
@@ -100,11 +106,11 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("log", "the log itself: verify, export, import, info", _log),
     Entry("node", "the nodes that can be heard", _node),
     Entry("doctor", "check all that a node needs, and say what mends it", _doctor),
+    Entry("host", "make this host run a node as a service", _host),
     Entry("demo", "from nothing to a ready VM and back, in a temporary directory", _demo),
     Entry("nats-context", "let the `nats` program know the node's server", _nats_context),
     Entry("completion", "completion for bash, zsh or fish", _completion),
     Entry("network", "not in this version", lambda: _later("network")),
     Entry("vpn", "not in this version", lambda: _later("vpn")),
     Entry("firewall", "not in this version", lambda: _later("firewall")),
-    Entry("host", "not in this version", lambda: _later("host")),
 )

@@ -157,7 +157,7 @@ async def choose(wanted: Supervision) -> Supervisor:
     if wanted == "detached":
         return Detached()
     try:
-        return await _systemd()
+        return await systemd_scopes()
     except HostFault as fault:
         if wanted == "systemd":
             raise ValueError(f"--supervisor systemd: {fault.reason}; {fault.hint}") from fault
@@ -165,9 +165,9 @@ async def choose(wanted: Supervision) -> Supervisor:
         return Detached()
 
 
-async def _systemd() -> SystemdScopes:
+async def systemd_scopes() -> SystemdScopes:
     """Scopes, tried out. Raises `HostFault` that says why they cannot be made."""
-    hint = "run the node with --supervisor detached; VMs then have no limits"
+    hint = "with --supervisor auto they are processes without limits, which outlive the node all the same"
     if not _SYSTEMD.is_dir():
         raise HostFault("this host is not run by systemd", hint=hint, retryable=False)
     program = shutil.which("systemd-run")
