@@ -61,9 +61,10 @@ stories count="500":
 month days="30":
     {{ bin }}/python -m tests.simulation.month {{ days }}
 
-# SIGKILL of the real node at every call of a port, with real QEMU.
-kills:
+# SIGKILL of the real node at every call of a port, with real QEMU; then, under load, of anything at random.
+kills count="300" seed=`date +%s`:
     AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py
+    AETHERSCALE_RANDOM_KILLS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s tests/integration/test_random_kills.py
 
 # Exactly what CI runs.
 check: test

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from tests.integration.conftest import MakeNode
 from tests.support.node import PATIENCE_S, RunningNode, guests
+from tests.support.processes import nats_server_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -209,6 +209,7 @@ class TestKills:
     async def test_a_killed_nats_server_is_replaced_and_no_event_is_lost_or_doubled(self, node: RunningNode) -> None:
         await create(node, "web")
         server = nats_server_of(node)
+        assert server is not None
         os.kill(server, signal.SIGKILL)
         await (await node.client()).close()
         chunks = await node.insist(f"{CMD}.compute.stop-vm", {"vm-id": "web"}, "stop-1")
@@ -323,17 +324,3 @@ class TestErrors:
         assert (await node.task("compute", "delete-vm", vm_id="web"))["code"] == 404
         assert guests(node.state_dir) == {}
         assert not list((node.state_dir / "vms").glob("*"))
-
-
-def nats_server_of(node: RunningNode) -> int:
-    """The pid of the node's own nats-server."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                process = Path("/proc", entry)
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == node.pid and "nats-server" in (process / "cmdline").read_text().split("\0")[0]:
-                    return int(entry)
-            except OSError:
-                continue
-    raise AssertionError("the node has no nats-server")

@@ -66,10 +66,10 @@ async def ended(pid: int) -> None:
         os.close(descriptor)
 
 
-async def asked_until(ask: Callable[[], Awaitable[bool]]) -> None:
+async def asked_until(ask: Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
     """Ask another program again and again until it says yes: for what no program tells of by itself."""
     wait_s = 0.001
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(within_s):
         while not await ask():
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 0.05)

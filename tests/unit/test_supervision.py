@@ -84,7 +84,7 @@ def test_a_users_scopes_are_made_by_the_users_manager() -> None:
 
 async def test_systemd_where_there_is_none_is_refused_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "_SYSTEMD", Path("/nowhere"))
-    with pytest.raises(ValueError, match=r"--supervisor systemd: this host is not run by systemd; with --supervisor auto"):
+    with pytest.raises(ValueError, match="this host is not run by systemd; with --supervisor auto"):
         await supervision.choose("systemd")
     assert isinstance(await supervision.choose("auto"), Detached)
 
