@@ -81,6 +81,10 @@ bench-peers:
 bench-growth *args:
     {{ bin }}/python -m benchmarks.growth {{ args }}
 
+# A thousand living QEMUs, found again by a node that was killed: 10 GiB of memory for as long as it lasts.
+readoption count="1000":
+    {{ bin }}/python -m benchmarks.readoption {{ count }}
+
 # Write docs/events.md and docs/subjects.md anew from the code.
 docs:
     {{ bin }}/python -m aetherscale.docs
