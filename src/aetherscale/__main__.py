@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SEARCH_AFTER = 100_000
 """How many new objects there are before garbage is searched for: most commands end with less, and the searches of
 Python's own threshold take a tenth of their time."""
+OPEN_FILES = 65_536
+"""What a node may have open, where the host lets it."""
 PYTHONS_OWN = gc.get_threshold()
 
 
@@ -97,6 +99,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     from aetherscale.eventstore.store import Locked, StoreError
     from aetherscale.kernel.errors import Refused
 
+    _allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # It calls every end of a connection an error; what such an end means is said by the driver.
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -122,6 +125,14 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         ) from error
     except ValueError as error:
         raise Refused(400, str(error)) from error
+
+
+def _allow_open_files() -> None:
+    """Each VM takes six; the usual limit is for programs that use `select`, and may be raised by anybody."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
 
 
 def _loop_factory() -> Callable[[], AbstractEventLoop] | None:

@@ -128,3 +128,12 @@ async def test_a_node_on_a_renamed_host_goes_on_under_the_name_of_its_log(make_n
     status, _, err = await node.cli("serve", "--simulated", "--node", "other")
     assert (status, "serve with --node host1" in err) == (1, True)
     assert await good(node, "log", "info")
+
+
+async def test_a_node_may_open_as_many_files_as_the_host_lets_it(make_node: MakeNode) -> None:
+    node = make_node("--simulated")
+    node.within = ("prlimit", "--nofile=256:3000", "--")
+    await node.start()
+    limits = Path(f"/proc/{node.pid}/limits").read_text()
+    (files,) = (line.split() for line in limits.splitlines() if line.startswith("Max open files"))
+    assert files[3:5] == ["3000", "3000"]

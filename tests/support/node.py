@@ -36,6 +36,8 @@ class RunningNode:
         self.name = name
         self._cache_dir = cache_dir
         self._arguments = arguments
+        self.within: tuple[str, ...] = ()
+        """A program that becomes the node's."""
         self.program: tuple[str, ...] = ("-m", "aetherscale", "serve")
         self._process: Process | None = None
         self._client: Client | None = None
@@ -60,7 +62,7 @@ class RunningNode:
     async def start(self) -> None:
         """Start it and wait until it says that it is ready."""
         self._process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "KILL", sys.executable, *self.program, *self._arguments),
+            *(*self.within, "setpriv", "--pdeathsig", "KILL", sys.executable, *self.program, *self._arguments),
             stdout=PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=self.environment,
