@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.node import ROOT
 
+pytestmark = pytest.mark.timeout(600)
+
 REGRESSIONS = {
     5: "a repeat of what changed nothing was not answered once its VM was gone",
     101: "work went on, and answers were lost, after the log had become doubtful",
