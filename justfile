@@ -89,6 +89,10 @@ readoption count="1000":
 docs:
     {{ bin }}/python -m aetherscale.docs
 
+# Write docs/limits.md anew from the code and tests/promises/limits.toml.
+limits:
+    {{ bin }}/python -m tools.limits
+
 # Fail where docs/events.md or docs/subjects.md have drifted from the code.
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check

@@ -140,11 +140,12 @@ def missing(promises: Iterable[Promise], root: Path) -> Iterator[str]:
             if name.startswith(JUST):
                 if name.removeprefix(JUST).split()[0] not in recipes:
                     yield f"there is no recipe `{name}`: {promise.says}"
-            elif not _exists(name, root):
+            elif not has_test(name, root):
                 yield f"there is no test {name}: {promise.says}"
 
 
-def _exists(node_id: str, root: Path) -> bool:
+def has_test(node_id: str, root: Path) -> bool:
+    """Whether there is a test of this node id, or a file of tests."""
     path, *names = node_id.split("::")
     if not (root / path).is_file():
         return False

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale.bus import processes
+from aetherscale.bus import embedded, processes
 from aetherscale.bus.embedded import EmbeddedServer, EmbeddedServerError, Limits, find_binary
 from aetherscale.bus.endpoint import Endpoint, read_endpoint
 from aetherscale.bus.nats import NatsBus
@@ -250,6 +250,17 @@ async def test_why_it_does_not_start_is_told_with_its_own_words(tmp_path: Path) 
     server = EmbeddedServer(tmp_path, "n1")
     with pytest.raises(EmbeddedServerError, match=r"(?s)ended with 1 before.*is not a directory.*server\.conf"):
         await server.start()
+
+
+async def test_one_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "READY_TIMEOUT_S", 0.3)
+    program = tmp_path / "nats-server"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    program.chmod(0o755)
+    server = EmbeddedServer(tmp_path, "n1", binary=program)
+    with pytest.raises(EmbeddedServerError, match="was not ready within"):
+        await server.start()
+    await ended(int((tmp_path / "pid").read_text()))
 
 
 async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from aetherscale.actors.compute.effects import (
     ShutDownVm,
     VmGone,
 )
-from aetherscale.actors.compute.qemu import machine, session
+from aetherscale.actors.compute.qemu import driver as driver_module
+from aetherscale.actors.compute.qemu import machine, session, starter
 from aetherscale.actors.compute.qemu.identity import boot_id, start_ticks
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
@@ -220,6 +221,38 @@ async def test_a_qemu_that_hangs_is_unresponsive_and_not_ended_and_can_be_killed
         ended = await ensure(driver, END, Ended)
         assert ended.signal == signal.SIGKILL
         assert watcher.seen == []
+
+
+@pytest.mark.usefixtures("short_limits")
+async def test_a_process_that_outlives_its_kill_is_told_and_not_called_stopped(
+    qemu_world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = qemu_world.driver()
+    async with node(driver):
+        started = await booted(driver)
+        os.kill(started.pid, signal.SIGSTOP)
+        # As one does that waits in the kernel for a disk that does not answer.
+        monkeypatch.setattr(machine.Machine, "_kill", lambda stuck: None)
+        monkeypatch.setattr(driver_module, "_KILL_LIMIT_S", 0.1)
+        failed = await ensure(driver, END, EffectFailed)
+        assert "does not end 0.1 s after SIGKILL" in failed.reason
+        assert driver.watches(VM, 1)
+        monkeypatch.undo()
+        assert (await ensure(driver, END, Ended)).signal == signal.SIGKILL
+
+
+async def test_somebody_else_who_holds_a_vms_sockets_is_named(
+    qemu_world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starter, "_FIND_LIMIT_S", 0.05)
+    driver = qemu_world.driver()
+    async with node(driver):
+        await ensure(driver, provision(BARE), DiskProvisioned)
+        with VmDirectory(qemu_world.state_dir / "vms", VM).listen("qmp.sock"):
+            failed = await ensure(driver, END, EffectFailed)
+        assert "is not this VM's QEMU" in failed.reason
+        assert "fuser" in failed.hint
+        assert await ensure(driver, END, Ended) == Ended(END.key)
 
 
 @pytest.mark.usefixtures("short_limits")

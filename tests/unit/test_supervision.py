@@ -100,6 +100,19 @@ async def test_a_systemd_that_makes_no_scopes_is_not_used(monkeypatch: pytest.Mo
     assert isinstance(await supervision.choose("auto"), Detached)
 
 
+async def test_a_systemd_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervision, "_SYSTEMD", tmp_path)
+    monkeypatch.setattr(supervision, "PROBE_LIMIT_S", 0.05)
+    program = tmp_path / "systemd-run"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ValueError, match="systemd made no scope within"):
+        await supervision.choose("systemd")
+
+
 def test_the_unit_is_of_this_installation() -> None:
     unit = hostsetup.unit("/opt/x/bin/python", 994)
     assert "ExecStart=/opt/x/bin/python -m aetherscale serve\n" in unit
