@@ -3,8 +3,8 @@
     python -m tools.limits            write the page
     python -m tools.limits check      exit 1 where the page is not up to date, or something is missing or not there
 
-The bounds are in tests/promises/limits.toml; their values are read from the code. A constant of the code that looks like
-a bound has to be one there, or be named among those that are none.
+The bounds are in tests/promises/limits.toml; their values are read from the code. A constant of the code that looks
+like a bound has to be one there, or be named among those that are none.
 """
 
 from __future__ import annotations
