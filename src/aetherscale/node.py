@@ -15,6 +15,7 @@ from aetherscale.actors.actor import Actor
 from aetherscale.actors.compute.component import BaseImage, Compute
 from aetherscale.actors.compute.decider import ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.events import VmStepFailed
 from aetherscale.actors.compute.projection import VM_KIND
 from aetherscale.actors.compute.state import Vm
 from aetherscale.actors.images.component import Images, Perform
@@ -155,6 +156,9 @@ class Node:
     def _committed(self, recorded: Sequence[Recorded]) -> None:
         for actor in self._actors:
             actor.committed(recorded)
+        if any(isinstance(each.event, VmStepFailed) for each in recorded):
+            # Where the host refuses, it may not be as the log has it.
+            self._reconciler.soon()
 
     def _base_image(self, tenant: str, reference: str) -> BaseImage:
         image = self._images.usable(tenant, reference).state

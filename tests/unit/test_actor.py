@@ -172,6 +172,18 @@ class TestTheHost:
         node.host.behaviour = lambda vm_id: Behaviour()
         assert (await node.final("compute", "create-vm", WEB))["vm"].phase == "ready"
 
+    async def test_a_fault_makes_the_node_look_at_its_host_at_once(self, node: MemoryNode) -> None:
+        node.host.disks["1eedfeedfeedfeed"] = 1
+
+        async def refuse(effect: Any) -> None:
+            if isinstance(effect, effects.BootVm):
+                raise SimulatedFault("there is not enough memory", retryable=False)
+
+        node.host.interfere = refuse
+        await node.final("compute", "create-vm", WEB)
+        await node.until("VmCollected")
+        assert node.host.disks.keys() == set()
+
     async def test_a_driver_that_breaks_is_a_failure_of_the_step(
         self, node: MemoryNode, caplog: pytest.LogCaptureFixture
     ) -> None:
