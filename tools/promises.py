@@ -1,6 +1,7 @@
 """Writes PROMISES.md: what aetherscale promises, the tests that show it, how they ended last and when.
 
     python -m tools.promises run [WORD…]      run what shows the promises whose text has all words; write the page
+    python -m tools.promises recipes [WORD…]  run only the recipes among those
     python -m tools.promises take JUNIT.xml…  take the results of test runs that were made anyway; write the page
     python -m tools.promises check            exit 1 where the page is not up to date, or names what is not there
 
@@ -71,9 +72,10 @@ def main(arguments: Sequence[str]) -> int:
                 faults.append("PROMISES.md is not up to date: run `just promises`")
             print("\n".join(faults), file=sys.stderr)
             return 1 if faults else 0
-        case ["run", *words]:
+        case ["run" | "recipes" as what, *words]:
             chosen = [each for each in promises if all(word.lower() in each.says.lower() for word in words)]
-            results = {**results, **run(dict.fromkeys(name for each in chosen for name in each.shown_by))}
+            names = dict.fromkeys(name for each in chosen for name in each.shown_by)
+            results = {**results, **run(name for name in names if what == "run" or name.startswith(JUST))}
         case ["take", *files] if files:
             results = {**results, **taken(promises, [Path(each).read_text() for each in files], today())}
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ async def test_a_systemd_that_does_not_answer_is_not_waited_for(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(ValueError, match="systemd made no scope within"):
         await supervision.choose("systemd")
+
+
+async def test_a_manager_that_ends_with_a_session_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(supervision, "_SYSTEMD", tmp_path)
+    monkeypatch.setattr(supervision, "_LINGERING", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    program = tmp_path / "systemd-run"
+    program.write_text("#!/bin/sh\necho 0::/aetherscale.slice/aetherscale-probe-1.scope\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ValueError, match=r"ends with the user's last session.*loginctl enable-linger"):
+        await supervision.choose("systemd")
+    (tmp_path / "nobody").touch()
+    assert (await supervision.choose("systemd")).name == "systemd, the user's manager"
 
 
 def test_the_unit_is_of_this_installation() -> None:

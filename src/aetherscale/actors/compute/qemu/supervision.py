@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -36,6 +37,7 @@ SHARE: Final = 50
 """Of CPU and I/O where they are scarce; everything else on a host has 100."""
 
 _SYSTEMD: Final = Path("/run/systemd/system")
+_LINGERING: Final = Path("/var/lib/systemd/linger")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _OOM_KILLS: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
@@ -174,6 +176,12 @@ async def systemd_scopes() -> SystemdScopes:
     if program is None:
         raise HostFault("systemd-run is not installed", hint="apt install systemd", retryable=False)
     uid = os.geteuid()
+    if uid != 0 and not (_LINGERING / _name_of(uid)).exists():
+        raise HostFault(
+            "this user's systemd ends with the user's last session, and virtual machines would with it",
+            hint=f"loginctl enable-linger; {hint}",
+            retryable=False,
+        )
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
     scopes = SystemdScopes(program, of_user=uid != 0, runtime_dir=runtime_dir)
     process = await asyncio.create_subprocess_exec(
@@ -193,6 +201,13 @@ async def systemd_scopes() -> SystemdScopes:
         raise HostFault(f"systemd makes no scope: {why}", hint=hint)
     scopes.count_in(cgroup_of(said.decode()))
     return scopes
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def cgroup_of(proc: str) -> str:
