@@ -37,6 +37,7 @@ def set_up(*, dry_run: bool) -> Iterator[Step]:
     """User, directory and service, step by step as they are done. Raises `Refused` where a step cannot be."""
     _require_systemd("setup", dry_run=dry_run)
     python = _python()
+    _require_own_state()
     yield from _step(
         f"the system user {USER}",
         _user() is not None,
@@ -110,6 +111,17 @@ def _python() -> str:
                     "python3 -m venv /opt/aetherscale; /opt/aetherscale/bin/pip install …",
                 )
     return sys.executable
+
+
+def _require_own_state() -> None:
+    """Refuse a directory in which somebody else's node has worked: the service could neither read it nor end its VMs."""
+    others = [path.name for path in STATE_DIR.glob("*") if path.lstat().st_uid != _user()]
+    if others:
+        raise Refused(
+            409,
+            f"host setup: {STATE_DIR} has files that are not {USER}'s: {', '.join(sorted(others)[:3])}",
+            hint=f"stop the virtual machines and the node that made them; then: chown -R {USER}: {STATE_DIR}",
+        )
 
 
 def _make_state_dir() -> None:

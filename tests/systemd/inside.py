@@ -94,6 +94,14 @@ async def serving(program: tuple[str, ...]) -> bool:
 
 
 async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tuple[str, ...], tmp_path: Path) -> None:
+    hostsetup.STATE_DIR.mkdir()
+    left = hostsetup.STATE_DIR / "events.db"
+    left.touch()
+    refused = subprocess.run([*program, "host", "setup"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "has files that are not aetherscale's: events.db" in refused.stderr
+    left.unlink()
+
     wanted = lines(*program, "host", "setup", "--dry-run")
     assert {line.split()[0] for line in wanted} <= {"to", "already"}
     assert not hostsetup.UNIT_FILE.exists()
