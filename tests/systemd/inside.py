@@ -93,7 +93,7 @@ async def serving(program: tuple[str, ...]) -> bool:
     return await asked.wait() == 0
 
 
-async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_state_directory_of_somebody_else_is_not_taken(program: tuple[str, ...]) -> None:
     hostsetup.STATE_DIR.mkdir()
     left = hostsetup.STATE_DIR / "events.db"
     left.touch()
@@ -102,6 +102,8 @@ async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tupl
     assert "has files that are not aetherscale's: events.db" in refused.stderr
     left.unlink()
 
+
+async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tuple[str, ...], tmp_path: Path) -> None:
     wanted = lines(*program, "host", "setup", "--dry-run")
     assert {line.split()[0] for line in wanted} <= {"to", "already"}
     assert not hostsetup.UNIT_FILE.exists()
