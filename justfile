@@ -101,6 +101,10 @@ docs-check:
 systemd *args:
     {{ bin }}/python -m tests.systemd {{ args }}
 
+# A real kill for want of memory, on a Debian host of its own under emulation; needs mmdebstrap, and minutes.
+oom:
+    {{ bin }}/python -m tests.systemd.oom
+
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:
     {{ bin }}/python -m tests.powercuts.cuts {{ args }}
