@@ -42,10 +42,10 @@ def arm(moment: str) -> None:
     """Make this process end at a moment of its next boot."""
     spawn, write, run_on = launch.spawn, VmDirectory.write_record, Machine.run_on
 
-    def killing_spawn(*arguments: Any) -> int:
+    def killing_spawn(*arguments: Any, **options: Any) -> int:
         if moment == "before exec":
             _die()
-        pid = spawn(*arguments)
+        pid = spawn(*arguments, **options)
         if moment == "after exec":
             _die()
         return pid
