@@ -29,6 +29,11 @@ class NatsServer:
     def endpoint(self) -> Endpoint:
         return Endpoint(f"nats://127.0.0.1:{self.port}")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         config = {
             "host": "127.0.0.1",
