@@ -85,7 +85,7 @@ def page(limits: Iterable[Limit]) -> str:
         lines += [f"## {title}\n", "| bound | where | what happens | shown by |", "| --- | --- | --- | --- |"]
         for limit in limits:
             if limit.kind == kind:
-                shown = "<br>".join(f"`{name.removeprefix('tests/')}`" for name in limit.shown_by) or "no test yet"
+                shown = "<br>".join(f"`{name.removeprefix('tests/')}`" for name in limit.shown_by)
                 where = limit.name.removeprefix("aetherscale.")
                 lines.append(f"| {shown_value(limit.name)} | `{where}` | {limit.says} | {shown} |")
         lines.append("")
@@ -122,6 +122,8 @@ def faults_of(limits: Iterable[Limit], none: set[str]) -> Iterator[str]:
     for name in sorted(named & none):
         yield f"{name} is a bound, and is said to be none"
     for limit in limits:
+        if not limit.shown_by:
+            yield f"no test runs into {limit.name}"
         for test in limit.shown_by:
             if not has_test(test, ROOT):
                 yield f"there is no test {test}, which should run into {limit.name}"

@@ -24,6 +24,8 @@ def test_what_is_named_and_not_there_is_seen() -> None:
     lost = replace(limits[0], shown_by=["tests/unit/test_wire.py::test_nothing"])
     (fault,) = page.faults_of([lost, *limits[1:]], none)
     assert fault.startswith("there is no test tests/unit/test_wire.py::test_nothing")
+    (fault,) = page.faults_of([replace(limits[0], shown_by=[]), *limits[1:]], none)
+    assert fault == f"no test runs into {limits[0].name}"
     (fault,) = page.faults_of(limits, {*none, "aetherscale.nowhere:LIMIT"})
     assert fault == "there is no constant aetherscale.nowhere:LIMIT"
 
