@@ -142,7 +142,8 @@ async def of_events(sizes: Sequence[int]) -> Found:
             await settle(state)
             found[size] = {
                 **await of_node(state, import_image=not found),
-                "replay ms": await replay_ms(state),
+                # A replay of seconds is one sample: the better one of two is what it takes.
+                "replay ms": min(await replay_ms(state), await replay_ms(state)),
                 "log MiB": (state / LOG_NAME).stat().st_size / (1 << 20),
             }
             print(f"{size:,} events: {rounded(found[size])}", flush=True)
