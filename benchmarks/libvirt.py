@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from asyncio import create_subprocess_exec, wait_for
+from asyncio import create_subprocess_exec, timeout
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -57,7 +57,8 @@ class Libvirt:
     async def line(self) -> bytes:
         """The next line that it says."""
         assert self._process.stdout is not None
-        line = await wait_for(self._process.stdout.readline(), ANSWER_LIMIT_S)
+        async with timeout(ANSWER_LIMIT_S):
+            line = await self._process.stdout.readline()
         if not line or line.startswith(b"error"):
             raise RuntimeError(f"libvirt: {line.decode(errors='replace').strip() or 'it ended without a word'}")
         return line
@@ -89,7 +90,8 @@ async def libvirt(known: int = 0) -> AsyncIterator[Libvirt | None]:
         finally:
             assert process.stdin is not None
             process.stdin.close()  # which tells it to end
-            await wait_for(process.wait(), ANSWER_LIMIT_S)
+            async with timeout(ANSWER_LIMIT_S):
+                await process.wait()
 
 
 @asynccontextmanager

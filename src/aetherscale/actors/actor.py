@@ -355,7 +355,9 @@ class Actor(Generic[S, M]):
         until_us = min(call.deadline_us or NEVER_US, self._clock() + int(WAIT_LIMIT_S * SECOND_US))
         while True:
             try:
-                link = await asyncio.wait_for(link.following(), (until_us - self._clock()) / SECOND_US)
+                # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with what it waits for.
+                async with asyncio.timeout((until_us - self._clock()) / SECOND_US):
+                    link = await link.following()
             except TimeoutError:
                 waited_for = {f"{self.component.kind.name}-id": last.id}
                 raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None

@@ -43,7 +43,8 @@ class Reconciler:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._interval_s)
+                async with asyncio.timeout(self._interval_s):
+                    await self._wanted.wait()
             self._wanted.clear()
             try:
                 await self._reconcile()
