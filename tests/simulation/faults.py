@@ -46,6 +46,10 @@ class Faults:
             return None
         return self._chance.choice(["hang", "fail", "fail", "refuse"])
 
+    def loses_answer(self) -> bool:
+        """Whether an effect is done and yet told as failed."""
+        return self.happens(self._troubles / 3)
+
     def log_trouble(self) -> LogTrouble | None:
         """A commit of which nobody knows whether it is durable."""
         if not self.active or self._chance.random() >= self._log_troubles:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.component import Progress as ImageProgress
 from aetherscale.actors.compute.driver import ComputeDriver, Console, ExecResult, Found, Observe, Process, Progress
-from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome
+from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.images import effects as images
 from aetherscale.actors.images.component import Perform
@@ -216,9 +216,14 @@ class SimulatedHand:
         await self._driver.start(told)
 
     async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
-        return await self._world.pass_through(
-            self._number, type(effect).__name__, lambda: self._driver.perform(effect, progress)
-        )
+        async def work() -> ComputeOutcome:
+            outcome = await self._driver.perform(effect, progress)
+            if self._world.faults.loses_answer():
+                self._world.note(f"{type(effect).__name__} {effect.vm_id}: done, and told as failed")
+                return EffectFailed(effect.key, "the host did it, and did not say so")
+            return outcome
+
+        return await self._world.pass_through(self._number, type(effect).__name__, work)
 
     async def adopt(self, process: Process) -> bool:
         return await self._world.pass_through(self._number, "adopt", lambda: self._driver.adopt(process))

@@ -55,9 +55,13 @@ class Script(Faults):
         self.active = False
         self.troubles: list[Trouble] = []
         self.log_troubles: list[LogTrouble] = []
+        self.lost_answers: list[bool] = []
 
     def trouble(self, effect: str) -> Trouble | None:
         return self.troubles.pop() if self.troubles else None
+
+    def loses_answer(self) -> bool:
+        return self.lost_answers.pop() if self.lost_answers else False
 
     def log_trouble(self) -> LogTrouble | None:
         return self.log_troubles.pop() if self.log_troubles else None
@@ -142,6 +146,11 @@ class Node(RuleBasedStateMachine):
     def next_effect(self, trouble: Trouble) -> None:
         self.script.troubles.append(trouble)
 
+    @rule()
+    def next_answer(self) -> None:
+        """The next effect is done, and told as failed."""
+        self.script.lost_answers.append(True)
+
     @rule(trouble=st.sampled_from(["in doubt, kept", "in doubt, lost"]))
     def next_commit(self, trouble: LogTrouble) -> None:
         self.script.log_troubles.append(trouble)
@@ -200,6 +209,7 @@ class Node(RuleBasedStateMachine):
             if self.running is not None:
                 self.script.troubles.clear()
                 self.script.log_troubles.clear()
+                self.script.lost_answers.clear()
                 self.loop.run_until_complete(self._end(self.running))
         finally:
             self.listening.__exit__(None, None, None)
