@@ -172,6 +172,8 @@ def test_only_what_has_the_name_of_a_vm_is_one(directory: VmDirectory) -> None:
     directory.make()
     for name in ("lost+found", "web", VM + "0", "A" * 16):
         (directory.path.parent / name).mkdir()
+    (directory.path.parent / "2123456789abcdef").write_text("a file")
+    (directory.path.parent / "3123456789abcdef").symlink_to(directory.path)
     assert directories(directory.path.parent) == [VM]
 
 

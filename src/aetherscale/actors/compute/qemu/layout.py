@@ -192,10 +192,11 @@ class VmDirectory:
 
 
 def directories(root: Path) -> list[str]:
-    """The ids of all VMs that have a directory."""
+    """The ids of all VMs that have a directory; a file or a symbolic link of such a name is none."""
     if not root.is_dir():
         return []
-    return sorted(entry.name for entry in root.iterdir() if re.fullmatch(ID_PATTERN, entry.name))
+    named = (VmDirectory(root, entry.name) for entry in root.iterdir() if re.fullmatch(ID_PATTERN, entry.name))
+    return sorted(directory.vm_id for directory in named if directory.exists())
 
 
 def _unlink(name: str, directory: int) -> None:
