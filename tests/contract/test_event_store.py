@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
 from aetherscale.eventstore.store import (
     Accepted,
     AlreadyAccepted,
@@ -15,7 +16,7 @@ from aetherscale.eventstore.store import (
     StreamWrite,
     WrongVersion,
 )
-from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, digest_of, new, write
+from tests.support.event_logs import EPOCH, NODE, NOW_US, LogWorld, append_of, digest_of, new, write
 from tests.support.store_fixtures import store, world
 
 __all__ = ["store", "world"]
@@ -272,3 +273,38 @@ async def test_what_cannot_be_stored_is_refused_and_spoils_no_neighbour(store: S
     assert isinstance(outcomes.pop(2), ValueError)
     assert [event.stream for event in await store.read(0)] == ["vm-10", "vm-11", "vm-12", "vm-13"]
     assert not any(isinstance(outcome, BaseException) for outcome in outcomes)
+
+
+# --- the end of the log, for those who keep it elsewhere -----------------------------------------------------------
+
+
+async def test_the_durable_head_is_the_end_of_the_chain(store: Store) -> None:
+    assert store.durable_head() == EMPTY
+    events = tuple(await store.append(append_of(write("vm-1", 0, new(), new()), body="make")))
+    command = StoredCommand("default", "command-1", Accepted(digest_of("make"), 1, 2))
+    first = next_head(EMPTY, events, [command])
+    assert store.durable_head() == first
+
+    # A command that led to nothing is a commit too: the hash moves on, the position stays.
+    await store.append(append_of(command_id="nothing", body="nothing"))
+    second = next_head(first, (), [StoredCommand("default", "nothing", Accepted(digest_of("nothing"), 3, 2))])
+    assert (store.durable_head(), second.seq) == (second, 2)
+
+    # What was refused changes nothing.
+    with pytest.raises(WrongVersion):
+        await store.append(append_of(write("vm-1", 0), command_id="late"))
+    assert store.durable_head() == second
+
+
+async def test_the_durable_head_is_there_before_anybody_is_told_and_after_a_start(world: LogWorld) -> None:
+    store = await world.open()
+    told: list[int] = []
+    store.on_commit(lambda events: told.append(store.durable_head().seq))
+    await store.append(append_of(write("vm-1", 0, new(), new())))
+    await store.append(append_of(write("vm-1", 2)))
+    head = store.durable_head()
+    await store.close()
+
+    again = await world.open()
+    assert (told, again.durable_head()) == ([2, 3], head)
+    await again.close()

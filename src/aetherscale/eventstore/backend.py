@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from aetherscale.eventstore.chain import Head
 from aetherscale.eventstore.store import PAGE, Accepted, Append, Make, StoredEvent, StoredType, StoreError
 
 T = TypeVar("T")
@@ -32,6 +33,10 @@ class Backend(Protocol):
 
     async def settle(self) -> None:
         """Make durable what no acknowledgement waits for. Called within a second of a commit, and before the end."""
+        ...
+
+    def durable_head(self) -> Head:
+        """The end of the chain as of the last commit that returned. To be asked while no commit is on its way."""
         ...
 
     async def head(self) -> int:

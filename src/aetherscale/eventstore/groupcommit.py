@@ -13,6 +13,7 @@ from copy import copy
 from typing import Final, NamedTuple, TypeVar
 
 from aetherscale.eventstore.backend import Backend, Outcome
+from aetherscale.eventstore.chain import Head
 from aetherscale.eventstore.store import (
     PAGE,
     Accepted,
@@ -53,6 +54,7 @@ class LogStore:
         self.epoch = backend.epoch
         self._backend = backend
         self._tail = Tail(head)
+        self._durable_head = backend.durable_head()
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._refusing: StoreError | None = None
@@ -75,6 +77,10 @@ class LogStore:
         self._waiting.append(_Waiting(append, done))
         self._wake.set()
         return await done
+
+    def durable_head(self) -> Head:
+        """As in `Store`."""
+        return self._durable_head
 
     async def head(self) -> int:
         """As in `Reader`."""
@@ -182,6 +188,7 @@ class LogStore:
             _refuse_all(batch, self._refusing)
             raise
         else:
+            self._durable_head = self._backend.durable_head()
             self._settle_soon()
             try:
                 self._tell([event for outcome in outcomes for event in _events(outcome)])

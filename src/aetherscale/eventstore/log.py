@@ -112,6 +112,15 @@ class EventLog(LogReader):
         )
         return self._decode(await self._store.append(append))
 
+    def durable_head(self) -> tuple[int, str]:
+        """The position of the last event that is durable, and the hash of the log up to there (64 hex digits).
+
+        Costs nothing, so that it can go with every heartbeat. Kept elsewhere, it shows a log that was rolled back or
+        rewritten together with its head: `aetherscale log verify --witness`.
+        """
+        head = self._store.durable_head()
+        return head.seq, head.link.hex()
+
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
         self._listeners.append(listener)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec.structs import astuple
 
 from aetherscale.eventstore.backend import Outcome
-from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
+from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand, next_head
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.plan import plan
 from aetherscale.eventstore.store import (
@@ -86,6 +86,10 @@ class MemoryBackend:
 
     async def settle(self) -> None:
         """Nothing is left to do."""
+
+    def durable_head(self) -> Head:
+        """As in `Backend`."""
+        return self._open().head
 
     async def head(self) -> int:
         """As in `Reader`."""

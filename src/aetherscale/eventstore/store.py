@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from aetherscale.eventstore.chain import Head
 
 T = TypeVar("T")
 
@@ -248,6 +251,10 @@ class Store(Reader, Protocol):
 
         It must not fail and may not wait: whoever is told of an append finds it in every projection.
         """
+        ...
+
+    def durable_head(self) -> Head:
+        """The end of the log as of the last commit that is durable. Costs nothing; see `chain.py`."""
         ...
 
     async def append(self, append: Append) -> Sequence[StoredEvent]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from aetherscale.eventstore.backend import Outcome
+from aetherscale.eventstore.chain import Head
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
 from aetherscale.eventstore.sqlite.files import RESERVE_BYTES, HeadFile, Lock, Reserve, read_head
@@ -165,6 +166,10 @@ class SqliteBackend(_Reads):
         except (InDoubt, Damaged):
             self._broken = True
             raise
+
+    def durable_head(self) -> Head:
+        """As in `Backend`."""
+        return self._writing.head
 
     async def settle(self) -> None:
         """As in `Backend`."""
