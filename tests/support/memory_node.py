@@ -83,6 +83,7 @@ class MemoryNode:
         key: str | None = None,
         tenant: str = "default",
         deadline_us: int | None = None,
+        object_id: str = "",
     ) -> Sequence[Chunk]:
         """All chunks of an answer, in the form that they have on the wire."""
         assert self.node is not None
@@ -96,6 +97,7 @@ class MemoryNode:
             keyed=key is not None,
             correlation_id="corr",
             deadline_us=deadline_us,
+            object_id=object_id,
         )
         chunks: list[Chunk] = []
         try:

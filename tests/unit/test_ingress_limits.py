@@ -66,6 +66,28 @@ async def test_more_requests_than_the_limit_are_refused_until_there_is_room() ->
     await node.ingress.close()
 
 
+async def test_no_tenant_uses_up_the_room_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aetherscale.bus.ingress.MAX_TENANTS_STREAMS", 3)
+    node = Node(max_open_streams=2)
+    await node.ingress.start()
+    inboxes = [await node.hear(f"inbox.{number}") for number in range(3)]
+    for number in range(2):
+        await node.caller.publish(cmd("wait"), b"", reply=f"inbox.{number}")
+        await inboxes[number].next()
+    assert (await node.ask(cmd("create-vm")))[0]["code"] == 503
+    other = "aether.v1.other.cmd.compute."
+    assert await node.ask(f"{other}create-vm") == CREATED
+    await node.caller.publish(f"{other}wait", b"", reply="inbox.2")
+    await inboxes[2].next()
+    assert (await node.ask(f"{other}create-vm"))[0]["code"] == 503, "more than the node can hold is too much for all"
+    node.component.release.set()
+    for inbox in inboxes:
+        await inbox.until_end()
+    assert await node.ask(cmd("create-vm")) == CREATED
+    assert not node.ingress._open, "a tenant that waits for nothing is forgotten"
+    await node.ingress.close()
+
+
 async def test_when_the_node_stops_who_waits_is_told_and_nobody_new_is_heard(node: Node) -> None:
     inbox = await node.hear("my.inbox")
     await node.caller.publish(cmd("wait"), b"", reply="my.inbox")
@@ -146,14 +168,14 @@ async def test_a_broker_that_goes_away_mid_reply_does_not_end_the_work(node: Nod
     assert await node.ask(cmd("create-vm")) == CREATED
 
 
-async def test_every_call_is_counted_with_its_error(node: Node) -> None:
+async def test_every_call_is_counted_with_the_kind_of_its_error(node: Node) -> None:
     await node.ask(cmd("create-vm"))
     await node.ask(cmd("refuse"))
     await node.ask(cmd("fail"))
     assert node.counted == [
         ("compute", "create-vm", ""),
-        ("compute", "refuse", "not here"),
-        ("compute", "fail", "the node made a mistake; its log says more"),
+        ("compute", "refuse", "404 not-found"),
+        ("compute", "fail", "500 internal"),
     ]
 
 

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from msgspec import Struct
-
 from aetherscale.actors.component import CommandTask, Component, Owed
 from aetherscale.actors.lanes import Lanes
 from aetherscale.actors.owed import Clock, OwedWork
+from aetherscale.actors.repeats import Handled, digest_of, handled_before
 from aetherscale.actors.story import Link, Stories, is_whole
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.log import EventLog, Write
@@ -37,10 +35,8 @@ from aetherscale.eventstore.store import (
 )
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.claims import FREE, ClaimEvent, claim_stream
-from aetherscale.kernel.claims import evolve as evolve_claim
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
-from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Entity, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, result, status
 from aetherscale.kernel.subjects import DEFAULT_TENANT
@@ -62,16 +58,6 @@ NEVER_US: Final = 2**62
 REPEAT_HINT: Final = (
     "the node ends; when it is back, repeat the request under its key: what was written is not done again"
 )
-
-
-class Handled(Struct, Generic[S], frozen=True):
-    """A message that has been decided on: what was recorded, each event with the entity after it.
-
-    The last of `own` is the state that the message led to; what follows it in `after` is what has happened since.
-    """
-
-    own: tuple[tuple[Recorded | None, Entity[S]], ...]
-    after: tuple[tuple[Recorded, Entity[S]], ...] = ()
 
 
 class Actor(Generic[S, M]):
@@ -154,7 +140,7 @@ class Actor(Generic[S, M]):
     # --- in the lane ---------------------------------------------------------------------------------------------
 
     async def _asked(self, task: CommandTask[M], options: Any, call: Call, target: str) -> Handled[S]:
-        digest = _digest(call)
+        digest = digest_of(call)
         if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
             return await self._repeated(task, options, call, accepted)
         for _ in range(CONFLICT_LIMIT):
@@ -264,47 +250,8 @@ class Actor(Generic[S, M]):
     # --- answers -------------------------------------------------------------------------------------------------
 
     async def _repeated(self, task: CommandTask[M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
-        """What the log has of a command that was accepted before: its own events, and what has followed them."""
-        if accepted.digest != _digest(call):
-            raise Refused(
-                409,
-                f"the key {call.command_id!r} was used for another request",
-                field="Nats-Msg-Id",
-                hint="use a new key for a new request",
-            )
-        first = await self._log.read(accepted.first_seq - 1, 1)
-        if first and first[0].command_id == call.command_id:
-            target = split_stream(first[0].stream)[1]
-        else:
-            target = await self._meant(call.tenant, task.refers(options, call), accepted.last_seq)
-        entity: Entity[S] | None = None
-        before: Entity[S] | None = None
-        own: list[tuple[Recorded | None, Entity[S]]] = []
-        after: list[tuple[Recorded, Entity[S]]] = []
-        for each in await self._log.read_stream(stream_name(self.component.kind.name, target)):
-            entity = advance(self.component.kind, entity, each, target)
-            if each.seq > accepted.last_seq:
-                after.append((each, entity))
-            elif each.command_id == call.command_id:
-                own.append((each, entity))
-            else:
-                before = entity
-        if not own:
-            # It was accepted as being true already.
-            assert before is not None
-            own.append((None, before))
-        return Handled(tuple(own), tuple(after))
-
-    async def _meant(self, tenant: str, reference: str, seq: int) -> str:
-        """Whom a name or an id meant after event `seq`, when a command was accepted that changed nothing."""
-        if is_id(reference):
-            return reference
-        claim = FREE
-        for each in await self._log.read_stream(claim_stream(self.component.kind.name, tenant, reference)):
-            if each.seq <= seq and isinstance(each.event, ClaimEvent):
-                claim = evolve_claim(claim, each.event)
-        assert claim.owner is not None, f"{reference} meant nobody after event {seq}"
-        return claim.owner
+        """What the log has of a command that was accepted before."""
+        return await handled_before(self.component.kind, self._log, call, accepted, task.refers(options, call))
 
     async def _answer_gone(
         self, task: CommandTask[M], options: Any, call: Call, refused: Refused
@@ -367,9 +314,3 @@ class Actor(Generic[S, M]):
 
     def _announcement(self, recorded: Recorded | None, entity: Entity[S]) -> Chunk | None:
         return self.component.announce(entity.state, recorded.event) if recorded is not None else None
-
-
-def _digest(call: Call) -> bytes:
-    """What makes two calls with one key the same request."""
-    parts = (call.component, call.task, call.object_id)
-    return hashlib.sha256("\0".join(parts).encode() + b"\0" + call.body).digest()

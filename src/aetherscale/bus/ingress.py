@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
@@ -27,7 +28,9 @@ from aetherscale.kernel.replies import Chunk
 log = logging.getLogger(__name__)
 
 MAX_OPEN_STREAMS: Final = 1024
-"""Requests that are answered at one time; one more is refused (503, retryable)."""
+"""Requests of one tenant that are answered at one time; one more is refused (503, retryable)."""
+MAX_TENANTS_STREAMS: Final = 8 * MAX_OPEN_STREAMS
+"""Requests of all tenants that are answered at one time: what the node itself can hold."""
 MAX_REFUSALS: Final = 1024
 """Refusals under way at one time; beyond, a message is dropped, and the log says so once."""
 KEEPALIVE_S: Final = 30.0
@@ -73,6 +76,8 @@ class Ingress:
         self._deserted = bus.inbox()
         """Below it the broker says which replies nobody listens to any more."""
         self._answering: dict[str, asyncio.Task[None]] = {}
+        self._open: Counter[str] = Counter()
+        """Replies under way, by tenant; a tenant without any is not in it."""
         self._tokens = itertools.count(1)
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
@@ -177,7 +182,14 @@ class Ingress:
             answer = self._answer(targets, fan_out, f"{self._deserted}.{token}")
             task = self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
             self._answering[token] = task
-            task.add_done_callback(lambda _: self._answering.pop(token, None))
+            self._open[call.tenant] += 1
+            task.add_done_callback(lambda _: self._answered(token, call.tenant))
+
+    def _answered(self, token: str, tenant: str) -> None:
+        self._answering.pop(token, None)
+        self._open[tenant] -= 1
+        if not self._open[tenant]:
+            del self._open[tenant]
 
     def _desert(self, incoming: Incoming) -> None:
         """The broker says that nobody listens to a reply any more: it ends. What was accepted goes on."""
@@ -189,7 +201,7 @@ class Ingress:
         if call.component not in self._serve:
             known = ", ".join(sorted(self._serve))
             raise Refused(404, f"component: got {call.component[:80]!r}, this node has {known}", field="component")
-        if len(self._streams) >= self._max_open_streams:
+        if self._open[call.tenant] >= self._max_open_streams or len(self._streams) >= MAX_TENANTS_STREAMS:
             raise Refused(
                 503,
                 f"this node is answering {self._max_open_streams} requests, as many as it does at one time",
@@ -242,7 +254,8 @@ class Ingress:
             await answer.send(BROKEN)
         finally:
             await answer.end()
-            error = str(last["message"]) if last["type"] == "error" else ""
+            # Everybody on the broker may ask for the figures, and a message names what belongs to one tenant.
+            error = f"{last['code']} {last['error']}" if last["type"] == "error" else ""
             self._count(call.component, call.task, loop.time() - begun, error)
 
     async def _relay(self, chunks: AsyncIterator[Chunk], answer: Answer) -> Chunk:

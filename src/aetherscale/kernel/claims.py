@@ -30,7 +30,8 @@ class NameReleased(Event, frozen=True):
 
 
 ClaimEvent = NameClaimed | NameReleased
-CLAIM_EVENTS: tuple[type[Event], ...] = (NameClaimed, NameReleased)
+NAME_EVENTS = (NameClaimed, NameReleased)
+CLAIM_EVENTS: tuple[type[Event], ...] = NAME_EVENTS
 
 
 class Claim(Struct, frozen=True):

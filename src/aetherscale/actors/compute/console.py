@@ -19,6 +19,7 @@ from aetherscale.kernel.replies import Chunk, result
 
 SILENCE_S: Final = 30.0
 SESSION_LIMIT: Final = 256
+"""Consoles of one tenant at a time, so that nobody's are refused for what another tenant has open."""
 INPUT_LIMIT: Final = 1024
 """Pieces of input that may wait for a guest that does not read its serial line."""
 
@@ -75,7 +76,8 @@ class Consoles:
     async def attached(self, vm_id: str, tenant: str, name: str) -> AsyncIterator[Console]:
         """A session for as long as the block lasts. Raises `Refused` where it cannot be had."""
         key = (tenant, name)
-        if key in self._taken or len(self._taken) >= SESSION_LIMIT:
+        others = sum(1 for taken, _ in self._taken if taken == tenant)
+        if key in self._taken or others >= SESSION_LIMIT:
             raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
         self._taken.add(key)
         try:
