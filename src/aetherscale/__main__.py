@@ -24,6 +24,8 @@ SEARCH_AFTER = 100_000
 Python's own threshold take a tenth of their time."""
 OPEN_FILES = 65_536
 """What a node may have open, where the host lets it."""
+PRIVATE = 0o077
+"""The umask of a node: whatever it or a program of its makes is for its owner alone."""
 PYTHONS_OWN = gc.get_threshold()
 
 
@@ -98,7 +100,9 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     from aetherscale.bus.embedded import EmbeddedServerError
     from aetherscale.eventstore.store import Locked, StoreError
     from aetherscale.kernel.errors import Refused
+    from aetherscale.statedir import NotOurs
 
+    os.umask(PRIVATE)
     _allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # It calls every end of a connection an error; what such an end means is said by the driver.
@@ -116,6 +120,10 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         raise Refused(409, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:
         raise Refused(500, str(error), hint="aetherscale doctor") from error
+    except NotOurs as error:
+        raise Refused(
+            500, f"serve: the state directory cannot be used: {error.filename}: {error.strerror}", hint=error.hint
+        ) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise Refused(

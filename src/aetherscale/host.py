@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from aetherscale import __version__
+from aetherscale import __version__, statedir
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.simulated import SimulatedDriver
@@ -109,7 +109,7 @@ class Host:
 
     def prepare(self, settings: Settings) -> Settings:
         """As in `Platform`. Where nobody gave the node a name, it has that of its log: hosts are renamed."""
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        statedir.make(settings.state_dir)
         if settings.is_named:
             return settings
         with contextlib.suppress(StoreError):  # what is wrong with the log is said when it is opened

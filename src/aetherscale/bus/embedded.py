@@ -29,9 +29,10 @@ import msgspec
 from msgspec import Struct
 
 from aetherscale.bus import processes
-from aetherscale.bus.endpoint import Endpoint, write_endpoint, write_private
+from aetherscale.bus.endpoint import Endpoint, write_endpoint
 from aetherscale.bus.processes import Identity
 from aetherscale.bus.tasks import Tasks
+from aetherscale.statedir import make, write_file
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Start it, and from now on again whenever it ends. Raises `EmbeddedServerError`."""
-        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make(self._dir)
         await self._end_leftover()
         self._binary = self._binary or find_binary()
         port, password = self._kept()
@@ -134,7 +135,7 @@ class EmbeddedServer:
         for _ in range(PORT_ATTEMPTS):
             chosen = port or _free_port()
             config = self._dir / "server.conf"
-            write_private(config, msgspec.json.format(msgspec.json.encode(self._config(chosen, password))))
+            write_file(config, msgspec.json.format(msgspec.json.encode(self._config(chosen, password))))
             if await self._spawn(config):
                 self._endpoint = Endpoint(
                     f"nats://{HOST}:{chosen}", USER, password, f"the embedded broker of aetherscale node {self._node}"
@@ -169,7 +170,7 @@ class EmbeddedServer:
             self._tasks.spawn(self._listen_to(process), "log")
             identity = processes.identify(process.pid)
             if identity is not None:
-                write_private(self._dir / "process.json", msgspec.json.encode(identity))
+                write_file(self._dir / "process.json", msgspec.json.encode(identity))
             return True
         code = await process.wait()
         if any(_TAKEN in line for line in self._said):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
+
+from aetherscale.statedir import write_file
 
 FILE_NAME: Final = "nats.json"
 DEFAULT_PORT: Final = 4222
@@ -55,16 +56,4 @@ def read_endpoint(state_dir: Path) -> Endpoint:
 
 def write_endpoint(state_dir: Path, endpoint: Endpoint) -> None:
     """Tell the clients; the file is whole at every moment, and only its owner can read it."""
-    write_private(state_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(endpoint)) + b"\n")
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 in one step."""
-    beside = path.with_name(path.name + ".new")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    beside.replace(path)
+    write_file(state_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(endpoint)) + b"\n")

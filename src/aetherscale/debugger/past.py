@@ -33,6 +33,7 @@ from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
 from aetherscale.kernel.times import from_rfc3339, to_rfc3339
+from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
 
@@ -210,6 +211,12 @@ def log_of(state_dir: Path) -> Path:
     """The log of a state directory. Raises `Refused` (404) where there is none."""
     path = state_dir / LOG_NAME
     with explained():
+        if state_dir.exists() and not state_dir.is_dir():
+            raise Refused(
+                404,
+                f"the state directory {state_dir} is a file: there is no event log in it",
+                hint="name the directory of a node with --state-dir",
+            )
         if not path.exists():
             raise Refused(
                 404,
@@ -226,6 +233,10 @@ def explained() -> Iterator[None]:
         yield
     except StoreError as error:
         raise Refused(_CODES.get(type(error), 500), str(error)) from error
+    except NotOurs as error:
+        raise Refused(
+            500, f"the event log cannot be used: {error.filename}: {error.strerror}", hint=error.hint
+        ) from error
     except OSError as error:
         raise Refused(
             500, f"the event log cannot be used: {error.filename}: {error.strerror}", hint="aetherscale doctor"

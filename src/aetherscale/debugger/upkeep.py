@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from aetherscale import statedir
 from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of, moment_of
 from aetherscale.eventstore import archive as archiving
 from aetherscale.eventstore import integrity, transfer
@@ -28,8 +29,6 @@ __all__ = [
     "prove",
     "verify",
 ]
-
-PRIVATE_DIRECTORY = 0o700
 
 
 def verify(state_dir: Path, kinds: Kinds) -> Verification:
@@ -64,7 +63,7 @@ def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int)
     """Make the log of a state directory, which has none, from the lines of an export. Raises `Refused`."""
     with explained():
         is_new = not state_dir.exists()
-        state_dir.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+        statedir.make(state_dir)
         path = state_dir / LOG_NAME
         try:
             return transfer.import_(lines, path, epoch=epoch, now_us=now_us)

@@ -20,6 +20,7 @@ import msgspec
 
 from aetherscale.actors.images import web
 from aetherscale.actors.images.transfer import CHUNK_BYTES, FetchFailed, Limits, Transfer, open_part
+from aetherscale.statedir import write_file
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _PASSING: Final = {
@@ -156,7 +157,7 @@ def _remember(source: str, part: Path, response: http.client.HTTPResponse, total
         forget(part)
     else:
         begun = _Begun(_digest(source), _boot(), validator, total)
-        _beside(part).write_bytes(msgspec.json.encode(begun))
+        write_file(_beside(part), msgspec.json.encode(begun))
 
 
 def _load(source: str, part: Path) -> tuple[_Begun | None, int]:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from aetherscale import statedir
 from aetherscale.actors.component import Progress
 from aetherscale.actors.images import effects
 from aetherscale.actors.images.debian import BuildFailed
@@ -21,7 +22,8 @@ from aetherscale.kernel.replies import status
 
 SIZE_CAP_BYTES: Final = 1024**4
 """The largest file that is taken in."""
-READ_ONLY: Final = 0o444
+READ_ONLY: Final = 0o400
+"""QEMU gets it as an open descriptor, whatever its uid."""
 
 
 class HostImages:
@@ -33,7 +35,7 @@ class HostImages:
 
     async def perform(self, effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
         """Make the effect true; what the host refuses comes back as `EffectFailed`."""
-        self._images_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        statedir.make(self._images_dir)
         try:
             match effect:
                 case effects.FetchImage():

@@ -101,7 +101,7 @@ async def build(
 async def _alone(cache_dir: Path, say: Say) -> AsyncIterator[None]:
     """Have the cache's directory, and keep every other user of it out, also one in another process."""
     await to_the_end(cache_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(cache_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(cache_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         told = False
         while True:

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import aiosqlite
 
+from aetherscale import statedir
 from aetherscale.eventstore.store import Closed, Damaged, InDoubt, NotALog, StorageFull, StoreError
 
 T = TypeVar("T")
@@ -78,7 +79,12 @@ class Connection(aiosqlite.Connection):
 
 
 def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Connection:
-    """A plain connection without implicit transactions. Raises `StoreError` in the words of the port."""
+    """A plain connection without implicit transactions. One that can write takes only files of ours.
+
+    Raises `StoreError` in the words of the port, and `NotOurs`.
+    """
+    if mode != "ro":
+        statedir.require_files(path.parent, tuple(path.name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
     uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=64)
@@ -93,10 +99,12 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, beside a running node or without one. It never checkpoints.
 
     Where nothing can be written, SQLite cannot make the shared memory of a write-ahead log; without such a log in the
-    way the file is read as it is, since nobody can change it either. Raises `StoreError`.
+    way the file is read as it is, since nobody can change it either. Raises `StoreError`, OSError.
     """
     if not path.exists():
         raise NotALog(f"{path}: there is no event log here; give the --state-dir of a node")
+    if not statedir.is_ours(path.parent):
+        return _connect_as_guest(path)
     connection = connect(path, "ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -109,6 +117,25 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
             raise translated(error, path) from error
         connection = connect(path, "ro", immutable=True)
     return connection
+
+
+def _connect_as_guest(path: Path) -> sqlite3.Connection:
+    """A connection to the log of another user that leaves no file behind, of whoever reads it.
+
+    SQLite makes the files of the write-ahead log where they are missing. Where nobody has the log open they are, and
+    it is read as it is; beside a node they are there.
+    """
+    wal, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if path.is_symlink() or wal.is_symlink() or shared.is_symlink():
+        raise NotALog(f"{path}: it is reached through a symbolic link that another user has made; it is not followed")
+    if wal.exists() and shared.exists():
+        return connect(path, "ro")
+    if wal.exists() and wal.stat().st_size > 0:
+        raise StoreError(
+            f"{path}: the log was not closed tidily, and only its owner can read it: "
+            f"sudo -u {statedir.owner_of(path.parent)} aetherscale …"
+        )
+    return connect(path, "ro", immutable=True)
 
 
 def translated(error: sqlite3.Error | UnicodeDecodeError, path: Path, *, committing: bool = False) -> StoreError:

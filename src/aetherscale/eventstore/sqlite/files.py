@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from aetherscale import statedir
 from aetherscale.eventstore.chain import HEAD_BYTES, Head, head_from_bytes, head_to_bytes
 from aetherscale.eventstore.store import Locked
 
@@ -18,8 +19,6 @@ RESERVE_BYTES: Final = 16 * 1024 * 1024
 """Room for some hundred small commits in the write-ahead log."""
 
 HEAD_READS: Final = 10
-
-PRIVATE: Final = 0o600
 
 
 class Lock:
@@ -30,8 +29,8 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `Locked`, which names the holder, and OSError."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        """Raises `Locked`, which names the holder, `NotOurs` for the directory of somebody else, and OSError."""
+        self._descriptor = statedir.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -57,7 +56,7 @@ class HeadFile:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self._descriptor = statedir.open_file(path, os.O_WRONLY | os.O_CREAT)
 
     def write(self, head: Head) -> None:
         """Not durable before `sync`. Raises OSError."""
@@ -83,7 +82,7 @@ def read_head(path: Path) -> Head | None:
     for _ in range(HEAD_READS):
         before = raw
         try:
-            raw = path.read_bytes()[: HEAD_BYTES + 1]
+            raw = statedir.read_file(path, HEAD_BYTES + 1)
         except FileNotFoundError:
             return None
         if raw == before:
@@ -97,7 +96,7 @@ class Reserve:
     def __init__(self, path: Path, size_bytes: int) -> None:
         """Raises OSError."""
         self._size_bytes = size_bytes
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        self._descriptor = statedir.open_file(path, os.O_RDWR | os.O_CREAT)
         self.spent = True
         self.refill()
 
@@ -137,7 +136,7 @@ def sync_file(path: Path) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

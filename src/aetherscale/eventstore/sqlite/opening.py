@@ -15,9 +15,10 @@ from typing import Final
 
 from msgspec.structs import astuple
 
+from aetherscale import statedir
 from aetherscale.eventstore.chain import EMPTY, Head
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect, connect_read_only, translated
-from aetherscale.eventstore.sqlite.files import PRIVATE, HeadFile, Reserve, read_head, sync_directory, sync_file
+from aetherscale.eventstore.sqlite.files import HeadFile, Reserve, read_head, sync_directory, sync_file
 from aetherscale.eventstore.sqlite.reading import APPLICATION_ID, SCHEMA_VERSION, Epoch, LogReading
 from aetherscale.eventstore.store import Damaged, NotALog, StorageFull, WrongNode
 
@@ -68,7 +69,7 @@ def make_log(path: Path, epochs: Sequence[Epoch]) -> None:
     """Make an empty log under the name that `unpublished` says. Raises `StorageFull`, OSError."""
     remove_unpublished(path)
     making = unpublished(path)
-    os.close(os.open(making, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+    os.close(statedir.open_file(making, os.O_CREAT | os.O_EXCL))
     with closing(connect(making, "rw")) as connection:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from aetherscale import statedir
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, Connection, connect, translated
-from aetherscale.eventstore.sqlite.files import PRIVATE
 from aetherscale.eventstore.store import StorageFull, StoreError
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
+    os.close(statedir.open_file(path, os.O_RDWR | os.O_CREAT))
     connection = connect(path, "rw")
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -57,7 +57,8 @@ def _demo(context: Context) -> int:
 
 
 def _nats_context(context: Context) -> None:
-    from aetherscale.bus.endpoint import FILE_NAME, write_private
+    from aetherscale.bus.endpoint import FILE_NAME
+    from aetherscale.statedir import write_file
 
     settings, name = context.settings, context.values["name"]
     source = settings.state_dir / FILE_NAME
@@ -69,7 +70,7 @@ def _nats_context(context: Context) -> None:
         raise Failure(500, f"{source} cannot be read: {error.strerror}") from None
     directory = _configuration(context) / "nats" / "context"
     directory.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    write_private(directory / f"{name}.json", content)
+    write_file(directory / f"{name}.json", content)
     if context.values["select"]:
         (directory.parent / "context.txt").write_text(name)
     if context.out.json:

@@ -22,6 +22,7 @@ from msgspec import Struct
 from aetherscale.actors.compute.qemu import argv, identity, launch, rom
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.settings import Accelerator
+from aetherscale.statedir import write_file
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +94,7 @@ class Accelerators:
             "KVM is %s: %s", "trusted" if verdict.works else "not used", verdict.reason or "it passed the proof"
         )
         self._verdict = verdict
-        fresh = self._cache.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(verdict))
-        fresh.replace(self._cache)
+        write_file(self._cache, msgspec.json.encode(verdict))
 
     def _read(self) -> Verdict | None:
         try:

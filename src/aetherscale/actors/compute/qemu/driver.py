@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakValueDictionary
 
+from aetherscale import statedir
 from aetherscale.actors.compute.driver import Console, ExecResult, Found, Observe, Process, Progress
 from aetherscale.actors.compute.effects import (
     Booted,
@@ -85,7 +86,7 @@ class QemuDriver:
     async def start(self, observe: Observe) -> None:
         """Begin to observe; called once, before anything else. Raises `OSError` for a state directory of others."""
         self._observe = observe
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        statedir.make(self._root)
         supervisor = await supervision.choose(self._supervision)
         self._starter = Starter(
             self._root, self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed
