@@ -96,12 +96,20 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     import asyncio
     import logging
 
+    from aetherscale import service
     from aetherscale.app import run_node
     from aetherscale.bus.embedded import EmbeddedServerError
     from aetherscale.eventstore.store import Locked, StoreError
     from aetherscale.kernel.errors import Refused
     from aetherscale.statedir import NotOurs
 
+    if service.is_state(settings.state_dir) and os.geteuid() != service.uid():
+        raise Refused(
+            409,
+            f"serve: {settings.state_dir} is for the node of this host's service, which runs as {service.USER}",
+            hint=f"{service.START if service.is_installed() else 'aetherscale host setup'}; "
+            "for a node of your own: aetherscale serve --state-dir DIR",
+        )
     os.umask(PRIVATE)
     _allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -164,10 +172,10 @@ def _set_up(dry_run: bool) -> Iterator[Step]:
     return set_up(dry_run=dry_run)
 
 
-def _take_out(dry_run: bool) -> Iterator[Step]:
-    from aetherscale.hostsetup import take_out
+def _take_out(dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
+    from aetherscale.hostremoval import take_out
 
-    return take_out(dry_run=dry_run)
+    return take_out(dry_run=dry_run, purge=purge, kill=kill)
 
 
 def _demo() -> int:

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from aetherscale import __version__
+from aetherscale import __version__, service
 from aetherscale.actors.compute.projection import VM_KIND
 from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.actors.publisher import Publisher
@@ -62,12 +62,13 @@ async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platfo
     nats-server of our own does not start, and OSError for a state directory that cannot be used.
     """
     stop = asyncio.Event()
+    build = service.build() if os.environ.get("NOTIFY_SOCKET") else ""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings, platform) as (node, ready):
         on_ready(ready)
-        notify("READY=1")
+        notify(f"READY=1\nSTATUS={build}")
         node.broken.add_done_callback(lambda _: stop.set())
         await stop.wait()
         notify("STOPPING=1")

@@ -37,6 +37,7 @@ MADE: Final = "<!-- Made from the code by `just docs`. Change the code, not this
 
 ABOUT_ERRORS: Final = {
     400: ("the message is malformed, or a value out of its range; `details.field` names it", "2"),
+    403: ("whoever asks may not do this", "1"),
     404: ("no such object, task or component", "3"),
     409: ("it does not fit the present state, or the key was used for another request", "1"),
     413: ("the message is too large", "2"),

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
+from aetherscale import service, servicehealth
 from aetherscale.actors.compute.qemu import accel, launch, supervision
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus.blocking import connect
@@ -50,6 +51,7 @@ PRIVATE: Final = 0o077
 def examine(settings: Settings) -> tuple[Finding, ...]:
     """All findings, in the order in which a node would come upon them."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        servicehealth.findings,
         _python,
         _packages,
         _nats_server,
@@ -104,7 +106,7 @@ def _nats_server(settings: Settings) -> Iterator[Finding]:
 
 
 def _qemu(settings: Settings) -> Iterator[Finding]:
-    mend = "apt install qemu-system-x86"
+    mend = f"apt-get install {launch.WITHOUT_MORE} qemu-system-x86"
     if platform.machine() != "x86_64":
         yield Finding("machine", "error", platform.machine(), "use an x86-64 host")
     path = shutil.which(QEMU_PROGRAM)
@@ -138,7 +140,9 @@ def _jail(settings: Settings) -> Iterator[Finding]:
             "users",
             "warning",
             f"not root, or without the user ids from {launch.UID_BASE} on: every VM's process runs as {_user()}",
-            "run the node as root, so that VMs cannot reach one another's processes",
+            ""
+            if servicehealth.is_asked_about(settings)
+            else "run the node as root: then each VM's process has a user of its own",
         )
 
 
@@ -163,7 +167,10 @@ def _accelerator(settings: Settings) -> Iterator[Finding]:
         failure = str(error)
     if failure:
         yield Finding(
-            "emulation", "error", failure, f"apt install --reinstall qemu-system-x86; {QEMU_PROGRAM} --version"
+            "emulation",
+            "error",
+            failure,
+            f"apt-get install {launch.WITHOUT_MORE} --reinstall qemu-system-x86; {QEMU_PROGRAM} --version",
         )
     else:
         yield Finding("emulation", "ok", "QEMU ran a program in the jail that guests get")
@@ -180,7 +187,14 @@ def _kvm(settings: Settings, qemu: str, vm_id: str, uid: int | None) -> Finding:
     except HostFault as fault:
         return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)
     except OSError as error:
-        return Finding("kvm", wanted, f"{error}; {without}", "run the node as root, or in the group kvm")
+        return Finding(
+            "kvm",
+            wanted,
+            f"{error}; {without}",
+            "usermod -aG kvm aetherscale; systemctl restart aetherscale"
+            if servicehealth.is_asked_about(settings)
+            else "run the node as root, or in the group kvm",
+        )
     if failure:
         mend = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
         return Finding("kvm", wanted, f"{failure}; {without}", mend)
@@ -201,14 +215,20 @@ def _state_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.state_dir
     exists = path.is_dir()
     place = path if exists else next(parent for parent in path.parents if parent.is_dir())
+    owner = path.stat().st_uid if exists else os.geteuid()
+    if owner != os.geteuid():
+        found = f"{path} belongs to {_user(owner)}, so a node of {_user()} does not use it"
+        mend = f"as {_user(owner)}: aetherscale doctor --state-dir {path}; or give another --state-dir DIR"
+        yield Finding("state directory", "error", found, mend)
+        return
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         mend = f"chown {_user()} {place}" if exists else f"install -d -m 700 -o {_user()} {path}; or --state-dir DIR"
         yield Finding("state directory", "error", f"{place} cannot be written by {_user()}", mend)
         return
     status = path.stat() if exists else None
-    if status is not None and (status.st_mode & PRIVATE or status.st_uid != os.geteuid()):
-        found = f"{path} is open to others (mode {status.st_mode & 0o777:o}, owner {status.st_uid})"
-        yield Finding("state directory", "warning", found, f"chown {_user()} {path}; chmod 700 {path}")
+    if status is not None and status.st_mode & PRIVATE:
+        found = f"{path} is open to others (mode {status.st_mode & 0o777:o})"
+        yield Finding("state directory", "warning", found, f"chmod 700 {path}")
     else:
         yield Finding("state directory", "ok", str(path) if exists else f"{path} will be made")
     yield _room(place)
@@ -276,7 +296,9 @@ def _nats(settings: Settings) -> Iterator[Finding]:
     except (ValueError, OSError) as error:
         yield Finding("nats", "error", str(error), "mend --nats, or the file that the message names")
     except BusUnavailable as away:
-        if settings.nats_url:
+        if servicehealth.is_asked_about(settings) and not settings.nats_url:
+            yield Finding("nats", "error", f"no node answers: {away}", service.START)
+        elif settings.nats_url:
             yield Finding("nats", "error", str(away), "start that server, or mend --nats; or leave it out")
         else:
             yield Finding("nats", "ok", f"no node serves now: {away}")
@@ -296,10 +318,12 @@ def _said(*command: str) -> str:
     return done.stdout.strip() or done.stderr.strip()
 
 
-def _user() -> str:
+def _user(uid: int | None = None) -> str:
+    """The name of a user; without one, of this process's."""
     import pwd
 
+    uid = os.geteuid() if uid is None else uid
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)

@@ -132,9 +132,9 @@ class Host:
         """As in `Platform`."""
         if settings.nats_url is not None:
             outside = parse_endpoint(settings.nats_url)
-            write_endpoint(settings.state_dir, outside)
+            write_endpoint(settings.state_dir, outside, settings.run_dir)
             return lambda: outside
-        server = EmbeddedServer(settings.state_dir, settings.node)
+        server = EmbeddedServer(settings.state_dir, settings.node, run_dir=settings.run_dir)
         stack.push_async_callback(server.close)
         await server.start()
         return lambda: server.endpoint

@@ -14,6 +14,7 @@ Flags stand over the environment over a file over defaults:
     --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --simulated      AETHERSCALE_SIMULATED     simulated            false
+                     AETHERSCALE_RUN_DIR       run-dir              none; the service's is /run/aetherscale
     --config         AETHERSCALE_CONFIG                             /etc/aetherscale/aetherscale.toml for root, else
                                                                     $XDG_CONFIG_HOME/aetherscale/aetherscale.toml
 """
@@ -28,6 +29,7 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
+from aetherscale import service
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import is_name
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
@@ -49,6 +51,7 @@ NAMES = (
     "cache-dir",
     "stream-max-bytes",
     "simulated",
+    "run-dir",
 )
 """The settings that flags, the environment and the file share."""
 
@@ -84,6 +87,11 @@ class Settings(Struct, frozen=True):
     cache: Path | None = None
     """Where downloaded packages are kept, if not in the state directory."""
 
+    is_default: bool = False
+    """Whether nobody named the state directory."""
+    run_dir: Path | None = None
+    """Where the node also tells its owner's group how it is reached; None for nowhere."""
+
     @property
     def cache_dir(self) -> Path:
         """Where downloaded packages are kept."""
@@ -104,6 +112,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
             given[name] = (flags[name], f"--{name}")
     cache = _text(given, "cache-dir")
     node = _name(given, "node")
+    run_dir = _text(given, "run-dir")
     return Settings(
         state_dir=Path(os.path.abspath(_text(given, "state-dir") or _default_state_dir(environ))),
         node=node or node_name(os.uname().nodename),
@@ -115,6 +124,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
         cache=Path(os.path.abspath(cache)) if cache else None,
+        is_default="state-dir" not in given,
+        run_dir=Path(os.path.abspath(run_dir)) if run_dir else None,
     )
 
 
@@ -128,7 +139,7 @@ def node_name(hostname: str) -> str:
 
 def _default_state_dir(environ: Mapping[str, str]) -> str:
     if os.geteuid() == 0:
-        return "/var/lib/aetherscale"
+        return str(service.STATE_DIR)
     return f"{_xdg(environ, 'XDG_STATE_HOME', '.local/state')}/aetherscale"
 
 
@@ -144,7 +155,7 @@ def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tup
     if asked:
         path = asked
     elif os.geteuid() == 0:
-        path = "/etc/aetherscale/aetherscale.toml"
+        path = str(service.CONFIG)
     else:
         path = f"{_xdg(environ, 'XDG_CONFIG_HOME', '.config')}/aetherscale/aetherscale.toml"
     try:

@@ -122,8 +122,8 @@ def read_file(path: Path, most_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 in one step, never through a link: the old one is there, or the new one.
+def write_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
+    """Write a file in one step, never through a link: the old one is there, or the new one. Its mode is as told.
 
     The caller has made sure of the directory. Raises OSError.
     """
@@ -131,7 +131,7 @@ def write_file(path: Path, content: bytes) -> None:
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, FILE_MODE)
+        os.fchmod(descriptor, mode)
         file.write(content)
         file.flush()
         os.fsync(descriptor)

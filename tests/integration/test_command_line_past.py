@@ -182,8 +182,8 @@ class TestTheHost:
         findings = {finding["check"]: finding for finding in json.loads(out)}
         assert status == 1
         assert findings["qemu"]["status"] == "error"
-        assert findings["qemu"]["mend"] == "apt install qemu-system-x86"
-        assert findings["jail"]["mend"] == "apt install util-linux"
+        assert findings["qemu"]["mend"] == "apt-get install --no-install-recommends qemu-system-x86"
+        assert findings["jail"]["mend"] == "apt-get install --no-install-recommends util-linux"
         assert findings["python"]["status"] == "ok"
         assert not (tmp_path / "state").exists(), "it leaves nothing behind"
 

@@ -41,7 +41,7 @@ async def test_where_qemu_is_not_installed_it_is_said_how_to_get_it(qemu_world: 
         await ensure(driver, provision(), DiskProvisioned)
         failed = await ensure(driver, boot(), EffectFailed)
     assert failed.reason == "qemu-system-nowhere is not installed"
-    assert failed.hint == "apt install qemu-system-x86"
+    assert failed.hint == "apt-get install --no-install-recommends qemu-system-x86"
     assert not failed.retryable
     assert sorted(path.name for path in qemu_world.directory().iterdir()) == ["base.img", "disk.qcow2"]
 

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,35 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.run([*inside, *tests], check=False).returncode
 
 
+def hear(told: socket.socket) -> None:
+    """Take in what comes until the socket is shut."""
+    with suppress(OSError):
+        while told.recv(4096):
+            pass
+
+
+@contextmanager
+def of_its_own() -> Iterator[list[str]]:
+    """Words that begin a command in control groups of its own, where no systemd runs this machine.
+
+    Elsewhere its systemd keeps containers apart. Here two of them would take one another's units for their own.
+    """
+    roots = [Path("/sys/fs/cgroup", name) for name in ("", "systemd", "unified")]
+    made = [root / f"aetherscale-test-{os.getpid()}" for root in roots if (root / "cgroup.procs").exists()]
+    if Path("/run/systemd/system").is_dir():
+        made = []
+    for group in made:
+        group.mkdir()
+    joins = "".join(f"echo $$ > {group}/cgroup.procs; " for group in made)
+    try:
+        yield ["sh", "-euc", f'{joins}exec "$@"', "sh"]
+    finally:
+        for group in made:
+            for place, _, _ in os.walk(group, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(place)
+
+
 @contextmanager
 def booted() -> Iterator[int]:
     """A container in which systemd has come up; the pid of its systemd."""
@@ -50,21 +80,29 @@ def booted() -> Iterator[int]:
             "--console=pipe",
             "--capability=CAP_NET_ADMIN",
             "--bind=/dev/net/tun",
+            "--overlay=/usr/local::/usr/local",
             *places,
             "--notify-ready=yes",
             "--boot",
         ),
     ]
-    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+    with (
+        of_its_own() as first,
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told,
+    ):
         told.bind(f"{directory}/notify")
         told.settimeout(PATIENCE_S)
         environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
+            [*first, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
         ) as container:
             try:
                 while b"READY=1" not in told.recv(4096).split(b"\n"):
                     pass
+                # It goes on telling of its jobs, and stands still for good where nobody hears it.
+                told.settimeout(None)
+                threading.Thread(target=hear, args=(told,), daemon=True).start()
                 children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
                 yield int(children[0])
             finally:
@@ -74,6 +112,7 @@ def booted() -> Iterator[int]:
                     container.wait(PATIENCE_S)
                 except subprocess.TimeoutExpired:
                     container.kill()
+                told.shutdown(socket.SHUT_RD)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from aetherscale import hostsetup
+from aetherscale import service
 from aetherscale.actors.compute.qemu import supervision
 from tests.contract.test_supervisor import Spawned
 from tests.support.eventually import asked_until
@@ -61,6 +61,9 @@ def program() -> tuple[str, ...]:
     (packages,) = Path("/opt/aetherscale/lib").glob("python3*/site-packages")
     site = Path(sysconfig.get_path("purelib")).relative_to(ROOT)
     (packages / "shared.pth").write_text(f"/srv/aetherscale/{site}\n/srv/aetherscale/src\n")
+    script = Path("/opt/aetherscale/bin/aetherscale")
+    script.write_text('#!/bin/sh\nexec /opt/aetherscale/bin/python -m aetherscale "$@"\n')
+    script.chmod(0o755)
     Path("/opt/aetherscale/bin/nats-server").symlink_to(f"/srv/aetherscale/{site.parents[2]}/bin/nats-server")
     # The container's /etc is empty, and so has no PAM through which a user's manager is started elsewhere.
     drop_in = Path("/etc/systemd/system/user@.service.d/without-pam.conf")
@@ -94,8 +97,8 @@ async def serving(program: tuple[str, ...]) -> bool:
 
 
 def test_a_state_directory_of_somebody_else_is_not_taken(program: tuple[str, ...]) -> None:
-    hostsetup.STATE_DIR.mkdir()
-    left = hostsetup.STATE_DIR / "events.db"
+    service.STATE_DIR.mkdir()
+    left = service.STATE_DIR / "events.db"
     left.touch()
     refused = subprocess.run([*program, "host", "setup"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
@@ -106,14 +109,14 @@ def test_a_state_directory_of_somebody_else_is_not_taken(program: tuple[str, ...
 async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tuple[str, ...], tmp_path: Path) -> None:
     wanted = lines(*program, "host", "setup", "--dry-run")
     assert {line.split()[0] for line in wanted} <= {"to", "already"}
-    assert not hostsetup.UNIT_FILE.exists()
+    assert not service.UNIT_FILE.exists()
     done = lines(*program, "host", "setup")
     assert [line[9:] for line in done] == [line[9:] for line in wanted]
     assert {line[:7].strip() for line in lines(*program, "host", "setup")} == {"already"}
 
-    node = int(told("show", "--value", "-p", "MainPID", hostsetup.UNIT))
+    node = int(told("show", "--value", "-p", "MainPID", service.UNIT))
     status = Path(f"/proc/{node}/status").read_text()
-    user = pwd.getpwnam(hostsetup.USER)
+    user = pwd.getpwnam(service.USER)
     assert f"Uid:\t{user.pw_uid}\t" in status
     assert "CapEff:\t0000000000001000" in status, "CAP_NET_ADMIN and nothing else"
 
@@ -124,34 +127,34 @@ async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tupl
     shared.write_bytes(image.read_bytes())
     lines(*program, "image", "import", str(shared), "--name", "bare", "--ready", "none")
     lines(*program, "vm", "create", "web", "--image", "bare", "--memory", "64M")
-    (guest,) = guests(hostsetup.STATE_DIR)
+    (guest,) = guests(service.STATE_DIR)
     guest_status = Path(f"/proc/{guest}/status").read_text()
     assert "CapEff:\t0000000000000000" in guest_status
     assert f"Uid:\t{user.pw_uid}\t" in guest_status
     scope = cgroup_of(guest)
     assert f"/user@{user.pw_uid}.service/{supervision.SLICE}/aetherscale-vm-" in scope
-    assert cgroup_of(node) == f"/{supervision.SLICE}/{hostsetup.UNIT}"
+    assert cgroup_of(node) == f"/{supervision.SLICE}/{service.UNIT}"
 
     os.kill(node, signal.SIGKILL)
     await asked_until(lambda: serving(program))
     assert vms(*program)["web"]["observed"] == "running"
     for how in ("restart", "stop"):
-        told(how, hostsetup.UNIT)
-        assert set(guests(hostsetup.STATE_DIR)) == {guest}, how
-    told("start", hostsetup.UNIT)
+        told(how, service.UNIT)
+        assert set(guests(service.STATE_DIR)) == {guest}, how
+    told("start", service.UNIT)
     assert vms(*program)["web"]["restarts"] == 0
     types = [line.split() for line in lines(*program, "events", "list")]
     assert sum("VmAdopted" in words for words in types) == 3
 
     lines(*program, "vm", "delete", "web", "--kill")
-    assert guests(hostsetup.STATE_DIR) == {}
+    assert guests(service.STATE_DIR) == {}
     await asked_until(lambda: gone(Path("/sys/fs/cgroup/unified" + scope), Path("/sys/fs/cgroup" + scope)))
 
     lines(*program, "vm", "create", "db", "--image", "bare", "--memory", "64M")
-    before = guests(hostsetup.STATE_DIR)
+    before = guests(service.STATE_DIR)
     lines(*program, "host", "remove")
-    assert told("show", "--value", "-p", "LoadState", hostsetup.UNIT).strip() == "not-found"
-    assert guests(hostsetup.STATE_DIR) == before
+    assert told("show", "--value", "-p", "LoadState", service.UNIT).strip() == "not-found"
+    assert guests(service.STATE_DIR) == before
     lines(*program, "host", "setup")
     lines(*program, "vm", "delete", "db", "--kill")
 
@@ -163,18 +166,18 @@ async def test_a_guest_without_a_unit_outlives_the_service_too(program: tuple[st
     drop_in.write_text("[Service]\nEnvironment=AETHERSCALE_SUPERVISOR=detached\n")
     try:
         told("daemon-reload")
-        told("restart", hostsetup.UNIT)
+        told("restart", service.UNIT)
         lines(*program, "vm", "create", "ci", "--image", "bare", "--memory", "64M")
-        (guest,) = guests(hostsetup.STATE_DIR)
-        assert cgroup_of(guest) == f"/{supervision.SLICE}/{hostsetup.UNIT}"
-        told("restart", hostsetup.UNIT)
-        assert set(guests(hostsetup.STATE_DIR)) == {guest}
+        (guest,) = guests(service.STATE_DIR)
+        assert cgroup_of(guest) == f"/{supervision.SLICE}/{service.UNIT}"
+        told("restart", service.UNIT)
+        assert set(guests(service.STATE_DIR)) == {guest}
         assert vms(*program)["ci"]["restarts"] == 0
         lines(*program, "vm", "delete", "ci", "--kill")
     finally:
         drop_in.unlink()
         told("daemon-reload")
-        told("restart", hostsetup.UNIT)
+        told("restart", service.UNIT)
 
 
 async def gone(*places: Path) -> bool:
@@ -183,6 +186,6 @@ async def gone(*places: Path) -> bool:
 
 def test_the_service_is_as_closed_as_it_can_be(program: tuple[str, ...]) -> None:
     lines(*program, "host", "setup")
-    assert lines("systemd-analyze", "verify", str(hostsetup.UNIT_FILE)) == []
-    said = lines("systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE}", hostsetup.UNIT)
+    assert lines("systemd-analyze", "verify", str(service.UNIT_FILE)) == []
+    said = lines("systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE}", service.UNIT)
     print(said[-1])

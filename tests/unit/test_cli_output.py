@@ -12,7 +12,7 @@ from aetherscale.gateways.cli.values import detach_key
 from aetherscale.gateways.cli.views import size
 from aetherscale.kernel.errors import SLUGS, Refused
 
-EXIT_STATUSES = {400: 2, 404: 3, 409: 1, 413: 2, 500: 1, 501: 1, 503: 1, 504: 5, 507: 1}
+EXIT_STATUSES = {400: 2, 403: 1, 404: 3, 409: 1, 413: 2, 500: 1, 501: 1, 503: 1, 504: 5, 507: 1}
 
 
 class TestFailures:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale import hostsetup
+from aetherscale import hostwork
 from aetherscale.actors.compute.component import ADOPT_AT_ONCE
 from aetherscale.actors.compute.driver import Process
 from aetherscale.actors.compute.effects import ShutDownVm
@@ -113,9 +113,9 @@ async def test_no_more_damage_is_told_than_the_bound(tmp_path: Path) -> None:
 
 
 def test_a_program_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostsetup, "CALL_S", 0.05)
+    monkeypatch.setattr(hostwork, "CALL_S", 0.05)
     with pytest.raises(Refused, match=r"sleep 600: no end after 0\.05 s"):
-        hostsetup._run("sleep", "600")
+        hostwork.run("sleep", "600")
 
 
 async def test_a_question_to_jetstream_that_nobody_answers_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale import hostsetup
+from aetherscale import hostsetup, hostwork
 from aetherscale.actors.compute.qemu import supervision
 from aetherscale.actors.compute.qemu.supervision import Detached, Limits, SystemdScopes, cgroup_of
 from aetherscale.kernel.errors import Refused
@@ -137,6 +137,6 @@ def test_the_unit_is_of_this_installation() -> None:
 
 
 def test_a_host_without_systemd_is_not_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hostsetup, "SYSTEMD", Path("/nowhere"))
+    monkeypatch.setattr(hostwork, "SYSTEMD", Path("/nowhere"))
     with pytest.raises(Refused, match="not run by systemd"):
         list(hostsetup.set_up(dry_run=True))

@@ -73,9 +73,10 @@ class EmbeddedServer:
         *,
         limits: Limits | None = None,
         binary: Path | None = None,
+        run_dir: Path | None = None,
         new_password: Callable[[], str] = lambda: secrets.token_hex(24),
     ) -> None:
-        self._state_dir, self._node = state_dir, node
+        self._state_dir, self._node, self._run_dir = state_dir, node, run_dir
         self._dir = state_dir / "nats"
         self._limits = limits or Limits()
         self._binary = binary
@@ -140,7 +141,7 @@ class EmbeddedServer:
                 self._endpoint = Endpoint(
                     f"nats://{HOST}:{chosen}", USER, password, f"the embedded broker of aetherscale node {self._node}"
                 )
-                write_endpoint(self._state_dir, self._endpoint)
+                write_endpoint(self._state_dir, self._endpoint, self._run_dir)
                 return
             log.warning("port %d of the embedded NATS is taken by another program; choosing another one", chosen)
             port = 0

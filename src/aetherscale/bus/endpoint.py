@@ -12,6 +12,7 @@ from msgspec import Struct
 from aetherscale.statedir import write_file
 
 FILE_NAME: Final = "nats.json"
+SHARED_MODE: Final = 0o640
 DEFAULT_PORT: Final = 4222
 
 
@@ -54,6 +55,12 @@ def read_endpoint(state_dir: Path) -> Endpoint:
         raise ValueError(f"{path}: {broken}; delete it and restart the node, which writes it anew") from None
 
 
-def write_endpoint(state_dir: Path, endpoint: Endpoint) -> None:
-    """Tell the clients; the file is whole at every moment, and only its owner can read it."""
-    write_file(state_dir / FILE_NAME, msgspec.json.format(msgspec.json.encode(endpoint)) + b"\n")
+def write_endpoint(state_dir: Path, endpoint: Endpoint, run_dir: Path | None = None) -> None:
+    """Tell the clients; the file is whole at every moment, and only its owner can read it.
+
+    With `run_dir` there is another one, which the owner's group can read too.
+    """
+    content = msgspec.json.format(msgspec.json.encode(endpoint)) + b"\n"
+    write_file(state_dir / FILE_NAME, content)
+    if run_dir is not None:
+        write_file(run_dir / FILE_NAME, content, SHARED_MODE)

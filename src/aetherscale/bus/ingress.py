@@ -43,7 +43,7 @@ STOPPING: Final = replies.error(
         503,
         "the node is stopping; what it has accepted goes on when it is back",
         retryable=True,
-        hint="aetherscale serve, and then look again",
+        hint="start the node again, then look: aetherscale vm list; aetherscale image list",
         details={"goes-on": True},
     )
 )

@@ -5,6 +5,7 @@ What the host could not do is an outcome and becomes an event; where we are wron
 
     code  error              exit status of the command line
     400   bad-request        2
+    403   forbidden          1
     404   not-found          3
     409   conflict           1
     413   too-large          2
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 SLUGS: Final[Mapping[int, str]] = {
     400: "bad-request",
+    403: "forbidden",
     404: "not-found",
     409: "conflict",
     413: "too-large",

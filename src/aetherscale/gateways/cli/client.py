@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from aetherscale import service
 from aetherscale.bus import blocking
 from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders
 from aetherscale.bus.endpoint import FILE_NAME, Endpoint, parse_endpoint, read_endpoint
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
+from aetherscale.gateways.cli.place import is_service, start, told_in
 from aetherscale.kernel import subjects
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
     from aetherscale.bus.blocking import Connection
     from aetherscale.gateways.cli.program import Program
@@ -112,7 +112,7 @@ class Client:
                 self._connection = blocking.connect(endpoint)
             except BusUnavailable as away:
                 what = f"no node answers: its NATS server, {source}, cannot be reached: {away}"
-                raise _nobody(what, hint=self._is_it_running()) from None
+                raise self._nobody(what, hint=self._is_it_running()) from None
         return self._connection
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Client:
         try:
             return list(chunks)
         except TimeoutError:
-            raise _nobody("the node began to answer and then fell silent") from None
+            raise self._nobody("the node began to answer and then fell silent") from None
 
     def _stream(
         self, subject: str, body: bytes, node: str, timeout_s: float | None, answer_s: float, *, command: bool
@@ -143,12 +143,12 @@ class Client:
             except NoResponders:
                 if back_until_s is None or time.monotonic() >= back_until_s:
                     who = f"node {node!r} does not answer" if node else "no node answers"
-                    raise _nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
+                    raise self._nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
                 time.sleep(BACK_STEP_S)
             except BusUnavailable as away:
                 self.close()
                 if back_until_s is not None or (told and not command):
-                    raise _nobody(f"the connection to the node was lost: {away}", hint=LOOK) from None
+                    raise self._nobody(f"the connection to the node was lost: {away}", hint=LOOK) from None
                 back_until_s = time.monotonic() + BACK_S
 
     def _connected(self, until_s: float | None) -> Connection:
@@ -206,28 +206,33 @@ class Client:
                 return parse_endpoint(settings.nats_url), "from --nats or the settings"
             except ValueError as wrong:
                 raise bad_usage(str(wrong)) from None
-        path = settings.state_dir / FILE_NAME
+        place = told_in(settings)
+        path = place / FILE_NAME
         try:
-            return read_endpoint(settings.state_dir), f"from {path}"
+            return read_endpoint(place), f"from {path}"
         except FileNotFoundError:
-            raise _nobody(f"no node answers: there is no {path}", settings.state_dir) from None
+            raise self._nobody(f"no node answers: there is no {path}") from None
         except PermissionError:
-            raise _nobody(f"no node can be asked: {path} is readable by its owner alone") from None
+            if is_service(settings):
+                why, hint = service.membership()
+                raise self._nobody(f"no node can be asked: {why}", hint) from None
+            raise self._nobody(f"no node can be asked: {path} is readable by its owner alone") from None
         except ValueError as broken:
-            raise _nobody(f"no node can be asked: {broken}") from None
+            raise self._nobody(f"no node can be asked: {broken}") from None
 
     def _is_it_running(self) -> str:
         if self._settings.nats_url is not None:
             return "is that server running, and is a node connected to it?"
-        return (
-            f"is the node running? if not: aetherscale serve --state-dir {shlex.quote(str(self._settings.state_dir))}"
-        )
+        return f"is the node running? if not: {start(self._settings)}"
 
     def _silence(self, waited_s: float, *, begun: bool) -> Failure:
         if begun:
-            return _nobody("the node fell silent; what it has accepted goes on when it is back", hint=LOOK)
+            return self._nobody("the node fell silent; what it has accepted goes on when it is back", hint=LOOK)
         what = f"no node answered on {self.connection.url} within {waited_s:.3g} s"
-        return _nobody(f"{what}; one that took the request may still do it", hint=LOOK)
+        return self._nobody(f"{what}; one that took the request may still do it", hint=LOOK)
+
+    def _nobody(self, message: str, hint: str = "") -> Failure:
+        return Failure(503, message, hint=hint or start(self._settings), status=NO_NODE)
 
 
 def chunk_of(message: Incoming, subject: str) -> Chunk:
@@ -241,8 +246,3 @@ def chunk_of(message: Incoming, subject: str) -> Chunk:
     if chunk.get("type") == "error":
         raise Failure.of_chunk(chunk)
     return chunk
-
-
-def _nobody(message: str, state_dir: Path | None = None, hint: str = "") -> Failure:
-    where = f" --state-dir {shlex.quote(str(state_dir))}" if state_dir is not None else ""
-    return Failure(503, message, hint=hint or f"aetherscale serve{where}", status=NO_NODE)

@@ -26,6 +26,7 @@ from aetherscale.bus.bus import BusUnavailable, NoResponders
 from aetherscale.gateways.cli.client import ANSWER_S, Chunk, chunk_of
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure
+from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.terminalqueries import History
 from aetherscale.gateways.cli.work import suggesting
 from aetherscale.kernel import subjects
@@ -50,7 +51,7 @@ def attach(context: Context, reference: str, detach_key: bytes) -> None:
         context.out.note(f"\n{reference} has ended" if ended else f"\nleft {reference}; it runs on")
     except BusUnavailable as away:
         raise Failure(
-            503, f"the connection to the node was lost: {away}", hint="aetherscale serve", status=NO_NODE
+            503, f"the connection to the node was lost: {away}", hint=start(context.settings), status=NO_NODE
         ) from None
 
 
@@ -71,7 +72,7 @@ class _Line:
             chunk = None
         if chunk is None:
             message = f"no node answers on {self.connection.url}"
-            raise Failure(503, message, hint="aetherscale serve", status=NO_NODE)
+            raise Failure(503, message, hint=start(context.settings), status=NO_NODE)
         self.node = str(chunk["node"])
         self._history = History(int(chunk.get("history-bytes", 0)) if os.isatty(STDOUT) else 0)
 

@@ -163,6 +163,7 @@ EVENTS = Group(
             "list",
             "the events of the log, the oldest first",
             _list,
+            reads="log",
             options=(
                 Option("after", "only events after this number", "SEQ", number, default="0"),
                 *_OF,
@@ -175,6 +176,7 @@ EVENTS = Group(
             "tail",
             "events as they come; Ctrl-C ends it",
             _tail,
+            reads="log",
             options=(
                 Option("after", "begin after this number; without it, with what comes next", "SEQ", number),
                 *_OF,
@@ -186,6 +188,7 @@ EVENTS = Group(
             "show",
             "one event, complete",
             _show,
+            reads="log",
             arguments=(Argument("SEQ", "the number of the event", number),),
             examples=("aetherscale events show 12",),
         ),

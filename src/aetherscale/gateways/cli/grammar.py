@@ -5,7 +5,7 @@ shell completion and the generated pages. Knows nothing of what a command does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
@@ -60,6 +60,9 @@ class Command(Struct, frozen=True):
     options: tuple[Option, ...] = ()
     examples: tuple[str, ...] = ()
     details: str = ""
+    reads: Literal["", "log", "host"] = ""
+    """Whether it only reads, and what: the log of a state directory, or this host as the node sees it. For the node
+    of a service such a command is run by the service's user where need be; see `reader.py`."""
     refused: str = ""
     """Where the command belongs to a later version: what does not work yet. Its words are then not looked at."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from aetherscale import service
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import DONE, FAILED, Failure
+from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Command, Group, Option
 from aetherscale.gateways.cli.output import harmless
+from aetherscale.gateways.cli.place import start, told_in
 from aetherscale.gateways.cli.program import Step
 from aetherscale.gateways.cli.views import count
 
@@ -34,18 +37,31 @@ def _doctor(context: Context) -> int:
 
 
 def _set_up(context: Context) -> None:
-    _tell(context, context.program.set_up)
-    if not context.out.json and not context.values["dry-run"]:
-        context.out.note("next: aetherscale doctor; journalctl -u aetherscale")
+    dry_run = context.values["dry-run"]
+    _tell(context, context.program.set_up(dry_run))
+    if not context.out.json and not dry_run:
+        context.out.note(f"next: usermod -aG {service.GROUP} YOU; then log in again, and: aetherscale vm list")
 
 
 def _take_out(context: Context) -> None:
-    _tell(context, context.program.take_out)
+    dry_run, purge = context.values["dry-run"], context.values["purge"]
+    if context.values["kill"] and not purge:
+        raise bad_usage("host remove: --kill is a part of --purge", "without it virtual machines run on")
+    _tell(context, context.program.take_out(dry_run, purge, context.values["kill"]))
+    if context.out.json or dry_run:
+        return
+    if purge:
+        context.out.note(f"left: the program itself, in {sys.prefix}, and Debian's packages")
+    else:
+        context.out.note(
+            f"kept: {service.STATE_DIR} with disks, images and the log; {service.CONFIG.parent}; the user "
+            f"{service.USER}. Its virtual machines run on. To remove all of that too: host remove --purge"
+        )
 
 
-def _tell(context: Context, work: Callable[[bool], Iterator[Step]]) -> None:
+def _tell(context: Context, steps: Iterator[Step]) -> None:
     """Each step as soon as it is done."""
-    for step in work(context.values["dry-run"]):
+    for step in steps:
         if context.out.json:
             context.out.json_line(step)
         else:
@@ -61,11 +77,11 @@ def _nats_context(context: Context) -> None:
     from aetherscale.statedir import write_file
 
     settings, name = context.settings, context.values["name"]
-    source = settings.state_dir / FILE_NAME
+    source = told_in(settings) / FILE_NAME
     try:
         content = source.read_bytes()
     except FileNotFoundError:
-        raise Failure(404, f"there is no {source}", hint="aetherscale serve", status=FAILED) from None
+        raise Failure(404, f"there is no {source}", hint=start(settings), status=FAILED) from None
     except OSError as error:
         raise Failure(500, f"{source} cannot be read: {error.strerror}") from None
     directory = _configuration(context) / "nats" / "context"
@@ -95,6 +111,7 @@ DOCTOR = Command(
     "doctor",
     "check all that a node needs, and say what mends it",
     _doctor,
+    reads="host",
     examples=("aetherscale doctor", "aetherscale doctor --json"),
     details=(
         "Looks at Python, the packages, nats-server, QEMU and its jail, KVM by a proof, memory, the state directory "
@@ -116,18 +133,28 @@ HOST = Group(
             options=(_DRY_RUN,),
             examples=("aetherscale host setup --dry-run", "aetherscale host setup"),
             details=(
-                "Needs systemd and root. Makes the system user aetherscale, /var/lib/aetherscale, and "
-                "aetherscale.service for this very installation, which it starts. The node may make network devices "
-                "and nothing else that a user may not; its virtual machines are units with limits. What is so already "
-                "is left as it is, so it may be run again at any time, as after an upgrade."
+                "Needs systemd and root. Installs what is missing of Debian's packages (QEMU), makes the system user "
+                "aetherscale, /var/lib/aetherscale and /etc/aetherscale/aetherscale.toml, links the program to "
+                "/usr/local/bin, and starts aetherscale.service for this very installation. The members of the group "
+                "aetherscale may use the node: over its virtual machines they are as good as root. What is so already "
+                "is left as it is, so run it again at any time. After an upgrade, or a change of the settings, it "
+                "restarts the node; virtual machines run on."
             ),
         ),
         Command(
             "remove",
-            "take the service out again; virtual machines run on, and the state stays",
+            "take the service out again; virtual machines run on, and the state stays, unless --purge",
             _take_out,
-            options=(_DRY_RUN,),
-            examples=("aetherscale host remove",),
+            options=(
+                _DRY_RUN,
+                Option("purge", "also remove what it made: virtual machines, images, log, settings, user, group"),
+                Option("kill", "with --purge: end the virtual machines that still run"),
+            ),
+            examples=("aetherscale host remove", "aetherscale host remove --purge --dry-run"),
+            details=(
+                "Without --purge the state stays where it is, and `host setup` takes it up again. With it nothing is "
+                "left but the program itself and Debian's packages."
+            ),
         ),
     ),
 )

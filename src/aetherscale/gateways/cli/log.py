@@ -172,6 +172,7 @@ LOG = Group(
             "verify",
             "prove that every event is as it was written",
             _verify,
+            reads="log",
             examples=("aetherscale log verify", "aetherscale log verify --state-dir ./copy"),
             details=(
                 "Recomputes the hash chain over every commit, compares its end with the head that is kept in a file of "
@@ -221,6 +222,7 @@ LOG = Group(
             "info",
             "what the log is: its node, its size, what is in it",
             _info,
+            reads="log",
             examples=("aetherscale log info", "aetherscale log info --json"),
         ),
     ),

@@ -50,7 +50,12 @@ def run(
                 raise bad_usage(f"{parsed.name}: a command is missing", f"{parsed.name} --help")
             if parsed.node.refused:
                 raise later_version(parsed.name, parsed.node.refused)
-            return parsed.node.run(Context(parsed, program)) or 0
+            context = Context(parsed, program)
+            if parsed.node.reads and _is_anothers(parsed.node, context):
+                from aetherscale.gateways.cli import reader
+
+                return reader.ask(words, program.environ)
+            return parsed.node.run(context) or 0
         except Refused as refused:
             raise Failure.of_refusal(refused) from None
     except Failure as failure:
@@ -62,6 +67,13 @@ def run(
         # Whoever read our output has read enough; what is still in the buffer must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _is_anothers(command: Command, context: Context) -> bool:
+    """Whether it is the service's user who has to read."""
+    from aetherscale.gateways.cli.place import reads_by_service
+
+    return reads_by_service(context.settings, as_the_node=command.reads == "host")
 
 
 def _help(parsed: Parsed, entries: Sequence[Entry], about: str) -> str:

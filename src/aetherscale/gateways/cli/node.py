@@ -12,6 +12,7 @@ from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, near
 from aetherscale.gateways.cli.grammar import Argument, Command, Group
+from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.views import show_object
 from aetherscale.kernel import subjects
 
@@ -55,12 +56,12 @@ def _heard(context: Context, wanted: str | None = None) -> Mapping[str, Mapping[
             try:
                 heard = beats.receive(remaining_s)
             except BusUnavailable as away:
-                raise Failure(503, str(away), hint="aetherscale serve", status=NO_NODE) from None
+                raise Failure(503, str(away), hint=start(context.settings), status=NO_NODE) from None
             if heard is not None:
                 beat = msgspec.json.decode(heard.body, type=dict[str, Any])
                 found[beat["node"]] = beat
     if not found:
-        raise Failure(503, f"no node was heard within {LISTEN_S:g} s", hint="aetherscale serve", status=NO_NODE)
+        raise Failure(503, f"no node was heard within {LISTEN_S:g} s", hint=start(context.settings), status=NO_NODE)
     return found
 
 

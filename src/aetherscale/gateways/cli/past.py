@@ -169,6 +169,7 @@ REPLAY = Command(
     "replay",
     "the state as it was, from the log alone",
     _replay,
+    reads="log",
     arguments=(Argument("KIND", "one kind alone", required=False, choices=(*KINDS, *LATER_KINDS)),),
     options=(AT, Option("all", "also what is deleted")),
     examples=(
@@ -187,6 +188,7 @@ DIFF = Command(
     "diff",
     "what changed between two moments",
     _diff,
+    reads="log",
     arguments=(
         Argument("FROM", "the number of an event, or a time (RFC 3339)"),
         Argument("TO", "likewise; the present if it is left out", required=False),
@@ -199,6 +201,7 @@ WHY = Command(
     "why",
     "the chain of causes that led to the present state",
     _why,
+    reads="log",
     arguments=(Argument("KIND", "what kind of object", choices=(*KINDS, *LATER_KINDS)), _NAME),
     options=(AT, Option("all", "the whole history, not only what bears on the present state")),
     examples=("aetherscale why vm web", "aetherscale why vm web --at 17", "aetherscale why image tiny --all"),

@@ -86,7 +86,8 @@ class Program(Struct, frozen=True):
     """Everything that a node needs of its host, looked at."""
     set_up: Callable[[bool], Iterator[Step]]
     """Make this host one that runs a node as a service, or with True only say what that takes. Raises `Refused`."""
-    take_out: Callable[[bool], Iterator[Step]]
-    """Remove that service, or with True only say what that takes. Raises `Refused`."""
+    take_out: Callable[[bool, bool, bool], Iterator[Step]]
+    """Remove that service, or with the first True only say what that takes; with the second one everything that it
+    made, with the third one also where virtual machines run. Raises `Refused`."""
     demo: Callable[[], int]
     """From nothing to a ready virtual machine and back; answers with the exit status."""

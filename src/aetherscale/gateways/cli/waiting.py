@@ -9,6 +9,7 @@ from typing import Any, Final
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure
+from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.work import info
 from aetherscale.kernel import subjects
 
@@ -48,7 +49,7 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
                 events.receive(min(remaining_s, LOOK_AGAIN_S))
             except BusUnavailable as away:
                 message = f"the connection to the node was lost: {away}"
-                raise Failure(503, message, hint="aetherscale serve", status=NO_NODE) from None
+                raise Failure(503, message, hint=start(context.settings), status=NO_NODE) from None
 
 
 def _is(vm: View, wanted: str) -> bool:
