@@ -101,6 +101,10 @@ docs-check:
 systemd *args:
     {{ bin }}/python -m tests.systemd {{ args }}
 
+# README's section "As a service", word by word, on bare Debian 13 and 12; needs root, mmdebstrap, the network, minutes.
+readme-service *args:
+    {{ bin }}/python -m tests.systemd.readme {{ args }}
+
 # A real kill for want of memory, on a Debian host of its own under emulation; needs mmdebstrap, and minutes.
 oom:
     {{ bin }}/python -m tests.systemd.oom

@@ -32,6 +32,8 @@ RESULTS: Final = ROOT / "tests/promises/results.json"
 PAGE: Final = ROOT / "PROMISES.md"
 JUST: Final = "just "
 HEAD: Final = """\
+*For engineers who work on aetherscale.*
+
 # Promises
 
 <!-- Made by `just promises` from tests/promises/. Change those, not this page. -->

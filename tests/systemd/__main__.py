@@ -38,6 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         return subprocess.run([*inside, *tests], check=False).returncode
 
 
+def _of_this_machine() -> list[str]:
+    python = Path(sys.base_prefix).resolve()
+    places = [f"--bind={ROOT}", f"--bind-ro={ROOT}:{SOURCE}"]
+    if not python.is_relative_to("/usr"):
+        places.append(f"--bind-ro={python}")
+    return ["--directory=/", "--volatile=yes", "--private-network", "--overlay=/usr/local::/usr/local", *places]
+
+
 def hear(told: socket.socket) -> None:
     """Take in what comes until the socket is shut."""
     with suppress(OSError):
@@ -68,23 +76,14 @@ def of_its_own() -> Iterator[list[str]]:
 
 
 @contextmanager
-def booted() -> Iterator[int]:
-    """A container in which systemd has come up; the pid of its systemd."""
-    python = Path(sys.base_prefix).resolve()
-    places = [f"--bind={ROOT}", f"--bind-ro={ROOT}:{SOURCE}"]
-    if not python.is_relative_to("/usr"):
-        places.append(f"--bind-ro={python}")
+def booted(*options: str) -> Iterator[int]:
+    """A container in which systemd has come up; the pid of its systemd.
+
+    Without options its programs are this machine's, its own root is in memory, and it has no network.
+    """
     command = [
-        *("systemd-nspawn", "--directory=/", "--volatile=yes", "--private-network", "--register=no", "--keep-unit"),
-        *(
-            "--console=pipe",
-            "--capability=CAP_NET_ADMIN",
-            "--bind=/dev/net/tun",
-            "--overlay=/usr/local::/usr/local",
-            *places,
-            "--notify-ready=yes",
-            "--boot",
-        ),
+        *("systemd-nspawn", "--register=no", "--keep-unit", "--console=pipe", "--capability=CAP_NET_ADMIN"),
+        *("--bind=/dev/net/tun", "--notify-ready=yes", "--boot", *(options or _of_this_machine())),
     ]
     with (
         of_its_own() as first,
