@@ -217,7 +217,7 @@ class Host:
             "--target",
             str(self._leader),
             "--all",
-            "--wd=/",
+            "--wdns=/",
             "env",
             "-i",
             f"PATH={PATH}",
