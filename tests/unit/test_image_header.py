@@ -11,31 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aetherscale.actors.images.header import DEFAULT_CAP_BYTES, ImageHeader, ImageRejected, inspect, write_overlay
+from tests.support.qcow2 import BACKING_FORMAT, BITMAPS, CLUSTER, qcow2_image, with_extension
 
 MIB = 1 << 20
-CLUSTER = 1 << 16
-
-
-def qcow2_image(**changes: int) -> bytearray:
-    """An empty qcow2 image of 1 GiB, version 3, as QEMU makes it, but for the named fields of its header."""
-    fields = {
-        "magic": 0x514649FB, "version": 3, "backing_offset": 0, "backing_size": 0, "cluster_bits": 16,
-        "virtual_size": 1 << 30, "encryption": 0, "l1_entries": 2, "l1_offset": 3 * CLUSTER, "table_offset": CLUSTER,
-        "table_clusters": 1, "snapshots": 0, "snapshots_offset": 0, "incompatible": 0, "compatible": 0, "autoclear": 0,
-        "refcount_order": 4, "header_bytes": 104,
-    }  # fmt: skip
-    assert changes.keys() <= fields.keys()
-    image = bytearray(4 * CLUSTER)
-    struct.pack_into(">IIQIIQIIQQIIQQQQII", image, 0, *(fields | changes).values())
-    struct.pack_into(">Q", image, CLUSTER, 2 * CLUSTER)
-    struct.pack_into(">HHHH", image, 2 * CLUSTER, 1, 1, 1, 1)
-    return image
-
-
-def with_extension(image: bytearray, kind: int, data: bytes, *, length: int | None = None) -> bytearray:
-    struct.pack_into(">II", image, 104, kind, len(data) if length is None else length)
-    image[112 : 112 + len(data)] = data
-    return image
 
 
 def raw_disk(size: int = MIB) -> bytearray:
@@ -80,6 +58,11 @@ class TestQcow2:
         content[104] = 2
         assert reason(image, content) == "it is compressed in a way that is not known here"
         assert "compressed" in reason(image, qcow2_image(incompatible=8))
+        content = qcow2_image(header_bytes=112)
+        image.write_bytes(content)
+        assert inspect(image).format == "qcow2"
+        content[104] = 1
+        assert "compressed" in reason(image, content), "a type without its feature"
 
     @pytest.mark.parametrize(
         ("changes", "why"),
@@ -92,6 +75,11 @@ class TestQcow2:
             ({"encryption": 1}, "encrypted"),
             ({"encryption": 2}, "encrypted"),
             ({"snapshots": 1}, "1 snapshots"),
+            ({"snapshots_offset": 8}, "its table of snapshots, which is empty, is said to be at 8"),
+            ({"snapshots_offset": 1 << 63}, "is said to be at 9223372036854775808"),
+            ({"autoclear": 2}, "another, raw file"),
+            ({"autoclear": (1 << 64) - 1}, "another, raw file"),
+            ({"autoclear": 1}, "dirty bitmaps"),
             ({"version": 1}, "version 1"),
             ({"version": 4}, "version 4"),
             ({"cluster_bits": 8}, "cluster_bits are 8"),
@@ -128,6 +116,32 @@ class TestQcow2:
         assert "in another file" in reason(image, with_extension(qcow2_image(), 0x44415441, b"/etc/shadow"))
         assert "encrypted" in reason(image, with_extension(qcow2_image(), 0x0537BE77, bytes(16)))
         assert "an extension" in reason(image, with_extension(qcow2_image(), 0x12345678, b"", length=0xFFFFFFFF))
+
+    @pytest.mark.parametrize(("kind", "most"), [(BITMAPS, 24), (BACKING_FORMAT, 15)])
+    def test_an_extension_that_qemu_knows_has_the_length_that_it_takes(self, image: Path, kind: int, most: int) -> None:
+        image.write_bytes(with_extension(qcow2_image(), kind, bytes(most)))
+        assert inspect(image).format == "qcow2"
+        assert f"has {most + 1} bytes" in reason(image, with_extension(qcow2_image(), kind, bytes(most + 1)))
+
+    @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 17])
+    def test_what_follows_an_extension_of_any_length_is_read_where_it_is(self, image: Path, length: int) -> None:
+        content = with_extension(qcow2_image(), 0x12345678, bytes(length))
+        image.write_bytes(content)
+        assert inspect(image).format == "qcow2"
+        behind = 112 + -(-length // 8) * 8
+        assert "in another file" in reason(image, with_extension(content, 0x44415441, b"", offset=behind))
+
+    def test_an_extension_may_end_with_the_first_cluster_and_not_behind_it(self, image: Path) -> None:
+        room = CLUSTER - 112
+        image.write_bytes(with_extension(qcow2_image(), 0x12345678, b"", length=room))
+        assert inspect(image).format == "qcow2"
+        image.write_bytes(with_extension(qcow2_image(), 0x12345678, b"", length=room - 7))
+        assert inspect(image).format == "qcow2"
+        assert "an extension" in reason(image, with_extension(qcow2_image(), 0x12345678, b"", length=room + 1))
+
+    def test_a_place_for_snapshots_is_no_snapshot(self, image: Path) -> None:
+        image.write_bytes(qcow2_image(snapshots_offset=3 * CLUSTER))
+        assert inspect(image).format == "qcow2"
 
     def test_an_unknown_extension_is_none_of_our_business(self, image: Path) -> None:
         image.write_bytes(with_extension(qcow2_image(), 0x12345678, b"anything"))

@@ -57,6 +57,17 @@ def test_the_image_can_go_and_the_disk_stays_whole(directory: VmDirectory, image
     assert (directory.path / "base.img").stat().st_size == 3 * MIB // 2
 
 
+@pytest.mark.parametrize("size_bytes", [None, 3 * MIB // 2])
+def test_an_image_whose_file_is_gone_is_told_as_that(
+    directory: VmDirectory, image: Path, size_bytes: int | None
+) -> None:
+    image.unlink()
+    with pytest.raises(HostFault, match="the image's file .* is missing") as fault:
+        provision(directory, image, "raw", 64, write_overlay, size_bytes)
+    assert not fault.value.retryable
+    assert not directory.path.exists()
+
+
 def test_a_link_that_was_lost_is_made_again(directory: VmDirectory, image: Path) -> None:
     provision(directory, image, "raw", 64, write_overlay)
     (directory.path / "base.img").unlink()

@@ -27,8 +27,14 @@ _EXTENSION: Final = struct.Struct(">II")
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _SUBCLUSTERS = 1, 2, 4, 8, 16
 _KNOWN_FEATURES: Final = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _SUBCLUSTERS
 
+_BITMAPS, _RAW_DATA_FILE = 1, 2
+"""Autoclear features, by their bits. Whoever does not know another one may ignore what it is about."""
+
 _END_OF_EXTENSIONS: Final = 0
 _BACKING_FORMAT: Final = 0xE2792ACA
+_BITMAPS_EXTENSION: Final = 0x23852875
+_BITMAPS_BYTES: Final = 24
+_MOST_BACKING_FORMAT_BYTES: Final = 15
 _REFUSED_EXTENSIONS: Final = {
     0x44415441: "its data are in another file",
     0x0537BE77: "it is encrypted",
@@ -40,6 +46,7 @@ _MOST_L1_BYTES: Final = 32 << 20
 _MOST_REFCOUNT_TABLE_BYTES: Final = 8 << 20
 _MOST_REFCOUNT_ORDER: Final = 6
 _MOST_BLOCKS_LOOKED_AT: Final = 16
+_MOST_OFFSET: Final = (1 << 63) - 1
 _OFFSET_MASK: Final = 0x00FFFFFFFFFFFE00
 
 _FLATTEN: Final = "make it stand for itself: qemu-img convert -O qcow2 OLD NEW.qcow2"
@@ -56,7 +63,7 @@ def check(file: int, file_size: int) -> int:
         raise ImageRejected(f"its header is cut off after {len(head)} bytes", _AGAIN)
     (
         _, version, backing_offset, _, cluster_bits, virtual_size, encryption, l1_entries, l1_offset, refcount_offset,
-        refcount_clusters, snapshots, _,
+        refcount_clusters, snapshots, snapshots_offset,
     ) = _COMMON.unpack_from(head)  # fmt: skip
     if version not in (2, 3):
         raise ImageRejected(f"it is qcow version {version}, and versions 2 and 3 are known", _FLATTEN)
@@ -68,6 +75,8 @@ def check(file: int, file_size: int) -> int:
         raise ImageRejected("it is encrypted", "import an image that is not encrypted")
     if snapshots:
         raise ImageRejected(f"it has {snapshots} snapshots in it", _FLATTEN)
+    if snapshots_offset % (1 << cluster_bits) or snapshots_offset > _MOST_OFFSET:
+        raise ImageRejected(f"its table of snapshots, which is empty, is said to be at {snapshots_offset}", _FLATTEN)
     if virtual_size == 0 or virtual_size % 512:
         raise ImageRejected(f"it stands for a disk of {virtual_size} bytes, which are no sectors of 512", _FLATTEN)
     features, refcount_order, header_bytes = 0, 4, _VERSION_2_BYTES
@@ -84,20 +93,24 @@ def _check_version_3(head: bytes, cluster_bits: int) -> tuple[int, int, int]:
     """The incompatible features, the refcount order and the header's length, which version 3 has in its header."""
     if len(head) < _VERSION_3_BYTES:
         raise ImageRejected(f"its header is cut off after {len(head)} bytes", _AGAIN)
-    features, _, _, refcount_order, header_bytes = _ADDED.unpack_from(head, _COMMON.size)
+    features, _, autoclear, refcount_order, header_bytes = _ADDED.unpack_from(head, _COMMON.size)
     if features & _CORRUPT:
         raise ImageRejected("it is marked as corrupt", "repair it where it comes from: qemu-img check -r all")
     if features & _DATA_FILE:
         raise ImageRejected("its data are in another file", _FLATTEN)
     if unknown := features & ~_KNOWN_FEATURES:
         raise ImageRejected(f"it needs features that are not known here (bits {unknown:#x})", _FLATTEN)
+    if autoclear & _RAW_DATA_FILE:
+        raise ImageRejected("it says that its data are in another, raw file", _FLATTEN)
+    if autoclear & _BITMAPS:
+        raise ImageRejected("it has dirty bitmaps in it, as backups leave them", _FLATTEN)
     if header_bytes < _VERSION_3_BYTES or header_bytes % 8 or header_bytes > 1 << cluster_bits:
         raise ImageRejected(f"its header says that it has {header_bytes} bytes", _AGAIN)
     if refcount_order > _MOST_REFCOUNT_ORDER:
         raise ImageRejected(f"its refcount_order is {refcount_order}, and 0 to 6 are possible", _AGAIN)
-    if features & _COMPRESSION and (
-        header_bytes <= _VERSION_3_BYTES or head[_VERSION_3_BYTES : _VERSION_3_BYTES + 1] != b"\1"
-    ):
+    # The compression type is the first byte behind what every header of version 3 has: 0 is zlib, 1 is zstd.
+    compression = head[_VERSION_3_BYTES : _VERSION_3_BYTES + 1] if header_bytes > _VERSION_3_BYTES else b"\0"
+    if compression != (b"\1" if features & _COMPRESSION else b"\0"):
         raise ImageRejected("it is compressed in a way that is not known here", _FLATTEN)
     if features & _SUBCLUSTERS and cluster_bits < 14:
         raise ImageRejected(f"it has subclusters in clusters of {1 << cluster_bits} bytes", _AGAIN)
@@ -105,7 +118,10 @@ def _check_version_3(head: bytes, cluster_bits: int) -> tuple[int, int, int]:
 
 
 def _check_extensions(file: int, start: int, end: int) -> None:
-    """Walk the header's extensions, which end by a mark or with the first cluster. Unknown ones may be ignored."""
+    """Walk the header's extensions, which end by a mark or with the first cluster. Unknown ones may be ignored.
+
+    Dirty bitmaps that are not in use may be, too: but QEMU refuses them where their extension has a wrong length.
+    """
     offset = start
     while offset + _EXTENSION.size <= end:
         head = os.pread(file, _EXTENSION.size, offset)
@@ -117,7 +133,10 @@ def _check_extensions(file: int, start: int, end: int) -> None:
         if kind in _REFUSED_EXTENSIONS:
             raise ImageRejected(_REFUSED_EXTENSIONS[kind], _FLATTEN)
         offset += _EXTENSION.size + (length + 7) // 8 * 8
-        if offset > end:
+        misshapen = (kind == _BITMAPS_EXTENSION and length != _BITMAPS_BYTES) or (
+            kind == _BACKING_FORMAT and length > _MOST_BACKING_FORMAT_BYTES
+        )
+        if offset > end or misshapen:
             raise ImageRejected(f"an extension of its header has {length} bytes", _AGAIN)
 
 

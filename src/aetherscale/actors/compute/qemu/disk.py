@@ -42,8 +42,8 @@ def provision(
     try:
         directory.make()
         _require_room(directory)
-        _require_whole(image, image_size_bytes)
-        size_mib = max(disk_mib, -(-_image_size_bytes(image, image_format) // MIB))
+        virtual_bytes = _image_size_bytes(image, image_format, image_size_bytes)
+        size_mib = max(disk_mib, -(-virtual_bytes // MIB))
         _link(image, directory.path / BASE)
         fresh = directory.path / _FRESH_DISK
         fresh.unlink(missing_ok=True)
@@ -92,8 +92,10 @@ def virtual_size_bytes(path: Path, image_format: Literal["qcow2", "raw"]) -> int
     return size
 
 
-def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"]) -> int:
+def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"], file_bytes: int | None) -> int:
+    """The size of the image's disk, where its file is there and has `file_bytes`. Raises `HostFault`."""
     try:
+        _require_whole(image, file_bytes)
         return virtual_size_bytes(image, image_format)
     except FileNotFoundError:
         raise HostFault(
