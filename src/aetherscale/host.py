@@ -14,14 +14,14 @@ from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from aetherscale import __version__, statedir
+from aetherscale import __version__, incoming, statedir
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
 from aetherscale.actors.images.component import Perform
 from aetherscale.actors.images.header import write_overlay
-from aetherscale.actors.images.host import HostImages
+from aetherscale.actors.images.host import HostImages, Imports
 from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.embedded import EmbeddedServer
@@ -161,7 +161,15 @@ class Host:
 
     def images(self, settings: Settings) -> Perform:
         """As in `Platform`."""
-        return HostImages(_images_dir(settings), settings.cache_dir).perform
+        from ipaddress import ip_network
+
+        incoming.prepare(settings.state_dir, settings.node)
+        networks = settings.image_networks
+        if settings.simulated and not networks:
+            # A node for trials and tests, whose servers are on the same host.
+            networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+        imports = Imports(settings.image_dirs, networks)
+        return HostImages(settings.state_dir, settings.cache_dir, imports).perform
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         """As in `Platform`."""

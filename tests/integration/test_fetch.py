@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.actors.images.copying import Places
 from aetherscale.actors.images.fetch import Fetched
-from tests.support.fetching import CONTENT, ETAG, MIB, SHA256, bring, failure, left_over, no_proxy, part
+from tests.support.fetching import CONTENT, ETAG, MIB, SHA256, STUBBORN, bring, failure, left_over, no_proxy, part
 from tests.support.http_server import http_server, says, serves
+from tests.support.node import ROOT
 
 __all__ = ["no_proxy", "part"]
 
@@ -49,6 +51,29 @@ class TestDownload:
         assert [asked.headers.get("range") for asked in server.asked] == [None, f"bytes={MIB}-", f"bytes={2 * MIB}-"]
         assert server.asked[1].headers["if-range"] == ETAG
         assert left_over(part) == ["image.part"]
+
+    async def test_connections_that_break_are_made_again_as_long_as_each_brings_something(self, part: Path) -> None:
+        answers = [serves(CONTENT, cut_after=cut, etag=ETAG) for cut in (16 * 1024, MIB, None)]
+        async with http_server(*answers) as server:
+            assert (await bring(server.url(), part, limits=STUBBORN)).sha256 == SHA256
+        assert [asked.headers.get("range") for asked in server.asked] == [
+            None,
+            "bytes=16384-",
+            f"bytes={16384 + MIB}-",
+        ]
+
+    async def test_a_connection_that_brings_next_to_nothing_is_the_last(self, part: Path) -> None:
+        answers = [serves(CONTENT, cut_after=cut, etag=ETAG) for cut in (MIB, 16 * 1024 - 1, None)]
+        async with http_server(*answers) as server:
+            failed = await failure(server.url(), part, limits=STUBBORN)
+        assert failed.retryable
+        assert f"after {MIB + 16383} of {len(CONTENT)} bytes" in failed.reason
+        assert len(server.asked) == 2
+
+    async def test_what_comes_again_and_again_is_no_progress(self, part: Path) -> None:
+        async with http_server(serves(CONTENT, ranges=False, cut_after=MIB, etag=ETAG)) as server:
+            assert (await failure(server.url(), part, limits=STUBBORN)).retryable
+        assert len(server.asked) == 2
 
     async def test_a_date_will_do_where_there_is_no_strong_etag(self, part: Path) -> None:
         date = "Mon, 01 Jan 2024 00:00:00 GMT"
@@ -160,20 +185,39 @@ class TestCopy:
         assert not part.exists()
         assert (tmp_path / "source").read_bytes() == CONTENT
 
-    async def test_a_link_to_a_file_is_a_file(self, tmp_path: Path, part: Path) -> None:
-        (tmp_path / "source").write_bytes(CONTENT)
-        (tmp_path / "link").symlink_to(tmp_path / "source")
-        assert (await bring(str(tmp_path / "link"), part)).sha256 == SHA256
-        assert not part.is_symlink()
-
-    async def test_nothing_but_a_file_is_copied(self, tmp_path: Path, part: Path) -> None:
+    async def test_what_is_not_there_and_what_is_forbidden_are_told_apart_by_nobody(
+        self, tmp_path: Path, part: Path
+    ) -> None:
+        outside = tmp_path.parent / f"{tmp_path.name}-outside"
+        outside.mkdir()
+        state = tmp_path / "state"
+        (state / "images").mkdir(parents=True)
         os.mkfifo(tmp_path / "fifo")
-        (tmp_path / "link").symlink_to(tmp_path / "fifo")
-        for source in (tmp_path / "fifo", tmp_path / "link", Path("/dev/zero"), tmp_path, tmp_path / "absent"):
-            failed = await failure(str(source), part)
-            assert not failed.retryable
-            assert str(source) in failed.reason
+        (tmp_path / "real").mkdir()
+        for file in (outside / "secret", tmp_path / "real/image", state / "images/theirs.raw"):
+            file.write_bytes(CONTENT)
+        (tmp_path / "link").symlink_to(tmp_path / "real/image")
+        (tmp_path / "way").symlink_to(tmp_path / "real")
+        (tmp_path / "out").symlink_to(outside)
+        paths = [
+            *("absent", "absent/file", "fifo", "real", "link", "way/image", "out/secret", "real/../link", ""),
+            *("state/images/theirs.raw", "state", "real/image/x", "real//image", "x" * 300),
+        ]
+        for source in (
+            *(f"{tmp_path}/{path}" for path in paths),
+            f"{outside}/secret",
+            f"{outside}/absent",
+            "/dev/zero",
+        ):
+            failed = await failure(source, part)
+            assert (failed.reason, failed.retryable) == (f"{source} is no file that this node may import", False)
         assert not part.exists()
+        assert (await bring(str(tmp_path / "real/image"), part)).sha256 == SHA256
+
+    async def test_without_a_directory_nothing_is_imported_by_its_path(self, tmp_path: Path, part: Path) -> None:
+        (tmp_path / "source").write_bytes(CONTENT)
+        places = Places(tmp_path / "state")
+        assert "may import" in (await failure(str(tmp_path / "source"), part, places=places)).reason
 
     async def test_a_relative_path_is_refused(self, part: Path) -> None:
         assert not (await failure("image.qcow2", part)).retryable
@@ -184,11 +228,14 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, part: Path) -> None:
     script = f"""
 import asyncio, resource, signal, sys
 from pathlib import Path
+from aetherscale.actors.images.copying import Places
 from aetherscale.actors.images.fetch import FetchFailed, fetch
+from tests.support.fetching import PATIENT
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))
 try:
-    asyncio.run(fetch(sys.argv[1], Path({str(part)!r}), sha256=None, size_cap_bytes=1 << 40, progress=lambda *_: None))
+    asyncio.run(fetch(sys.argv[1], Path({str(part)!r}), sha256=None, size_cap_bytes=1 << 40, progress=lambda *_: None,
+                      places=Places(Path("/nowhere"), (Path({str(tmp_path)!r}),)), limits=PATIENT))
 except FetchFailed as failed:
     print(failed.reason, failed.retryable)
 """
@@ -196,7 +243,8 @@ except FetchFailed as failed:
     async with http_server(serves(CONTENT)) as server:
         for source in (str(tmp_path / "source"), server.url()):
             child = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", script, source, stdout=asyncio.subprocess.PIPE
+                sys.executable, "-c", script, source, stdout=asyncio.subprocess.PIPE, cwd=ROOT
             )
             said, _ = await child.communicate()
             assert said.decode().strip() == f"no room on the disk of {part.parent} False"
+            assert left_over(part) == ["source"], "what has arrived would keep the log from growing"

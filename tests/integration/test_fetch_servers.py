@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import ssl
 import subprocess
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from aetherscale.actors.images.fetch import Limits
-from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, SHA256, bring, failure, left_over, no_proxy, part
+from aetherscale.actors.images.fetch import FetchFailed
+from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, PATIENT, SHA256, bring, failure, left_over, no_proxy, part
 from tests.support.http_server import Asked, http_server, says, serves
 
 __all__ = ["no_proxy", "part"]
@@ -88,6 +91,131 @@ class TestServers:
         assert failed.retryable
         assert "the server said nothing for 0.2 s" in failed.reason
 
+    @pytest.mark.parametrize("crowded", [False, True])
+    async def test_a_server_that_sends_too_little_is_given_up_however_often_it_sends(
+        self, part: Path, crowded: bool
+    ) -> None:
+        async def drip(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await says("200 OK", {"Content-Length": str(len(CONTENT)), "ETag": ETAG})(asked, writer)
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        # The other of the two limits is met by anybody.
+        paces = {"pace_s": 0.2, "pace_bytes": 0 if crowded else MIB, "crowded_bytes": MIB if crowded else 0}
+        async with http_server(drip) as server:
+            failed = await failure(
+                server.url(), part, limits=replace(PATIENT, idle_s=3600, **paces), is_crowded=lambda: crowded
+            )
+        assert failed.retryable
+        assert "the server is too slow" in failed.reason
+        assert ("while others waited" in failed.reason) == crowded
+
+    @pytest.mark.parametrize("word", [b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", b""])
+    async def test_a_head_that_never_ends_is_given_up(self, part: Path, word: bytes) -> None:
+        async def drip(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            writer.write(word)
+            while True:
+                writer.write(b"X")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        async with http_server(drip) as server:
+            failed = await failure(server.url(), part, limits=replace(PATIENT, pace_s=0.2, pace_bytes=1))
+        assert failed.retryable
+
+    async def test_an_address_that_is_not_public_is_not_reached(self, part: Path) -> None:
+        async with http_server(serves(CONTENT)) as server:
+            for host in ("127.0.0.1", "localhost", "127.1", "0", "[::ffff:127.0.0.1]"):
+                failed = await failure(f"http://{host}:{server.port}/image", part, limits=replace(PATIENT, networks=()))
+                assert not failed.retryable
+                assert "has no address that this node may download from" in failed.reason
+        assert server.asked == []
+        assert left_over(part) == []
+
+    async def test_nor_is_one_that_a_redirection_leads_to(self, part: Path) -> None:
+        async with http_server(serves(CONTENT)) as inner:
+            moved = says("302 Found", {"Location": f"http://127.0.0.2:{inner.port}/image"})
+            async with http_server(moved) as server:
+                failed = await failure(
+                    server.url(), part, limits=replace(PATIENT, networks=(ip_network("127.0.0.1/32"),))
+                )
+        assert failed.reason == "127.0.0.2 has no address that this node may download from"
+        assert inner.asked == []
+
+    async def test_a_proxy_is_reached_wherever_it_is_and_not_asked_for_what_is_not_public(
+        self, part: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with http_server(serves(CONTENT)) as proxy:
+            monkeypatch.delenv("no_proxy")
+            monkeypatch.setenv("http_proxy", proxy.url(""))
+            limits = replace(PATIENT, networks=())
+            fetched = await bring("http://images.example/x", part, limits=limits)
+            failed = await failure("http://127.1/x", part, limits=limits)
+        assert fetched.sha256 == SHA256
+        assert [asked.target for asked in proxy.asked] == ["http://images.example/x"]
+        assert "has no address that" in failed.reason
+
+    @pytest.mark.parametrize(
+        "status", ["300 Multiple", "301 Moved", "302 Found", "303 See", "304 Not", "307 T", "308 P"]
+    )
+    @pytest.mark.parametrize("headers", [{}, {"Location": ""}, {"Location": "http://[::1"}, {"Location": "//"}])
+    async def test_a_redirection_that_leads_nowhere_is_a_failure_with_a_reason(
+        self, part: Path, status: str, headers: dict[str, str]
+    ) -> None:
+        async with http_server(says(status, {**headers, "Content-Length": "0"})) as server:
+            failed = await failure(server.url(), part)
+        assert not failed.retryable
+        assert left_over(part) == []
+
+    async def test_whatever_a_server_says_is_an_answer_or_a_failure(self, part: Path) -> None:
+        chosen = random.Random(4)  # noqa: S311 - no secret is made of it
+        words = [
+            *(
+                "HTTP/1.1 200 OK\r\n",
+                "HTTP/1.1 206 P\r\n",
+                "HTTP/1.0 302 F\r\n",
+                "HTTP/1.1 999 \x1b[2J\r\n",
+                "HTTP/9 x\r\n",
+            ),
+            *("HTTP/1.1 100 C\r\n\r\n", "HTTP/1.1 416 R\r\n", "Location: http://\xff\x80/\r\n", "Location: /\x7f\r\n"),
+            *("Location: http://a@b:c/\r\n", "Location: http://127.0.0.1:99999/\r\n", "Content-Length: -5\r\n"),
+            *("Content-Length: 9999999999999999999999\r\n", "Content-Length: x\r\n", "Content-Length: 3\r\n"),
+            *(
+                "Transfer-Encoding: chunked\r\n",
+                "-5\r\n",
+                "5\r\nhello\r\n",
+                "0\r\n\r\n",
+                "Content-Range: bytes 0-4/5\r\n",
+            ),
+            *(
+                'ETag: "\xe9\x00"\r\n',
+                "Last-Modified: \x00\r\n",
+                "Content-Encoding: gzip\r\n",
+                ": \r\n",
+                "\r\n",
+                "\r\n\r\n",
+                "x",
+            ),
+        ]
+
+        async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            said = chosen.choice(words[:7]) + "".join(chosen.choices(words, k=chosen.randrange(8))) + "\r\nhello"
+            writer.write(said.encode("latin-1"))
+            await writer.drain()
+
+        async with http_server(answer) as server:
+            for _ in range(400):
+                reason = "?"
+                try:
+                    await bring(server.url(), part)
+                except FetchFailed as failed:
+                    reason = failed.reason
+                assert reason.isprintable()
+                for path in part.parent.iterdir():
+                    path.unlink()
+
     async def test_a_cancelled_download_ends_at_once_and_can_go_on(self, part: Path) -> None:
         some_is_there = asyncio.Event()
 
@@ -98,7 +226,12 @@ class TestServers:
         async with http_server(stall, serves(CONTENT, etag=ETAG)) as server:
             # The idle limit is far beyond the test's own: only the cancellation can end it.
             download = asyncio.create_task(
-                bring(server.url(), part, limits=Limits(idle_s=3600), progress=lambda done, total: some_is_there.set())
+                bring(
+                    server.url(),
+                    part,
+                    limits=replace(PATIENT, idle_s=3600),
+                    progress=lambda done, total: some_is_there.set(),
+                )
             )
             await some_is_there.wait()
             download.cancel()
@@ -228,7 +361,12 @@ class TestTls:
 
         async with http_server(stall, serves(CONTENT, etag=ETAG), tls=tls[0]) as server:
             download = asyncio.create_task(
-                bring(server.url(), part, limits=Limits(idle_s=3600), progress=lambda done, total: some_is_there.set())
+                bring(
+                    server.url(),
+                    part,
+                    limits=replace(PATIENT, idle_s=3600),
+                    progress=lambda done, total: some_is_there.set(),
+                )
             )
             await some_is_there.wait()
             download.cancel()

@@ -14,7 +14,7 @@ import pytest
 
 from aetherscale.actors.images import tiny
 from aetherscale.actors.images.effects import FetchImage, ImageStored
-from aetherscale.actors.images.host import HostImages
+from aetherscale.actors.images.host import HostImages, Imports
 from aetherscale.actors.images.tinyparts import Parts
 from tests.support.node import ROOT
 
@@ -26,13 +26,13 @@ ON_A_DISK_THAT_FAILS_TO_SYNC = """
 import asyncio, sys
 from pathlib import Path
 from aetherscale.actors.images.effects import EffectFailed, FetchImage
-from aetherscale.actors.images.host import HostImages
+from aetherscale.actors.images.host import HostImages, Imports
 from tests.support.failing_sync import fail_to_sync
 from tests.support.log_writer import die_with_parent
 
 die_with_parent()
 fail_to_sync()
-images = HostImages(Path(sys.argv[2]), Path(sys.argv[2]))
+images = HostImages(Path(sys.argv[2]), Path(sys.argv[2]), Imports((Path(sys.argv[1]).parent,)))
 outcome = asyncio.run(images.perform(FetchImage("fetch-1", "i", sys.argv[1], None), lambda chunk: None))
 assert isinstance(outcome, EffectFailed), outcome
 print(outcome.reason)
@@ -72,8 +72,10 @@ def source(tmp_path: Path) -> Path:
 async def test_an_image_that_came_in_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, source: Path, order: list[str]
 ) -> None:
-    images = tmp_path / "images"
-    stored = await HostImages(images, tmp_path).perform(FetchImage("fetch-1", "i", str(source), None), print)
+    state = tmp_path / "state"
+    stored = await HostImages(state, tmp_path, Imports((tmp_path,))).perform(
+        FetchImage("fetch-1", "i", str(source), None), print
+    )
     assert isinstance(stored, ImageStored)
     assert order == ["sync i.part", "move i.part to i.raw", "sync images"]
 
@@ -90,11 +92,11 @@ def test_an_image_that_was_built_is_on_the_disk_before_it_has_its_name(tmp_path:
 
 async def test_where_nothing_can_be_synced_no_image_comes_in(tmp_path: Path, source: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ON_A_DISK_THAT_FAILS_TO_SYNC, str(source), str(tmp_path / "images")),
+        *(sys.executable, "-c", ON_A_DISK_THAT_FAILS_TO_SYNC, str(source), str(tmp_path / "state")),
         stdout=PIPE,
         cwd=ROOT,
     )
     said, _ = await process.communicate()
     assert process.returncode == 0
     assert b"cannot be written: Input/output error" in said
-    assert [path.name for path in (tmp_path / "images").iterdir()] == ["i.part"]
+    assert [path.name for path in (tmp_path / "state/images").iterdir()] == ["i.part"]

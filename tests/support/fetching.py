@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from aetherscale.actors.images.copying import Places
 from aetherscale.actors.images.fetch import Fetched, FetchFailed, Limits, fetch
 
 MIB = 1 << 20
 CONTENT = hashlib.shake_128(b"an image").digest(3 * MIB + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 ETAG = '"one"'
-PATIENT = Limits(connect_s=30, idle_s=30)
-HASTY = Limits(connect_s=30, idle_s=0.2)
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+PATIENT = Limits(connect_s=30, idle_s=30, pace_bytes=0, progress_bytes=1 << 40, again_s=0, networks=LOOPBACK)
+"""Servers may be slow, and every connection that breaks is told as a failure."""
+HASTY = replace(PATIENT, idle_s=0.2)
+STUBBORN = replace(PATIENT, progress_bytes=Limits().progress_bytes)
+"""As a node does it: another connection, as long as each one brings something."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +38,7 @@ def part(tmp_path: Path) -> Path:
 async def bring(source: str, part: Path, **options: Any) -> Fetched:
     given: dict[str, Any] = {
         "sha256": None, "size_cap_bytes": 16 * MIB, "progress": lambda done, total: None, "limits": PATIENT,
+        "places": Places(part.parent / "state", (part.parent,)),
     }  # fmt: skip
     return await fetch(source, part, **(given | options))
 

@@ -31,12 +31,17 @@ class HttpServer:
     asked: list[Asked] = field(default_factory=list)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def url(self, path: str = "/image", user: str = "") -> str:
         return f"{self.scheme}://{user}127.0.0.1:{self.port}{path}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = dict(line.split(": ", 1) for line in head[1:] if line)
@@ -46,6 +51,8 @@ class HttpServer:
             await answer(asked, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.hung_up.set()
+        except asyncio.CancelledError:
+            return  # the test is at its end, and this one was to hang until then
         finally:
             writer.close()
             with suppress(ConnectionError):
@@ -66,6 +73,10 @@ async def http_server(*answers: Answer, tls: ssl.SSLContext | None = None) -> As
         for writer in ours.writers:
             with suppress(AttributeError):  # the TLS of Python 3.11.2 has none left to abort where the caller has gone
                 writer.transport.abort()
+        serving = list(ours.serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
         await server.wait_closed()
 
 

@@ -55,6 +55,8 @@ class RunningNode:
             **os.environ,
             "AETHERSCALE_STATE_DIR": str(self.state_dir),
             "AETHERSCALE_CACHE_DIR": str(self._cache_dir),
+            "AETHERSCALE_IMAGE_DIRS": str(self.state_dir.parent),
+            "AETHERSCALE_IMAGE_NETWORKS": "127.0.0.0/8",
             "AETHERSCALE_NODE": self.name,
             "AETHERSCALE_ACCELERATOR": "tcg",
         }

@@ -27,8 +27,8 @@ from aetherscale.eventstore.sqlite import open_store
 from aetherscale.kernel.errors import Refused
 from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, new, write
 from tests.support.memory_node import MemoryNode
+from tests.support.qcow2 import qcow2_image
 from tests.support.vm_pasts import BOOTED, DISK, READY, REQUESTED, STOPPING, VM, given
-from tests.unit.test_image_header import qcow2_image
 
 PATIENCE_S = 30.0
 

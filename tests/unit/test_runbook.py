@@ -15,6 +15,7 @@ TEXT_OF = {
     "HostFault": 0,
     "EmbeddedServerError": 0,
     "FetchFailed": 0,
+    "NotCopied": 0,
     "BuildFailed": 0,
     "Damaged": 0,
     "InDoubt": 0,

@@ -37,6 +37,7 @@ class TestPrecedence:
             'state-dir = "/s"\nnode = "n"\nnats = "nats://h"\ntenant = "t"\naccelerator = "tcg"\nsimulated = true\n'
             'stream-max-bytes = "64M"\n'
             'cache-dir = "/c"\n'
+            'image-dirs = ["/i", "/j/k"]\nimage-networks = ["10.0.0.0/8", "::1/128"]\n'
         )
         from_file = load({"config": str(file)})
         from_environment = load(
@@ -48,6 +49,8 @@ class TestPrecedence:
             AETHERSCALE_SIMULATED="yes",
             AETHERSCALE_STREAM_MAX_BYTES="67108864",
             AETHERSCALE_CACHE_DIR="/c",
+            AETHERSCALE_IMAGE_DIRS="/i:/j/k/",
+            AETHERSCALE_IMAGE_NETWORKS="10.0.0.0/8, ::1",
         )
         from_flags = load(
             {
@@ -59,9 +62,13 @@ class TestPrecedence:
                 "simulated": True,
                 "stream-max-bytes": "64MiB",
                 "cache-dir": "/c",
+                "image-dirs": "/i:/j/k",
+                "image-networks": "10.0.0.0/8,::1/128",
             }
         )
         assert from_file == from_environment == from_flags
+        assert from_file.image_dirs == (Path("/i"), Path("/j/k"))
+        assert [str(network) for network in from_file.image_networks] == ["10.0.0.0/8", "::1/128"]
         assert from_file.nats_url == "nats://h"
         assert from_file.stream_max_bytes == 64 * 1024**2
 
@@ -98,6 +105,10 @@ class TestRefusals:
             ("state-dir", "is not TOML"),
             ("stream-max-bytes = 1000", "got 1000, expected a number of bytes, or a size like 512M; at least 16M"),
             ('stream-max-bytes = "1X"', "got '1X'"),
+            ("image-dirs = 5", "got 5, expected texts with ':' between, or in a file a list of texts"),
+            ('image-dirs = ["/a", 5]', "expected texts with ':' between"),
+            ('image-networks = "10.0.0.1/8"', "has host bits set, expected networks like 10.0.0.0/8"),
+            ('image-networks = "anywhere"', "expected networks like 10.0.0.0/8"),
             ("stream-max-bytes = true", "got True"),
         ],
     )

@@ -62,7 +62,7 @@ def test_an_image_whose_file_is_gone_is_told_as_that(
     directory: VmDirectory, image: Path, size_bytes: int | None
 ) -> None:
     image.unlink()
-    with pytest.raises(HostFault, match="the image's file .* is missing") as fault:
+    with pytest.raises(HostFault, match=r"the image's file .* is missing") as fault:
         provision(directory, image, "raw", 64, write_overlay, size_bytes)
     assert not fault.value.retryable
     assert not directory.path.exists()

@@ -16,7 +16,7 @@ from aetherscale.actors.images.commands import ImportImage
 from aetherscale.actors.images.decider import decide, evolve, pending
 from aetherscale.actors.images.events import ImageDeleted
 from aetherscale.actors.images.header import ImageRejected, inspect
-from aetherscale.actors.images.host import HostImages
+from aetherscale.actors.images.host import HostImages, Imports
 from aetherscale.actors.images.projection import settle
 from aetherscale.debugger.past import explained
 from aetherscale.debugger.upkeep import import_
@@ -77,7 +77,7 @@ async def test_a_panic_is_told_once(node: MemoryNode) -> None:
 
 async def test_an_image_that_is_rejected_is_rejected_once(tmp_path: Path) -> None:
     (tmp_path / "empty.img").touch()
-    host = HostImages(tmp_path / "images", tmp_path / "cache")
+    host = HostImages(tmp_path / "state", tmp_path / "cache", Imports((tmp_path,)))
     image = None
     for event in decide(None, ImportImage("1", "x", str(tmp_path / "empty.img"), None, "none"), 0):
         image = evolve(image, event, 0)

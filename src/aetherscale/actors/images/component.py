@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from msgspec.structs import replace
+
 from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
 from aetherscale.actors.images import commands, effects, events
 from aetherscale.actors.images.commands import (
@@ -55,7 +57,7 @@ class Images:
             announce=announce,
             settle=settle,
             result=self._result,
-            perform=self._perform,
+            perform=self._perform_for,
             failed=lambda effect, reason: effects.EffectFailed(effect.key, reason),
             commands={
                 "import-image": CommandTask(ImportImageOptions, self._new_id, self._import),
@@ -87,6 +89,12 @@ class Images:
                 hint=f"aetherscale image show {reference}",
             )
         return found
+
+    async def _perform_for(self, effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
+        """Have an effect done for the tenant whose image it is."""
+        if not isinstance(effect, effects.BuildImage):
+            effect = replace(effect, tenant=self._registry.entities[effect.image_id].tenant)
+        return await self._perform(effect, progress)
 
     # --- commands ------------------------------------------------------------------------------------------------
 

@@ -195,7 +195,13 @@ def pending(image: Image) -> ImagesEffect | None:
                 f"build-{image.attempt}", image.id, image.recipe, not_before_us=image.not_before_us
             )
         case "deleting":
-            return effects.RemoveImage(f"remove-{image.attempt}", image.id, not_before_us=image.not_before_us)
+            return effects.RemoveImage(
+                f"remove-{image.attempt}",
+                image.id,
+                image.source,
+                undone=image.undone,
+                not_before_us=image.not_before_us,
+            )
         case _:
             return None
 

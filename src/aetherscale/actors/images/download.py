@@ -7,6 +7,7 @@ standard library's client does the talking, with TLS and the proxies of the envi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
@@ -20,6 +21,7 @@ import msgspec
 
 from aetherscale.actors.images import web
 from aetherscale.actors.images.transfer import CHUNK_BYTES, FetchFailed, Limits, Transfer, open_part
+from aetherscale.filecopy import free_bytes
 from aetherscale.statedir import write_file
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
@@ -48,7 +50,24 @@ class _Unfit(Exception):
 
 
 def download(source: str, transfer: Transfer, limits: Limits) -> None:
-    """Have all of `source`, an http or https URL, in the part file. Raises FetchFailed, OSError and Stopped."""
+    """Have all of `source`, an http or https URL, in the part file. Raises FetchFailed, OSError and Stopped.
+
+    A connection that breaks is made again, and again, as long as each one brings something.
+    """
+    _, transfer.most_bytes = _load(source, transfer.part)
+    while True:
+        before_bytes = transfer.most_bytes
+        try:
+            return _try(source, transfer, limits)
+        except (http.client.HTTPException, web.ServerError) as error:
+            transfer.go_on()
+            if transfer.most_bytes - before_bytes < limits.progress_bytes:
+                raise FetchFailed(f"the connection failed: {_plain(error)}", _AGAIN, retryable=True) from error
+        transfer.pause(limits.again_s)
+
+
+def _try(source: str, transfer: Transfer, limits: Limits) -> None:
+    """Bring what is missing by one connection. Raises what `web` raises where that breaks, and FetchFailed."""
     begun, have_bytes = _load(source, transfer.part)
     try:
         try:
@@ -62,10 +81,12 @@ def download(source: str, transfer: Transfer, limits: Limits) -> None:
         with error:
             raise _refusal(error) from error
     except (http.client.InvalidURL, ValueError) as error:
-        raise FetchFailed(f"this is no address: {error}", _LOOK, retryable=False) from error
-    except (http.client.HTTPException, web.ServerError) as error:
-        transfer.go_on()
-        raise FetchFailed(f"the connection failed: {error}", _AGAIN, retryable=True) from error
+        raise FetchFailed(f"this is no address: {_plain(error)}", _LOOK, retryable=False) from error
+
+
+def _plain(said: object) -> str:
+    """What an error says, in one line without control characters: some of it may be a server's word."""
+    return "".join(c if c.isprintable() else "?" for c in str(said))[:300]
 
 
 def forget(part: Path) -> None:
@@ -89,7 +110,8 @@ def _go_on(source: str, transfer: Transfer, limits: Limits, begun: _Begun | None
         raise
     with response:
         offset, total = _place(response, begun, have_bytes)
-        transfer.require_room(offset, total)
+        transfer.require_allowed(offset, total)
+        _require_room(transfer.part, (total or 0) - offset)
         _remember(source, transfer.part, response, total)
         _receive(response, transfer, limits, offset, total)
 
@@ -110,6 +132,12 @@ def _place(response: http.client.HTTPResponse, begun: _Begun | None, have_bytes:
     return first, total
 
 
+def _require_room(part: Path, missing_bytes: int) -> None:
+    """Raises OSError where the disk has no room for what is announced."""
+    if missing_bytes > free_bytes(part.parent):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _receive(
     response: http.client.HTTPResponse, transfer: Transfer, limits: Limits, offset: int, total: int | None
 ) -> None:
@@ -118,7 +146,8 @@ def _receive(
     part = open_part(transfer.part, keep=offset > 0)
     try:
         while piece := web.read(response, CHUNK_BYTES, limits):
-            transfer.require_room(done + len(piece), total)
+            transfer.received_bytes += len(piece)
+            transfer.require_allowed(done + len(piece), total)
             while piece:
                 written = os.pwrite(part, piece, done)
                 done, piece = done + written, piece[written:]
@@ -136,10 +165,12 @@ def _receive(
 def _refusal(error: urllib.error.HTTPError) -> FetchFailed:
     """What an answer that brings no file means."""
     if HTTPStatus.MULTIPLE_CHOICES <= error.code < HTTPStatus.BAD_REQUEST:
-        why = str(error.reason).partition("\n")[0][:200]
+        why = _plain(str(error.reason).partition("\n")[0])
         return FetchFailed(f"the server sends us elsewhere, which is not followed: {why}", _LOOK, retryable=False)
     hint = "try again later" if error.code in _PASSING else _LOOK
-    return FetchFailed(f"the server answered {error.code} {error.reason[:200]}", hint, retryable=error.code in _PASSING)
+    return FetchFailed(
+        f"the server answered {error.code} {_plain(error.reason)}", hint, retryable=error.code in _PASSING
+    )
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:

@@ -17,6 +17,8 @@ class FetchImage(Struct, frozen=True):
     image_id: str
     source: str
     sha256: str | None
+    tenant: str = ""
+    """For whom; the actor knows."""
     deadline_s: float = 24 * 3600.0
     not_before_us: int = 0
 
@@ -32,10 +34,13 @@ class BuildImage(Struct, frozen=True):
 
 
 class RemoveImage(Struct, frozen=True):
-    """Ensure that nothing of the image is left, half a download among it."""
+    """Ensure that nothing of the image is left. What has arrived of one that was `undone` may be of use once more."""
 
     key: str
     image_id: str
+    source: str = ""
+    undone: bool = False
+    tenant: str = ""
     deadline_s: float = 60.0
     not_before_us: int = 0
 

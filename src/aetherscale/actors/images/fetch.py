@@ -8,22 +8,27 @@ whole, has the right checksum, and is on the disk. What is known of a download t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
+import threading
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
-from aetherscale.actors.images.copying import copy
+from aetherscale.actors.images.copying import Places, copy
 from aetherscale.actors.images.download import download, forget
 from aetherscale.actors.images.threads import until_stopped
-from aetherscale.actors.images.transfer import CHUNK_BYTES, FetchFailed, Limits, Progress, Transfer
+from aetherscale.actors.images.transfer import CHUNK_BYTES, FetchFailed, Limits, Progress, Stopped, Transfer
+from aetherscale.filecopy import data_of
 
-__all__ = ["FetchFailed", "Fetched", "Limits", "fetch"]
+__all__ = ["FetchFailed", "Fetched", "Limits", "fetch", "read"]
 
+_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -42,7 +47,9 @@ async def fetch(
     sha256: str | None,
     size_cap_bytes: int,
     progress: Progress,
+    places: Places,
     limits: Limits | None = None,
+    is_crowded: Callable[[], bool] = lambda: False,
 ) -> Fetched:
     """Have what is at `source`, an absolute path or an http or https URL, at `part_path`, with mode 0600.
 
@@ -55,21 +62,55 @@ async def fetch(
         loop.call_soon_threadsafe(progress, done_bytes, total_bytes)
 
     transfer = Transfer(part_path, size_cap_bytes, report)
-    bring = partial(_bring, source, transfer, sha256, limits or Limits())
-    fetched = await until_stopped(bring, transfer.stop)
+    limits = limits or Limits()
+    bring = partial(_bring, source, transfer, sha256, limits, places)
+    async with _kept_up(transfer, limits, is_crowded):
+        fetched = await until_stopped(bring, transfer.stop)
     progress(fetched.size_bytes, fetched.size_bytes)
     return fetched
 
 
-def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits) -> Fetched:
+@contextlib.asynccontextmanager
+async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], bool]) -> AsyncIterator[None]:
+    """Stop a transfer whose server keeps it from others, or from its end, by sending too little."""
+
+    async def watch() -> None:
+        while True:
+            before_bytes = transfer.received_bytes
+            await asyncio.sleep(limits.pace_s)
+            came_bytes = transfer.received_bytes - before_bytes
+            crowded = is_crowded()
+            least_bytes = limits.crowded_bytes if crowded else limits.pace_bytes
+            if transfer.is_arriving and came_bytes < least_bytes:
+                others = ", while others waited" if crowded else ""
+                transfer.stop(
+                    FetchFailed(
+                        f"the server is too slow: {came_bytes} bytes came in {limits.pace_s:g} s{others}, and "
+                        f"{least_bytes} have to",
+                        "import it again later: it goes on where it ended; or download it yourself, then: "
+                        "aetherscale image import FILE",
+                        retryable=True,
+                    )
+                )
+
+    watching = asyncio.ensure_future(watch())  # noqa: TID251 - ended below
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, places: Places) -> Fetched:
     """Copy or download, then look at the checksum, then make it last."""
     part = transfer.part
     try:
         if source.startswith("/"):
             forget(part)
-            copy(Path(source), transfer)
+            copy(source, transfer, places)
         elif source.startswith(("http://", "https://")):
+            transfer.is_arriving = True
             download(source, transfer, limits)
+            transfer.is_arriving = False
         else:
             raise FetchFailed(
                 f"{source[:100]!r} is neither an absolute path nor an http or https URL",
@@ -95,17 +136,55 @@ def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits) 
 
 def _settle(transfer: Transfer) -> tuple[str, int]:
     """Have the part file on the disk, and read what is there: its SHA-256 in hex and its size in bytes."""
-    digest = hashlib.sha256()
-    with transfer.part.open("rb", buffering=0) as file:
-        os.fsync(file.fileno())
-        while piece := file.read(CHUNK_BYTES):
+    descriptor = os.open(transfer.part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        return digest_of(descriptor, transfer.go_on)
+    finally:
+        os.close(descriptor)
+
+
+async def read(path: Path) -> Fetched:
+    """What a file is that came in before."""
+    stop = threading.Event()
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    def look() -> Fetched:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return Fetched(path, *digest_of(descriptor, go_on))
+        finally:
+            os.close(descriptor)
+
+    return await until_stopped(look, stop.set)
+
+
+def digest_of(file: int, go_on: Callable[[], None]) -> tuple[str, int]:
+    """The SHA-256 in hex of an open file, and its size in bytes. Holes are not read. Raises what `go_on` raises."""
+    digest, done, size_bytes = hashlib.sha256(), 0, os.fstat(file).st_size
+    for start, end in (*data_of(file, size_bytes), (size_bytes, size_bytes)):
+        while done < start:
+            digest.update(_ZEROS[: start - done])
+            done += min(len(_ZEROS), start - done)
+            go_on()
+        while done < end:
+            piece = os.pread(file, min(CHUNK_BYTES, end - done), done)
+            if not piece:
+                return digest.hexdigest(), done
             digest.update(piece)
-            transfer.go_on()
-        return digest.hexdigest(), file.tell()
+            done += len(piece)
+            go_on()
+    return digest.hexdigest(), done
 
 
 def _no_transfer(error: OSError, part: Path) -> FetchFailed:
     """What an error of this host means for the transfer."""
     if error.errno in _NO_ROOM:
+        # What has arrived would keep the log from growing, so it is not kept.
+        part.unlink(missing_ok=True)
+        forget(part)
         return FetchFailed(f"no room on the disk of {part.parent}", f"make room: df -h {part.parent}", retryable=False)
     return FetchFailed(f"{part} cannot be written: {error.strerror or error}", "aetherscale doctor", retryable=False)

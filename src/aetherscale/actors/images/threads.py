@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -26,8 +27,13 @@ async def to_the_end(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
 
 
 async def until_stopped(function: Callable[[], T], stop: Callable[[], None]) -> T:
-    """Call `function` in a thread. When this is cancelled it calls `stop`, which makes the function end, and waits."""
-    work = asyncio.get_running_loop().run_in_executor(None, function)
+    """Call `function` in a thread of its own, since it may wait for long: those that all share stay free.
+
+    When this is cancelled it calls `stop`, which makes the function end, and waits for that.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="transfer")
+    work = asyncio.get_running_loop().run_in_executor(thread, function)
+    thread.shutdown(wait=False)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

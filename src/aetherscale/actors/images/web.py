@@ -1,7 +1,8 @@
 """A GET whose waiting is bounded and can be ended from outside: urllib, with the parts of it that one download needs.
 
-Redirections lead to http and https only, never from https to http, and a limited number of times. A name and a
-password in the URL are sent to its own server alone.
+Redirections lead to http and https only, never from https to http, and a limited number of times. Every connection,
+also that of a redirection, leads to an address that is allowed, or to the proxy that the environment names. A name and
+a password in the URL are sent to its own server alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -17,6 +19,7 @@ from functools import partial
 from typing import IO, Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from aetherscale.actors.images import addresses
 from aetherscale.actors.images.transfer import FetchFailed, Limits, Transfer
 
 _SCHEMES: Final = ("http", "https")
@@ -50,6 +53,12 @@ def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits
     transfer.go_on()
     try:
         response = opener.open(request, timeout=limits.connect_s)
+    except addresses.Forbidden as forbidden:
+        raise FetchFailed(
+            f"{str(forbidden)[:200]} has no address that this node may download from",
+            "download it yourself, then: aetherscale image import FILE; or the operator allows it: image-networks",
+            retryable=False,
+        ) from forbidden
     except urllib.error.HTTPError:
         raise
     except urllib.error.URLError as error:
@@ -92,36 +101,62 @@ def _split(url: str) -> tuple[str, str | None]:
     return plain, "Basic " + base64.b64encode(unquote(credentials).encode()).decode()
 
 
-def _connection(base: Callable[..., Any], transfer: Transfer, limits: Limits, host: str, **options: Any) -> Any:
+def _connection(
+    base: Callable[..., Any], transfer: Transfer, limits: Limits, proxy: bool, host: str, **options: Any
+) -> Any:
     """A connection that can be ended from outside, and that waits for the server as long as it may once it is made."""
     connection = base(host, **options)
     connect = connection.connect
 
-    def connect_and_watch() -> None:
+    def reach(target: tuple[str, int], *_: Any) -> socket.socket:
+        if proxy:
+            reached = socket.create_connection(target, limits.connect_s)
+        else:
+            reached = addresses.connect(target, limits.connect_s, limits.networks)
+        try:
+            transfer.watch(reached)  # before any word of TLS, which a server may draw out
+        except BaseException:
+            reached.close()
+            raise
+        return reached
+
+    def connect_and_be_patient() -> None:
         connect()
         connection.sock.settimeout(limits.idle_s)
-        transfer.watch(connection.sock)
 
-    connection.connect = connect_and_watch
+    connection._create_connection = reach
+    connection.connect = connect_and_be_patient
     return connection
+
+
+def _is_for_proxy(request: urllib.request.Request, limits: Limits) -> bool:
+    """Whether a request is sent to a proxy, which looks up where it leads to. Raises `Forbidden`."""
+    target = urlsplit(request.full_url)
+    if request.host == target.netloc:
+        return False
+    addresses.require_for_proxy(target.hostname or "", limits.networks)
+    return True
 
 
 class _Http(urllib.request.HTTPHandler):
     def __init__(self, transfer: Transfer, limits: Limits) -> None:
         super().__init__()
+        self._limits = limits
         self._make = partial(_connection, http.client.HTTPConnection, transfer, limits)
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._make, req)
+        return self.do_open(partial(self._make, _is_for_proxy(req, self._limits)), req)
 
 
 class _Https(urllib.request.HTTPSHandler):
     def __init__(self, transfer: Transfer, limits: Limits) -> None:
         super().__init__()
+        self._limits = limits
         self._make = partial(_connection, http.client.HTTPSConnection, transfer, limits)
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(self._make, req, context=ssl.create_default_context())
+        make = partial(self._make, _is_for_proxy(req, self._limits))
+        return self.do_open(make, req, context=ssl.create_default_context())
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
@@ -140,6 +175,8 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
     ) -> http.client.HTTPResponse | None:
         # The body, which urllib would read to its end, however long that is.
         fp.close()
+        if "location" not in headers:
+            raise urllib.error.HTTPError(req.full_url, code, "without saying where to", headers, io.BytesIO())
         return super().http_error_302(req, io.BytesIO(), code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

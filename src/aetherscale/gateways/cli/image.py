@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import bad_usage
+from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.values import seconds
 from aetherscale.gateways.cli.views import show_images, show_object
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting
@@ -18,9 +19,55 @@ READY_BY = ("agent", "channel", "none")
 
 def _import(context: Context) -> None:
     values = context.values
-    options = {"source": _source(values["SOURCE"]), "ready": values["ready"]}
-    options |= {name: values[name] for name in ("name", "sha256") if values[name] is not None}
-    _work(context, "import-image", options, values["name"] or values["SOURCE"].rpartition("/")[2] or "image")
+    options = {name: values[name] for name in ("name", "sha256") if values[name] is not None}
+    options |= {"ready": values["ready"]}
+    subject = values["name"] or values["SOURCE"].rpartition("/")[2] or "image"
+    if values["SOURCE"].startswith(("http://", "https://")):
+        _work(context, "import-image", options | {"source": values["SOURCE"]}, subject)
+    else:
+        _import_file(context, _file(values["SOURCE"]), options, subject)
+
+
+def _import_file(context: Context, file: Path, options: Mapping[str, Any], subject: str) -> None:
+    """Hand a file over to the node of this host, which reads nothing for us that we may not read; or name it there.
+
+    A node elsewhere has files of its own: it takes those that its operator has put below one of its `image-dirs`.
+    """
+    from aetherscale.incoming import withdraw
+
+    settings = context.settings
+    if settings.nats_url is not None:
+        _work(context, "import-image", {**options, "source": str(file)}, subject)
+        return
+    _ = context.client.connection  # no file is copied for a node that is away
+    token = context.program.new_token()
+    with context.out.progress(subject) as progress:
+        place, node = _hand_over(settings.state_dir, file, token, progress)
+    try:
+        _work(context, "import-image", {**options, "source": place}, subject, node)
+    except Failure as failure:
+        if failure.status not in (NO_NODE, WAIT_RAN_OUT):  # else it may yet be taken; the node removes it in the end
+            withdraw(settings.state_dir, token)
+        raise
+
+
+def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> tuple[str, str]:
+    """Where the node finds the file now, and the node's name. Raises `Failure`."""
+    from aetherscale.filecopy import NotCopied
+    from aetherscale.incoming import hand_over
+
+    def advance(done_bytes: int, total_bytes: int) -> None:
+        progress.step("handing the file over to the node")
+
+    try:
+        return hand_over(state_dir, file, token, advance)
+    except NotCopied as refused:
+        raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.hint) from None
+    except OSError as error:
+        ours = error.filename in (None, str(file))
+        what = f"{file} cannot be read" if ours else f"the file cannot be handed over: {error.filename}"
+        hint = "look at the path" if ours else "is it the node's user, or a member of its group, who asks?"
+        raise Failure(500, f"image import: {what}: {error.strerror}", hint=hint) from None
 
 
 def _build(context: Context) -> None:
@@ -35,9 +82,9 @@ def _delete(context: Context) -> None:
     _work(context, "delete-image", {"image": context.values["NAME"]}, context.values["NAME"])
 
 
-def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:
+def _work(context: Context, task: str, options: Mapping[str, Any], subject: str, node: str = "") -> None:
     with suggesting(context, "image", subject):
-        image, elapsed_s = carry_out(context, "images", task, options, subject=subject, kind="image")
+        image, elapsed_s = carry_out(context, "images", task, options, subject=subject, kind="image", node=node)
     if context.out.json:
         context.out.value(image)
         return
@@ -65,13 +112,11 @@ def _show(context: Context) -> None:
         show_object(context.out, image)
 
 
-def _source(text: str) -> str:
-    """A URL as it is, a file by its absolute path: the node does not know where we are."""
-    if text.startswith(("http://", "https://")):
-        return text
+def _file(text: str) -> Path:
+    """A file by its absolute path: the node does not know where we are."""
     if "://" in text:
         raise bad_usage(f"image import: got {text!r}, expected a file, or an http or https URL")
-    return str(Path(text).absolute())
+    return Path(text).absolute()
 
 
 _NAME = Argument("NAME", "the name or id of the image", completes="image")
@@ -84,7 +129,7 @@ IMAGE = Group(
             "import",
             "bring in a disk image, raw or qcow2",
             _import,
-            arguments=(Argument("SOURCE", "a file on the node's host, or an http or https URL", completes="file"),),
+            arguments=(Argument("SOURCE", "a file, or an http or https URL", completes="file"),),
             options=(
                 Option("name", "its name; made from the source if it is left out", "NAME"),
                 Option("sha256", "what its SHA-256 has to be; checked before anything reads it", "HEX", str.lower),
@@ -97,9 +142,14 @@ IMAGE = Group(
                 "aetherscale image import https://images.example/debian-12.qcow2 --sha256 2f5c… --name debian-12",
             ),
             details=(
-                "The node copies or downloads it (a download that broke off goes on), compares the checksum, checks "
-                "the header. `--ready agent` is for guests with the QEMU guest agent, `channel` for those that write "
-                "`ready` to the virtio port org.aetherscale.ready.0; with `none` a VM counts as ready when it runs.\n\n"
+                "A file is handed over to the node of this host: it has to be yours to read, and nobody may be "
+                "writing to it. A node that is reached by --nats takes files of its own host, below its setting "
+                "image-dirs. A download that broke off goes on where it ended, also by another import of the same "
+                "address within a week. Addresses that are not public have to be allowed by the node's setting "
+                "image-networks.\n\n"
+                "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
+                "guest agent, `channel` for those that write `ready` to the virtio port org.aetherscale.ready.0; with "
+                "`none` a VM counts as ready when it runs.\n\n"
                 "The source is kept in the log for ever: an address with a password or a signature in it is refused."
             ),
         ),

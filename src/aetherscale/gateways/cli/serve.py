@@ -68,6 +68,16 @@ SERVE = Command(
         Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
         Option("stream-max-bytes", "what the copy of the log on the NATS server may take; 1G if not given", "SIZE"),
         Option("cache-dir", "where what can be fetched again is kept", "DIR", completes="dir"),
+        Option(
+            "image-dirs",
+            "directories, with : between, below which images may be imported by path; none if not given",
+            "DIRS",
+        ),
+        Option(
+            "image-networks",
+            "networks, with commas, that images may be downloaded from beside public ones, like 10.0.0.0/8",
+            "NETWORKS",
+        ),
         Option("http", "not in this version", "HOST:PORT"),
         Option("no-http", "serve no HTTP; this version has none"),
     ),
