@@ -47,6 +47,8 @@ from aetherscale.service import (
 from aetherscale.settings import load_settings
 
 KVM: Final = "kvm"
+STATE_MODE: Final = 0o710
+"""The group may come in, to hand files over in `incoming`, and sees nothing: all else is for the node alone."""
 LINGERING: Final = Path("/var/lib/systemd/linger") / USER
 HOMES: Final = (Path("/home"), Path("/root"))
 PROGRAM: Final = Path("/usr/local/bin/aetherscale")
@@ -291,7 +293,7 @@ def _require_settings() -> None:
 
 def _make_state_dir() -> None:
     STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    STATE_DIR.chmod(0o700)
+    STATE_DIR.chmod(STATE_MODE)
     shutil.chown(STATE_DIR, USER, GROUP)
 
 
@@ -300,7 +302,7 @@ def _is_private(path: Path) -> bool:
         found = path.stat()
     except FileNotFoundError:
         return False
-    return found.st_uid == service.uid() and not found.st_mode & 0o077
+    return found.st_uid == service.uid() and found.st_mode & 0o777 == STATE_MODE
 
 
 def _has_settings() -> bool:

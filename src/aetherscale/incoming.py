@@ -45,7 +45,7 @@ def prepare(state_dir: Path, node: str) -> None:
     if of_state.st_mode & stat.S_IXGRP:
         # Members may make things and reach what they know the name of, and see or remove nothing else.
         os.chown(directory, -1, of_state.st_gid)
-        directory.chmod(stat.S_ISVTX | stat.S_ISGID | 0o730)
+        directory.chmod(stat.S_ISVTX | 0o730)
     else:
         directory.chmod(0o700)
     name = directory / _NODE
@@ -72,14 +72,14 @@ def hand_over(state_dir: Path, source: Path, token: str, advance: Advance) -> tu
     try:
         os.mkdir(place, 0o700)
         try:
-            place.chmod(stat.S_ISGID | 0o770 if is_shared else 0o700)
             _give(place, theirs)
+            place.chmod(0o770 if is_shared else 0o700)
             target = place / _plain(source.name)
             descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 copy(original, descriptor, advance)
-                os.fchmod(descriptor, 0o640 if is_shared else 0o600)
                 _give(descriptor, theirs)
+                os.fchmod(descriptor, 0o640 if is_shared else 0o600)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -119,9 +119,14 @@ def sweep(state_dir: Path, now_s: float) -> None:
 
 
 def _give(place: Path | int, theirs: os.stat_result) -> None:
-    """Root's file becomes the node's, which may run as another user."""
+    """Root's file becomes the node's, which may run as another user; that of a member of the group the group's.
+
+    By hand and not by a set-group-id directory, which the service may not make (systemd.exec(5), RestrictSUIDSGID).
+    """
     if os.geteuid() == 0:
         os.chown(place, theirs.st_uid, theirs.st_gid)
+    elif theirs.st_mode & stat.S_IXGRP:
+        os.chown(place, -1, theirs.st_gid)
 
 
 def _plain(name: str) -> str:

@@ -417,7 +417,7 @@ else:
 
         async def as_user(uid: int, *arguments: str) -> tuple[int, str]:
             process = await asyncio.create_subprocess_exec(
-                *("setpriv", f"--reuid={uid}", "--regid=2002", "--clear-groups"),
+                *("setpriv", f"--reuid={uid}", f"--regid={uid - 2001 + 2002}", "--groups=2002"),
                 *("env", f"PYTHONPATH={':'.join(sys.path[1:])}:{ROOT / 'src'}", "python3", "-c", script),
                 *(str(state), *arguments),
                 stdout=PIPE,
@@ -431,11 +431,11 @@ else:
         if status and "No module named" in said:
             pytest.skip("other users cannot read this interpreter")
         assert status == 0, said
-        assert stat.S_IMODE((state / "incoming").stat().st_mode) == 0o3730
+        assert stat.S_IMODE((state / "incoming").stat().st_mode) == 0o1730
         token = "01234567-89ab-7def-8123-456789abcdef"
         status, place = await as_user(3001, str(own), token)
         assert status == 0, place
-        assert tree(state / "incoming") == {token: "2770", f"{token}/own.img": "640", "node.json": "640"}
+        assert tree(state / "incoming") == {token: "770", f"{token}/own.img": "640", "node.json": "640"}
         assert (await as_user(2001, "read", place.strip()))[0] == 0, "the node can read it"
         assert (await as_user(3001, "list"))[0] != 0
         status, said = await as_user(3001, str(secret), "11234567-89ab-7def-8123-456789abcdef")

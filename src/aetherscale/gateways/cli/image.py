@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aetherscale import service
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.output import Progress
+from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import seconds
 from aetherscale.gateways.cli.views import show_images, show_object
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting
@@ -36,18 +38,19 @@ def _import_file(context: Context, file: Path, options: Mapping[str, Any], subje
     from aetherscale.incoming import withdraw
 
     settings = context.settings
-    if settings.nats_url is not None:
+    state_dir = service.STATE_DIR if is_service(settings) else settings.state_dir
+    if settings.nats_url is not None and not is_service(settings):
         _work(context, "import-image", {**options, "source": str(file)}, subject)
         return
     _ = context.client.connection  # no file is copied for a node that is away
     token = context.program.new_token()
     with context.out.progress(subject) as progress:
-        place, node = _hand_over(settings.state_dir, file, token, progress)
+        place, node = _hand_over(state_dir, file, token, progress)
     try:
         _work(context, "import-image", {**options, "source": place}, subject, node)
     except Failure as failure:
         if failure.status not in (NO_NODE, WAIT_RAN_OUT):  # else it may yet be taken; the node removes it in the end
-            withdraw(settings.state_dir, token)
+            withdraw(state_dir, token)
         raise
 
 
