@@ -75,7 +75,7 @@ def imported(lines: list[bytes], path: Path) -> None:
 async def test_an_import_of_an_export_is_the_same_log(world: SqliteWorld, there: Path) -> None:
     events = await filled(world)
     lines: list[bytes] = []
-    assert (export(world.path, lines.append).events, len(lines)) == (10, 1 + 10 + 6 + 1)
+    assert (export(world.path, lines.append).events, len(lines)) == (10, 1 + 10 + 6 + 6 + 1)
     result = import_(lines, there, epoch=NEW_EPOCH, now_us=LATER_US)
 
     assert (result.events, result.commands) == (10, 6)
@@ -218,13 +218,14 @@ def signed(lines: list[bytes]) -> list[bytes]:
         (lambda lines: [lines[0], *lines[2:]], "have been altered"),
         (lambda lines: signed([lines[0], *lines[2:-1]]), "event 2, version 2 of vm-0: expected event 1, version 1"),
         (lambda lines: signed([*lines[:2], *lines[1:-1]]), "event 1, version 1 of vm-0: expected event 2, version 2"),
-        (lambda lines: [altered(lines[0], format=2), *lines[1:]], "line 1: the lines have format 2"),
+        (lambda lines: [altered(lines[0], format=3), *lines[1:]], "line 1: the lines have format 3"),
         (lambda lines: [lines[0], *lines], "line 2: a second export"),
         (lambda lines: [*lines[:2], b"{]\n", *lines[3:]], "line 3: "),
         (lambda lines: [*lines[:2], altered(lines[2], version="two"), *lines[3:]], r"line 3: .*\$.version"),
         (lambda lines: [*lines[:2], altered(lines[2], time="yesterday"), *lines[3:]], "line 3: .*yesterday"),
         (lambda lines: [*lines[:2], altered(lines[2], actor="user:other"), *lines[3:]], "have been altered"),
         (lambda lines: [*lines[:-2], lines[-1]], "have been altered"),
+        (lambda lines: signed([*lines[:2], altered(lines[2], actor="user:other"), *lines[3:-1]]), "has another hash"),
     ],
 )
 async def test_lines_that_are_no_whole_export_are_refused(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from aetherscale import statedir
@@ -13,7 +14,10 @@ from aetherscale.eventstore.archive import KEPT_EVENTS, Archived, Until
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import LogInfo, Verification
 from aetherscale.eventstore.transfer import Transferred
+from aetherscale.eventstore.witness import Witnessed, decode, decode_lines, encode
+from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import event_types
+from aetherscale.kernel.times import to_rfc3339
 
 __all__ = [
     "KEPT_EVENTS",
@@ -21,21 +25,70 @@ __all__ = [
     "LogInfo",
     "Transferred",
     "Verification",
+    "Witnessed",
     "archive",
+    "decode",
     "export",
     "import_",
     "info",
+    "keep",
     "preview",
     "prove",
+    "read_witnessed",
     "verify",
+    "witness",
 ]
 
 
-def verify(state_dir: Path, kinds: Kinds) -> Verification:
-    """Read everything and prove it, down to the decoding of each event. Raises `Refused`."""
+def verify(state_dir: Path, kinds: Kinds, witnessed: Sequence[Witnessed] | None = None) -> Verification:
+    """Read everything and prove it, down to the decoding of each event, and against heads that were kept elsewhere.
+
+    Raises `Refused`.
+    """
     path = log_of(state_dir)
     with explained():
-        return integrity.verify(path, Codec(event_types(tuple(kinds))))
+        return integrity.verify(path, Codec(event_types(tuple(kinds))), witnessed)
+
+
+def witness(state_dir: Path, now_us: int) -> Witnessed:
+    """The end of the log as it is now, to be kept elsewhere. Raises `Refused`."""
+    path = log_of(state_dir)
+    with explained():
+        return integrity.witness(path, to_rfc3339(now_us))
+
+
+def read_witnessed(file: Path) -> list[Witnessed]:
+    """The heads that a file keeps; none where there is no file. Raises `Refused` (400) that names the line, OSError."""
+    try:
+        with file.open("rb") as lines:
+            return decode_lines(lines)
+    except FileNotFoundError:
+        return []
+    except ValueError as wrong:
+        raise Refused(400, f"the file of witnessed heads {file}: {wrong}", field="witness") from None
+
+
+def keep(file: Path, witnessed: Witnessed) -> bool:
+    """Add a head to a file of them, durably; false where it is the last one of its node already.
+
+    Raises `Refused` (409) where the log has fewer events than were witnessed before, as one that was rolled back has;
+    400 for a file of something else; OSError.
+    """
+    earlier = [each for each in read_witnessed(file) if each.node == witnessed.node]
+    if earlier and earlier[-1].head_seq > witnessed.head_seq:
+        raise Refused(
+            409,
+            f"the log of node {witnessed.node} ends at event {witnessed.head_seq}, and event {earlier[-1].head_seq} "
+            f"was witnessed at {earlier[-1].time}: it was rolled back, or is another one; nothing was added to {file}",
+            hint=f"aetherscale log verify --witness {file}",
+        )
+    if earlier and (earlier[-1].head_seq, earlier[-1].head_hash) == (witnessed.head_seq, witnessed.head_hash):
+        return False
+    with file.open("ab") as lines:
+        lines.write(encode(witnessed))
+        lines.flush()
+        os.fsync(lines.fileno())
+    return True
 
 
 def prove(state_dir: Path) -> None:

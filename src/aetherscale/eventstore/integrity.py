@@ -20,6 +20,7 @@ from aetherscale.eventstore.sqlite.files import read_head
 from aetherscale.eventstore.sqlite.opening import check_head
 from aetherscale.eventstore.sqlite.reading import LogReading, snapshot
 from aetherscale.eventstore.store import Damaged, NotALog, StoredEvent, StoredType, StoreError, TooNew
+from aetherscale.eventstore.witness import Comparison, Witnessed
 
 T = TypeVar("T")
 
@@ -41,12 +42,14 @@ class Problem(Struct, frozen=True):
 class Verification(Struct, frozen=True):
     """What was found. `events` and `commits` count what is proved to be as it was written, from the first on.
 
-    Of the problems the first `MOST_PROBLEMS` are told.
+    Of the problems the first `MOST_PROBLEMS` are told. `witnessed` counts the heads kept elsewhere that fit; None where
+    none were given.
     """
 
     events: int
     commits: int
     problems: tuple[Problem, ...]
+    witnessed: int | None = None
 
 
 class LogInfo(Struct, frozen=True):
@@ -80,19 +83,24 @@ class Commit(Struct, frozen=True):
     commands: Sequence[StoredCommand]
 
 
-def verify(path: Path, codec: Codec | None = None) -> Verification:
+def verify(path: Path, codec: Codec | None = None, witnessed: Sequence[Witnessed] | None = None) -> Verification:
     """Read everything and prove it; with a codec also that every event can be decoded.
 
+    With heads that were kept elsewhere also that it is the log that had them: see `witness.py`.
     Synchronous: some seconds for each million events. Raises `NotALog`, `TooNew`, OSError.
     """
-    proved = EMPTY
+    proved, kept = EMPTY, None
     problems: list[Problem] = []
     try:
         head = read_head(path.with_suffix(".head"))
         with snapshot(path) as reading:
+            if witnessed is not None:
+                kept = Comparison(witnessed, reading.epochs[-1].node)
             with closing(proved_commits(reading)) as commits:
                 for commit in commits:
                     proved = commit.head
+                    if kept is not None:
+                        kept.prove(proved)
                     if codec is not None and len(problems) < MOST_PROBLEMS:
                         problems.extend(_undecodable(commit.events, codec))
             check_head(reading, head, path)
@@ -101,7 +109,18 @@ def verify(path: Path, codec: Codec | None = None) -> Verification:
         raise
     except StoreError as damage:
         problems.append(Problem(getattr(damage, "seq", None) or proved.seq + 1, str(damage)))
-    return Verification(proved.seq, proved.batch, tuple(problems[:MOST_PROBLEMS]))
+    if kept is not None and (unlike := kept.problem(proved.seq, damaged=bool(problems))):
+        problems.insert(0, Problem(unlike[0], f"{path}: {unlike[1]}"))
+    return Verification(proved.seq, proved.batch, tuple(problems[:MOST_PROBLEMS]), kept.found if kept else None)
+
+
+def witness(path: Path, time: str) -> Witnessed:
+    """The end of a log as it is at this time, to be kept elsewhere. Raises `StoreError`, OSError."""
+    head = read_head(path.with_suffix(".head"))
+    with snapshot(path) as reading:
+        check_head(reading, head, path)
+        last = reading.chain_head() or EMPTY
+        return Witnessed(reading.epochs[-1].node, reading.epochs[-1].epoch, last.seq, last.link.hex(), time)
 
 
 def is_large(path: Path) -> bool:

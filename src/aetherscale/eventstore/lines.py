@@ -3,6 +3,7 @@
 {"line": "log", "format": 1, "epochs": […], "types": […]}
 {"line": "event", …the form of an event…, "tenant": …, "epoch": …, "payload": what was written, in base64}
 {"line": "command", "command-id": …, "tenant": …, "digest": …, "first-seq": 1, "last-seq": 1}
+{"line": "commit", "hash": of the log up to here}
 {"line": "end", "events": 1, "commands": 1, "sha256": of all lines before}
 """
 
@@ -18,8 +19,8 @@ from aetherscale.eventstore.events_as_json import event_json
 from aetherscale.eventstore.store import Accepted, Damaged, StoredEvent, StoredType
 from aetherscale.kernel.times import from_rfc3339
 
-FORMAT: Final = 1
-"""Of the lines; a newer one is refused."""
+FORMAT: Final = 2
+"""Of the lines; a newer one is refused. The first had no lines of commits."""
 
 
 class _Line(Struct, frozen=True, rename="kebab", tag_field="line"):
@@ -80,6 +81,15 @@ class CommandLine(_Line, frozen=True, tag="command"):
     last_seq: int
 
 
+class CommitLine(_Line, frozen=True, tag="commit"):
+    """The end of a commit: the events and commands since the one before it were written together.
+
+    So an import has the hash chain of the log that was exported, and the heads that were witnessed of it.
+    """
+
+    hash: str
+
+
 class EndLine(_Line, frozen=True, tag="end"):
     """The last line: how much there was, and a digest over it."""
 
@@ -88,7 +98,7 @@ class EndLine(_Line, frozen=True, tag="end"):
     sha256: str
 
 
-Line = LogLine | EventLine | CommandLine | EndLine
+Line = LogLine | EventLine | CommandLine | CommitLine | EndLine
 
 _NIL: Final = msgspec.msgpack.encode(None)
 _decoder = msgspec.json.Decoder(Line)

@@ -21,6 +21,7 @@ from aetherscale.eventstore.integrity import proved_commits
 from aetherscale.eventstore.lines import (
     FORMAT,
     CommandLine,
+    CommitLine,
     EndLine,
     EpochLine,
     EventLine,
@@ -46,7 +47,7 @@ from aetherscale.eventstore.sqlite.opening import (
     unpublished_head,
 )
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, snapshot
-from aetherscale.eventstore.sqlite.writing import LogWriting
+from aetherscale.eventstore.sqlite.writing import LogWriting, Restored
 from aetherscale.eventstore.store import BadImport, Damaged, NotEmpty, StoredEvent
 from aetherscale.kernel.times import from_rfc3339, to_rfc3339
 
@@ -81,6 +82,7 @@ def export(path: Path, write: Callable[[bytes], object]) -> Transferred:
                         put(encode_line(line_of_event(event)))
                     for command in commit.commands:
                         put(encode_line(line_of_command(command)))
+                    put(encode_line(CommitLine(commit.head.link.hex())))
                     events += len(commit.events)
                     commands += len(commit.commands)
             if damage is None:
@@ -126,23 +128,37 @@ def import_(lines: Iterable[bytes], path: Path, *, epoch: str, now_us: int) -> T
 
 def _restore(source: _Lines, writing: LogWriting) -> int:
     """Write the events and commands of the lines; answers how many commands there were."""
+    commits: list[Restored] = []
     events: list[StoredEvent] = []
     commands: list[StoredCommand] = []
-    count = 0
+    link: bytes | None = None
+    gathered = read = count = 0
     for line in source.rest():
         match line:
             case EventLine():
                 with source.explained():
                     events.append(event_of_line(line))
+                read += 1
             case CommandLine():
                 commands.append(command_of_line(line))
                 count += 1
             case EndLine():
-                source.check(line, writing.head.seq + len(events), count)
-        if len(events) + len(commands) >= BATCH_EVENTS or isinstance(line, EndLine):
+                source.check(line, read, count)
+            case CommitLine():
+                with source.explained():
+                    link = bytes.fromhex(line.hash)
+        gathered += 1
+        is_end = isinstance(line, EndLine)
+        # The first format did not say where a commit ended.
+        if (isinstance(line, CommitLine) or is_end or (source.format == 1 and gathered >= BATCH_EVENTS)) and (
+            events or commands
+        ):
+            commits.append((events, commands, link))
+            events, commands, link = [], [], None
+        if gathered >= BATCH_EVENTS or is_end:
             with source.explained():
-                writing.restore(events, commands)
-            events, commands = [], []
+                writing.restore(commits)
+            commits, gathered = [], 0
     return count
 
 
@@ -154,6 +170,7 @@ class _Lines:
         self._digest = hashlib.sha256()
         self._before = ""
         self._number = 0
+        self.format = FORMAT
 
     def first(self) -> LogLine:
         line = self._next()
@@ -161,9 +178,10 @@ class _Lines:
             raise self._bad("this is not the export of a log: expected the line that says whose it is")
         if line.format > FORMAT:
             raise self._bad(f"the lines have format {line.format}, this version of aetherscale knows up to {FORMAT}")
+        self.format = line.format
         return line
 
-    def rest(self) -> Iterator[EventLine | CommandLine | EndLine]:
+    def rest(self) -> Iterator[EventLine | CommandLine | CommitLine | EndLine]:
         """All lines but the first, up to the last one, which there has to be."""
         while True:
             line = self._next()

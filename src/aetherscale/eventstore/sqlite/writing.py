@@ -18,6 +18,9 @@ from aetherscale.eventstore.sqlite.opening import insert_epochs
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, command_key
 from aetherscale.eventstore.store import Accepted, Append, InDoubt, StorageFull, StoredEvent, StoredType
 
+Restored = tuple[Sequence[StoredEvent], Sequence[StoredCommand], bytes | None]
+"""A commit of another log: its events, its commands, and the link of the chain that it leads to, if that is known."""
+
 
 class LogWriting:
     """The one that writes. It remembers where the streams are; the file is asked once for each stream."""
@@ -64,26 +67,32 @@ class LogWriting:
                 raise
             return self._commit(appends)
 
-    def restore(self, events: Sequence[StoredEvent], commands: Sequence[StoredCommand]) -> None:
-        """Write what another log held, as it was: the next positions and versions, whoever recorded them.
+    def restore(self, commits: Sequence[Restored]) -> None:
+        """Write what another log held, commit by commit, as it was: the next positions and versions.
 
         Raises ValueError where it does not follow what is in the log, `StorageFull`, `InDoubt`.
         """
-        planned = Plan(events=list(events))
-        planned.commands = {(command.tenant, command.command_id): command.accepted for command in commands}
         with self._transaction():
-            self._look_up_streams({event.stream for event in events})
-            versions: dict[str, int] = {}
-            for seq, event in enumerate(events, self.head.seq + 1):
-                version = versions.get(event.stream, self.version(event.stream)) + 1
-                if (event.seq, event.version) != (seq, version):
-                    raise ValueError(
-                        f"event {event.seq}, version {event.version} of {event.stream}: expected event {seq}, "
-                        f"version {version}"
-                    )
-                versions[event.stream] = version
-            self._insert(planned)
+            self._look_up_streams({event.stream for events, _, _ in commits for event in events})
+            for events, commands, link in commits:
+                planned = Plan(events=list(events))
+                planned.commands = {(command.tenant, command.command_id): command.accepted for command in commands}
+                self._require_next(events)
+                self._insert(planned)
+                if link not in (None, self.head.link):
+                    raise ValueError(f"the log up to event {self.head.seq} has another hash than the line says")
         self._write_head()
+
+    def _require_next(self, events: Sequence[StoredEvent]) -> None:
+        versions: dict[str, int] = {}
+        for seq, event in enumerate(events, self.head.seq + 1):
+            version = versions.get(event.stream, self.version(event.stream)) + 1
+            if (event.seq, event.version) != (seq, version):
+                raise ValueError(
+                    f"event {event.seq}, version {event.version} of {event.stream}: expected event {seq}, "
+                    f"version {version}"
+                )
+            versions[event.stream] = version
 
     def restore_types(self, types: Sequence[StoredType]) -> None:
         """Remember which version of the program was the first to write each type of event."""

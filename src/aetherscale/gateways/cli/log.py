@@ -11,27 +11,32 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import msgspec
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage
+from aetherscale.gateways.cli.failures import DONE, FAILED, NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
 
 if TYPE_CHECKING:
-    from aetherscale.debugger.upkeep import Archived, LogInfo
+    from aetherscale.debugger.upkeep import Archived, LogInfo, Witnessed
 
 STANDARD = "-"
+HEARTBEAT_S = 5.5
+"""A little longer than from one sign of life to the next."""
 
 
 def _verify(context: Context) -> int:
     from aetherscale.debugger.upkeep import verify
 
-    found = verify(context.settings.state_dir, context.program.kinds())
+    witnessed = _witnessed(context)
+    found = verify(context.settings.state_dir, context.program.kinds(), witnessed)
     if context.out.json:
         context.out.value(found)
     else:
         whole = f"{count(found.events, 'event')} in {count(found.commits, 'commit')} are as they were written"
         context.out.line(whole if found.events or not found.problems else "nothing could be proved")
+        if found.witnessed is not None:
+            context.out.line(f"{count(found.witnessed, 'witnessed head')} of {len(witnessed or ())} fit")
         for problem in found.problems:
             context.out.line(f"problem: {problem.message}")
     if found.problems:
@@ -39,6 +44,59 @@ def _verify(context: Context) -> int:
             "hint: aetherscale log export > log.jsonl saves what is proved, to be imported into a new --state-dir"
         )
     return FAILED if found.problems else DONE
+
+
+def _witnessed(context: Context) -> list[Witnessed] | None:
+    from aetherscale.debugger.upkeep import read_witnessed
+
+    name = context.values["witness"]
+    if name is None:
+        return None
+    try:
+        if not Path(name).exists():
+            raise bad_usage(f"log verify: there is no {name}", "aetherscale log witness FILE makes one")
+        return read_witnessed(Path(name))
+    except OSError as error:
+        raise bad_usage(f"log verify: {name} cannot be read: {error.strerror}") from None
+
+
+def _witness(context: Context) -> None:
+    from aetherscale.debugger.upkeep import keep, witness
+
+    node, name = context.values["of"], context.values["FILE"]
+    found = _heard(context, node) if node else witness(context.settings.state_dir, context.program.now_us())
+    try:
+        is_new = keep(Path(name), found)
+    except OSError as error:
+        raise Failure(500, f"log witness: {name} cannot be written: {error.strerror}") from None
+    if context.out.json:
+        context.out.value(found)
+    else:
+        done = "kept" if is_new else "known already"
+        context.out.line(f"{done}: event {found.head_seq} of node {found.node}, hash {found.head_hash}")
+
+
+def _heard(context: Context, node: str) -> Witnessed:
+    """The head that the next heartbeat of a node tells."""
+    from aetherscale.bus.bus import BusUnavailable
+    from aetherscale.debugger.upkeep import decode
+    from aetherscale.kernel import subjects
+
+    beats = context.client.connection.subscribe(subjects.heartbeat(node))
+    with context.out.progress("log") as progress:
+        progress.step("waiting for the heartbeat")
+        try:
+            heard = beats.receive(HEARTBEAT_S)
+        except BusUnavailable as away:
+            raise Failure(503, str(away), hint="aetherscale serve", status=NO_NODE) from None
+    if heard is None:
+        raise Failure(
+            503, f"no node {node!r} was heard within {HEARTBEAT_S:g} s", hint="aetherscale node list", status=NO_NODE
+        )
+    try:
+        return decode(heard.body)
+    except ValueError as wrong:
+        raise Failure(500, f"log witness: the heartbeat of {node} does not tell its head: {wrong}") from None
 
 
 def _export(context: Context) -> int:
@@ -172,12 +230,44 @@ LOG = Group(
             "verify",
             "prove that every event is as it was written",
             _verify,
-            reads="log",
-            examples=("aetherscale log verify", "aetherscale log verify --state-dir ./copy"),
+reads="log",
+            options=(
+                Option("witness", "also prove that it is the log whose heads this file has", "FILE", completes="file"),
+            ),
+            examples=(
+                "aetherscale log verify",
+                "aetherscale log verify --state-dir ./copy",
+                "aetherscale log verify --witness /mnt/elsewhere/heads.jsonl",
+            ),
             details=(
                 "Recomputes the hash chain over every commit, compares its end with the head that is kept in a file of "
                 "its own, and decodes every event. Reads only; a running node is not disturbed. Exit status 1 where "
-                "something is not as it was written."
+                "something is not as it was written. Whoever can write to the state directory can put an older copy "
+                "there, or write a new log with a new head: only heads that are kept elsewhere show that, see "
+                "`aetherscale log witness`."
+            ),
+        ),
+        Command(
+            "witness",
+            "keep the end of the log elsewhere, so that a rewritten or rolled back log is seen",
+            _witness,
+            arguments=(Argument("FILE", "where heads are kept, a line each", completes="file"),),
+            options=(
+                Option(
+                    "of",
+                    "take the head from the next heartbeat of this node, not from the state directory",
+                    "NODE",
+                    completes="node",
+                ),
+            ),
+            examples=(
+                "aetherscale log witness /mnt/elsewhere/heads.jsonl",
+                "aetherscale log witness heads.jsonl --of host1 --nats nats://user:password@10.0.0.1:4222",
+            ),
+            details=(
+                "Adds the position and the hash of the last commit to the file, unless they are its last line. Keep "
+                "it where the node cannot write: on another host, or on a disk that only appends. `aetherscale log "
+                "verify --witness FILE` compares."
             ),
         ),
         Command(

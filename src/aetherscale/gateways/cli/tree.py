@@ -103,7 +103,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("replay", "the state as it was, from the log alone", _replay),
     Entry("diff", "what changed between two moments", _diff),
     Entry("why", "the chain of causes that led to the present state", _why),
-    Entry("log", "the log itself: verify, export, import, info", _log),
+    Entry("log", "the log itself: verify, witness, export, import, info", _log),
     Entry("node", "the nodes that can be heard", _node),
     Entry("doctor", "check all that a node needs, and say what mends it", _doctor),
     Entry("host", "make this host run a node as a service", _host),
