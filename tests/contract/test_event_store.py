@@ -130,12 +130,32 @@ async def test_the_types_of_a_log_name_the_program_that_wrote_them_first(store: 
     }
 
 
-async def test_a_moment_means_the_last_event_that_is_not_younger_even_where_the_clock_went_back(store: Store) -> None:
-    for version, time_us in enumerate([100, 200, 150, 300]):
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([100, 200, 200, 300], {99: 0, 100: 1, 199: 1, 200: 3, 299: 3, 300: 4, 999: 4}),
+        # The clock went back for a while: what came before the first later event.
+        ([100, 200, 150, 300], {99: 0, 100: 1, 149: 1, 150: 1, 199: 1, 200: 3, 250: 3, 300: 4, 999: 4}),
+        # It went back for good: what came after the greatest time came after the moment.
+        ([100, 200, 50, 60], {49: 0, 60: 0, 100: 1, 199: 1, 200: 2, 999: 2}),
+        ([100, 200, 200, 60], {200: 3, 999: 3}),
+        ([100], {99: 0, 100: 1, 101: 1}),
+    ],
+)
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_a_moment_means_what_came_before_the_first_later_event(
+    world: LogWorld, times: list[int], expected: dict[int, int], sealed: bool
+) -> None:
+    store = await world.open()
+    for version, time_us in enumerate(times):
         await store.append(append_of(write("vm-1", version), time_us=time_us))
+    if sealed:
+        await store.close()
+        world.archive(keep=1)
+        store = await world.open()
 
-    moments = [99, 100, 149, 150, 199, 250, 300, 999]
-    assert [await store.position_at(moment) for moment in moments] == [0, 1, 1, 3, 3, 3, 4, 4]
+    assert {moment: await store.position_at(moment) for moment in expected} == expected
+    await store.close()
 
 
 # --- optimistic concurrency ------------------------------------------------------------------------------------------

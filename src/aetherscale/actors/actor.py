@@ -299,11 +299,14 @@ class Actor(Generic[S, M]):
         since = [each for each, _ in handled.after]
         for index, (recorded, last) in enumerate(handled.after):
             yield Link(recorded, last, is_whole=is_whole(since, index))
-        until_us = min(call.deadline_us or NEVER_US, self._clock() + int(WAIT_LIMIT_S * SECOND_US))
+        # Counted by the loop from here on: the clock of the host may be set while somebody waits.
+        loop = asyncio.get_running_loop()
+        left_us = (call.deadline_us or NEVER_US) - self._clock()
+        until_s = loop.time() + min(left_us / SECOND_US, WAIT_LIMIT_S)
         while True:
             try:
                 # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with what it waits for.
-                async with asyncio.timeout((until_us - self._clock()) / SECOND_US):
+                async with asyncio.timeout_at(until_s):
                     link = await link.following()
             except TimeoutError:
                 waited_for = {f"{self.component.kind.name}-id": last.id}

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from aetherscale.actors.component import Owed
 from aetherscale.bus.tasks import Tasks
@@ -28,6 +28,10 @@ Answer = Callable[[str, Any, M], "asyncio.Future[Any]"]
 
 Gate = Callable[[Any], AbstractAsyncContextManager[Any]]
 """What an effect has to get through before it begins."""
+
+
+LONGEST_WAIT_S: Final = 60.0
+"""Longer than any pause between two attempts: what seems to wait longer was put off by a clock that went back since."""
 
 
 class Clock(Protocol):
@@ -83,7 +87,7 @@ class OwedWork:
     async def _work(self, entity_id: str, effect: Owed) -> None:
         wait_s = (effect.not_before_us - self._clock()) / 1e6
         if wait_s > 0:
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
         async with self._gate(effect):
             outcome = await self._outcome(entity_id, effect)
         await asyncio.shield(self._answer(entity_id, effect, outcome))

@@ -30,9 +30,9 @@ from aetherscale.eventstore.store import (
 )
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
-from aetherscale.kernel.times import from_rfc3339, to_rfc3339
 from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
@@ -124,20 +124,29 @@ class PastLog:
         """The position of the last event."""
         return await self._reader.head()
 
-    async def position(self, moment: str | None) -> int:
-        """The position that a sequence number or a time (RFC 3339) means; without one, the head.
+    async def position(self, moment: str | None, now_us: int = 0) -> int:
+        """The position that a sequence number or a time means; without one, the head.
 
-        A time means the last event that was recorded at or before it. Raises `Refused` (400) for anything else.
+        A time means the last event before the first one that is later. `now_us` is the time now, which times like `5m`
+        count from. Raises `Refused` (400) for anything else.
         """
         head = await self.head()
         if moment is None:
             return head
-        seq, time_us = moment_of(moment)
+        seq, time_us = moment_of(moment, now_us)
         if time_us is not None:
             return await self._reader.position_at(time_us)
         if seq > head:
             raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
         return seq
+
+    async def before(self, moment: str, now_us: int = 0) -> int:
+        """The position before the first event that is of this number or later, or was recorded at this time or later.
+
+        Raises `Refused` (400).
+        """
+        seq, time_us = moment_of(moment, now_us)
+        return max(seq - 1, 0) if time_us is None else await self._reader.position_at(time_us - 1)
 
     async def state_at(self, position: int) -> Past:
         """Everything as it was after the event at `position`."""
@@ -196,15 +205,15 @@ async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
             await reader.close()
 
 
-def moment_of(text: str) -> tuple[int, int | None]:
+def moment_of(text: str, now_us: int) -> tuple[int, int | None]:
     """The number of an event, or 0 and a time in microseconds since 1970. Raises `Refused` (400) for anything else."""
     if text.isascii() and text.isdigit():
         return int(text[:18]), None
     try:
-        return 0, from_rfc3339(text)
-    except (ValueError, OverflowError):
-        expected = f"the number of an event or a time like {to_rfc3339(0)[:19]}Z"
-        raise Refused(400, f"got {text[:80]!r}, expected {expected}", field="at") from None
+        return 0, from_text(text, now_us)
+    except ValueError as wrong:
+        expected = str(wrong).removeprefix("expected ")
+        raise Refused(400, f"got {text[:80]!r}, expected the number of an event or {expected}", field="at") from None
 
 
 def log_of(state_dir: Path) -> Path:

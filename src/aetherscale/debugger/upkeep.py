@@ -128,22 +128,22 @@ def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int)
             raise
 
 
-def archive(state_dir: Path, *, before: str | None, keep: int, report: archiving.Report) -> Archived:
+def archive(state_dir: Path, *, before: str | None, now_us: int, keep: int, report: archiving.Report) -> Archived:
     """Seal the events before a moment, or all but the newest. Raises `Refused`, also beside a running node (409)."""
-    path, until = log_of(state_dir), _until(before, keep)
+    path, until = log_of(state_dir), _until(before, now_us, keep)
     with explained():
         return archiving.archive(path, until, report)
 
 
-def preview(state_dir: Path, *, before: str | None, keep: int) -> Archived:
+def preview(state_dir: Path, *, before: str | None, now_us: int, keep: int) -> Archived:
     """What `archive` would seal; nothing is changed. Raises `Refused`."""
-    path, until = log_of(state_dir), _until(before, keep)
+    path, until = log_of(state_dir), _until(before, now_us, keep)
     with explained():
         return archiving.preview(path, until)
 
 
-def _until(before: str | None, keep: int) -> Until:
+def _until(before: str | None, now_us: int, keep: int) -> Until:
     if before is None:
         return lambda reading: reading.head() - keep
-    seq, time_us = moment_of(before)
+    seq, time_us = moment_of(before, now_us)
     return lambda reading: seq - 1 if time_us is None else reading.position_at(time_us - 1)

@@ -12,6 +12,7 @@ from msgspec.structs import astuple
 
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand, next_head
+from aetherscale.eventstore.clock import around
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.plan import plan
 from aetherscale.eventstore.store import (
@@ -129,7 +130,7 @@ class MemoryBackend:
 
     async def position_at(self, time_us: int) -> int:
         """As in `Reader`."""
-        return max((event.seq for event in self._open().events if event.time_us <= time_us), default=0)
+        return around(((event.seq, event.time_us) for event in self._open().events), time_us).position
 
     async def close(self) -> None:
         """Another store may then write to the log."""

@@ -225,9 +225,9 @@ class Reader(Protocol):
         ...
 
     async def position_at(self, time_us: int) -> int:
-        """The position of the last event that was recorded at or before a moment; 0 where there is none.
+        """The position that a moment means: the last event before the first one that was recorded later; 0 for none.
 
-        Time may run backwards in a log, where the clock of the host did; positions never do.
+        Time may run backwards in a log, where the clock of the host did; positions never do. See `clock.py`.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
+from aetherscale.eventstore.clock import Around, around
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect_read_only, translated, verify_hint
 from aetherscale.eventstore.sqlite.segments import SEALED_VERSION, SEQ, VERSION, Row, Segments
 from aetherscale.eventstore.store import PAGE, Accepted, Damaged, Make, NotALog, StoredEvent, StoredType, TooNew
@@ -190,9 +191,15 @@ class LogReading:
         return self._all_types()
 
     def position_at(self, time_us: int) -> int:
-        """The position of the last event that was recorded at or before a moment."""
-        row = self._connection.execute("SELECT max(seq) FROM events WHERE time_us <= ?", (time_us,)).fetchone()
-        return row[0] or self.segments.position_at(time_us)
+        """The position that a moment means; see `clock.py`."""
+        sealed = self.segments.around(time_us)
+        if sealed.later is not None:
+            return sealed.position
+        later = self._connection.execute("SELECT min(seq) FROM events WHERE time_us > ?", (time_us,)).fetchone()[0]
+        if later is not None:
+            return Around(later).position
+        greatest = "SELECT seq, time_us FROM events ORDER BY time_us DESC, seq DESC LIMIT 1"
+        return around(self._connection.execute(greatest).fetchall(), time_us, sealed).position
 
     def _typed(self, row: tuple[Any, ...], *kinds: type) -> tuple[Any, ...]:
         """A row whose values are of the kinds that were written: one flipped bit makes a number of a text."""

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from aetherscale.eventstore.clock import Around, around
 from aetherscale.eventstore.sqlite.connection import verify_hint
 from aetherscale.eventstore.store import Damaged
 
@@ -119,13 +120,15 @@ class Segments:
         version = self._connection.execute(sql, (stream_id,)).fetchone()[0]
         return self._number(version or 0)
 
-    def position_at(self, time_us: int) -> int:
-        """The position of the last sealed event that was recorded at or before a moment."""
-        if not self._are_there():
-            return 0
-        sql = "SELECT first_seq, last_seq FROM segments WHERE least_us <= ? ORDER BY first_seq DESC LIMIT 1"
-        segment = self._connection.execute(sql, (time_us,)).fetchone()
-        return max((row[SEQ] for row in self._rows_of(*segment) if row[TIME] <= time_us), default=0) if segment else 0
+    def around(self, time_us: int) -> Around:
+        """What the sealed events say of a moment. Unpacks segments up to the first that has a later event."""
+        found = Around()
+        with closing(self.rows_after(0)) as segments:
+            for rows in segments:
+                found = around(((row[SEQ], row[TIME]) for row in rows), time_us, found)
+                if found.later is not None:
+                    break
+        return found
 
     def time_us_of(self, seq: int) -> int | None:
         """When a sealed event was recorded; None where there is none of that number."""

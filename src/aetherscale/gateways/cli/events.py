@@ -69,11 +69,21 @@ async def _listed(context: Context) -> list[dict[str, Any]]:
     async with opened_log(context) as log:
         head = await log.head()
         wanted = await _Wanted.of(context, log, head)
-        async for page in log.pages(context.values["after"], head, wanted.types):
+        after, until = await _between(context, log, head)
+        async for page in log.pages(after, until, wanted.types):
             found += [event_json(each) for each in wanted.among(page)]
             if limit is not None and len(found) >= limit:
                 return found[:limit]
     return found
+
+
+async def _between(context: Context, log: PastLog, head: int) -> tuple[int, int]:
+    """The position before the first event that was asked for, and that of the last one. Raises `Refused`."""
+    after, since, until = (context.values[name] for name in ("after", "since", "until"))
+    now_us = context.program.now_us()
+    if since is not None:
+        after = max(after, await log.before(since, now_us))
+    return after, head if until is None else await log.position(until, now_us)
 
 
 async def _tailed(context: Context) -> None:
@@ -167,9 +177,15 @@ EVENTS = Group(
             options=(
                 Option("after", "only events after this number", "SEQ", number, default="0"),
                 *_OF,
+                Option("since", "only this event and later ones, or from this time on: 5m, yesterday …", "SEQ|TIME"),
+                Option("until", "only events up to this one, or up to this time", "SEQ|TIME"),
                 Option("limit", "at most this many", "N", number),
             ),
-            examples=("aetherscale events list --vm web", "aetherscale events list --after 100 --limit 20 --json"),
+            examples=(
+                "aetherscale events list --vm web",
+                "aetherscale events list --since 1h",
+                "aetherscale events list --after 100 --limit 20 --json",
+            ),
             details="Reads the log of the state directory: no server is needed, and a running one is not disturbed.",
         ),
         Command(

@@ -132,13 +132,14 @@ def _archive(context: Context) -> None:
         raise bad_usage("log archive: --before and --keep say two things", "give one of them")
     kept = KEPT_EVENTS if keep is None else keep
     if context.values["dry-run"]:
-        done = preview(state_dir, before=before, keep=kept)
+        done = preview(state_dir, before=before, now_us=context.program.now_us(), keep=kept)
     else:
         with context.out.progress("log") as progress:
             progress.step("proving every event")
             done = archive(
                 state_dir,
                 before=before,
+                now_us=context.program.now_us(),
                 keep=kept,
                 report=lambda sealed, total: progress.step("sealing", f"{sealed} of {count(total, 'event')}"),
             )
@@ -230,7 +231,7 @@ LOG = Group(
             "verify",
             "prove that every event is as it was written",
             _verify,
-reads="log",
+            reads="log",
             options=(
                 Option("witness", "also prove that it is the log whose heads this file has", "FILE", completes="file"),
             ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = ("vm", "image")
 LATER_KINDS = ("network", "vpn", "firewall")
 
-AT = Option("at", "as it was after this event, or at this time (RFC 3339, UTC unless it says otherwise)", "SEQ|TIME")
+AT = Option("at", "as it was after this event, or at this time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "SEQ|TIME")
 
 
 def _replay(context: Context) -> None:
@@ -69,12 +69,14 @@ def _why(context: Context) -> None:
 
 async def _past(context: Context, moment: str | None) -> Any:
     async with opened_log(context) as log:
-        return await log.state_at(await log.position(moment))
+        return await log.state_at(await log.position(moment, context.program.now_us()))
 
 
 async def _two(context: Context, first: str, second: str | None) -> tuple[Any, Any]:
     async with opened_log(context) as log:
-        return await log.state_at(await log.position(first)), await log.state_at(await log.position(second))
+        now_us = context.program.now_us()
+        positions = [await log.position(moment, now_us) for moment in (first, second)]
+        return await log.state_at(positions[0]), await log.state_at(positions[1])
 
 
 async def _explained(context: Context, kind_name: str) -> Why:
@@ -82,7 +84,7 @@ async def _explained(context: Context, kind_name: str) -> Why:
 
     kinds = context.program.kinds()
     async with opened_log(context) as log:
-        past = await log.state_at(await log.position(context.values["at"]))
+        past = await log.state_at(await log.position(context.values["at"], context.program.now_us()))
         with meant(context.values["NAME"]):
             entity = past.find(kind_name, context.settings.tenant, context.values["NAME"])
         kind = next(kind for kind in kinds if kind.name == kind_name)
