@@ -33,9 +33,24 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{', '.join(missing)}: not installed; apt install systemd systemd-container dbus util-linux")
         return 1
     with booted() as leader:
-        inside = ["nsenter", "--target", str(leader), "--all", f"--wdns={ROOT}"]
+        inside = [*entering(leader), f"--wdns={ROOT}"]
         tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or SUITES)]
         return subprocess.run([*inside, *tests], check=False).returncode
+
+
+def entering(leader: int) -> list[str]:
+    """Words that begin a command inside of a container, in the control groups of its systemd too.
+
+    What is in others is nowhere, as the container sees it, and its logind serves nobody who is nowhere.
+    """
+    places = []
+    for line in Path(f"/proc/{leader}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        names = ("unified", "") if not controllers else ("systemd",) if controllers == "name=systemd" else ()
+        files = [Path("/sys/fs/cgroup", name, path[1:], "cgroup.procs") for name in names]
+        places += [file for file in files if file.exists()][:1]
+    joins = "".join(f"echo $$ > {place}; " for place in places)
+    return ["sh", "-euc", f'{joins}exec "$@"', "sh", "nsenter", "--target", str(leader), "--all"]
 
 
 def _of_this_machine() -> list[str]:
