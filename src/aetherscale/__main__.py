@@ -31,14 +31,28 @@ PYTHONS_OWN = gc.get_threshold()
 
 def main() -> int:
     """`aetherscale WORDS…`; answers with the exit status."""
+    stand_in_for_closed_descriptors()
     return _briefly(lambda: run(sys.argv[1:], program()))
 
 
 def flat() -> int:
     """`aetherscale-cli WORDS…`, the flat verbs of the first version; answers with the exit status."""
+    stand_in_for_closed_descriptors()
     from aetherscale.gateways.cli.flat import run_flat
 
     return _briefly(lambda: run_flat(sys.argv[1:], program()))
+
+
+def stand_in_for_closed_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where they are closed: what is opened next would be taken for the terminal."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest that is free is the one that is given.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def _briefly(work: Callable[[], int]) -> int:

@@ -54,6 +54,7 @@ async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: C
     await booted(driver, TINY)
     await watcher.until(GuestReady)
     following = driver.logs(VM, follow=True, tail_bytes=1 << 20)
+    await read_until((await driver.console(VM)).output(), b"# ")  # what is typed earlier may be lost in the guest
     await type_in(driver, "echo in-the-''log")
     await read_until(following, b"in-the-log")
     await ensure(driver, END, Ended)

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -59,6 +59,7 @@ async def test_a_wait_that_is_cut_short_or_runs_out_leaves_the_vm_booting(
 
     await console_on_a_terminal(node, terminal)
     await console_without_a_terminal(node)
+    await console_into_a_program_that_has_read_enough(node)
     await console_of_a_vm_that_ends(node, terminal)
 
 
@@ -66,7 +67,7 @@ async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     """Keys go to the guest, the detach key leaves, and the terminal is as it was."""
     before = terminal.mode
     await terminal.start(*aetherscale("vm", "console", "web"), env=node.environment)
-    await terminal.until("attached to web on host1; ctrl-] leaves")
+    await terminal.until("attached to web on host1; ctrl-] leaves", "[web; ctrl-] leaves]")
     terminal.type("\r")
     await terminal.until("tiny:~#")
     assert terminal.mode != before, "it is raw"
@@ -93,16 +94,22 @@ async def console_without_a_terminal(node: RunningNode) -> None:
     process = await asyncio.create_subprocess_exec(
         *aetherscale("vm", "console", "web"), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=node.environment, cwd=ROOT
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(b"\x03\necho pi''ped\n")
-    process.stdin.close()
-    seen = b""
-    async with asyncio.timeout(PATIENCE_S):
-        while b"piped" not in seen:
-            seen += await process.stdout.read(4096)
-    process.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 130
+    out, err = await asyncio.wait_for(process.communicate(b"\x03\necho pi''ped\n"), PATIENCE_S)
+    assert (process.returncode, b"left web; it runs on" in err) == (0, True)
+    assert b"piped" in out
+
+
+async def console_into_a_program_that_has_read_enough(node: RunningNode) -> None:
+    """The console ends with who reads it, though the guest says nothing more."""
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("vm", "console", "web"), stdin=DEVNULL, stdout=writing, stderr=PIPE, env=node.environment, cwd=ROOT
+    )
+    os.close(writing)
+    assert await asyncio.to_thread(os.read, reading, 1)
+    os.close(reading)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert (process.returncode, b"error" in err) == (0, False)
 
 
 async def console_of_a_vm_that_ends(node: RunningNode, terminal: Terminal) -> None:

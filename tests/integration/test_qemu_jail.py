@@ -92,9 +92,9 @@ async def test_a_qemu_inherits_nothing_but_what_is_meant(
     async with node(driver):
         started = await booted(driver)
         directory = qemu_world.directory()
-        own = {str(directory / name) for name in ("base.img", "disk.qcow2", "console.log", "qemu.log")}
+        own = {str(directory / name) for name in ("base.img", "disk.qcow2", "console.pipe", "qemu.log")}
         for target in descriptors(started.pid):
-            assert target in own or target == "/dev/null" or re.match(r"socket:|anon_inode:", target), target
+            assert target in own or target == "/dev/null" or re.match(r"socket:|pipe:|anon_inode:", target), target
         environment = Path(f"/proc/{started.pid}/environ").read_bytes().rstrip(b"\0").split(b"\0")
         assert {entry.partition(b"=")[0] for entry in environment} == {b"PATH", b"LC_ALL"}
         assert b"hunter2" not in Path(f"/proc/{started.pid}/cmdline").read_bytes()

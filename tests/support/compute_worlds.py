@@ -156,10 +156,9 @@ class QemuWorld:
         monitor = QMPClient()
         async with asyncio.timeout(PATIENCE_S):
             await monitor.connect(directory.connect("qmp.sock"))
-            with directory.connect("serial.sock") as serial:
-                serial.send(b"\npoweroff\n")
-                while (await monitor.events.get())["event"] != "SHUTDOWN":
-                    pass
+            await monitor.execute("system_powerdown")
+            while (await monitor.events.get())["event"] != "SHUTDOWN":
+                pass
             await monitor.disconnect()
 
     async def status(self, vm_id: str) -> object:

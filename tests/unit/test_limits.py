@@ -117,8 +117,8 @@ class TestConsoles:
     async def test_a_session_that_falls_silent_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(console_module, "SILENCE_S", 0.0)
         consoles = Consoles(SlowDriver())
-        async with asyncio.timeout(WAIT_S), consoles.attached("vm", "default", "s") as console:
-            async for _ in console.output():
+        async with asyncio.timeout(WAIT_S), consoles.attached("vm", "default", "s") as session:
+            async for _ in session.output():
                 pass
 
 

@@ -1,21 +1,32 @@
-"""The serial line: many readers, a log that QEMU writes and the node shortens, and no byte twice between the two."""
+"""The serial line: every byte once and in its place, in files of bounded size, whoever reads and whenever.
+
+The keeper is the real one. What QEMU would write into its pipe is written by the tests.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aetherscale.actors.compute import readers
-from aetherscale.actors.compute.qemu import console
-from aetherscale.actors.compute.qemu.console import ConsoleLog, SerialLine, stored_log
-from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, VmDirectory
+from aetherscale.actors.compute.qemu import console, seriallog
+from aetherscale.actors.compute.qemu.console import LineReader, SerialLine, stored_log, written_out
+from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, CONSOLE_LOG_BEFORE, CONSOLE_PIPE, VmDirectory
+from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.readers import Reader, Readers
 from aetherscale.kernel.errors import Refused
+from tests.support.eventually import asked_until, ended
 
 VM = "0123456789abcdef"
+WAIT_S = 60.0
 
 
 async def send_nowhere(data: bytes) -> None:
@@ -23,7 +34,7 @@ async def send_nowhere(data: bytes) -> None:
 
 
 async def drained(reader: Reader) -> bytes:
-    """All that is waiting for a reader."""
+    """All that is waiting for a reader of a simulated line."""
     await reader.close()
     return b"".join([piece async for piece in reader.output()])
 
@@ -58,20 +69,53 @@ async def test_a_reader_of_a_line_that_has_ended_gets_the_past_and_the_end() -> 
     assert [piece async for piece in line.attach().output()] == [b"bye"]
 
 
+# --- the real line ---------------------------------------------------------------------------------------------------
+
+
 class Qemu:
-    """Writes what a guest says to the log and to the line, as QEMU does."""
+    """Writes what a guest says into the pipe, as QEMU does, and then ends."""
 
     def __init__(self, directory: VmDirectory, *, fresh: bool = True) -> None:
-        self.log = directory.path / CONSOLE_LOG
-        self.line = SerialLine(ConsoleLog(directory), fresh=fresh)
-
-    def log_only(self, data: bytes) -> None:
-        with self.log.open("ab") as file:
-            file.write(data)
+        self.directory = directory
+        self.line = SerialLine(directory, fresh=fresh)
+        self._pipe = self.line.log.writing_end()
+        os.set_blocking(self._pipe, True)
 
     def say(self, data: bytes) -> None:
-        self.log_only(data)
-        self.line.feed(data)
+        while data:
+            data = data[os.write(self._pipe, data) :]
+
+    async def end(self) -> None:
+        """Hang up, and wait until the keeper has done so."""
+        os.close(self._pipe)
+        self.line.finish()
+        await written_out(self.line.log)
+
+    async def written(self, text: bytes) -> None:
+        """Wait until the log ends with this."""
+
+        async def is_there() -> bool:
+            return (await stored(self.line.log)).endswith(text)
+
+        await asked_until(is_there)
+
+
+async def stored(log: SerialLog, tail_bytes: int = 1 << 30) -> bytes:
+    return b"".join([piece async for piece in stored_log(log, tail_bytes)])
+
+
+async def rest(reader: LineReader) -> bytes:
+    """All that a reader gets, to the end of the line."""
+    async with asyncio.timeout(WAIT_S):
+        return b"".join([piece async for piece in reader.output()])
+
+
+async def until(output: AsyncIterator[bytes], count: int) -> bytes:
+    said = b""
+    async with asyncio.timeout(WAIT_S):
+        while len(said) < count:
+            said += await anext(output)
+    return said
 
 
 @pytest.fixture
@@ -83,133 +127,249 @@ def directory(tmp_path: Path) -> VmDirectory:
 
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "RECENT_BYTES", 100)
     monkeypatch.setattr(console, "RECENT_BYTES", 100)
-    monkeypatch.setattr(console, "LOG_KEPT_BYTES", 4000)
-    monkeypatch.setattr(console, "LOG_LIMIT_BYTES", 8000)
-    monkeypatch.setattr(console, "_LOOK_EVERY_BYTES", 500)
+    monkeypatch.setattr(console, "READER_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(seriallog, "LOG_LIMIT_BYTES", 8000)
+    monkeypatch.setattr(seriallog, "PIECE_BYTES", 333)
 
 
 def numbers(first: int, last: int) -> bytes:
     return b"".join(b"%07d " % number for number in range(first, last))
 
 
+def sizes(directory: VmDirectory) -> list[int]:
+    names = (CONSOLE_LOG_BEFORE, CONSOLE_LOG)
+    return [(directory.path / name).stat().st_size for name in names if (directory.path / name).exists()]
+
+
 @pytest.mark.usefixtures("small_limits")
-@pytest.mark.parametrize("tail_bytes", [0, 8, 96, 800, 4000, 100_000])
+@pytest.mark.parametrize("tail_bytes", [0, 1, 8, 96, 800, 4000, 4001, 100_000])
 async def test_past_and_present_meet_without_a_gap_and_without_a_byte_twice(
     directory: VmDirectory, tail_bytes: int
 ) -> None:
     qemu = Qemu(directory)
-    qemu.say(numbers(0, 200))
-    # QEMU has written this to the log already, and it is on its way through the socket.
-    qemu.log_only(numbers(200, 210))
-    reader = qemu.line.attach_with_log(tail_bytes)
-    qemu.line.feed(numbers(200, 210))
-    qemu.say(numbers(210, 220))
-    assert await drained(reader) == numbers(0, 220)[max(0, 1600 - tail_bytes) :]
+    qemu.say(numbers(0, 700))  # one file and a half
+    await qemu.written(numbers(699, 700))
+    reader = qemu.line.follow(tail_bytes)
+    assert reader.past_bytes == min(tail_bytes, 5600)
+    qemu.say(numbers(700, 900))
+    await qemu.end()
+    assert await rest(reader) == numbers(0, 900)[max(0, 5600 - tail_bytes) :]
 
 
 @pytest.mark.usefixtures("small_limits")
-async def test_the_log_is_bounded_and_keeps_its_end(directory: VmDirectory) -> None:
+@pytest.mark.parametrize("count", [499, 500, 501, 999, 1000, 1001, 1499, 1500, 10_000])
+async def test_the_log_is_bounded_and_keeps_its_end(directory: VmDirectory, count: int) -> None:
     qemu = Qemu(directory)
-    for number in range(0, 10_000, 10):
-        qemu.say(numbers(number, number + 10))
-        assert qemu.log.stat().st_size <= 8000 + 500
-    said = b"".join([piece async for piece in stored_log(directory, 1 << 20)])
-    assert said == numbers(0, 10_000)[-len(said) :]
-    assert len(said) >= 4000
-    # Where the log begins now is known: the two still meet.
-    assert (await drained(qemu.line.attach_with_log(3000))) == numbers(0, 10_000)[-3000:]
+    qemu.say(numbers(0, count))
+    await qemu.end()
+    assert max(sizes(directory)) <= 4000
+    said = await stored(qemu.line.log)
+    assert said == numbers(0, count)[-len(said) :]
+    assert len(said) >= min(4000, 8 * count)
+    assert await stored(qemu.line.log, 3000) == numbers(0, count)[-3000:]
 
 
 @pytest.mark.usefixtures("small_limits")
-async def test_a_log_that_grew_while_the_node_was_away_is_shortened_when_it_is_back(directory: VmDirectory) -> None:
-    (directory.path / CONSOLE_LOG).write_bytes(numbers(0, 5000))
+async def test_the_bound_holds_while_no_node_is_there(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    node = qemu.line
+    qemu.line = SerialLine(directory, fresh=False)
+    node.close()
+    for number in range(0, 2500, 100):
+        qemu.say(numbers(number, number + 100))
+        assert sum(sizes(directory)) <= 8000
+    await qemu.end()
+    assert (await stored(qemu.line.log)).endswith(numbers(2000, 2500))
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_follower_gets_every_byte_in_its_order_through_all_files(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    output = qemu.line.follow(0).output()
+    said = b""
+    for number in range(0, 2500, 50):
+        qemu.say(numbers(number, number + 50))
+        said += await until(output, 400)
+    assert said == numbers(0, 2500)
+    await qemu.end()
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_follower_that_is_left_behind_is_told_and_goes_on_with_the_oldest_there_is(
+    directory: VmDirectory,
+) -> None:
+    qemu = Qemu(directory)
+    qemu.say(numbers(0, 1))
+    await qemu.written(numbers(0, 1))
+    reader = qemu.line.follow(8)
+    qemu.say(numbers(1, 2500))
+    await qemu.end()
+    said = await rest(reader)
+    before, marker, after = said.partition(b"\r\n[bytes lost: this reader was too slow]\r\n")
+    assert marker
+    assert before == numbers(0, 2500)[: len(before)]
+    assert after == numbers(0, 2500)[-len(after) :]
+    assert len(after) >= 4000
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_console_shows_what_is_and_counts_what_it_left_out(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    reader = qemu.line.attach()
+    qemu.say(numbers(0, 300))
+    await qemu.end()
+    assert await rest(reader) == b"\r\n[1400 bytes lost: this reader was too slow]\r\n" + numbers(0, 300)[-1000:]
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("count", [125, 126])
+async def test_a_console_that_is_behind_by_just_the_limit_loses_nothing(directory: VmDirectory, count: int) -> None:
+    qemu = Qemu(directory)
+    reader = qemu.line.attach()
+    qemu.say(numbers(0, count))
+    await qemu.end()
+    assert (b"lost" in await rest(reader)) == (count > 125)
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_log_of_an_older_version_is_cut_to_the_bound(directory: VmDirectory) -> None:
+    (directory.path / CONSOLE_LOG).write_bytes(numbers(0, 2500))
     qemu = Qemu(directory, fresh=False)
-    assert qemu.log.stat().st_size == 4000
-    assert await drained(qemu.line.attach()) == numbers(0, 5000)[-100:]
+    qemu.say(b"new")
+    await qemu.end()
+    assert await stored(qemu.line.log) == numbers(0, 2500)[-4000:] + b"new"
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_who_attaches_gets_the_recent_past_of_this_run_and_no_more(directory: VmDirectory) -> None:
+    (directory.path / CONSOLE_LOG).write_bytes(b"run 1\n")
+    qemu = Qemu(directory)
+    assert qemu.line.attach().past_bytes == 0
+    qemu.say(b"run 2\n")
+    await qemu.written(b"run 2\n")
+    assert qemu.line.attach().past_bytes == 6
+    qemu.say(numbers(0, 2000))
+    await qemu.written(numbers(1999, 2000))
+    late = qemu.line.attach()
+    assert late.past_bytes == 100
+    await qemu.end()
+    assert await rest(late) == numbers(0, 2000)[-100:]
 
 
 async def test_a_new_run_begins_with_nothing_on_the_line_and_everything_in_the_log(directory: VmDirectory) -> None:
-    (directory.path / CONSOLE_LOG).write_bytes(b"run 1\n")
+    first = Qemu(directory)
+    first.say(b"run 1\n")
+    await first.end()
     qemu = Qemu(directory)
     qemu.say(b"run 2\n")
-    assert await drained(qemu.line.attach()) == b"run 2\n"
-    assert await drained(qemu.line.attach_with_log(1000)) == b"run 1\nrun 2\n"
+    await qemu.written(b"run 2\n")
+    console_reader, follower = qemu.line.attach(), qemu.line.follow(1000)
+    await qemu.end()
+    assert await rest(console_reader) == b"run 2\n"
+    assert await rest(follower) == b"run 1\nrun 2\n"
 
 
-async def turns(count: int) -> None:
-    """Let the loop go round."""
-    for _ in range(count):
-        await asyncio.sleep(0)
+@pytest.mark.usefixtures("small_limits")
+@settings(max_examples=8, deadline=None)
+@given(pieces=st.lists(st.binary(min_size=1, max_size=3000), max_size=12), tail=st.integers(0, 9000))
+def test_bytes_of_any_kind_come_out_as_they_went_in(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], tail: int
+) -> None:
+    async def there_and_back() -> None:
+        place = VmDirectory(tmp_path_factory.mktemp("line"), VM)
+        place.make()
+        qemu = Qemu(place)
+        for piece in pieces:
+            qemu.say(piece)
+        await qemu.end()
+        said = await stored(qemu.line.log, tail)
+        whole = b"".join(pieces)
+        assert said == whole[len(whole) - len(said) :]
+        assert len(said) >= min(tail, len(whole), 4000)
+        assert len(said) <= tail
+
+    asyncio.run(there_and_back())
 
 
-async def connected(line: SerialLine) -> socket.socket:
-    """QEMU's end of a fresh connection to the line."""
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    await line.connect(ours)
-    return theirs
+async def test_a_reader_of_a_line_that_is_let_go_of_ends(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    reader = qemu.line.attach()
+    waiting = asyncio.ensure_future(rest(reader))
+    await asyncio.sleep(0)
+    qemu.line.close()
+    assert await waiting == b""
+    with pytest.raises(Refused, match="the VM has ended"):
+        await reader.send(b"x")
+    await qemu.end()
 
 
-async def test_a_line_outlives_its_connections_and_ends_with_its_process(directory: VmDirectory) -> None:
-    loop = asyncio.get_running_loop()
-    line = SerialLine(ConsoleLog(directory), fresh=True)
-    reader = line.attach()
-    output = reader.output()
-    async with asyncio.timeout(30):
-        first = await connected(line)
-        await loop.sock_sendall(first, b"one")
-        assert await anext(output) == b"one"
-        first.close()
-        await turns(5)
-        assert not line.is_connected
-        sending = loop.create_task(reader.send(b"typed"))
-        second = await connected(line)
-        assert await loop.sock_recv(second, 100) == b"typed"
-        await sending
-        third = await connected(line)
-        second.close()
-        await turns(5)
-        assert bool(line.is_connected)
-        # The last words of a process are in the socket when it is known to be gone.
-        await loop.sock_sendall(third, b"two")
-        line.finish()
-        third.close()
-        assert [piece async for piece in output] == [b"two"]
-        with pytest.raises(Refused):
-            await reader.send(b"x")
-    assert not line.is_connected
+async def test_the_keeper_is_used_by_the_next_node_and_ends_with_the_guest(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    keeper = qemu.line.log.keeper
+    assert keeper is not None
+    qemu.line.close()
+    next_node = SerialLine(directory, fresh=False)
+    os.close(next_node.log.writing_end())
+    assert next_node.log.keeper is None
+    qemu.say(b"still the same")
+    assert next_node.log.is_kept()
+    await qemu.end()
+    assert not next_node.log.is_kept()
+    await ended(keeper)
+    assert await stored(next_node.log) == b"still the same"
 
 
-async def test_an_attempt_to_connect_that_is_cancelled_leaves_the_line_as_it_was(directory: VmDirectory) -> None:
-    loop = asyncio.get_running_loop()
-    line = SerialLine(ConsoleLog(directory), fresh=True)
-    output = line.attach().output()
-    for count in (1, 2):
-        ours, theirs = socket.socketpair()
-        attempt = loop.create_task(line.connect(ours))
-        await turns(count)
-        attempt.cancel()
-        await asyncio.gather(attempt, return_exceptions=True)
-        assert attempt.cancelled()
-        assert not line.is_connected
-        theirs.close()
-    async with asyncio.timeout(30):
-        last = await connected(line)
-        await loop.sock_sendall(last, b"hello")
-        assert await anext(output) == b"hello"
-        line.close()
-        assert [piece async for piece in output] == []
-    last.close()
+async def test_a_keeper_that_was_killed_is_replaced_when_a_node_connects(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    qemu.say(b"before ")
+    await qemu.written(b"before ")
+    keeper = qemu.line.log.keeper
+    assert keeper is not None
+    os.killpg(keeper, signal.SIGKILL)
+    await written_out(qemu.line.log)
+    again = Qemu(directory, fresh=False)
+    again.say(b"after")
+    await again.end()
+    assert await stored(again.line.log) == b"before after"
 
 
-async def test_a_log_is_never_read_or_shortened_through_a_symbolic_link(directory: VmDirectory, tmp_path: Path) -> None:
+async def test_files_of_the_log_are_the_owners_alone(directory: VmDirectory) -> None:
+    qemu = Qemu(directory)
+    qemu.say(b"x")
+    await qemu.end()
+    for name in (CONSOLE_LOG, CONSOLE_PIPE):
+        assert stat.S_IMODE((directory.path / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", [CONSOLE_LOG, CONSOLE_LOG_BEFORE])
+async def test_a_log_is_never_read_through_a_symbolic_link(directory: VmDirectory, tmp_path: Path, name: str) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"s" * 100)
-    (directory.path / CONSOLE_LOG).symlink_to(secret)
+    (directory.path / name).symlink_to(secret)
     with pytest.raises(OSError, match="symbolic links"):
-        ConsoleLog(directory).read(0, 10)
-    with pytest.raises(OSError, match="symbolic links"):
-        ConsoleLog(directory).shorten()
-    await asyncio.sleep(0)
+        await stored(SerialLog(directory))
+
+
+async def test_a_file_in_the_place_of_the_pipe_is_not_written_to(directory: VmDirectory, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    os.link(victim, directory.path / CONSOLE_PIPE)
+    qemu = Qemu(directory)
+    qemu.say(b"hello")
+    await qemu.end()
+    assert victim.read_bytes() == b"mine"
+    assert await stored(qemu.line.log) == b"hello"
+
+
+async def test_a_log_that_is_not_written_to_its_end_is_not_waited_for_for_ever(
+    directory: VmDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LAST_WORDS_S", 0.05)
+    qemu = Qemu(directory)
+    reader = qemu.line.attach()
+    qemu.line.finish()  # its pipe is still open: somebody else has inherited it
+    async with asyncio.timeout(WAIT_S):
+        assert await rest(reader) == b""
+        await written_out(qemu.line.log)
+    await qemu.end()

@@ -79,19 +79,26 @@ class LogsOptions(Message, frozen=True):
 class ConsoleOptions(Message, frozen=True):
     """Options of `vm-console`: attach to the serial line under a session name that the caller draws at random.
 
-    The status `attached` tells how many bytes of the output are `history-bytes`, of the time before.
+    The status `attached` tells how many bytes of the output are `history-bytes`, of the time before. With
+    `window-bytes` no more is sent beyond what the caller has told it has seen. The result's `reason` is `ended`,
+    `detached` or `silence`.
     """
 
     session: Channel
     vm_id: Reference = ""
+    window_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] | None = None
 
 
 class ConsoleInputOptions(Message, frozen=True):
-    """Options of `console-input`: type `data` (base64), or leave; nothing at all says "still here"."""
+    """Options of `console-input`: type `data` (base64), or leave; nothing at all says "still here".
+
+    `seen-bytes` is how much of the output the caller has taken so far, for one that has given `window-bytes`.
+    """
 
     session: Channel
     data: bytes = b""
     detach: bool = False
+    seen_bytes: Annotated[int, Meta(ge=0)] | None = None
 
 
 class ExecOptions(Message, frozen=True):

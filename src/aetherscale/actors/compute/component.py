@@ -242,17 +242,17 @@ class Compute:
 
     async def _console(self, options: commands.ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
-        async with self._consoles.attached(vm.id, call.tenant, options.session) as console:
+        async with self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes) as session:
             yield status(
                 "attached",
                 vm_id=vm.id,
                 node=self._node,
                 session=options.session,
-                history_bytes=console.past_bytes,
+                history_bytes=session.console.past_bytes,
             )
-            async for data in console.output():
+            async for data in session.output():
                 yield item({"data": base64.b64encode(data).decode()})
-        yield result({"vm-id": vm.id})
+        yield result({"vm-id": vm.id, "reason": session.reason})
 
     def _alive(self, reference: str, call: Call) -> Entity[Vm]:
         entity = self._find(reference, call)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from contextlib import asynccontextmanager, suppress
+from typing import Final, Literal
 
 from aetherscale.actors.compute.commands import ConsoleInputOptions
 from aetherscale.actors.compute.driver import ComputeDriver, Console
@@ -22,30 +22,56 @@ SESSION_LIMIT: Final = 256
 """Consoles of one tenant at a time, so that nobody's are refused for what another tenant has open."""
 INPUT_LIMIT: Final = 1024
 """Pieces of input that may wait for a guest that does not read its serial line."""
+PIECE_BYTES: Final = 8 * 1024
+"""What is sent at a time."""
 
 
 class Session:
     """One caller at one serial line."""
 
-    def __init__(self, console: Console, tasks: Tasks) -> None:
+    def __init__(self, console: Console, tasks: Tasks, window_bytes: int | None) -> None:
         self.console = console
+        self.reason: Literal["ended", "detached", "silence"] = "ended"
+        """Why its output ends: the VM's process did, the caller left, or was not heard of any more."""
+        self._window_bytes = window_bytes
+        self._sent_bytes = self._seen_bytes = 0
+        self._seen = asyncio.Event()
         self._tasks = tasks
         self._typed: asyncio.Queue[bytes] = asyncio.Queue(INPUT_LIMIT)
         self._typist = tasks.spawn(self._type(), "typist")
         self._timer = self._patience()
 
-    def hear(self, data: bytes) -> None:
-        """The caller is still there, and typed this. Raises `Refused` (503) where the guest does not read."""
+    async def output(self) -> AsyncIterator[bytes]:
+        """What the guest writes. A caller that has said how much it takes is sent no more than it has room for."""
+        async for data in self.console.output():
+            for at in range(0, len(data), PIECE_BYTES):
+                if self._window_bytes is not None:
+                    while self._sent_bytes - self._seen_bytes >= self._window_bytes and self.reason == "ended":
+                        self._seen.clear()
+                        await self._seen.wait()
+                if self.reason != "ended":
+                    return
+                piece = data[at : at + PIECE_BYTES]
+                self._sent_bytes += len(piece)
+                yield piece
+
+    def hear(self, data: bytes, seen_bytes: int | None = None) -> None:
+        """The caller is still there, typed this, and has seen so much. Raises `Refused` (503) where nobody reads it."""
         self._timer.cancel()
         self._timer = self._patience()
+        if seen_bytes is not None and seen_bytes > self._seen_bytes:
+            self._seen_bytes = seen_bytes
+            self._seen.set()
         if data:
             try:
                 self._typed.put_nowait(data)
             except asyncio.QueueFull:
                 raise Refused(503, "the guest does not read its serial line", retryable=True) from None
 
-    def end(self) -> None:
+    def end(self, reason: Literal["detached", "silence"]) -> None:
         """Leave the line: its output ends, and with it the caller's reply."""
+        self.reason = reason
+        self._seen.set()
         self._tasks.spawn(self.console.close(), "leave")
 
     async def close(self) -> None:
@@ -55,11 +81,13 @@ class Session:
         await self.console.close()
 
     def _patience(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(SILENCE_S, self.end)
+        return asyncio.get_running_loop().call_later(SILENCE_S, self.end, "silence")
 
     async def _type(self) -> None:
-        while True:
-            await self.console.send(await self._typed.get())
+        # Where the VM has ended nobody takes what was typed: its output ends, and that is how the caller learns of it.
+        with suppress(Refused):
+            while True:
+                await self.console.send(await self._typed.get())
 
 
 class Consoles:
@@ -73,7 +101,9 @@ class Consoles:
         self._tasks = Tasks("consoles")
 
     @asynccontextmanager
-    async def attached(self, vm_id: str, tenant: str, name: str) -> AsyncIterator[Console]:
+    async def attached(
+        self, vm_id: str, tenant: str, name: str, window_bytes: int | None = None
+    ) -> AsyncIterator[Session]:
         """A session for as long as the block lasts. Raises `Refused` where it cannot be had."""
         key = (tenant, name)
         others = sum(1 for taken, _ in self._taken if taken == tenant)
@@ -81,10 +111,10 @@ class Consoles:
             raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
         self._taken.add(key)
         try:
-            session = Session(await self._driver.console(vm_id), self._tasks)
+            session = Session(await self._driver.console(vm_id), self._tasks, window_bytes)
             self._sessions[key] = session
             try:
-                yield session.console
+                yield session
             finally:
                 del self._sessions[key]
                 await session.close()
@@ -96,7 +126,7 @@ class Consoles:
         session = self._sessions.get((call.tenant, options.session))
         if session is None:
             raise Refused(404, f"no such session: {options.session!r}", field="session")
-        session.hear(options.data)
+        session.hear(options.data, options.seen_bytes)
         if options.detach:
-            session.end()
+            session.end("detached")
         yield result({})

@@ -1,14 +1,19 @@
 """`vm console`: this terminal as one reader and typist of a VM's serial line.
 
-    reply of vm-console ──▶ stdout        stdin ──▶ console-input (no reply), every 10 s an empty one: "still here"
+    reply of vm-console ──▶ screen ──▶ stdout       stdin ──▶ console-input (no reply)
+                               └─ what has been shown, and every 10 s "still here" ──▶ console-input
 
-A terminal is put into raw mode, so that every key goes to the guest but the one that leaves; it is put back whatever
-happens. What the guest asked a terminal before this one was there is not shown to it: it would answer.
+The node sends no more than a window beyond what has been shown, so that what is seen is what is, however fast the guest
+writes; and stdout is written to by a thread, so that every key is heard at once. A terminal is put into raw mode, so
+that every key goes to the guest but the one that leaves; it is put back whatever happens. What the guest asked a
+terminal before this one was there is not shown to it: it would answer. Where stdin is no terminal, nobody would read
+the answers, and no question is shown.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import os
 import select
 import signal
@@ -17,8 +22,8 @@ import termios
 import time
 import tty
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Final
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -27,43 +32,59 @@ from aetherscale.gateways.cli.client import ANSWER_S, Chunk, chunk_of
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure
 from aetherscale.gateways.cli.place import start
+from aetherscale.gateways.cli.screen import Screen
 from aetherscale.gateways.cli.terminalqueries import History
 from aetherscale.gateways.cli.work import suggesting
 from aetherscale.kernel import subjects
 
 STILL_HERE_S: Final = 10.0
 CHUNK_BYTES: Final = 4096
+WINDOW_BYTES: Final = 32 * 1024
+"""What the node may have sent that has not been shown yet."""
+QUIET_S: Final = 2.0
+"""What was typed from a stdin that is no terminal, and has ended, is answered when the guest is silent for so long."""
+ANSWERED_S: Final = 30.0
+"""The same for a guest that never falls silent."""
 
 STDIN: Final = 0
 STDOUT: Final = 1
 
+Ending = Literal["left", "ended", "silence", "answered"]
+
 
 def attach(context: Context, reference: str, detach_key: bytes) -> None:
-    """Attach until the detach key, the end of the VM, or Ctrl-C where there is no terminal. Raises `Failure`."""
+    """Attach until the detach key, the end of the VM, or the end of a stdin that is no terminal. Raises `Failure`."""
     try:
-        with suggesting(context, "vm", reference):
-            line = _Line(context, reference)
         here = os.isatty(STDIN)
+        with suggesting(context, "vm", reference):
+            line = _Line(context, reference, interactive=here)
         leave = f"; {_shown(detach_key)} leaves" if here else ""
         context.out.note(f"attached to {reference} on {line.node}{leave}")
+        again = f"\r\n[{reference}{leave}]\r\n" if here and os.isatty(STDOUT) else ""
         with _raw(here):
-            ended = _relay(line, detach_key if here else None)
-        context.out.note(f"\n{reference} has ended" if ended else f"\nleft {reference}; it runs on")
+            ending = _Relay(line, detach_key if here else None, again).run()
     except BusUnavailable as away:
         raise Failure(
             503, f"the connection to the node was lost: {away}", hint=start(context.settings), status=NO_NODE
         ) from None
+    if ending == "silence":
+        raise Failure(
+            504,
+            f"{line.node} ended this session, since it had heard nothing of it; {reference} runs on",
+            hint=f"attach again: aetherscale vm console {reference}",
+        )
+    context.out.note(f"\n{reference} has ended" if ending == "ended" else f"\nleft {reference}; it runs on")
 
 
 class _Line:
     """The serial line of a VM, as one session of its node hears it and types into it."""
 
-    def __init__(self, context: Context, reference: str) -> None:
+    def __init__(self, context: Context, reference: str, *, interactive: bool) -> None:
         """Attach. Raises `Failure`, `BusUnavailable`."""
         self._tenant = context.settings.tenant
         self._session = context.program.new_token()
         self.connection = context.client.connection
-        body = msgspec.json.encode({"vm-id": reference, "session": self._session})
+        body = msgspec.json.encode({"vm-id": reference, "session": self._session, "window-bytes": WINDOW_BYTES})
         self._subject = subjects.command(self._tenant, "compute", "vm-console")
         self._reply = self.connection.ask(self._subject, body)
         try:
@@ -74,20 +95,37 @@ class _Line:
             message = f"no node answers on {self.connection.url}"
             raise Failure(503, message, hint=start(context.settings), status=NO_NODE)
         self.node = str(chunk["node"])
-        self._history = History(int(chunk.get("history-bytes", 0)) if os.isatty(STDOUT) else 0)
+        self.history_bytes = int(chunk.get("history-bytes", 0))
+        """How much of what is heard, from its beginning, was there before."""
+        unasked = self.history_bytes if interactive else sys.maxsize
+        self._history = History(unasked if os.isatty(STDOUT) else 0)
+        self.ending: Ending | None = None
+        """How the node said that it is over."""
+        self._seen_bytes = 0
 
-    def heard(self) -> Iterator[bytes | None]:
-        """What has come from the guest since; None where its process has ended."""
+    def heard(self) -> tuple[bytes, int] | None:
+        """One piece of what has come from the guest, as it is to be shown, and its length; None where none has."""
         while (chunk := self._next(0)) is not None:
             if chunk["type"] == "result":
-                yield None
-                return
+                self.ending = "silence" if chunk.get("reason") == "silence" else "ended"
+                return None
             if chunk["type"] == "item":
-                yield self._history.feed(base64.b64decode(chunk["data"]))
+                data = base64.b64decode(chunk["data"])
+                return self._history.feed(data), len(data)
+        return None
+
+    def has_more(self) -> bool:
+        """Whether more has arrived than `heard` has told."""
+        return bool(self._reply.waiting)
 
     def type(self, data: bytes) -> None:
         """Type into the line; nothing at all says "still here"."""
         self._say({"data": base64.b64encode(data).decode()})
+
+    def saw(self, count: int) -> None:
+        """So much more has been shown: the node may send as much again."""
+        self._seen_bytes += count
+        self._say({"seen-bytes": self._seen_bytes})
 
     def leave(self) -> None:
         """Tell the node that nobody listens any more."""
@@ -104,31 +142,94 @@ class _Line:
         return chunk_of(message, self._subject) if message is not None else None
 
 
-def _relay(line: _Line, detach_key: bytes | None) -> bool:
-    """Carry bytes both ways; answers whether the VM has ended."""
-    inputs = [line.connection.fileno(), STDIN]
-    next_sign_s = time.monotonic() + STILL_HERE_S
-    try:
-        while True:
-            for data in line.heard():
-                if data is None:
-                    return True
-                _write(data)
-            readable, _, _ = select.select(inputs, (), (), max(0.0, next_sign_s - time.monotonic()))
-            if STDIN in readable:
-                typed = os.read(STDIN, CHUNK_BYTES)
-                if not typed:
-                    inputs.remove(STDIN)
-                before, key, _ = typed.partition(detach_key) if detach_key else (typed, b"", b"")
-                if before:
-                    line.type(before)
-                if key:
-                    return False
-            if time.monotonic() >= next_sign_s:
-                line.type(b"")
-                next_sign_s = time.monotonic() + STILL_HERE_S
-    finally:
-        line.leave()
+class _Relay:
+    """Carries bytes both ways."""
+
+    def __init__(self, line: _Line, detach_key: bytes | None, again: str) -> None:
+        self._line = line
+        self._key = detach_key
+        self._again = again.encode()
+        """What is shown once more where the history ends, which has scrolled it away."""
+        self._history_left = line.history_bytes
+        self._screen = Screen(STDOUT)
+        self._poll = select.poll()
+        self._poll.register(line.connection.fileno(), select.POLLIN)
+        self._poll.register(self._screen.fileno(), select.POLLIN)
+        self._poll.register(STDIN, select.POLLIN)
+        self._poll.register(STDOUT, 0)  # it is told unasked when nobody reads any more
+        self._next_sign_s = time.monotonic() + STILL_HERE_S
+        self._has_asked = False
+        """Whether anything was typed, so that there may be an answer."""
+        self._quiet_s: float | None = None
+        self._last_s = math.inf
+
+    def run(self) -> Ending:
+        """Until one of the ends. Raises `BrokenPipeError` where nobody reads what is written."""
+        ending: Ending | None = None
+        try:
+            while ending is None:
+                ending = self._turn()
+        finally:
+            if ending == "left":
+                self._screen.drop()
+            self._line.leave()
+        return ending
+
+    def _turn(self) -> Ending | None:
+        """Look at everything once; an end, where one has come."""
+        events = dict(self._poll.poll(self._patience_ms()))
+        if events.get(STDOUT) or self._screen.failure is not None:
+            raise BrokenPipeError
+        if STDIN in events and self._typed():
+            return "left"
+        if shown := self._screen.shown():
+            self._line.saw(shown)
+        if self._line.ending is None and (piece := self._line.heard()) is not None:
+            self._show(*piece)
+        now_s = time.monotonic()
+        if now_s >= self._next_sign_s:
+            self._line.type(b"")
+            self._next_sign_s = now_s + STILL_HERE_S
+        if self._line.ending is not None:
+            # What came last is shown whole; the key that leaves is heard meanwhile.
+            self._poll.modify(self._line.connection.fileno(), 0)
+            return self._line.ending if self._screen.is_idle() else None
+        if self._quiet_s is not None and (now_s >= self._last_s or (now_s >= self._quiet_s and self._screen.is_idle())):
+            return "answered"
+        return None
+
+    def _patience_ms(self) -> float:
+        if self._line.ending is None and self._line.has_more():
+            return 0
+        until_s = min(self._next_sign_s, self._last_s, math.inf if self._quiet_s is None else self._quiet_s)
+        return max(0.0, until_s - time.monotonic()) * 1000
+
+    def _show(self, data: bytes, length: int) -> None:
+        if self._quiet_s is not None:
+            self._quiet_s = time.monotonic() + QUIET_S
+        if 0 < self._history_left <= length:
+            data += self._again
+        self._history_left -= length
+        self._screen.show(data, length)
+
+    def _typed(self) -> bool:
+        """Take what was typed; whether it was the key that leaves."""
+        try:
+            typed = os.read(STDIN, CHUNK_BYTES)
+        except OSError:
+            typed = b""  # the terminal has gone
+        if not typed:
+            self._poll.unregister(STDIN)
+            if self._key is not None:
+                return True
+            if self._has_asked:
+                self._quiet_s, self._last_s = time.monotonic() + QUIET_S, time.monotonic() + ANSWERED_S
+            return False
+        before, key, _ = typed.partition(self._key) if self._key else (typed, b"", b"")
+        if before:
+            self._has_asked = True
+            self._line.type(before)
+        return bool(key)
 
 
 @contextmanager
@@ -143,18 +244,16 @@ def _raw(terminal: bool) -> Iterator[None]:
         yield
     finally:
         if before is not None:
-            termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+            # Not what the terminal still had to show, nor what it answered to it: the shell would take it for typed.
+            with suppress(termios.error):
+                termios.tcflush(STDIN, termios.TCIOFLUSH)
+                termios.tcsetattr(STDIN, termios.TCSANOW, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def _end(number: int, frame: object) -> None:
     sys.exit(128 + number)
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(STDOUT, data) :]
 
 
 def _shown(key: bytes) -> str:

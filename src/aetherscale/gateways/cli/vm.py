@@ -130,7 +130,9 @@ VM = Group(
             examples=("aetherscale vm console web", "echo uptime | aetherscale vm console web"),
             details=(
                 "Several can attach at once: all see the same, and anyone may type. Without a terminal, stdin is typed "
-                "into the line and its output goes to stdout, until the VM ends or Ctrl-C."
+                "into the line and its output goes to stdout, until the guest has answered: it has said nothing for "
+                "2 s after the end of stdin, or 30 s have gone by. Where nothing was typed (< /dev/null), it reads "
+                "until the VM ends."
             ),
         ),
         Command(

@@ -1,8 +1,8 @@
 """QEMU's command line, made of generated ids, numbers and descriptors. Pure; no user's text can get into it.
 
-Every file and socket comes as an open descriptor: disks and the console's log through `-add-fd`, listening sockets
-through `-chardev socket,fd=`. Devices, disks and objects are JSON, where a comma is only a comma. The disk is a chain
-of two nodes that is spelled out, so that no file's header decides what is opened.
+Every file and socket comes as an open descriptor: disks through `-add-fd`, listening sockets through `-chardev
+socket,fd=`, both ends of the serial line by QMP (`console.py`). Devices, disks and objects are JSON, where a comma is
+only a comma. The disk is a chain of two nodes that is spelled out, so that no file's header decides what is opened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READY_PORT: Final = "org.aetherscale.ready.0"
 SANDBOX: Final = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 NO_DEFAULTS: Final = ("-nodefaults", "-no-user-config", "-display", "none")
 
-_BASE_SET, _DISK_SET, _LOG_SET = 1, 2, 3
+_BASE_SET, _DISK_SET = 1, 2
 _TRANSLATION_CACHE_MIB: Final = 128
 """Without a bound TCG may take 1 GiB beside the guest's memory."""
 
@@ -49,19 +49,17 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """The descriptors that QEMU inherits: three files and four listening sockets, by their numbers."""
+    """The descriptors that QEMU inherits: two files and three listening sockets, by their numbers."""
 
     base: int
     disk: int
-    console_log: int
     qmp: int
-    serial: int
     agent: int
     ready: int
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
-        return (self.base, self.disk, self.console_log, self.qmp, self.serial, self.agent, self.ready)
+        return (self.base, self.disk, self.qmp, self.agent, self.ready)
 
 
 def mac_address(vm_id: str) -> str:
@@ -88,7 +86,7 @@ def command_line(qemu: str, spec: MachineSpec, descriptors: Descriptors) -> list
         *("-action", "shutdown=pause,panic=pause"),
         *_monitor(descriptors),
         *_disk(spec, descriptors),
-        *_serial_line(descriptors),
+        *_serial_line(),
         *_guest_ports(descriptors),
         *_small_devices(spec),
     ]
@@ -133,11 +131,9 @@ def _disk(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
     ]
 
 
-def _serial_line(descriptors: Descriptors) -> list[str]:
-    log = f"logfile=/dev/fdset/{_LOG_SET},logappend=on"
+def _serial_line() -> list[str]:
     return [
-        *("-add-fd", f"fd={descriptors.console_log},set={_LOG_SET}"),
-        *("-chardev", f"socket,id=serial,fd={descriptors.serial},server=on,wait=off,{log}"),
+        *("-chardev", "null,id=serial"),
         *_json("-device", {"driver": "isa-serial", "id": "serial0", "chardev": "serial"}),
     ]
 

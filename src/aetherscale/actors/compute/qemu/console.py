@@ -1,7 +1,8 @@
-"""A VM's serial line: one connection to QEMU, many readers, and the log that QEMU writes.
+"""A VM's serial line: what the guest writes is read from its log, what is typed goes to QEMU through a pipe.
 
-QEMU serves one client and writes `console.log` by itself, also while no node is there. The node reads the line as long
-as it watches the VM, so that the guest never waits for a reader, and shortens the log when it has grown.
+Both ends are given to QEMU by QMP, anew whenever the node connects: what a node typed into ends with the node, while
+what the guest writes goes on into the log. A QEMU that an older version has started gets them in the same way, in place
+of the socket that it had.
 """
 
 from __future__ import annotations
@@ -9,199 +10,235 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator
-from typing import Final, cast
+from contextlib import suppress
+from typing import Final
 
-from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, VmDirectory
-from aetherscale.actors.compute.readers import RECENT_BYTES, Reader, Readers
+from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.qemu.seriallog import Cursor, SerialLog
+from aetherscale.actors.compute.qemu.session import Monitor, Rejected
+from aetherscale.actors.compute.readers import READER_LIMIT_BYTES, RECENT_BYTES
 from aetherscale.kernel.errors import Refused
 
 log = logging.getLogger(__name__)
 
-LOG_KEPT_BYTES: Final = 4 * 1024 * 1024
-LOG_LIMIT_BYTES: Final = 2 * LOG_KEPT_BYTES
-_LOOK_EVERY_BYTES: Final = 256 * 1024
-_CHUNK_BYTES: Final = 64 * 1024
-
-
-class ConsoleLog:
-    """The file that QEMU appends to."""
-
-    def __init__(self, directory: VmDirectory) -> None:
-        self._directory = directory
-
-    def size(self) -> int:
-        """Its length; 0 where there is none."""
-        try:
-            descriptor = self._directory.open_file(CONSOLE_LOG, os.O_RDONLY)
-        except FileNotFoundError:
-            return 0
-        try:
-            return os.fstat(descriptor).st_size
-        finally:
-            os.close(descriptor)
-
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`, fewer where it is shorter."""
-        try:
-            descriptor = self._directory.open_file(CONSOLE_LOG, os.O_RDONLY)
-        except FileNotFoundError:
-            return b""
-        try:
-            start = max(0, start)
-            return os.pread(descriptor, max(0, end - start), start)
-        finally:
-            os.close(descriptor)
-
-    def shorten(self) -> int:
-        """Cut off the oldest bytes if it has outgrown the limit; returns how many.
-
-        QEMU goes on appending meanwhile, so the end is copied to the beginning until no more has come, and then the
-        file is cut. What is written between those two, a microsecond apart, is missing from the log, and from nothing
-        else: whoever reads the line itself sees it.
-        """
-        try:
-            descriptor = self._directory.open_file(CONSOLE_LOG, os.O_RDWR)
-        except FileNotFoundError:
-            return 0
-        try:
-            size = os.fstat(descriptor).st_size
-            if size <= LOG_LIMIT_BYTES:
-                return 0
-            cut = size - LOG_KEPT_BYTES
-            kept_bytes = 0
-            while piece := os.pread(descriptor, _CHUNK_BYTES, cut + kept_bytes):
-                kept_bytes += os.pwrite(descriptor, piece, kept_bytes)
-            os.ftruncate(descriptor, kept_bytes)
-            return cut
-        finally:
-            os.close(descriptor)
+SERIAL_DEVICE: Final = "serial"
+"""What QEMU calls the character device of the line."""
+_INPUT_SET, _OUTPUT_SET = 8, 9
+LAST_WORDS_S: Final = 5.0
+"""How long the log of a process that is gone may take to be written to its end."""
+# No file tells when it has grown. A reader who has just got something is soon to get more.
+_LOOK_MIN_S: Final = 0.005
+_LOOK_MAX_S: Final = 0.1
 
 
 class SerialLine:
     """The serial line of one process, whatever connections to it come and go.
 
-    `fresh` says that it is connected before the guest runs, so that all that the guest ever writes in this run comes
-    through it. Otherwise the recent past is taken from the log, once.
+    `fresh` says that the guest has not run yet, so that nothing of this run is in the log.
     """
 
-    def __init__(self, console_log: ConsoleLog, *, fresh: bool) -> None:
-        self._log = console_log
-        self._log.shorten()
-        self._position = self._log.size()
-        """Where in the log the next byte that arrives is, or will be."""
-        past = b"" if fresh else self._log.read(self._position - RECENT_BYTES, self._position)
-        self._readers = Readers(self._send, past)
-        self._unlooked_bytes = 0
-        self._connection: _Connection | None = None
+    def __init__(self, directory: VmDirectory, *, fresh: bool) -> None:
+        self.log = SerialLog(directory)
+        self._begin = self.log.before_end(0) if fresh else None
+        """Where this run begins; None where all of the log may be of this run."""
+        self._readers: set[LineReader] = set()
+        self._typing: int | None = None
         self._writable = asyncio.Event()
         self._is_over = False
 
-    async def connect(self, to: socket.socket) -> None:
-        """Use a connection to QEMU's end of the line from now on; takes it over."""
-        loop = asyncio.get_running_loop()
-        _, self._connection = await loop.create_unix_connection(lambda: _Connection(self), sock=to)
-        self._writable.set()
-
     @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection to QEMU."""
-        return self._connection is not None
+    def is_over(self) -> bool:
+        """Whether the process is gone, or the line let go of."""
+        return self._is_over
 
-    def attach(self) -> Reader:
-        """A new reader, which gets the recent past first."""
-        return self._readers.attach()
+    async def connect(self, monitor: Monitor) -> None:
+        """Give QEMU its two ends of the line. Raises `Unresponsive`, `Rejected`, `OSError`."""
+        ours = reading = writing = None
+        try:
+            reading, ours = os.pipe2(os.O_CLOEXEC)
+            writing = self.log.writing_end()
+            await _pass(monitor, reading, _INPUT_SET)
+            await _pass(monitor, writing, _OUTPUT_SET)
+            data = {"in": f"/dev/fdset/{_INPUT_SET}", "out": f"/dev/fdset/{_OUTPUT_SET}", "append": True}
+            await monitor.execute("chardev-change", id=SERIAL_DEVICE, backend={"type": "file", "data": data})
+            self._hang_up()
+            os.set_blocking(ours, False)
+            self._typing, ours = ours, None
+            self._writable.set()
+            for number in (_INPUT_SET, _OUTPUT_SET):
+                # QEMU has its own by now.
+                await monitor.execute("remove-fd", **{"fdset-id": number})
+        finally:
+            for descriptor in (ours, reading, writing):
+                if descriptor is not None:
+                    os.close(descriptor)
 
-    def attach_with_log(self, tail_bytes: int) -> Reader:
-        """A new reader, which gets the last `tail_bytes` first, from the log and what has just arrived."""
-        recent = self._readers.recent
-        if tail_bytes <= len(recent):
-            return self._readers.attach(recent[len(recent) - tail_bytes :])
-        older = self._log.read(self._position - tail_bytes, self._position - len(recent))
-        return self._readers.attach(older + recent)
+    def attach(self) -> LineReader:
+        """A new reader, which gets the recent past first, and is not left behind by more than a limit."""
+        cursor = self.log.before_end(min(RECENT_BYTES, self._run_bytes()))
+        return self._new_reader(cursor, READER_LIMIT_BYTES)
 
-    def feed(self, data: bytes) -> None:
-        """Take what the guest wrote."""
-        self._position += len(data)
-        self._readers.feed(data)
-        self._unlooked_bytes += len(data)
-        if self._unlooked_bytes >= _LOOK_EVERY_BYTES:
-            self._unlooked_bytes = 0
-            self._shorten()
+    def follow(self, tail_bytes: int) -> LineReader:
+        """A new reader, which gets the last `tail_bytes` of the log first, and every byte after that."""
+        return self._new_reader(self.log.before_end(tail_bytes), None)
+
+    def _run_bytes(self) -> int:
+        if self._begin is not None and self._begin.is_gone():
+            self._begin.close()
+            self._begin = None
+        return self._begin.behind() if self._begin is not None else RECENT_BYTES
+
+    def _new_reader(self, cursor: Cursor, limit_bytes: int | None) -> LineReader:
+        reader = LineReader(self, cursor, limit_bytes)
+        self._readers.add(reader)
+        return reader
+
+    def forget(self, reader: LineReader) -> None:
+        """There is one reader less."""
+        self._readers.discard(reader)
 
     def finish(self) -> None:
         """The process is gone. What it has written last is still read; then readers see the end."""
         self._is_over = True
+        self._hang_up()
         self._writable.set()
-        if self._connection is None:
-            self._readers.end()
+        if self._begin is not None:
+            self._begin.close()
+            self._begin = None
+        for reader in self._readers:
+            reader.look()
 
     def close(self) -> None:
         """Let go of the line at once; readers see its end."""
         self.finish()
-        if self._connection is not None:
-            self._connection.transport.abort()
+        for reader in tuple(self._readers):
+            reader.stop()
 
-    def lost(self, connection: _Connection) -> None:
-        """A connection has ended; the line goes on for as long as the process does."""
-        if connection is self._connection:
-            self._connection = None
-            self.pace(writable=self._is_over)
-            if self._is_over:
-                self._readers.end()
+    async def send(self, data: bytes) -> None:
+        """Type; waits while the guest takes nothing. Raises `Refused` (409) where the process is gone."""
+        while data:
+            await self._writable.wait()
+            if self._is_over or self._typing is None:
+                raise Refused(409, "the VM has ended")
+            try:
+                data = data[os.write(self._typing, data) :]
+            except BlockingIOError:
+                self._writable.clear()
+                asyncio.get_running_loop().add_writer(self._typing, self._may_type)
+            except BrokenPipeError:
+                # QEMU has let go of its end: it is going, or is about to be given another.
+                self._hang_up()
 
-    def pace(self, *, writable: bool) -> None:
-        """Whether QEMU takes more input now."""
-        if writable:
-            self._writable.set()
-        else:
+    def _may_type(self) -> None:
+        if self._typing is not None:
+            asyncio.get_running_loop().remove_writer(self._typing)
+        self._writable.set()
+
+    def _hang_up(self) -> None:
+        if self._typing is not None:
+            asyncio.get_running_loop().remove_writer(self._typing)
+            os.close(self._typing)
+            self._typing = None
             self._writable.clear()
 
-    async def _send(self, data: bytes) -> None:
-        await self._writable.wait()
-        if self._is_over or self._connection is None:
-            raise Refused(409, "the VM has ended")
-        self._connection.transport.write(data)
 
-    def _shorten(self) -> None:
-        try:
-            self._position -= self._log.shorten()
-        except OSError as error:
-            # A log that cannot be shortened now is no reason to stop reading the line.
-            log.warning("could not shorten %s: %s", CONSOLE_LOG, error)
+async def _pass(monitor: Monitor, descriptor: int, number: int) -> None:
+    """Make a descriptor QEMU's, as its set of this number; one that was left over from a broken attempt goes."""
+    with suppress(Rejected):  # as a rule there is none
+        await monitor.execute("remove-fd", **{"fdset-id": number})
+    monitor.send_descriptor(descriptor)
+    await monitor.execute("add-fd", **{"fdset-id": number})
 
 
-class _Connection(asyncio.Protocol):
-    """One connection to QEMU's end of a serial line."""
+class LineReader:
+    """One reader of a line's log; it is a `Console`."""
 
-    transport: asyncio.Transport
-
-    def __init__(self, line: SerialLine) -> None:
+    def __init__(self, line: SerialLine, cursor: Cursor, limit_bytes: int | None) -> None:
         self._line = line
+        self._cursor = cursor
+        self.past_bytes = cursor.behind()
+        """How much of the output, from its beginning, was there when the reader came."""
+        self._past_left = self.past_bytes
+        self._limit_bytes = limit_bytes
+        self._news = asyncio.Event()
+        self._is_closed = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Another loop's transport, as uvloop's, has the methods and not the class.
-        self.transport = cast(asyncio.Transport, transport)
+    async def output(self) -> AsyncIterator[bytes]:
+        """Bytes from the guest, first the recent past; ends when the VM's process does, or at `close`."""
+        pause_s = _LOOK_MIN_S
+        over_until_s = None
+        loop = asyncio.get_running_loop()
+        while not self._is_closed:
+            self._news.clear()
+            is_whole = self._line.is_over and not self._line.log.is_kept()
+            if lost := self._skipped():
+                yield b"\r\n[%d bytes lost: this reader was too slow]\r\n" % lost
+            if (data := self._cursor.read()) and self._cursor.has_gap:
+                self._cursor.has_gap = False
+                yield b"\r\n[bytes lost: this reader was too slow]\r\n"
+            if data:
+                self._past_left = max(0, self._past_left - len(data))
+                pause_s = _LOOK_MIN_S
+                yield data
+                continue
+            if is_whole:
+                return
+            if self._line.is_over:
+                over_until_s = over_until_s or loop.time() + LAST_WORDS_S
+                if loop.time() >= over_until_s:
+                    return
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pause_s = min(2 * pause_s, _LOOK_MAX_S)
 
-    def data_received(self, data: bytes) -> None:
-        self._line.feed(data)
+    def _skipped(self) -> int:
+        """How many bytes were left out, so that a slow reader sees what is, and not what was."""
+        if self._limit_bytes is None or self._past_left:
+            return 0
+        lost = self._cursor.behind() - self._limit_bytes
+        if lost > 0:
+            self._cursor.skip(lost)
+        return max(0, lost)
 
-    def pause_writing(self) -> None:
-        self._line.pace(writable=False)
+    def look(self) -> None:
+        """There may be something new."""
+        self._news.set()
 
-    def resume_writing(self) -> None:
-        self._line.pace(writable=True)
+    def stop(self) -> None:
+        """There will be no more."""
+        self._is_closed = True
+        self._news.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._line.lost(self)
+    async def send(self, data: bytes) -> None:
+        """Type into the serial line; waits while the guest takes nothing. Raises `Refused` (409) where it has ended."""
+        await self._line.send(data)
+        self._news.set()
+
+    async def close(self) -> None:
+        """Stop to read; the line goes on."""
+        self._line.forget(self)
+        self.stop()
+        self._cursor.close()
 
 
-async def stored_log(directory: VmDirectory, tail_bytes: int) -> AsyncIterator[bytes]:
+async def stored_log(serial_log: SerialLog, tail_bytes: int) -> AsyncIterator[bytes]:
     """The last `tail_bytes` of the log of a VM, in pieces."""
-    console_log = ConsoleLog(directory)
-    end = console_log.size()
-    position = max(0, end - tail_bytes)
-    while position < end and (piece := console_log.read(position, min(end, position + _CHUNK_BYTES))):
-        yield piece
-        position += len(piece)
+    cursor = serial_log.before_end(tail_bytes)
+    left = cursor.behind()
+    try:
+        while left and (data := cursor.read()[:left]):
+            left -= len(data)
+            yield data
+    finally:
+        cursor.close()
+
+
+async def written_out(serial_log: SerialLog) -> None:
+    """Wait until the log of a process that is gone has been written to its end, for as long as that may take."""
+    for _ in range(round(LAST_WORDS_S / _LOOK_MIN_S)):
+        if not serial_log.is_kept():
+            return
+        await asyncio.sleep(_LOOK_MIN_S)

@@ -37,10 +37,11 @@ from aetherscale.actors.compute.effects import (
 )
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
-from aetherscale.actors.compute.qemu.console import stored_log
+from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
+from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.bus.tasks import Tasks
@@ -225,6 +226,8 @@ class QemuDriver:
                 f"QEMU, pid {machine.pid}, does not end {_KILL_LIMIT_S:g} s after SIGKILL",
                 hint="it waits in the kernel, as for a disk that does not answer: dmesg",
             )
+        if machine is not None:
+            await written_out(machine.line.log)
         directory.forget_run()
         return machine
 
@@ -275,10 +278,13 @@ class QemuDriver:
         if not directory.exists():
             raise Refused(404, f"the VM {vm_id} has no log on this host")
         if machine is None or machine.gone.is_set() or not follow:
-            async for piece in stored_log(directory, tail_bytes):
+            serial_log = machine.line.log if machine is not None else SerialLog(directory)
+            if machine is None or machine.gone.is_set():
+                await written_out(serial_log)
+            async for piece in stored_log(serial_log, tail_bytes):
                 yield piece
             return
-        reader = machine.line.attach_with_log(tail_bytes)
+        reader = machine.line.follow(tail_bytes)
         try:
             async for piece in reader.output():
                 yield piece

@@ -2,10 +2,11 @@
 
     base.img      hard link to the image: the directory is whole by itself, deleting the image does not hurt it
     disk.qcow2    what the guest has written, an overlay on base.img
-    console.log   the serial line, written by QEMU itself, bounded by the node
+    console.log   what the guest wrote to its serial line, bounded; console.log.1 is what was before it
+    console.pipe  leads from QEMU to whoever writes these (`seriallog.py`)
     qemu.log      what QEMU says on stderr in its present run
     run.json      which process the present run is
-    *.sock        QMP, serial line, guest agent, ready channel
+    *.sock        QMP, guest agent, ready channel
 
 The directory is 0700 and all in it is the node's: QEMU, under a uid of its own, gets its files and sockets as open
 descriptors and could not open one of them by name. Sockets are reached through `/proc/self/fd/<directory>`, so that a
@@ -34,10 +35,13 @@ log = logging.getLogger(__name__)
 BASE: Final = "base.img"
 DISK: Final = "disk.qcow2"
 CONSOLE_LOG: Final = "console.log"
+CONSOLE_LOG_BEFORE: Final = "console.log.1"
+CONSOLE_PIPE: Final = "console.pipe"
 QEMU_LOG: Final = "qemu.log"
 RECORD: Final = "run.json"
 QMP: Final = "qmp.sock"
 SERIAL: Final = "serial.sock"
+"""Of a QEMU that version 0.1 has started."""
 AGENT: Final = "agent.sock"
 READY: Final = "ready.sock"
 SOCKETS: Final = (QMP, SERIAL, AGENT, READY)

@@ -19,7 +19,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.guest import Guest
 from aetherscale.actors.compute.qemu.identity import machine_uuid
-from aetherscale.actors.compute.qemu.layout import AGENT, QEMU_LOG, QMP, READY, SERIAL, RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.layout import AGENT, QEMU_LOG, QMP, READY, RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.ports import ReadyPort
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import (
@@ -87,21 +87,25 @@ class Machine:
     # --- connections -------------------------------------------------------------------------------------------------
 
     async def attach(self) -> None:
-        """Connect to what is not connected yet. Raises `Unresponsive`, also where the process is just dying."""
+        """Connect to what is not connected yet. Raises `Unresponsive`, also where it is just dying, and `Rejected`."""
         try:
             # One at a time: a second connection would wait until QEMU has done with the first.
             async with self._attaching:
                 await self._attach_ports()
                 if self._monitor is None:
                     connection = self.directory.connect(QMP)
-                    self._monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
+                    monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
+                    try:
+                        await self.line.connect(monitor)
+                    except BaseException:
+                        monitor.close()
+                        raise
+                    self._monitor = monitor
         except OSError as error:
             raise Unresponsive(f"could not connect to QEMU: {error.strerror or error}") from error
 
     async def _attach_ports(self) -> None:
         loop = asyncio.get_running_loop()
-        if not self.line.is_connected:
-            await self.line.connect(self.directory.connect(SERIAL))
         if self.guest.agent is None or not self.guest.agent.is_open:
             agent = AgentPort()
             await loop.create_unix_connection(lambda: agent, sock=self.directory.connect(AGENT))

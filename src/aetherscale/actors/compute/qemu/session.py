@@ -116,11 +116,19 @@ class Monitor:
             # What breaks while a cancelled attempt is being cleared away comes as it is.
             raise Unresponsive(f"QMP: {error!r}") from error
 
-    async def execute(self, command: str) -> Any:
+    def send_descriptor(self, descriptor: int) -> None:
+        """Hand over a descriptor, which the next `add-fd` takes. Raises `Unresponsive`."""
+        try:
+            # With a blank, as JSON may have anywhere. Nothing else is under way: every command awaits its answer.
+            socket.send_fds(self._connection, [b" "], [descriptor])
+        except OSError as error:
+            raise Unresponsive(f"QMP: a descriptor could not be handed over: {error.strerror or error}") from error
+
+    async def execute(self, command: str, **arguments: object) -> Any:
         """Run a command and return what it returns. Raises `Unresponsive` and `Rejected`."""
         try:
             async with asyncio.timeout(CALL_LIMIT_S):
-                return await self._client.execute(command)
+                return await self._client.execute(command, arguments)
         except TimeoutError:
             raise Unresponsive(f"QMP: {command} timed out after {CALL_LIMIT_S:g} s") from None
         except ExecuteError as error:

@@ -15,7 +15,7 @@ from aetherscale.actors.compute.driver import Observe, Process, Progress
 from aetherscale.actors.compute.effects import BootVm
 from aetherscale.actors.compute.qemu import argv, identity, launch, layout
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
-from aetherscale.actors.compute.qemu.console import ConsoleLog, SerialLine
+from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.disk import MIB, disk_size_mib
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
@@ -62,7 +62,7 @@ class Starter:
         with ExitStack() as opened:
             descriptors = _descriptors(directory, opened)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
-            line = SerialLine(ConsoleLog(directory), fresh=True)
+            line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
             around = self.supervisor.around(effect.vm_id, effect.run, Limits(effect.memory_mib, effect.cpus))
             environment = self.supervisor.environment
@@ -127,7 +127,7 @@ class Starter:
         return self._adopted(directory, record, pidfd)
 
     def _adopted(self, directory: VmDirectory, record: RunRecord, pidfd: int) -> Machine:
-        line = SerialLine(ConsoleLog(directory), fresh=False)
+        line = SerialLine(directory, fresh=False)
         return self._machine(directory, record, pidfd, line)
 
     def _machine(self, directory: VmDirectory, record: RunRecord, pidfd: int, line: SerialLine) -> Machine:
@@ -141,12 +141,10 @@ class Starter:
 def _descriptors(directory: VmDirectory, opened: ExitStack) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
-    console_log = _opened(directory, layout.CONSOLE_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, opened)
-    qmp, serial, agent, ready = (
-        opened.enter_context(directory.listen(name)).fileno()
-        for name in (layout.QMP, layout.SERIAL, layout.AGENT, layout.READY)
+    qmp, agent, ready = (
+        opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, console_log, qmp, serial, agent, ready)
+    return argv.Descriptors(base, disk, qmp, agent, ready)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:
