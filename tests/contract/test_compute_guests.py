@@ -6,6 +6,7 @@ import pytest
 
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.effects import DiskProvisioned, Ended, GuestReady
+from aetherscale.actors.compute.readers import last_lines
 from aetherscale.kernel.errors import Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
@@ -61,6 +62,9 @@ async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: C
     stored = await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
     assert b"in-the-log" in stored
     assert await whole(driver.logs(VM, follow=True, tail_bytes=10)) == stored[-10:]
+    for follow in (False, True):
+        lines = await whole(driver.logs(VM, follow=follow, tail_bytes=0, lines=2))
+        assert lines == last_lines(stored, 2)
 
 
 async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -70,6 +74,8 @@ async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watch
     done = await driver.execute(VM, ["/bin/echo", "a b", "c"], 30)
     assert (done.exit_code, done.stdout, done.truncated) == (0, b"a b c\n", False)
     assert (await driver.execute(VM, ["/bin/false"], 30)).exit_code == 1
+    assert (await driver.execute(VM, ["/bin/cat"], 30, b"a\x00\xff\n" * 20_000)).stdout == b"a\x00\xff\n" * 20_000
+    assert (await driver.execute(VM, ["/bin/cat"], 30)).stdout == b""
     with pytest.raises(Refused) as refused:
         await driver.execute(VM, ["/no/such/program"], 30)
     assert refused.value.code == 400

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.support.cli import good, simulated_node, told
-from tests.support.node import PATIENCE_S, RunningNode
+from tests.support.node import PATIENCE_S, ROOT, RunningNode
 
 pytestmark = pytest.mark.integration
 
@@ -95,6 +97,23 @@ class TestVms:
         status, _, err = await node.cli("vm", "exec", "web", "--", "nosuch")
         assert (status, err.startswith("error: ")) == (2, True)
 
+    async def test_a_program_gets_what_is_piped_to_it(self, node: RunningNode) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        for words, given in ((("exec", "web", "cat"), b"x\n"), (("exec", "-i", "web", "--", "cat"), b"y" * 100_000)):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "aetherscale", "vm", *words),
+                stdin=PIPE, stdout=PIPE, env=node.environment, cwd=ROOT,
+            )  # fmt: skip
+            out, _ = await asyncio.wait_for(process.communicate(given), PATIENCE_S)
+            assert (process.returncode, out) == (0, given)
+
+    async def test_the_last_lines_of_the_log_can_be_read(self, node: RunningNode) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        whole = await good(node, "vm", "logs", "web")
+        assert await good(node, "vm", "logs", "web", "-n", "1") == whole.split("\n")[-1]
+        assert await good(node, "vm", "logs", "web", "--lines", "0") == ""
+        assert await good(node, "vm", "logs", "web", "-n", "1000") == whole
+
     async def test_the_serial_log_can_be_read(self, node: RunningNode) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")
         whole = await good(node, "vm", "logs", "web")
@@ -109,6 +128,11 @@ REFUSALS = [
     ("vm stop wbe", 3, "no such VM: 'wbe'", "did you mean: web?"),
     ("vm logs wbe", 3, "no such VM: 'wbe'", "did you mean: web?"),
     ("vm exec wbe -- ls", 3, "no such VM: 'wbe'", "did you mean: web?"),
+    ("vm exec -it web -- sh", 1, "vm exec -t: a guest agent gives a program no terminal", "aetherscale vm console web"),
+    ("vm exec -ix web -- sh", 2, "no such option: -ix", ""),
+    ("vm logs web --since 5m", 1, "a serial line has no times in it", "aetherscale vm logs web -n 100"),
+    ("vm logs web -n 5 --tail 5", 2, "got both, expected one of them", ""),
+    ("vm logs web -n x", 2, "expected a whole number", ""),
     ("vm console web", 2, "--json: a serial line is bytes", "aetherscale vm logs web --follow --json"),
     ("vm wait xyzzy", 3, "no such VM: 'xyzzy'", "aetherscale vm list"),
     ("vm create db --image blnak", 3, "no such image: 'blnak'", "did you mean: blank?"),

@@ -8,6 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,10 +27,12 @@ from aetherscale.actors.compute.effects import (
     ShutDownVm,
     VmGone,
 )
+from aetherscale.actors.compute.qemu import argv, machine, session, starter
 from aetherscale.actors.compute.qemu import driver as driver_module
-from aetherscale.actors.compute.qemu import machine, session, starter
+from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.identity import boot_id, start_ticks
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.session import Monitor
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -46,6 +49,7 @@ from tests.support.compute_worlds import (
     read_until,
     say_nothing,
     type_in,
+    whole,
 )
 from tests.support.first_node import MOMENTS
 
@@ -55,6 +59,37 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 END = EndVm("end", VM, 1)
+
+
+async def test_a_guest_that_an_older_version_started_gets_its_line_from_the_next_node(
+    qemu_world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 0.1 had a socket in QEMU, and QEMU wrote the log."""
+    with monkeypatch.context() as older:
+        commanded = argv.command_line
+
+        def as_before(*arguments: Any) -> list[str]:
+            socket = "socket,id=serial,host=127.0.0.1,port=0,server=on,wait=off,logfile=/dev/null"
+            return [socket if word == "null,id=serial" else word for word in commanded(*arguments)]
+
+        async def not_yet(line: SerialLine, monitor: Monitor) -> None:
+            """There was no such thing."""
+
+        older.setattr(argv, "command_line", as_before)
+        older.setattr(SerialLine, "connect", not_yet)
+        driver = qemu_world.driver()
+        async with node(driver) as watcher:
+            started = await booted(driver, TINY)
+            await watcher.until(GuestReady)
+    (qemu_world.directory() / "console.log").write_bytes(b"what it said before\n")
+    driver = qemu_world.driver()
+    async with node(driver):
+        assert await driver.adopt(identity(started))
+        console = await driver.console(VM)
+        await console.send(b"\necho new-''line\n")
+        said = await read_until(console.output(), b"new-line")
+        assert said.startswith(b"what it said before\n")
+        assert b"new-line" in await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
 
 
 async def first_node(world: QemuWorld, image: str, *moment: str) -> Process:

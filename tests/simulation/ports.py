@@ -237,11 +237,11 @@ class SimulatedHand:
     async def console(self, vm_id: str) -> Console:
         return await self._driver.console(vm_id)
 
-    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
-        return self._driver.logs(vm_id, follow=follow, tail_bytes=tail_bytes)
+    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
+        return self._driver.logs(vm_id, follow=follow, tail_bytes=tail_bytes, lines=lines)
 
-    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        return await self._driver.execute(vm_id, argv, timeout_s)
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
+        return await self._driver.execute(vm_id, argv, timeout_s, stdin)
 
     async def close(self) -> None:
         await self._driver.close()

@@ -196,6 +196,21 @@ async def test_a_follower_gets_every_byte_in_its_order_through_all_files(directo
 
 
 @pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("count", [0, 1, 600])
+async def test_a_follower_may_begin_so_many_lines_before_the_end(directory: VmDirectory, count: int) -> None:
+    lines = [b"%06d\n" % number for number in range(800)]
+    qemu = Qemu(directory)
+    qemu.say(b"".join(lines[:700]))  # one file and a part of the next
+    await qemu.written(lines[699])
+    reader = qemu.line.follow(0, count)
+    assert reader.past_bytes == 7 * count
+    qemu.say(b"".join(lines[700:]))
+    await qemu.end()
+    assert await rest(reader) == b"".join(lines[700 - count :])
+    assert b"".join([piece async for piece in stored_log(qemu.line.log, 0, 5)]) == b"".join(lines[-5:])
+
+
+@pytest.mark.usefixtures("small_limits")
 async def test_a_follower_that_is_left_behind_is_told_and_goes_on_with_the_oldest_there_is(
     directory: VmDirectory,
 ) -> None:

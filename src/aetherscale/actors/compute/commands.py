@@ -6,7 +6,7 @@ in, so that deciding it needs nothing but the state of the VM.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -24,6 +24,8 @@ DEFAULT_GRACE_S = 30.0
 GraceS = Annotated[float, Meta(ge=0, le=3600, description="seconds that the guest has to shut down")]
 TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024)]
 ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
+EXEC_INPUT_BYTES: Final = 128 * 1024
+"""What a program in a guest can be given as its stdin, which fits into one message beside the command."""
 ExecCommand = Annotated[list[ExecArgument], Meta(min_length=1, max_length=256)]
 
 
@@ -69,11 +71,17 @@ class ListVmsOptions(Message, frozen=True):
 
 
 class LogsOptions(Message, frozen=True):
-    """Options of `vm-logs`: the serial line's log, its last `tail-bytes`, and with `follow` what comes after."""
+    """Options of `vm-logs`: the serial line's log, its last `tail-bytes`, and with `follow` what comes after.
+
+    With `lines` so many of the last lines instead. Each item has the `text`, in which what is not UTF-8 is U+FFFD; with
+    `raw` it has the bytes instead, as `data` in base64.
+    """
 
     vm_id: Reference = ""
     follow: bool = False
     tail_bytes: TailBytes = 64 * 1024
+    lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    raw: bool = False
 
 
 class ConsoleOptions(Message, frozen=True):
@@ -102,9 +110,10 @@ class ConsoleInputOptions(Message, frozen=True):
 
 
 class ExecOptions(Message, frozen=True):
-    """Options of `exec-vm`: run `command` in the guest through its agent."""
+    """Options of `exec-vm`: run `command` in the guest through its agent, with `stdin` (base64) as all of its input."""
 
     command: ExecCommand
+    stdin: Annotated[bytes, Meta(max_length=EXEC_INPUT_BYTES)] = b""
     vm_id: Reference = ""
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import codecs
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -216,15 +217,23 @@ class Compute:
 
     async def _logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
-        async for data in self._driver.logs(vm.id, follow=options.follow, tail_bytes=options.tail_bytes):
-            yield item({"text": data.decode("utf-8", "replace")})
+        # A character may be in two pieces.
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        pieces = self._driver.logs(vm.id, follow=options.follow, tail_bytes=options.tail_bytes, lines=options.lines)
+        async for data in pieces:
+            if options.raw:
+                yield item({"data": base64.b64encode(data).decode()})
+            elif text := decoder.decode(data):
+                yield item({"text": text})
+        if rest := decoder.decode(b"", final=True):
+            yield item({"text": rest})
         yield result({"vm-id": vm.id})
 
     async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
         _refuse_paused(vm.state)
         try:
-            ended = await self._driver.execute(vm.id, options.command, options.timeout_s)
+            ended = await self._driver.execute(vm.id, options.command, options.timeout_s, options.stdin)
         except Refused:
             _refuse_paused(self._alive(vm.id, call).state)
             raise

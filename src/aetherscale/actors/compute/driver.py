@@ -101,12 +101,15 @@ class ComputeDriver(Protocol):
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         ...
 
-    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
-        """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends."""
+    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
+        """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends.
+
+        It begins `tail_bytes` before the end, or with `lines` so many lines before it.
+        """
         ...
 
-    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        """Run a program in the guest through its agent. Raises `Refused` where there is no agent."""
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
+        """Run a program in the guest through its agent; `stdin` is all of its input. Raises `Refused` without agent."""
         ...
 
     async def close(self) -> None:

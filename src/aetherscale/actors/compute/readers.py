@@ -12,6 +12,17 @@ RECENT_BYTES: Final = 64 * 1024
 READER_LIMIT_BYTES: Final = 256 * 1024
 """What may wait for one reader."""
 
+
+def last_lines(data: bytes, count: int) -> bytes:
+    """The last lines of a text, of which the very last may not be ended yet."""
+    at = len(data)
+    for _ in range(count + data.endswith(b"\n")):
+        at = data.rfind(b"\n", 0, at)
+        if at < 0:
+            return data
+    return data[at + 1 :] if count else b""
+
+
 Send = Callable[[bytes], Awaitable[None]]
 """Type into the line. Raises `Refused` where it has ended."""
 

@@ -25,6 +25,7 @@ from aetherscale.actors.compute.effects import (
     ShutdownIgnored,
     ShutDownVm,
 )
+from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated_host import SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.kernel.errors import Refused
 
@@ -192,12 +193,14 @@ class SimulatedDriver:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         return self._live(vm_id).readers.attach()
 
-    async def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
+    async def logs(
+        self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None
+    ) -> AsyncIterator[bytes]:
         """The serial log, oldest byte first; `follow` goes on until the process ends. Raises `Refused` (404)."""
         if vm_id not in self._host.disks:
             raise Refused(404, f"the VM {vm_id} has no log on this host")
         stored = self._host.log(vm_id)
-        past = stored[max(0, len(stored) - tail_bytes) :]
+        past = stored[max(0, len(stored) - tail_bytes) :] if lines is None else last_lines(stored, lines)
         process = self._host.live(vm_id)
         if process is None or not follow:
             if past:
@@ -210,14 +213,15 @@ class SimulatedDriver:
         finally:
             await reader.close()
 
-    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        """Run a program: the guest knows `echo`, `true` and `false`. Raises `Refused` where there is no agent."""
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
+        """Run a program: the guest knows `echo`, `cat`, `true` and `false`. Raises `Refused` without agent."""
         process = self._live(vm_id)
         if not process.behaviour.has_agent or not process.is_ready:
             raise Refused(503, "no guest agent answers in this VM", retryable=True)
         name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
         known: dict[str, tuple[int, bytes]] = {
             "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
+            "cat": (0, stdin),
             "true": (0, b""),
             "false": (1, b""),
         }

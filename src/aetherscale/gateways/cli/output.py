@@ -7,6 +7,7 @@ characters.
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 import time
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_ -/]?.?)", re.DOTALL)
+_WHOLE_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[^\[\]\x1b])", re.DOTALL)
+_LONGEST_ESCAPE: Final = 256
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 STYLES: Final = {
@@ -71,6 +74,10 @@ class Output:
     def raw(self, text: str) -> None:
         """Text of a guest, as it is; on a terminal without what would drive the terminal."""
         print(harmless(text) if self.terminal else text, end="", flush=True)
+
+    def bytes(self) -> Bytes:
+        """For bytes of a guest, in whatever pieces they come."""
+        return Bytes(terminal=self.terminal)
 
     def raw_error(self, text: str) -> None:
         """As `raw`, to stderr."""
@@ -140,6 +147,28 @@ class Output:
                 cells[styled].stylize(STYLES.get(row[styled], "cyan"))
             table.add_row(*cells)
         Console(highlight=False).print(table)
+
+
+class Bytes:
+    """stdout for what a guest wrote: as it is, or on a terminal as text without what would drive the terminal."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal = terminal
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        """The beginning of an escape sequence, whose end is still to come."""
+
+    def write(self, data: bytes) -> None:
+        """Show some more, at once."""
+        if not self._terminal:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        text = self._held + self._decoder.decode(data)
+        at = text.rfind("\x1b", -_LONGEST_ESCAPE)
+        cut = at if at >= 0 and not _WHOLE_ESCAPE.match(text, at) else len(text)
+        self._held = text[cut:]
+        print(harmless(text[:cut]), end="", flush=True)
 
 
 class Progress:

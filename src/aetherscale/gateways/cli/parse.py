@@ -137,6 +137,13 @@ def _values(command: Command, left: _Words, given: dict[str, Any], name: str) ->
     return _complete(given, options)
 
 
+def _switches(word: str, options: Sequence[Option]) -> list[Option]:
+    """What `-it` is made of, `-i` and `-t`; nothing where a letter is no switch."""
+    found = [_find(f"-{letter}", options) for letter in word[1:]]
+    switches = [option for option in found if option is not None and not option.metavar]
+    return switches if len(switches) == len(found) else []
+
+
 def _find(word: str, options: Sequence[Option]) -> Option | None:
     name = word.partition("=")[0]
     for option in options:
@@ -149,6 +156,9 @@ def _take(
     option: Option | None, word: str, left: _Words, given: dict[str, Any], name: str, options: Sequence[Option]
 ) -> None:
     flag, equals, value = word.partition("=")
+    if option is None and not word.startswith("--") and (switches := _switches(word, options)):
+        given |= {switch.name: True for switch in switches}
+        return
     if option is None:
         flags = [f"--{each.name}" for each in options]
         raise bad_usage(f"{name}: no such option: {flag}", _meant(flag, flags) or f"{name} --help")

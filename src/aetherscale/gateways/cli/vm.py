@@ -13,6 +13,7 @@ _ENDING = (
     Option("kill", "end it at once, without asking the guest"),
     Option("grace", "how long the guest has to shut down, like 30s; then it is ended", "TIME", seconds),
 )
+_SINCE = "refused by this version: a serial line has no times in it"
 _LATER = "refused by this version, which does not have it yet"
 
 VM = Group(
@@ -142,23 +143,44 @@ VM = Group(
             arguments=(_NAME,),
             options=(
                 Option("follow", "go on with what comes, until the VM ends or Ctrl-C", short="f"),
-                Option("tail", "only the last so many bytes", "BYTES", number),
+                Option("lines", "only the last so many lines", "N", number, short="n"),
+                Option("tail", "only the last so many bytes; 64 KiB if neither is given", "BYTES", number),
+                Option("since", _SINCE, "TIME"),
             ),
-            examples=("aetherscale vm logs web --tail 2000", "aetherscale vm logs web --follow"),
+            examples=(
+                "aetherscale vm logs web -n 20",
+                "aetherscale vm logs web -f -n 0",
+                "aetherscale vm logs web --tail 2000",
+            ),
+            details=(
+                "What the guest wrote, byte for byte; on a terminal without what would drive the terminal. With --json "
+                "it is text, in which each byte that is not UTF-8 is U+FFFD. The log holds the last 4 to 8 MiB."
+            ),
         ),
         Command(
             "exec",
             "run a program in the guest, through its agent",
             vm_tasks.exec_vm,
             arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
-            options=(Option("timeout", "how long it may take, like 30s", "TIME", seconds, default="30s"),),
-            examples=("aetherscale vm exec web -- uname -a", "aetherscale vm exec web --json -- sh -c 'exit 7'"),
+            options=(
+                Option("timeout", "how long it may take, like 30s", "TIME", seconds, default="30s"),
+                Option("interactive", "wait for stdin, also where it is a terminal", short="i"),
+                Option("tty", "refused: an agent gives programs no terminal; use `vm console`", short="t"),
+            ),
+            examples=(
+                "aetherscale vm exec web -- uname -a",
+                "aetherscale vm exec web --json -- sh -c 'exit 7'",
+                "tar c . | aetherscale vm exec web -- tar x -C /data",
+            ),
             details=(
                 "The exit status is the program's own, and 128 and the number of the signal where a signal ended it. "
                 "Where it could not be run at all, the status is one of ours and stderr begins with `error:`; with "
                 "--json the object on stdout has the status, and there is no object where it could not be run.\n\n"
-                "The program has no stdin. Its output is taken for UTF-8: each byte that is not is shown as U+FFFD, "
-                "also with --json; let it print binary data as text (base64)."
+                "What comes from stdin, where that is no terminal, is read to its end and then given to the program, "
+                "at most 128 KiB. A stdin that says nothing for 2 s is left alone, unless -i asks for it. Nobody can "
+                "talk to a program while it runs, and it has no terminal (-t is refused): the agent has no way for "
+                "that. Its output is taken for UTF-8: each byte that is not is shown as U+FFFD, also with --json; let "
+                "it print binary data as text (base64)."
             ),
         ),
         Command(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import FAILED, bad_usage
+from aetherscale.gateways.cli.failures import FAILED, bad_usage, later_version
+from aetherscale.gateways.cli.streams import ends_with_its_reader, whole_stdin
 from aetherscale.gateways.cli.views import show_object, show_vms
 from aetherscale.gateways.cli.work import carry_out, info, suggesting
 
+EXEC_INPUT_BYTES = 128 * 1024
+"""What a node takes as the stdin of a program: more does not fit into one message."""
 SIGNAL_BASE = 128
 """As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
 
@@ -110,25 +114,42 @@ def _ending(context: Context) -> Mapping[str, Any]:
 def logs_vm(context: Context) -> None:
     """Write what a VM wrote to its serial line."""
     values = context.values
-    options: dict[str, Any] = {"vm-id": values["NAME"], "follow": values["follow"]}
+    name, as_json = values["NAME"], context.out.json
+    if values["since"] is not None:
+        raise later_version("vm logs --since: a serial line has no times in it", f"aetherscale vm logs {name} -n 100")
+    if values["lines"] is not None and values["tail"] is not None:
+        raise bad_usage("vm logs: --lines and --tail: got both, expected one of them")
+    options: dict[str, Any] = {"vm-id": name, "follow": values["follow"], "raw": not as_json}
+    if values["lines"] is not None:
+        options["lines"] = values["lines"]
     if values["tail"] is not None:
         options["tail-bytes"] = values["tail"]
+    shown = context.out.bytes()
     chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
-    with closing(chunks), suggesting(context, "vm", values["NAME"]), suppress(KeyboardInterrupt):
+    watched = ends_with_its_reader() if values["follow"] else nullcontext()
+    with watched, closing(chunks), suggesting(context, "vm", name), suppress(KeyboardInterrupt):
         for chunk in chunks:
             if chunk["type"] != "item":
                 continue
-            if context.out.json:
+            if as_json:
                 context.out.json_line({"text": chunk["text"]})
             else:
-                context.out.raw(chunk["text"])
+                shown.write(base64.b64decode(chunk["data"]))
 
 
 def exec_vm(context: Context) -> int:
     """Run a program in the guest; answers with its exit status."""
     values = context.values
     timeout_s = values["timeout"]
+    if values["tty"]:
+        hint = f"aetherscale vm console {values['NAME']}, or without -t: a program then has stdin, and no terminal"
+        raise later_version("vm exec -t: a guest agent gives a program no terminal", hint)
     options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
+    stdin = whole_stdin(EXEC_INPUT_BYTES, timeout_s, asked_for=values["interactive"])
+    if stdin is None:
+        context.out.note("stdin says nothing and does not end: the program gets none; -i waits for it")
+    if stdin:
+        options["stdin"] = base64.b64encode(stdin).decode()
     with suggesting(context, "vm", values["NAME"]):
         ended = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
     if context.out.json:

@@ -27,6 +27,8 @@ class _Limits(NamedTuple):
 
 
 CALL: Final = _Limits(64 * 1024, 1.0)
+INPUT: Final = _Limits(64 * 1024, 10.0)
+"""For the call that carries a program's input: a guest takes it at its own pace."""
 OUTPUT: Final = _Limits(4 * 1024 * 1024, 10.0)
 """For the answer that carries a program's output in base64: what is beyond the size is cut off."""
 _TAIL_BYTES: Final = 4 * 1024
@@ -98,14 +100,14 @@ class AgentPort(Port):
             self._in_step = False
             await self._call("guest-ping")
 
-    async def execute(self, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        """Run a program and wait for its end. Raises `Refused`.
+    async def execute(self, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
+        """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`.
 
         The agent has no way to tell of the end unasked: it is asked, ever more seldom, up to twice a second.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._run(argv)
+                return await self._run(argv, stdin)
         except TimeoutError:
             raise Refused(504, f"{argv[0]!r} has not ended within {timeout_s:g} s; it goes on in the guest") from None
         except AgentSilent as silent:
@@ -118,9 +120,12 @@ class AgentPort(Port):
         except AgentRefused as refused:
             raise Refused(400, f"the guest agent could not run {argv[0]!r}: {refused}", field="command") from refused
 
-    async def _run(self, argv: Sequence[str]) -> ExecResult:
+    async def _run(self, argv: Sequence[str], stdin: bytes) -> ExecResult:
+        arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
+        if stdin:
+            arguments["input-data"] = base64.b64encode(stdin).decode()
         async with self._turn:
-            started = await self._call("guest-exec", path=argv[0], arg=list(argv[1:]), **{"capture-output": True})
+            started = await self._call("guest-exec", INPUT if stdin else None, **arguments)
         pid = started.get("pid") if isinstance(started, dict) else None
         if not isinstance(pid, int):
             raise AgentSilent("it started the program and gave no pid")
@@ -134,8 +139,8 @@ class AgentPort(Port):
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _POLL_MAX_S)
 
-    async def _call(self, command: str, **arguments: object) -> Any:
-        answer = await self._exchange(command, arguments, CALL)
+    async def _call(self, command: str, limits: _Limits | None = None, /, **arguments: object) -> Any:
+        answer = await self._exchange(command, arguments, limits or CALL)
         if answer.cut:
             raise AgentSilent(f"its answer to {command} is longer than {CALL.size_bytes} bytes")
         return _returned(bytes(answer.line))

@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Final
 
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.compute.qemu.seriallog import Cursor, SerialLog
+from aetherscale.actors.compute.qemu.seriallog import LOG_LIMIT_BYTES, PIECE_BYTES, Cursor, SerialLog
 from aetherscale.actors.compute.qemu.session import Monitor, Rejected
-from aetherscale.actors.compute.readers import READER_LIMIT_BYTES, RECENT_BYTES
+from aetherscale.actors.compute.readers import READER_LIMIT_BYTES, RECENT_BYTES, last_lines
 from aetherscale.kernel.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,12 @@ class SerialLine:
         cursor = self.log.before_end(min(RECENT_BYTES, self._run_bytes()))
         return self._new_reader(cursor, READER_LIMIT_BYTES)
 
-    def follow(self, tail_bytes: int) -> LineReader:
-        """A new reader, which gets the last `tail_bytes` of the log first, and every byte after that."""
-        return self._new_reader(self.log.before_end(tail_bytes), None)
+    def follow(self, tail_bytes: int, lines: int | None = None) -> LineReader:
+        """A new reader, which gets the last `tail_bytes`, or lines, of the log first, and every byte after that."""
+        if lines is None:
+            return self._new_reader(self.log.before_end(tail_bytes), None)
+        past, cursor = _lines_before_end(self.log, lines)
+        return self._new_reader(cursor, None, past)
 
     def _run_bytes(self) -> int:
         if self._begin is not None and self._begin.is_gone():
@@ -89,8 +92,8 @@ class SerialLine:
             self._begin = None
         return self._begin.behind() if self._begin is not None else RECENT_BYTES
 
-    def _new_reader(self, cursor: Cursor, limit_bytes: int | None) -> LineReader:
-        reader = LineReader(self, cursor, limit_bytes)
+    def _new_reader(self, cursor: Cursor, limit_bytes: int | None, past: bytes = b"") -> LineReader:
+        reader = LineReader(self, cursor, limit_bytes, past)
         self._readers.add(reader)
         return reader
 
@@ -154,10 +157,12 @@ async def _pass(monitor: Monitor, descriptor: int, number: int) -> None:
 class LineReader:
     """One reader of a line's log; it is a `Console`."""
 
-    def __init__(self, line: SerialLine, cursor: Cursor, limit_bytes: int | None) -> None:
+    def __init__(self, line: SerialLine, cursor: Cursor, limit_bytes: int | None, past: bytes) -> None:
         self._line = line
         self._cursor = cursor
-        self.past_bytes = cursor.behind()
+        self._past = past
+        """What comes before the cursor."""
+        self.past_bytes = len(past) + cursor.behind()
         """How much of the output, from its beginning, was there when the reader came."""
         self._past_left = self.past_bytes
         self._limit_bytes = limit_bytes
@@ -168,6 +173,8 @@ class LineReader:
         """Bytes from the guest, first the recent past; ends when the VM's process does, or at `close`."""
         pause_s = _LOOK_MIN_S
         over_until_s = None
+        for at in range(0, len(self._past), PIECE_BYTES):
+            yield self._past[at : at + PIECE_BYTES]
         loop = asyncio.get_running_loop()
         while not self._is_closed:
             self._news.clear()
@@ -224,8 +231,24 @@ class LineReader:
         self._cursor.close()
 
 
-async def stored_log(serial_log: SerialLog, tail_bytes: int) -> AsyncIterator[bytes]:
-    """The last `tail_bytes` of the log of a VM, in pieces."""
+def _lines_before_end(serial_log: SerialLog, count: int) -> tuple[bytes, Cursor]:
+    """The last lines of the log, and the place behind them."""
+    cursor = serial_log.before_end(LOG_LIMIT_BYTES)
+    data = bytearray()
+    while piece := cursor.read():
+        data += piece
+        del data[:-LOG_LIMIT_BYTES]
+    return last_lines(bytes(data), count), cursor
+
+
+async def stored_log(serial_log: SerialLog, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
+    """The last `tail_bytes`, or lines, of the log of a VM, in pieces."""
+    if lines is not None:
+        text, cursor = _lines_before_end(serial_log, lines)
+        cursor.close()
+        for at in range(0, len(text), PIECE_BYTES):
+            yield text[at : at + PIECE_BYTES]
+        return
     cursor = serial_log.before_end(tail_bytes)
     left = cursor.behind()
     try:

@@ -268,7 +268,9 @@ class QemuDriver:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         return self._live(vm_id).line.attach()
 
-    async def logs(self, vm_id: str, *, follow: bool, tail_bytes: int) -> AsyncIterator[bytes]:
+    async def logs(
+        self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None
+    ) -> AsyncIterator[bytes]:
         """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends.
 
         Raises `Refused` (404) where nothing is there.
@@ -281,17 +283,17 @@ class QemuDriver:
             serial_log = machine.line.log if machine is not None else SerialLog(directory)
             if machine is None or machine.gone.is_set():
                 await written_out(serial_log)
-            async for piece in stored_log(serial_log, tail_bytes):
+            async for piece in stored_log(serial_log, tail_bytes, lines):
                 yield piece
             return
-        reader = machine.line.follow(tail_bytes)
+        reader = machine.line.follow(tail_bytes, lines)
         try:
             async for piece in reader.output():
                 yield piece
         finally:
             await reader.close()
 
-    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program in the guest through its agent. Raises `Refused` where there is no agent.
 
         A guest that has just become ready may be about to start its agent, so it is given a moment.
@@ -308,7 +310,7 @@ class QemuDriver:
                 retryable=True,
             ) from None
         assert guest.agent is not None, "the port that was opened is connected"
-        return await guest.agent.execute(argv, timeout_s)
+        return await guest.agent.execute(argv, timeout_s, stdin)
 
     def _live(self, vm_id: str) -> Machine:
         machine = self._machines.get(vm_id)

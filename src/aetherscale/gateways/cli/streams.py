@@ -1,0 +1,85 @@
+"""The program's own pipes: a stdin that is read whole, and a stdout that somebody reads, or nobody any more."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aetherscale.gateways.cli.failures import Failure, bad_usage
+
+STDIN: Final = 0
+STDOUT: Final = 1
+PIECE_BYTES: Final = 64 * 1024
+FIRST_WORD_S: Final = 2.0
+"""How soon a stdin that nobody asked for has to say something, or end."""
+
+
+def whole_stdin(limit_bytes: int, timeout_s: float, *, asked_for: bool) -> bytes | None:
+    """What comes from stdin, to its end.
+
+    Unless it was asked for, a terminal gives nothing, and one that neither says anything nor ends for a while is left
+    alone, and None comes: many programs start others with a stdin that nobody will ever write to. Raises `Failure`
+    where there is more than `limit_bytes`, or where it does not end in time.
+    """
+    if os.isatty(STDIN) and not asked_for:
+        return b""
+    found = bytearray()
+    until_s = time.monotonic() + timeout_s
+    first_s = until_s if asked_for else min(until_s, time.monotonic() + FIRST_WORD_S)
+    while True:
+        patience_s = (until_s if found else first_s) - time.monotonic()
+        ready, _, _ = select.select([STDIN], (), (), max(0.0, patience_s))
+        if not ready and not found and not asked_for:
+            return None
+        if not ready:
+            raise Failure(
+                504,
+                f"stdin has not ended within {timeout_s:g} s, and a program gets it whole",
+                hint="a program that needs none: < /dev/null; or a longer --timeout",
+            )
+        piece = os.read(STDIN, PIECE_BYTES)
+        if not piece:
+            return bytes(found)
+        found += piece
+        if len(found) > limit_bytes:
+            raise bad_usage(
+                f"stdin: got more than {limit_bytes} bytes, expected at most so many",
+                "let the program fetch what it needs, as with wget",
+            )
+
+
+@contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """Raise `BrokenPipeError` as soon as nobody reads stdout any more, also while nothing is written to it."""
+    main = threading.main_thread().ident
+    assert main is not None, "there is a main thread"
+    over, tell = os.pipe()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(STDOUT, 0)
+        poll.register(over, select.POLLIN)
+        if any(descriptor == STDOUT for descriptor, _ in poll.poll()):
+            signal.pthread_kill(main, signal.SIGPIPE)
+
+    before = signal.signal(signal.SIGPIPE, _nobody_reads)
+    watcher = threading.Thread(target=watch, name="reader", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        # From here on a late signal is as good as none.
+        signal.signal(signal.SIGPIPE, before)
+        os.close(tell)
+        watcher.join()
+        os.close(over)
+
+
+def _nobody_reads(number: int, frame: object) -> None:
+    raise BrokenPipeError
