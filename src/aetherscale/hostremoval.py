@@ -62,7 +62,7 @@ def _service() -> Iterator[Part]:
     for name in (UNIT, READER_SOCKET_UNIT, READER_UNIT):
         yield _without(UNITS / name, reload=True)
     yield Part(f"{PROGRAM} is gone", lambda: not PROGRAM.is_symlink(), PROGRAM.unlink)
-    yield _without(COMPLETION)
+    yield Part(f"{COMPLETION} is gone", lambda: not COMPLETION.exists(), _remove_completion)
 
 
 def _everything() -> Iterator[Part]:
@@ -78,6 +78,13 @@ def _everything() -> Iterator[Part]:
     yield Part(f"{SLICE} is gone", lambda: says("is-active", SLICE) != "active", _end_slice)
     yield Part(f"the user {USER} is gone", lambda: service.uid() is None, lambda: run("userdel", USER))
     yield Part(f"the group {GROUP} is gone", lambda: group(GROUP) is None, lambda: run("groupdel", GROUP))
+
+
+def _remove_completion() -> None:
+    COMPLETION.unlink()
+    for directory in (COMPLETION.parent, COMPLETION.parents[1]):
+        with suppress(OSError):  # others have theirs in it
+            directory.rmdir()
 
 
 def _without(path: Path, *, reload: bool = False) -> Part:
@@ -126,7 +133,7 @@ def _has_no_manager() -> bool:
 
 
 def _end_manager() -> None:
-    # Not by loginctl, which needs the user to be known to logind by now.
+    ended("loginctl", "disable-linger", USER)  # so that logind forgets the user; it may not know it any more
     LINGERING.unlink(missing_ok=True)
     if (uid := service.uid()) is not None:
         run("systemctl", "stop", f"user@{uid}.service", f"user-runtime-dir@{uid}.service", f"user-{uid}.slice")

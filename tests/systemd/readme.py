@@ -37,7 +37,7 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEWER: Final = "0.1.99"
 NOT_OURS: Final = re.compile(
     # apt, dpkg, Python's caches, logs, what a boot writes, and the homes of alice and bob.
-    r"/(?:proc|sys|dev|tmp|run/(?!aetherscale|user)|root|home|opt|var/(?:lib/(?:apt|dpkg|pam|systemd(?!/linger)|private|ucf)"
+    r"/(?:proc|sys|dev|tmp|run/(?!aetherscale|user/|systemd/users/)[^/]+|run/(?:user|systemd/users)/1\d\d\d|root|home|opt|var/(?:lib/(?:apt|dpkg|pam|systemd(?!/linger)|private|ucf)"
     r"|cache|log|tmp|backups|mail)|etc/(?:ld\.so\.cache|machine-id|\.pwd\.lock|ssl|alternatives|apt|rc\d\.d|init\.d)"
     r"|usr/(?:lib|share|bin|sbin|libexec)(?!/systemd/system/aether))(?:/|$)|.*/__pycache__(?:/|$)"
     r"|/etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-?$"
