@@ -28,6 +28,7 @@ def environment(directory: Path, *, simulated: bool = True) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "AETHERSCALE_STATE_DIR": str(directory),
         "AETHERSCALE_NODE": NODE,
+        "AETHERSCALE_IMAGE_DIRS": str(directory.parent),
         "AETHERSCALE_TENANT": TENANT,
         "AETHERSCALE_ACCELERATOR": "tcg",
         "AETHERSCALE_SIMULATED": "true" if simulated else "false",

@@ -159,6 +159,22 @@ class TestQcow2:
         for length in (4, 71, 72, 103, 104, 200, CLUSTER, CLUSTER + 8, 2 * CLUSTER, 3 * CLUSTER, 3 * CLUSTER + 8):
             assert reason(image, whole[:length])
 
+    def test_a_table_may_end_with_the_file_and_not_behind_it(self, image: Path) -> None:
+        first = bytes(qcow2_image())[: 3 * CLUSTER + 16]
+        counts = qcow2_image(table_offset=4 * CLUSTER) + bytes(CLUSTER)
+        struct.pack_into(">Q", counts, 4 * CLUSTER, 2 * CLUSTER)
+        block = qcow2_image() + bytes(CLUSTER)
+        struct.pack_into(">Q", block, CLUSTER, 4 * CLUSTER)
+        for content, why in ((first, "first table"), (counts, "reference counts is not"), (block, "a block of its")):
+            image.write_bytes(content)
+            assert inspect(image).format == "qcow2"
+            assert why in reason(image, content[:-1])
+
+    def test_a_first_table_of_the_largest_size_is_taken(self, image: Path) -> None:
+        image.write_bytes(qcow2_image(l1_entries=4 << 20))
+        os.truncate(image, 3 * CLUSTER + (32 << 20))
+        assert inspect(image).format == "qcow2"
+
     def test_an_image_whose_last_clusters_are_missing_is_refused(self, image: Path) -> None:
         content = qcow2_image()
         struct.pack_into(">H", content, 2 * CLUSTER + 2 * 4, 1)
