@@ -67,7 +67,10 @@ from aetherscale.gateways.cli.streams import ends_with_its_reader
 try:
     with ends_with_its_reader():
         print("watching", file=sys.stderr, flush=True)
-        time.sleep(600)
+        try:
+            time.sleep(600)
+        except OSError:
+            sys.exit("taken for a lost connection")
 except BrokenPipeError:
     sys.exit(7)
 """
