@@ -19,6 +19,8 @@ from aetherscale import __version__, service
 from aetherscale.actors.compute.projection import VM_KIND
 from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.actors.publisher import Publisher
+from aetherscale.bus import beats
+from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.heartbeat import Heartbeat
 from aetherscale.bus.ingress import Ingress
@@ -31,6 +33,7 @@ from aetherscale.eventstore.store import Damaged
 from aetherscale.host import Host, Platform
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import event_types
+from aetherscale.kernel.times import to_rfc3339
 from aetherscale.node import KINDS, OWNERS, Node, Ports, Registries, projection
 from aetherscale.settings import Settings
 
@@ -51,6 +54,8 @@ class Ready(Struct, frozen=True):
     state_dir: Path
     nats_url: str
     connected: bool
+    trouble: str
+    """Why that server cannot be used, where it cannot."""
     vms: int
     head: int
 
@@ -101,8 +106,8 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         await _open_doors(settings, platform, node, bus, event_log, stack)
         _audit(platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
-        vms = sum(1 for kind, _, _ in node.objects() if kind == "vm")
-        yield node, Ready(settings.node, settings.state_dir, endpoint().url, connected, vms, await event_log.head())
+        head = await event_log.head()
+        yield node, Ready(settings.node, settings.state_dir, endpoint().url, connected, bus.trouble, node.vms, head)
 
 
 def _audit(proof: Coroutine[None, None, Damaged | None] | None, node: Node, stack: AsyncExitStack) -> None:
@@ -140,23 +145,58 @@ async def _open_doors(
 ) -> None:
     """Everything through which others reach the node, or hear of it."""
     now_us, new_id = platform.now_us, platform.new_id
+    instance = new_id()
     described = [Service(name, DESCRIPTIONS[name], tasks) for name, tasks in node.tasks.items()]
-    services = Services(bus, described, node=settings.node, instance=new_id(), version=__version__, started_us=now_us())
+    services = Services(bus, described, node=settings.node, instance=instance, version=__version__, started_us=now_us())
     ingress = Ingress(
         bus, node.serve, node=settings.node, owners=OWNERS, clock=now_us, new_id=new_id, count=services.count
     )
-    publisher = Publisher(event_log, bus, alarm=log.error, max_bytes=settings.stream_max_bytes)
-    heartbeat = Heartbeat(
-        bus, node=settings.node, epoch=event_log.epoch, head=event_log.head, version=__version__, clock=now_us
-    )
+
+    async def report() -> Beat:
+        return await _report(settings, platform, node, event_log, instance, publisher, heartbeat)
+
+    heartbeat = Heartbeat(bus, report, (settings.node, event_log.epoch, instance))
+    publisher = Publisher(event_log, bus, max_bytes=settings.stream_max_bytes, rivalry=heartbeat.rivalry)
     for door in (heartbeat, publisher, services, ingress):
         stack.push_async_callback(door.close)
     Ownership(node, ingress).begin(event_log)
     await ingress.start()
     await ingress.settled()
     await services.start()
+    await heartbeat.start()
     publisher.start()
-    heartbeat.start()
+
+
+async def _report(
+    settings: Settings,
+    platform: Platform,
+    node: Node,
+    event_log: EventLog,
+    instance: str,
+    publisher: Publisher,
+    heartbeat: Heartbeat,
+) -> Beat:
+    """What the node says of itself."""
+    head_seq, head_hash = event_log.durable_head()
+    capacity = platform.capacity()
+    troubles = filter(None, (heartbeat.trouble, publisher.trouble))
+    return Beat(
+        node=settings.node,
+        epoch=event_log.epoch,
+        seq=await event_log.head(),
+        version=__version__,
+        time=to_rfc3339(platform.now_us()),
+        instance=instance,
+        head_seq=head_seq,
+        head_hash=head_hash,
+        cpus=capacity.cpus,
+        memory_mib=capacity.memory_mib,
+        memory_available_mib=capacity.memory_available_mib,
+        vms=node.vms,
+        vms_running=node.vms_running,
+        stored_seq=publisher.stored_seq,
+        troubles=tuple(beats.line(trouble) for trouble in troubles),
+    )
 
 
 class Ownership:

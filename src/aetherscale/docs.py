@@ -130,7 +130,11 @@ $errors
 - `$correlation`, `$causation`: kept with the events. Without a correlation id the trace id of `$trace` is taken, else
   the key.
 - `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits is told
-  504 then, while the work goes on."""
+  504 then, while the work goes on.
+- `$claimed`: who the caller says that it is, 1 to 64 letters, digits, `.`, `_`, `-`, `@` and `+`. The actor in the
+  events is then `user:nats (says: NAME)`: nothing proves the name, and the parentheses say so. The command line sends
+  the name of the Unix user, or with `--nats` that of the NATS user.
+- `$timeout`: the same as a duration, in milliseconds from the arrival: better where clocks may differ."""
 )
 
 
@@ -185,6 +189,8 @@ def _subjects() -> Iterator[str]:
         causation=requests.CAUSATION,
         trace=requests.TRACEPARENT,
         deadline=requests.DEADLINE,
+        timeout=requests.TIMEOUT,
+        claimed=requests.CLAIMED,
     )
     for component in (_compute(), _images()):
         yield from _component(component)
@@ -206,6 +212,7 @@ def _addresses() -> Iterator[tuple[str, str, str, str]]:
         ("its response channel", subjects.response_channel(tenant, "<channel>"), "–", "–"),
         ("events", subjects.event(tenant, "<node>", "<kind>", "<id>", "<event>"), "–", "–"),
         ("heartbeat, every 5 s", subjects.heartbeat("<node>"), "–", "–"),
+        ("every node: what it is", subjects.ask_nodes(), "–", "one each, as in its heartbeat"),
     )
     for purpose, subject, group, replies in rows:
         yield purpose, f"`{subject}`", group, replies

@@ -7,6 +7,7 @@ work, and a *warning* where it can, but slower, less safely, or not all of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -22,8 +23,9 @@ from typing import Final, Literal
 from aetherscale import service, servicehealth
 from aetherscale.actors.compute.qemu import accel, launch, supervision
 from aetherscale.actors.compute.qemu.faults import HostFault
-from aetherscale.bus.blocking import connect
-from aetherscale.bus.bus import BusUnavailable
+from aetherscale.bus import rollcall
+from aetherscale.bus.blocking import Connection, connect
+from aetherscale.bus.bus import BusUnavailable, NotAuthorized
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import parse_endpoint, read_endpoint
 from aetherscale.debugger import upkeep
@@ -291,10 +293,14 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         endpoint = parse_endpoint(settings.nats_url) if settings.nats_url else read_endpoint(settings.state_dir)
         with connect(endpoint) as connection:
             yield Finding("nats", "ok", f"{connection.url} answers")
+            yield from _nodes(settings, connection)
     except FileNotFoundError:
         yield Finding("nats", "ok", "no node serves this state directory yet")
     except (ValueError, OSError) as error:
         yield Finding("nats", "error", str(error), "mend --nats, or the file that the message names")
+    except NotAuthorized as refused:
+        mend = "mend the user and password, or the token, in --nats; without --nats, restart the node"
+        yield Finding("nats", "error", str(refused), mend)
     except BusUnavailable as away:
         if servicehealth.is_asked_about(settings) and not settings.nats_url:
             yield Finding("nats", "error", f"no node answers: {away}", service.START)
@@ -302,6 +308,19 @@ def _nats(settings: Settings) -> Iterator[Finding]:
             yield Finding("nats", "error", str(away), "start that server, or mend --nats; or leave it out")
         else:
             yield Finding("nats", "ok", f"no node serves now: {away}")
+
+
+def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    """What the node of this state directory says of itself, and whether others have its name."""
+    name = settings.node
+    with contextlib.suppress(Refused):  # what is wrong with the log is said where that is looked at
+        name = upkeep.info(settings.state_dir).node
+    found = [beat for beat in rollcall.call(connection) if beat.node == name]
+    troubles = dict.fromkeys(trouble for beat in found for trouble in beat.troubles)
+    for trouble in troubles:
+        yield Finding("node", "error", trouble, f"aetherscale node show {name}")
+    if found and not troubles:
+        yield Finding("node", "ok", f"{name} answers, and all is well with it")
 
 
 def _recipes(settings: Settings) -> Iterator[Finding]:

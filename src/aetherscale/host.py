@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from aetherscale import __version__, incoming, statedir
@@ -44,6 +46,14 @@ Endpoints = Callable[[], Endpoint]
 """Where the broker is now: one of our own may come back elsewhere."""
 
 
+class Capacity(Struct, frozen=True):
+    """What a host has: CPUs that the node may use, memory, and how much of that is not in use."""
+
+    cpus: int
+    memory_mib: int
+    memory_available_mib: int
+
+
 class Platform(Protocol):
     """Everything outside of the process that a node stands on. What is opened is closed through the stack."""
 
@@ -57,6 +67,10 @@ class Platform(Protocol):
 
     def boot_id(self) -> str:
         """Names the time since the host was started last."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """What the host has."""
         ...
 
     def prepare(self, settings: Settings) -> Settings:
@@ -106,6 +120,12 @@ class Host:
     def boot_id(self) -> str:
         """As in `Platform`."""
         return boot_id()
+
+    def capacity(self) -> Capacity:
+        """As in `Platform`. Source: proc(5), /proc/meminfo."""
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        total_mib, available_mib = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
+        return Capacity(len(os.sched_getaffinity(0)), total_mib, available_mib)
 
     def prepare(self, settings: Settings) -> Settings:
         """As in `Platform`. Where nobody gave the node a name, it has that of its log: hosts are renamed."""

@@ -39,6 +39,9 @@ KINDS: Final[tuple[Kind[Any], ...]] = (VM_KIND, IMAGE_KIND)
 OWNERS: Final[Mapping[str, str]] = {VM_KIND.name: "compute", IMAGE_KIND.name: "images"}
 """The component that owns each kind of object."""
 
+LIVING: Final = frozenset({"running", "paused"})
+"""What is observed of a VM that has a process."""
+
 MIB: Final = 1024 * 1024
 
 
@@ -109,6 +112,16 @@ class Node:
             for entity in actor.registry.entities.values():
                 if entity.state.phase != "deleted":
                     yield actor.component.kind.name, entity.id, entity.tenant
+
+    @property
+    def vms(self) -> int:
+        """How many VMs it has that are not deleted."""
+        return sum(1 for entity in self._registries.vms.entities.values() if entity.state.phase != "deleted")
+
+    @property
+    def vms_running(self) -> int:
+        """How many of them have a process, paused or not."""
+        return sum(1 for entity in self._registries.vms.entities.values() if entity.state.observed in LIVING)
 
     def changed_hands(self, recorded: Recorded) -> tuple[str, str, str, bool] | None:
         """(kind, id, tenant, whether it is owned now) where an event made or ended an object."""

@@ -188,6 +188,7 @@ async def test_who_unsubscribed_hears_no_more(world: World) -> None:
     assert gone.is_empty
 
 
+@pytest.mark.our_mistake
 async def test_a_handler_that_fails_is_logged_and_harms_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
     bus, heard = await world.connect(), Heard()
 

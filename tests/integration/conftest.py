@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -27,9 +28,10 @@ async def make_node(tmp_path: Path, pytestconfig: pytest.Config) -> AsyncIterato
         made.append(RunningNode(tmp_path / directory, cache_dir, *arguments, name=name))
         return made[-1]
 
-    yield make
-    for node in made:
-        await node.close()
+    async with AsyncExitStack() as stack:
+        yield make
+        for node in made:
+            stack.push_async_callback(node.close)
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ async def test_a_copy_that_does_not_get_on_is_given_up(monkeypatch: pytest.Monke
 
     def answer(incoming: Incoming) -> None:
         last = 7 if incoming.subject.endswith(".S") else 3
-        state = {"config": {}, "state": {"last_seq": last, "messages": last}}
+        state = {"config": {}, "state": {"first_seq": 1, "last_seq": last, "messages": last, "bytes": last}}
         for body in (msgspec.json.encode(state), b""):
             answering.append(asyncio.ensure_future(serving.publish(incoming.reply, body)))
 
@@ -154,7 +154,7 @@ class TestCommands:
         peer = await nats.connect(server.endpoint.url)
 
         async def begin(message: Msg) -> None:
-            await peer.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"1"}')
+            await peer.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"0123456789abcdef"}')
 
         await peer.subscribe("aether.v1.default.cmd.compute.create-vm", cb=begin)
         await peer.flush()
@@ -171,7 +171,7 @@ class TestCommands:
         begun = asyncio.Event()
 
         async def begin(message: Msg) -> None:
-            await peer.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"1"}')
+            await peer.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"0123456789abcdef"}')
             await peer.flush()
             begun.set()
 

@@ -68,7 +68,8 @@ class TestTheLog:
         assert [vm["name"] for vm in await told(node, "replay", "vm", "--all")] == ["db", "web"]
         again = [await good(node, *words) for words in (("why", "vm", "db"), ("diff", str(before)), ("log", "verify"))]
         assert again == shown
-        assert "user:nats asked to delete it" in shown[0]
+        assert "user:nats (says: " in shown[0]
+        assert ") asked to delete it" in shown[0]
         assert "± vm db" in shown[1]
         assert "made and deleted in between" in shown[1]
         assert "- vm db" in await good(node, "diff", str(before + 1))

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from aetherscale.bus.bus import BusUnavailable
-from aetherscale.bus.jetstream import DUPLICATE_WINDOW_NS, Pipeline, StreamError
+from aetherscale.bus.jetstream import DUPLICATE_WINDOW_NS, StreamError
+from aetherscale.bus.pipeline import Pipeline
 from aetherscale.eventstore.memory import MemoryLog
 from tests.support.eventually import logged
 from tests.support.nats_server import NatsServer

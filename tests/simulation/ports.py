@@ -26,7 +26,7 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
 from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Make, Store, StoredEvent
-from aetherscale.host import Endpoints
+from aetherscale.host import Capacity, Endpoints
 from aetherscale.settings import Settings
 from tests.simulation.world import World
 
@@ -49,6 +49,9 @@ class SimulatedPlatform:
 
     def boot_id(self) -> str:
         return self._world.host.boot_id
+
+    def capacity(self) -> Capacity:
+        return Capacity(cpus=4, memory_mib=8192, memory_available_mib=4096)
 
     def prepare(self, settings: Settings) -> Settings:
         return settings
@@ -163,6 +166,10 @@ class SimulatedBus:
     @property
     def disconnected_since_us(self) -> int | None:
         return self._bus.disconnected_since_us
+
+    @property
+    def trouble(self) -> str:
+        return self._bus.trouble
 
     @property
     def max_body_bytes(self) -> int:

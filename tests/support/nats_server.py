@@ -23,6 +23,8 @@ class NatsServer:
         self._store = store
         self._options = options
         self.port = free_port()
+        self.within: tuple[str, ...] = ()
+        """A program that becomes the server's."""
         self._process: Process | None = None
 
     @property
@@ -44,7 +46,9 @@ class NatsServer:
         path = self._store.with_suffix(".conf")
         path.write_bytes(msgspec.json.encode(config))
         self._process = await asyncio.create_subprocess_exec(
-            "setpriv", "--pdeathsig", "KILL", str(BINARY), "-c", str(path), stdout=DEVNULL, stderr=PIPE
+            *("setpriv", "--pdeathsig", "KILL", *self.within, str(BINARY), "-c", str(path)),
+            stdout=DEVNULL,
+            stderr=PIPE,
         )
         assert self._process.stderr is not None
         said = b""

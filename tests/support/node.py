@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
 """A bound on every wait: far more than a loaded machine needs."""
 
+TRACE = "Traceback (most recent call last)"
+"""No client, no file and no state of the host makes a node or a command say this."""
+
 Chunk = dict[str, Any]
 
 
@@ -100,11 +103,12 @@ class RunningNode:
         await self._end(signal.SIGKILL)
 
     async def close(self) -> None:
-        """Kill what is left: the node, then every guest of the state directory."""
+        """Kill what is left: the node, then every guest of the state directory. Nothing may have made a traceback."""
         if self._process is not None:
             await self.kill()
         for pid in guests(self.state_dir):
             os.kill(pid, signal.SIGKILL)
+        assert TRACE not in (said := "\n".join(self.output)), said
 
     async def request(self, subject: str, options: Any, **headers: str) -> list[Chunk]:
         """All chunks of a streamed reply; `Nats_Msg_Id="…"` and the like become headers."""
@@ -183,6 +187,7 @@ class RunningNode:
         )
         out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         assert process.returncode is not None
+        assert TRACE not in err.decode(), err.decode()
         return process.returncode, out.decode(), err.decode()
 
     async def _end(self, how: signal.Signals) -> int:

@@ -184,6 +184,7 @@ class TestTheHost:
         await node.until("VmCollected")
         assert node.host.disks.keys() == set()
 
+    @pytest.mark.our_mistake
     async def test_a_driver_that_breaks_is_a_failure_of_the_step(
         self, node: MemoryNode, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -33,6 +33,7 @@ async def test_every_chunk_names_the_node_and_the_end_has_no_headers(node: Node)
 @pytest.mark.parametrize(
     ("task", "code"), [("refuse", 404), ("refuse-at-once", 409), ("fail", 500), ("end-early", 500)]
 )
+@pytest.mark.our_mistake
 async def test_an_error_is_the_last_chunk_and_in_the_headers(node: Node, task: str, code: int) -> None:
     inbox = await node.hear("my.inbox")
     await node.caller.publish(cmd(task), b"", reply="my.inbox")
@@ -54,6 +55,7 @@ async def test_a_refusal_says_which_field_and_what_to_do(node: Node) -> None:
 
 
 @pytest.mark.parametrize("task", ["fail", "fail-at-once"])
+@pytest.mark.our_mistake
 async def test_a_fault_of_a_component_is_logged_and_the_node_lives(
     node: Node, caplog: pytest.LogCaptureFixture, task: str
 ) -> None:
@@ -126,6 +128,7 @@ async def test_one_node_can_be_addressed(node: Node) -> None:
         await node.ask("aether.v1.default.node.n2.compute.create-vm")
 
 
+@pytest.mark.our_mistake
 async def test_what_is_for_all_nodes_gets_one_message_of_each_and_no_end(node: Node) -> None:
     inbox = await node.hear("my.inbox")
     await node.caller.publish("aether.v1.default.all.compute.list-vms", b"", reply="my.inbox")

@@ -168,6 +168,7 @@ async def test_a_broker_that_goes_away_mid_reply_does_not_end_the_work(node: Nod
     assert await node.ask(cmd("create-vm")) == CREATED
 
 
+@pytest.mark.our_mistake
 async def test_every_call_is_counted_with_the_kind_of_its_error(node: Node) -> None:
     await node.ask(cmd("create-vm"))
     await node.ask(cmd("refuse"))

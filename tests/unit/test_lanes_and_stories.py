@@ -38,6 +38,7 @@ async def test_jobs_of_one_entity_happen_in_order_and_those_of_others_do_not_wai
     assert done == ["b1", "a1", "a2"]
 
 
+@pytest.mark.our_mistake
 async def test_a_job_that_breaks_is_logged_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
     lanes = Lanes(Tasks("test"))
@@ -187,6 +188,7 @@ async def test_work_that_hangs_ends_at_its_deadline_as_a_failure() -> None:
     assert work.log == ["begin hangs", "cancelled hangs", "hangs failed: timed out after 0.05 s"]
 
 
+@pytest.mark.our_mistake
 async def test_a_driver_that_breaks_is_a_failure_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     work = Work()
     work.keys = ["breaks"]

@@ -19,9 +19,10 @@ from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedHost
 from aetherscale.bus import protocol
 from aetherscale.bus.bus import Incoming
-from aetherscale.bus.jetstream import Pipeline, Stream, StreamError
+from aetherscale.bus.jetstream import Stream, StreamError
 from aetherscale.bus.memory import MemoryBroker
 from aetherscale.bus.nats import MAX_UNREAD_CHUNKS, _Waiting
+from aetherscale.bus.pipeline import Pipeline
 from aetherscale.bus.protocol import Parser, ProtocolError
 from aetherscale.bus.services import MAX_ANSWERS, Service, Services
 from aetherscale.eventstore.log import EventLog

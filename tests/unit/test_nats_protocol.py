@@ -123,3 +123,26 @@ def test_a_header_cannot_smuggle_in_another(value: str) -> None:
 )  # fmt: skip
 def test_patterns_match_as_the_server_has_it(pattern: str, subject: str, expected: bool) -> None:
     assert protocol.matches(pattern, subject) is expected
+
+
+def test_a_header_named_status_is_not_the_servers_word() -> None:
+    forged = protocol.parse_headers(b"NATS/1.0\r\nStatus: 503\r\nDescription: gone\r\nX: 1\r\n\r\n")
+    assert dict(forged) == {"X": "1"}
+    assert protocol.parse_headers(b"NATS/1.0 503\r\n\r\n")["Status"] == "503"
+    with pytest.raises(ValueError, match="the server's own"):
+        protocol.encode_headers({"Status": "503"})
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("'Authorization Violation'", "refuses the credentials"),
+        ("'authorization violation'", "refuses the credentials"),
+        ("'maximum connections exceeded'", "max_connections"),
+        ("'Maximum Control Line Exceeded'", "max_control_line"),
+        ("'something\x1b[2J new'", "the server says: 'something [2J new'"),
+    ],
+)
+def test_what_a_server_says_is_told_by_its_meaning(said: str, meant: str) -> None:
+    assert meant in protocol.meaning(said)
+    assert "\x1b" not in protocol.meaning(said)

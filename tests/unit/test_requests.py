@@ -68,6 +68,32 @@ def test_a_trace_correlates_where_nothing_else_does() -> None:
     assert call(subject, traceparent="nonsense").correlation_id == "fresh"
 
 
+def test_a_time_to_wait_counts_from_the_arrival_whatever_the_callers_clock_says() -> None:
+    subject = "aether.v1.acme.cmd.compute.start-vm"
+    assert call(subject, Aether_Timeout_Ms="5").deadline_us == NOW_US + 5000
+    assert call(subject, Aether_Timeout_Ms="5", Aether_Deadline="1700000000001").deadline_us == NOW_US + 1000
+    for value in ("", "-1", "1.5", "5s", "9" * 16):
+        with pytest.raises(Refused, match="expected milliseconds"):
+            call(subject, Aether_Timeout_Ms=value)
+
+
+def test_a_deadline_that_is_over_asks_to_compare_the_clocks_and_says_that_nothing_goes_on() -> None:
+    with pytest.raises(Refused) as refused:
+        call("aether.v1.acme.cmd.compute.start-vm", Aether_Deadline="1")
+    assert "compare the clocks" in refused.value.hint
+    assert refused.value.details["goes-on"] is False
+
+
+def test_who_a_caller_says_that_it_is_cannot_be_taken_for_who_it_is() -> None:
+    subject = "aether.v1.acme.cmd.compute.start-vm"
+    assert call(subject).actor == "user:nats"
+    assert call(subject, Aether_Claimed_User="joe").actor == "user:nats (says: joe)"
+    for forged in ("joe) (is: root", "root)", "a b", "x" * 65, "", "aether:compute", "joe\n", "jö"):
+        with pytest.raises(Refused) as refused:
+            call(subject, Aether_Claimed_User=forged)
+        assert refused.value.field == "Aether-Claimed-User"
+
+
 def test_a_deadline_in_the_future_goes_with_the_call() -> None:
     made = call("aether.v1.acme.cmd.compute.start-vm", Aether_Deadline="1700000000001")
     assert made.deadline_us == NOW_US + 1000

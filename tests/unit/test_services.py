@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from aetherscale.bus import beats
+from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.heartbeat import Heartbeat
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
@@ -102,20 +104,16 @@ async def test_a_node_beats_with_the_head_of_its_log_and_leaves_out_what_cannot_
     heads = iter(range(100))
     asked = asyncio.Event()
 
-    async def head() -> int:
+    async def report() -> Beat:
         asked.set()
-        return next(heads)
+        return Beat("n1", "0e", next(heads), "0.1.0", "2023-11-14T22:13:20.000000Z", instance="i1", cpus=4)
 
-    heartbeat = Heartbeat(
-        broker.connect(clock), node="n1", epoch="0e", head=head, version="0.1.0", clock=clock, interval_s=0.001
-    )
-    heartbeat.start()
+    heartbeat = Heartbeat(broker.connect(clock), report, ("n1", "0e", "i1"), interval_s=0.001)
+    await heartbeat.start()
     async with asyncio.timeout(WAIT_S):
         first = await heard.get()
         assert first.subject == "aether.v1.sys.hb.n1"
-        assert msgspec.json.decode(first.body) == {
-            "node": "n1", "epoch": "0e", "seq": 0, "version": "0.1.0", "time": "2023-11-14T22:13:20.000000Z",
-        }  # fmt: skip
+        assert beats.read(first.body, first.subject).cpus == 4
         broker.down()
         asked.clear()
         await asked.wait()

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Protocol
 
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import Bus, BusUnavailable
 from aetherscale.bus.jetstream import (
-    ACK_TIMEOUT_S,
     MAX_HEADER_BYTES,
     NO_ROOM,
-    Pipeline,
+    SUBJECTS_OVERLAP,
     StoredMessage,
     Stream,
     StreamError,
 )
-from aetherscale.bus.streamplan import Continue, Create, Halt, LogState, Plan, Rebuild, SetAside, plan
+from aetherscale.bus.pipeline import ACK_TIMEOUT_S, Pipeline
+from aetherscale.bus.streamplan import FOREIGN, Continue, Create, Halt, LogState, Plan, Rebuild, SetAside, plan
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import subjects
 from aetherscale.kernel.messages import Recorded, event_id
@@ -38,6 +38,8 @@ SCRUB_INTERVAL_S: Final = 24 * 3600.0
 SCRUB_PAGE: Final = 500
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 5.0
+STUCK_AFTER: Final = 3
+"""So many failures in a row with nothing stored: a nats-server keeps a stream's write error until it is restarted."""
 MAX_BYTES: Final = 1024**3
 
 
@@ -67,8 +69,15 @@ class Source(Protocol):
         ...
 
 
+async def _no_rival() -> str:
+    return ""
+
+
 class Publisher:
-    """Publishes from `start` to `close`. `alarm` is told what a human has to know."""
+    """Publishes from `start` to `close`. `alarm` is told what a human has to know.
+
+    `rivalry` says whether another node of this name is there, who would take our stream for that of an earlier log.
+    """
 
     def __init__(
         self,
@@ -76,13 +85,14 @@ class Publisher:
         bus: Bus,
         *,
         alarm: Callable[[str], None] = lambda text: None,
+        rivalry: Callable[[], Awaitable[str]] = _no_rival,
         max_bytes: int = MAX_BYTES,
         replicas: int = 1,
         ack_timeout_s: float = ACK_TIMEOUT_S,
         compare_interval_s: float = COMPARE_INTERVAL_S,
         scrub_interval_s: float = SCRUB_INTERVAL_S,
     ) -> None:
-        self._source, self._bus, self._alarm = source, bus, alarm
+        self._source, self._bus, self._alarm, self._rivalry = source, bus, alarm, rivalry
         self._ack_timeout_s = ack_timeout_s
         self._compare_interval_s, self._scrub_interval_s = compare_interval_s, scrub_interval_s
         node = source.node
@@ -103,8 +113,19 @@ class Publisher:
         self._told = self._alarmed = ""
         self._stored_seq = 0
         self._pipeline: Pipeline | None = None
+        self._failures = 0
+        """How often in a row nothing could be stored."""
+        self._trouble, self._trouble_seq = "", 0
         self.halted = ""
         """Why nothing is published, where that is so."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the copy stands still, and what to do about it; "" where it does not."""
+        if self.halted:
+            return f"the copy of the log on JetStream, {self._stream.name}, is not published to: {self.halted}"
+        moves = self._pipeline is not None and self._pipeline.stored >= self._trouble_seq
+        return "" if moves else self._trouble
 
     @property
     def stored_seq(self) -> int:
@@ -144,14 +165,31 @@ class Publisher:
                 await self._publish(after, replayed_to)
                 self._told = self._alarmed = ""
             except (BusUnavailable, StreamError) as failure:
-                if str(failure) != self._told:
-                    log.warning("events wait in the log until they can be published: %s%s", failure, self._way(failure))
-                    self._told = str(failure)
+                await self._failed(failure)
                 await self._pause(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
             except Exception:
                 log.exception("publishing failed; trying again in %.0f s", LAST_RETRY_S)
                 await self._pause(LAST_RETRY_S)
+
+    async def _failed(self, failure: BusUnavailable | StreamError) -> None:
+        """Say why events wait, once; look whether a new stream would take what this one does not."""
+        if str(failure) != self._told:
+            log.warning("events wait in the log until they can be published: %s%s", failure, self._way(failure))
+            self._told = str(failure)
+        if isinstance(failure, BusUnavailable):
+            return
+        self._trouble = f"the copy of the log on JetStream stands still: {failure}{self._way(failure)}"
+        self._failures += 1
+        if self._failures >= STUCK_AFTER and await self._has_room():
+            self._damage = "it stores nothing any more"
+            self._failures = 0
+
+    async def _has_room(self) -> bool:
+        try:
+            return await self._stream.has_room()
+        except (BusUnavailable, StreamError):
+            return False
 
     async def _compare(self) -> Plan:
         damage, self._damage = self._damage, ""
@@ -168,19 +206,28 @@ class Publisher:
                 damage = await self._first_difference(self._doubtful_seq, stream.last_seq)
             if damage:
                 decided = Rebuild(stream.first_seq, damage)
-        self._doubtful_seq = 0
+        if isinstance(decided, SetAside | Rebuild) and not damage and (rivalry := await self._rivalry()):
+            # Each of two would put the other's stream away, again and again.
+            decided = Halt(rivalry)
+        self._doubtful_seq = self._trouble_seq = 0
         return decided
 
     async def _prepare(self, decided: Create | Continue | Rebuild | SetAside) -> tuple[int, int]:
         """Make the stream such that it can be published to; after which event, and up to which it is a repetition."""
         if isinstance(decided, Continue):
-            await self._stream.adjust()
-            return decided.after, 0
+            unchangeable = await self._stream.adjust()
+            if not unchangeable:
+                return decided.after, 0
+            decided = Rebuild(1, unchangeable)
         first_seq = 1
         if isinstance(decided, SetAside):
             state = await self._stream.state()
             aside = f"{self._stream.name}_{decided.epoch}_{state.last_seq if state else 0}"
-            self._tell(f"the stream {self._stream.name} has events of another log of this node; kept as {aside}")
+            what = "events of another log of this node"
+            if decided.epoch == FOREIGN:
+                aside += f"_{state.created if state else ''}"
+                what = "messages that were never this node's"
+            self._tell(f"the stream {self._stream.name} has {what}; kept as {aside}")
             await self._stream.set_aside(aside)
         else:
             first_seq = decided.first_seq
@@ -209,6 +256,9 @@ class Publisher:
             finally:
                 self._bound = None
                 self._stored_seq, self._pipeline = pipeline.stored, None
+                self._trouble_seq = pipeline.stored + 1
+                if pipeline.stored > after:
+                    self._failures = 0
                 self._doubtful_seq = pipeline.stored + 1
             await pipeline.drained()
             self._stored_seq, self._doubtful_seq = pipeline.stored, 0
@@ -295,7 +345,10 @@ class Publisher:
 
     def _way(self, failure: BusUnavailable | StreamError) -> str:
         """What to do about a failure, where that is known."""
-        if not isinstance(failure, StreamError) or failure.code not in NO_ROOM:
+        code = failure.code if isinstance(failure, StreamError) else 0
+        if code == SUBJECTS_OVERLAP:
+            return "; delete the stream that takes the subjects of this one, or give it others: nats stream ls"
+        if code not in NO_ROOM:
             return ""
         size_mib = self._stream.max_bytes // 1024**2
         return (

@@ -8,6 +8,7 @@ end: chunks of the type `item` are then put into the result as `items`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -22,8 +23,13 @@ NODE: Final = "Aether-Node"
 ERROR: Final = "Nats-Service-Error"
 ERROR_CODE: Final = "Nats-Service-Error-Code"
 
+TOO_LARGE: Final = 413
+
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _MAX_ERROR_CHARACTERS = 300
+
+
+log = logging.getLogger(__name__)
 
 
 class Answer:
@@ -87,7 +93,10 @@ class Answer:
             await self._send(_encoded(chunk), headers)
         except TooLarge as too_large:
             self._over = True
-            await self._publish(replies.error(Refused(413, f"the answer is too large: {too_large}")))
+            if chunk["type"] == "error" and chunk["code"] == TOO_LARGE:
+                log.warning("not even an error can be answered: %s; raise the broker's max_payload", too_large)
+                return
+            await self._publish(replies.error(Refused(TOO_LARGE, f"the answer is too large: {too_large}")))
 
     async def _send(self, body: bytes, headers: Mapping[str, str] | None, *, ask: bool = False) -> None:
         try:

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aetherscale.bus import protocol
-from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, TooLarge
+from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized, TooLarge
+from aetherscale.bus.endpoint import servers
 from aetherscale.bus.protocol import Control, Delivery, Parser, ProtocolError
 
 if TYPE_CHECKING:
-    from aetherscale.bus.endpoint import Endpoint
+    from aetherscale.bus.endpoint import Endpoint, Server
 
 CONNECT_S: Final = 3.0
 READ_BYTES: Final = 256 * 1024
@@ -34,14 +35,19 @@ MAX_WAITING: Final = 100_000
 
 
 def connect(endpoint: Endpoint, *, name: str = "aetherscale", timeout_s: float = CONNECT_S) -> Connection:
-    """A connection to the first server of the endpoint that answers. Raises `BusUnavailable` that names each."""
+    """A connection to the first server of the endpoint that answers.
+
+    Raises `BusUnavailable` that names each, `NotAuthorized` where one refused the credentials, and ValueError.
+    """
     failures: list[str] = []
-    for url in endpoint.url.split(","):
+    kind: type[BusUnavailable] = BusUnavailable
+    for server in servers(endpoint):
         try:
-            return Connection(url, endpoint, name, timeout_s)
+            return Connection(server, endpoint, name, timeout_s)
         except BusUnavailable as failure:
+            kind = NotAuthorized if isinstance(failure, NotAuthorized) else kind
             failures.append(str(failure))
-    raise BusUnavailable("; ".join(failures))
+    raise kind("; ".join(failures))
 
 
 class Connection:
@@ -50,25 +56,25 @@ class Connection:
     Every method raises `BusUnavailable` where it is lost.
     """
 
-    def __init__(self, url: str, endpoint: Endpoint, name: str, timeout_s: float) -> None:
-        self.url = url
+    def __init__(self, server: Server, endpoint: Endpoint, name: str, timeout_s: float) -> None:
+        self.url = server.url
         self.max_payload_bytes = MAX_PAYLOAD_BYTES
         self._parser = Parser()
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._awaited = ""
         self._heard: Control | None = None
-        scheme, _, address = url.partition("://")
-        host, _, port = address.rpartition(":")
+        host = server.host
         try:
             # As bytes: a text would go through the tables of international names, which take time to load. typeshed
             # does not know that getaddrinfo(3) is given them as they are.
-            raw_host = host.strip("[]").encode("ascii" if host.isascii() else "idna")
-            self._socket = socket.create_connection((raw_host, int(port)), timeout_s)  # type: ignore[arg-type]
-        except OSError as error:
-            raise self._lost(f"cannot be reached: {error.strerror or error}") from error
+            raw_host = host.encode("ascii" if host.isascii() else "idna")
+            self._socket = socket.create_connection((raw_host, server.port), timeout_s)  # type: ignore[arg-type]
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+            raise self._lost(f"cannot be reached: {reason or error}") from error
         try:
-            self._greet(scheme, host.strip("[]"), endpoint, name, timeout_s)
+            self._greet(server.scheme, host, endpoint, name, timeout_s)
         except BaseException:
             self.close()
             raise
@@ -185,7 +191,8 @@ class Connection:
         elif control.verb == "PING":
             self._send(protocol.PONG)
         elif control.verb == "-ERR":
-            raise self._lost(f"the server says: {control.argument}")
+            lost = self._lost(protocol.meaning(control.argument))
+            raise NotAuthorized(str(lost)) if protocol.is_about_credentials(control.argument) else lost
 
     def _await(self, verb: str, timeout_s: float) -> Control:
         """The next control line of a kind. What is sent before a PING has been taken when its PONG comes."""
@@ -205,7 +212,8 @@ class Connection:
             info = self._await("INFO", timeout_s).info()
         except ProtocolError as broken:
             raise self._lost(str(broken)) from broken
-        self.max_payload_bytes = int(info.get("max_payload", MAX_PAYLOAD_BYTES))
+        limit = info.get("max_payload", MAX_PAYLOAD_BYTES)
+        self.max_payload_bytes = limit if isinstance(limit, int) else MAX_PAYLOAD_BYTES
         if scheme == "tls" or info.get("tls_required"):
             self._secure(host)
         options: dict[str, Any] = {
@@ -220,6 +228,8 @@ class Connection:
         }
         if endpoint.user:
             options |= {"user": endpoint.user, "pass": endpoint.password}
+        if endpoint.token:
+            options |= {"auth_token": endpoint.token}
         self._send(protocol.connect(options))
         self.flush(timeout_s)
 

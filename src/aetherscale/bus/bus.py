@@ -49,6 +49,10 @@ class BusUnavailable(Exception):
     """The broker cannot be reached now; says since when."""
 
 
+class NotAuthorized(BusUnavailable):
+    """The broker is there and refuses our credentials; trying again does not help, mending them does."""
+
+
 class NoResponders(Exception):
     """Nobody listens on the subject of a request."""
 
@@ -66,12 +70,17 @@ class Bus(Protocol):
         ...
 
     @property
+    def trouble(self) -> str:
+        """Why there is no connection, for a human; "" while it stands, or where nothing is known yet."""
+        ...
+
+    @property
     def max_body_bytes(self) -> int:
         """What the broker takes at most for headers and body of one message."""
         ...
 
     def inbox(self) -> str:
-        """A new subject for replies that nobody else has, and under which nobody else publishes by chance."""
+        """A new subject for replies that nobody else has and nobody can guess, not even from another one."""
         ...
 
     async def listen(self, subject: str, queue: str, handler: Handler) -> Subscription:

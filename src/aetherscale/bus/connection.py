@@ -60,6 +60,8 @@ class Connection(Client):
         super().__init__()
         self.lost = asyncio.Event()
         self._why: Exception | None = None
+        self.said = ""
+        """What the server said was wrong, last."""
         self._ps = _Reader(self, deliver)
 
     async def open(self, servers: list[str], endpoint: Endpoint, name: str) -> None:
@@ -70,6 +72,7 @@ class Connection(Client):
                 name=name,
                 user=endpoint.user or None,
                 password=endpoint.password or None,
+                token=endpoint.token or None,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
@@ -134,7 +137,8 @@ class Connection(Client):
                 except asyncio.InvalidStateError:
                     log.debug("a pong came after its waiter had given up")
             case "-ERR":
-                log.warning("nats-server says: %s", frame.argument)
+                self.said = frame.argument
+                log.warning("NATS: %s", protocol.meaning(frame.argument))
                 await self._process_err(frame.argument.lower())
             case "INFO":
                 await self._process_info(frame.info())

@@ -128,8 +128,8 @@ class EmbeddedServer:
             retry_s = min(2 * retry_s, LAST_RETRY_S)
             try:
                 await self._launch(_port_of(self.endpoint), self.endpoint.password)
-            except (EmbeddedServerError, OSError):
-                log.exception("nats-server does not come back; trying again")
+            except (EmbeddedServerError, OSError) as failure:
+                log.error("nats-server does not come back; trying again: %s", failure)
 
     async def _launch(self, port: int, password: str) -> None:
         """Start one process and wait until it is ready; on another port where something else has taken the one."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.statedir import write_file
 
 FILE_NAME: Final = "nats.json"
 SHARED_MODE: Final = 0o640
 DEFAULT_PORT: Final = 4222
+
+_BLANK = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029]")
+_HOST = re.compile(r"[\w.-]{1,253}|[0-9A-Fa-f:.]{2,45}(?:%[\w.-]{1,15})?")
 
 
 class Endpoint(Struct, frozen=True, omit_defaults=True):
@@ -24,23 +29,71 @@ class Endpoint(Struct, frozen=True, omit_defaults=True):
     user: str = ""
     password: str = ""
     description: str = ""
+    token: str = ""
 
 
-def parse_endpoint(url: str, user: str = "", password: str = "") -> Endpoint:
+class Server(Struct, frozen=True):
+    """One server of an endpoint. `host` is a name or an address, an IPv6 one without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """As it can be shown and logged."""
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def parse_endpoint(url: str, user: str = "", password: str = "", token: str = "") -> Endpoint:
     """The endpoint of a URL that may carry credentials; they are taken out of it, so that it can be shown and logged.
 
-    Raises ValueError, which does not repeat the credentials, for what is no `nats://` or `tls://` URL with a host.
+    `nats://USER:PASSWORD@HOST` or, as other NATS programs have it, `nats://TOKEN@HOST`. The other arguments go before
+    what stands in a URL. Raises ValueError, which never repeats what may be a credential, for what is no `nats://` or
+    `tls://` URL with a host, and for servers with different credentials.
     """
-    urls: list[str] = []
+    found: list[tuple[Server, tuple[str, str, str]]] = []
     for part in url.split(","):
-        parts = urlsplit(part.strip() if "://" in part else f"nats://{part.strip()}")
-        if parts.scheme not in ("nats", "tls") or not parts.hostname:
-            raise ValueError(f"NATS URL: got {parts.scheme}://{parts.hostname or ''}, expected nats://HOST:PORT")
-        user = user or unquote(parts.username or "")
-        password = password or unquote(parts.password or "")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        urls.append(f"{parts.scheme}://{host}:{parts.port or DEFAULT_PORT}")
-    return Endpoint(",".join(urls), user, password)
+        server, credentials = _parse(part.strip())
+        if any(credentials) and found and not any(found[0][1]):
+            raise ValueError("NATS URL: expected the credentials in the first URL; write a comma in one as %2C")
+        if any(credentials) and found and credentials != found[0][1]:
+            raise ValueError("NATS URL: got several with different credentials, expected the same in each")
+        found.append((server, credentials))
+    if not (user or password or token):
+        user, password, token = found[0][1]
+    return Endpoint(",".join(server.url for server, _ in found), user, password, token=token)
+
+
+def servers(endpoint: Endpoint) -> list[Server]:
+    """The servers of an endpoint. Raises ValueError where its URL is none."""
+    return [_parse(part.strip())[0] for part in endpoint.url.split(",")]
+
+
+def _parse(url: str) -> tuple[Server, tuple[str, str, str]]:
+    """The server of one URL, and the user, password and token in it."""
+    try:
+        parts = urlsplit(url if "://" in url else f"nats://{url}")
+        host, port = unquote(parts.hostname or ""), parts.port
+    except ValueError:
+        raise _no_url("a port that is no number from 1 to 65535, or an address without [ ]") from None
+    if _BLANK.search(url):
+        raise _no_url("a blank or a control character")
+    if parts.scheme not in ("nats", "tls"):
+        raise _no_url("another scheme")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise _no_url("more than a host and a port; in a password, write / as %2F, ? as %3F and # as %23")
+    if port == 0 or not _HOST.fullmatch(host):
+        raise _no_url("a port 0" if port == 0 else "no host, or one with characters that no host has")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if password and not user:
+        raise _no_url("a password without a user")
+    credentials = ("", "", user) if parts.password is None else (user, password, "")
+    return Server(parts.scheme, host, port or DEFAULT_PORT), credentials
+
+
+def _no_url(got: str) -> ValueError:
+    return ValueError(f"NATS URL: got {got}; expected nats://[USER:PASSWORD@]HOST[:PORT] or nats://TOKEN@HOST[:PORT]")
 
 
 def read_endpoint(state_dir: Path) -> Endpoint:
@@ -50,8 +103,9 @@ def read_endpoint(state_dir: Path) -> Endpoint:
     """
     path = state_dir / FILE_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Endpoint)
-    except msgspec.DecodeError as broken:
+        told = msgspec.json.decode(path.read_bytes(), type=Endpoint)
+        return replace(parse_endpoint(told.url, told.user, told.password, told.token), description=told.description)
+    except ValueError as broken:
         raise ValueError(f"{path}: {broken}; delete it and restart the node, which writes it anew") from None
 
 

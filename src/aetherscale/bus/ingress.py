@@ -10,8 +10,8 @@ keep the order of their messages.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
@@ -78,7 +78,6 @@ class Ingress:
         self._answering: dict[str, asyncio.Task[None]] = {}
         self._open: Counter[str] = Counter()
         """Replies under way, by tenant; a tenant without any is not in it."""
-        self._tokens = itertools.count(1)
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
         self._changing: set[tuple[str, str, str]] = set()
@@ -178,7 +177,8 @@ class Ingress:
             log.exception("the call of a message on %r failed", incoming.subject[:200])
             self._refuse(incoming, targets, fan_out, BROKEN)
         else:
-            token = str(next(self._tokens))
+            # Who knows it can end the reply, and only who gets the reply may.
+            token = secrets.token_hex(16)
             answer = self._answer(targets, fan_out, f"{self._deserted}.{token}")
             task = self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
             self._answering[token] = task

@@ -1,4 +1,4 @@
-"""One JetStream stream over the bus: its state, its making and unmaking, its messages, and publishing in order.
+"""One JetStream stream over the bus: its state, its making and unmaking, and its messages.
 
 Speaks the JetStream API itself, since nats-py's asynchronous publishing never tells of a refused message. Has never
 heard of the log whose copy the stream is. Source: ADR-1, ADR-31 (direct get, batches) of the NATS architecture.
@@ -7,32 +7,40 @@ heard of the log whose copy the stream is. Source: ADR-1, ADR-31 (direct get, ba
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+import re
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from aetherscale.bus.bus import STATUS, Bus, Incoming, NoResponders, Subscription
-from aetherscale.bus.protocol import parse_headers
+from aetherscale.bus import apianswers, beats, streamconfig
+from aetherscale.bus.apianswers import Ack, Answer, Got, Info, MalformedAnswer, State
+from aetherscale.bus.bus import STATUS, Bus, Incoming, NoResponders, TooLarge
 from aetherscale.bus.streamplan import StreamState
+
+A = TypeVar("A", bound=Answer)
 
 API: Final = "$JS.API"
 TIMEOUT_S: Final = 10.0
 STREAM_NOT_FOUND: Final = 10059
 NAME_IN_USE: Final = 10058
+NO_MESSAGE: Final = 10037
+SUBJECTS_OVERLAP: Final = 10065
 NO_ROOM: Final = frozenset({10002, 10023, 10047, 10122})
 """An account, a cluster or a server has not got the room that a stream asks for, or may not give it."""
-WINDOW: Final = 256
-"""Messages under way at one time."""
-ACK_TIMEOUT_S: Final = 5.0
-"""Nothing stored for so long while something is under way: somebody else heard it, or nobody."""
 COPY_TIMEOUT_S: Final = 120.0
 COPY_POLL_S: Final = 0.02
+PROBE_S: Final = 3.0
+PROBE_BYTES: Final = 64 * 1024
+"""With room for so much it is worth to make the stream anew."""
 DUPLICATE_WINDOW_NS: Final = 10**9
 """Expected positions tell what is there twice; a server reads the whole of this window anew when it starts."""
+
+ADJUSTABLE: Final = ("max_bytes", "duplicate_window", "allow_direct")
+"""What this version, or its settings, may want otherwise than what made the stream; no message is another for it."""
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 EXPECTED_LAST: Final = "Nats-Expected-Last-Sequence"
@@ -58,19 +66,6 @@ class StoredMessage(Struct, frozen=True):
     body: bytes
 
 
-class _Error(Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _Ack(Struct):
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: _Error | None = None
-
-
 class Stream:
     """A stream by name. `max_bytes` is what it may take on disk: the oldest messages go first."""
 
@@ -85,43 +80,69 @@ class Stream:
         info = await self._info(self.name)
         if info is None:
             return None
-        state, last = info["state"], int(info["state"]["last_seq"])
+        state = _state_of(info)
         return StreamState(
-            first_seq=int(state["first_seq"]),
-            last_seq=last,
-            messages=int(state["messages"]),
-            deleted=int(state.get("num_deleted", 0)),
-            size_bytes=int(state["bytes"]),
-            subjects=tuple(info["config"].get("subjects", ())),
-            tip_id=await self._message_id(last) if state["messages"] else "",
+            first_seq=state.first_seq,
+            last_seq=state.last_seq,
+            messages=state.messages,
+            deleted=state.num_deleted,
+            size_bytes=state.bytes,
+            subjects=streamconfig.subjects(info.config),
+            tip_id=await self._message_id(state.last_seq) if state.messages else "",
+            created=re.sub(r"[^0-9]", "", info.created[:40]),
         )
 
     async def create(self, first_seq: int) -> None:
         """Make it, so that its first message will be at `first_seq`."""
-        config = {
+        made = {
             "name": self.name,
             "description": self._description,
-            "subjects": self.subjects,
-            "retention": "limits",
-            "storage": "file",
-            "discard": "old",
             "num_replicas": self._replicas,
-            "allow_direct": True,
-            "deny_delete": True,
             "first_seq": first_seq,
-            **self._adjustable,
+            "deny_delete": True,
+            **self._wanted,
         }
-        await self._ask(f"STREAM.CREATE.{self.name}", config)
+        await self._ask(f"STREAM.CREATE.{self.name}", made)
 
-    async def adjust(self) -> None:
-        """Give a stream that is there the settings that it would be made with now, where they can be changed."""
+    async def adjust(self) -> str:
+        """Give a stream that is there the limits that it would be made with now.
+
+        Which of its other settings are not as they were made is in the answer: what it stored meanwhile may be
+        anything, so it has to be made anew. "" where all is well.
+        """
         info = await self._info(self.name)
-        if info is not None and not self._adjustable.items() <= info["config"].items():
-            await self._ask(f"STREAM.UPDATE.{self.name}", {**info["config"], **self._adjustable})
+        changed = streamconfig.differences(info.config, self._wanted) if info is not None else ()
+        if info is None or not changed:
+            return ""
+        if others := [name for name in changed if name not in ADJUSTABLE]:
+            return f"somebody changed its {', '.join(others)}"
+        await self._ask(f"STREAM.UPDATE.{self.name}", {**info.config, **{name: self._wanted[name] for name in changed}})
+        return ""
 
     @property
-    def _adjustable(self) -> Mapping[str, int]:
-        return {"max_bytes": self.max_bytes, "duplicate_window": DUPLICATE_WINDOW_NS}
+    def _wanted(self) -> Mapping[str, Any]:
+        return streamconfig.wanted(self.subjects, self.max_bytes, DUPLICATE_WINDOW_NS)
+
+    async def has_room(self) -> bool:
+        """Whether the broker stores a message in a new stream: an old one keeps a write error for ever.
+
+        A broker that has no room, or is not there, is no error here.
+        """
+        probe = f"{self.name}_PROBE"
+        subject = f"$AETHER.PROBE.{secrets.token_hex(8)}"
+        body = bytes(min(PROBE_BYTES, self.bus.max_body_bytes // 2))
+        try:
+            await self._ask(f"STREAM.DELETE.{probe}", None, allow=STREAM_NOT_FOUND)
+            await self._ask(f"STREAM.CREATE.{probe}", {"name": probe, "subjects": [subject], "storage": "file"})
+            async with asyncio.timeout(PROBE_S), aclosing(self._chunks(subject, body)) as answers:
+                async for answer in answers:
+                    return apianswers.read(answer, Ack).error is None
+        except (TimeoutError, StreamError, NoResponders, MalformedAnswer):
+            return False
+        finally:
+            with suppress(StreamError):
+                await self._ask(f"STREAM.DELETE.{probe}", None, allow=STREAM_NOT_FOUND)
+        return False
 
     async def delete(self) -> None:
         """Remove it, if it is there."""
@@ -138,24 +159,24 @@ class Stream:
         }  # fmt: skip
         await self._ask(f"STREAM.CREATE.{name}", copy, allow=NAME_IN_USE)
         here = await self._info(self.name)
-        there = await self._copied(name, here["state"] if here else {"last_seq": 0, "messages": 0})
+        there = await self._copied(name, _state_of(here) if here else State(0, 0, 0, 0))
         if there is None:
             raise StreamError(f"stream {name}: it is gone again before it could be used")
         # A mirror without its origin would go on with the next stream of that name.
-        if "mirror" in there["config"]:
-            config = {key: value for key, value in there["config"].items() if key != "mirror"}
+        if "mirror" in there.config:
+            config = {key: value for key, value in there.config.items() if key != "mirror"}
             # Or it would go on answering for the other stream's name, with the messages of old.
             config["mirror_direct"] = False
             await self._ask(f"STREAM.UPDATE.{name}", config)
         await self.delete()
 
-    async def _copied(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def _copied(self, name: str, wanted: State) -> Info | None:
         """Wait until a mirror has all messages; JetStream tells nobody when."""
         try:
             async with asyncio.timeout(COPY_TIMEOUT_S):
                 while True:
                     info = await self._info(name)
-                    if info is None or _has_all(info["state"], wanted):
+                    if info is None or _has_all(_state_of(info), wanted):
                         return info
                     await asyncio.sleep(COPY_POLL_S)
         except TimeoutError:
@@ -171,163 +192,80 @@ class Stream:
             question = msgspec.json.encode({"seq": first_seq, "batch": count})
             await self.bus.publish(f"{API}.DIRECT.GET.{self.name}", question, reply=inbox)
             async with asyncio.timeout(TIMEOUT_S):
-                while (answer := await answers.get()).headers.get("Nats-Sequence", "").isdigit():
-                    found.append(_stored(answer))
+                while position := apianswers.position(answer := await answers.get()):
+                    if position < first_seq or len(found) >= count:
+                        raise StreamError(f"stream {self.name}: reading from {first_seq} got what was not asked for")
+                    found.append(_stored(answer, position))
         except TimeoutError:
             raise StreamError(f"stream {self.name}: reading from {first_seq} got no answer") from None
         finally:
             await subscription.unsubscribe()
         # 204 ends a batch, 404 says that there is nothing at or after the position.
-        if (status := answer.headers.get(STATUS)) not in ("204", "404"):
-            raise StreamError(f"stream {self.name}: reading from {first_seq} got the status {status}")
+        if (status := answer.headers.get(STATUS, "")) not in ("204", "404"):
+            raise StreamError(f"stream {self.name}: reading from {first_seq} got the status {beats.line(status)}")
         return found
 
     async def _message_id(self, seq: int) -> str:
-        answer = await self._ask(f"STREAM.MSG.GET.{self.name}", {"seq": seq}, allow=10037)
-        block = answer.get("message", {}).get("hdrs", "")
-        return _headers(block).get(MESSAGE_ID, "")
+        what = f"STREAM.MSG.GET.{self.name}"
+        got = await self._ask(what, {"seq": seq}, allow=NO_MESSAGE, kind=Got)
+        try:
+            return apianswers.header(got.message, MESSAGE_ID) if got.message is not None else ""
+        except MalformedAnswer as broken:
+            raise StreamError(f"{what}: {broken}") from None
 
-    async def _info(self, name: str) -> dict[str, Any] | None:
-        answer = await self._ask(f"STREAM.INFO.{name}", None, allow=STREAM_NOT_FOUND)
-        return None if "error" in answer else answer
+    async def _info(self, name: str) -> Info | None:
+        answer = await self._ask(f"STREAM.INFO.{name}", None, allow=STREAM_NOT_FOUND, kind=Info)
+        return None if answer.error is not None else answer
 
-    async def _ask(self, what: str, body: Mapping[str, Any] | None, allow: int = 0) -> dict[str, Any]:
+    async def _ask(
+        self,
+        what: str,
+        body: Mapping[str, Any] | None,
+        *,
+        allow: int = 0,
+        kind: type[A] = Answer,  # type: ignore[assignment]
+    ) -> A:
         """One question to the API. Raises `StreamError` for any error but the one that is allowed for."""
         question = msgspec.json.encode(body) if body is not None else b""
         try:
-            async for chunk in self.bus.request(f"{API}.{what}", question, timeout_s=TIMEOUT_S):
-                answer: dict[str, Any] = msgspec.json.decode(chunk)
-                error = answer.get("error")
-                if error and error.get("err_code") != allow:
-                    raise StreamError(f"{what}: {error.get('description')}", int(error.get("err_code", 0)))
-                return answer
+            async with aclosing(self._chunks(f"{API}.{what}", question)) as chunks:
+                async for chunk in chunks:
+                    answer = apianswers.read(chunk, kind)
+                    error = answer.error
+                    if error is not None and error.err_code != allow:
+                        raise StreamError(f"{what}: {apianswers.refusal(error)}", error.err_code)
+                    return answer
+        except MalformedAnswer as broken:
+            raise StreamError(f"{what}: an answer that is none: {broken}") from None
         except NoResponders:
             raise StreamError(f"{what}: this broker has no JetStream; turn it on, or use the embedded one") from None
         except TimeoutError:
             raise StreamError(f"{what}: no answer within {TIMEOUT_S:.0f} s") from None
         raise StreamError(f"{what}: an empty answer")
 
-
-class Pipeline:
-    """Messages on their way into a stream, in order, each at the position that it must get; many under way at once.
-
-    The first one that does not get its position fails the pipeline: every later one is refused too. `on_failure` is
-    called then, from within the loop. Use as a context.
-    """
-
-    def __init__(
-        self,
-        stream: Stream,
-        after: int,
-        *,
-        window: int = WINDOW,
-        ack_timeout_s: float = ACK_TIMEOUT_S,
-        on_failure: Callable[[], None],
-    ) -> None:
-        self._stream, self._window, self._ack_timeout_s = stream, window, ack_timeout_s
-        self._on_failure = on_failure
-        self._sent = self.stored = after
-        self._failure: StreamError | None = None
-        self._changed = asyncio.Event()
-        self._inbox = stream.bus.inbox()
-        self._subscription: Subscription | None = None
-        self._watch: asyncio.TimerHandle | None = None
-
-    async def __aenter__(self) -> Self:
-        self._subscription = await self._stream.bus.listen(f"{self._inbox}.*", "", self._acknowledged)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
-
-    async def publish(self, subject: str, body: bytes, message_id: str, headers: Mapping[str, str]) -> None:
-        """Send the next message; waits where too many are under way. Raises `StreamError`, `BusUnavailable`."""
-        if self._sent - self.stored >= self._window:
-            await self._until(lambda: self._sent - self.stored <= self._window // 2)
-        if self._failure is not None:
-            raise self._failure
-        previous, self._sent = self._sent, self._sent + 1
-        fields = {
-            MESSAGE_ID: message_id,
-            EXPECTED_LAST: str(previous),
-            EXPECTED_STREAM: self._stream.name,
-            **headers,
-        }
-        if self._watch is None:
-            self._watch_from(self.stored)
-        await self._stream.bus.publish(subject, body, fields, reply=f"{self._inbox}.{self._sent}")
-
-    async def drained(self) -> None:
-        """Wait until everything that was sent is stored. Raises `StreamError`."""
-        await self._until(lambda: self.stored >= self._sent)
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while self._failure is None and not holds():
-            self._changed.clear()
-            await self._changed.wait()
-        if self._failure is not None:
-            raise self._failure
-
-    def _acknowledged(self, incoming: Incoming) -> None:
-        seq = int(incoming.subject.rpartition(".")[2])
-        failure = _refusal(incoming, seq)
-        if failure:
-            self._fail(f"message {seq}: {failure}")
-        elif self._failure is None:
-            self.stored = max(self.stored, seq)
-        self._changed.set()
-
-    def _watch_from(self, stored: int) -> None:
-        """Look again later whether more than `stored` is stored by then."""
-        loop = asyncio.get_running_loop()
-        self._watch = loop.call_later(self._ack_timeout_s, self._look, stored)
-
-    def _look(self, stored_before: int) -> None:
-        self._watch = None
-        if self.stored == stored_before:
-            self._fail(f"nothing was stored for {self._ack_timeout_s:g} s")
-        elif self.stored < self._sent:
-            self._watch_from(self.stored)
-
-    def _fail(self, why: str) -> None:
-        if self._failure is None:
-            self._failure = StreamError(f"stream {self._stream.name}, {why}")
-            self._changed.set()
-            self._on_failure()
+    async def _chunks(self, subject: str, body: bytes) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in self.bus.request(subject, body, timeout_s=TIMEOUT_S):
+                yield chunk
+        except TooLarge as too_large:
+            raise StreamError(f"{subject}: {too_large}; raise the broker's max_payload") from None
 
 
-def _refusal(incoming: Incoming, seq: int) -> str:
-    """Why a message is not stored where it must be; "" where it is. One that was there before is there."""
-    if incoming.is_no_responders:
-        return "no stream takes it"
-    try:
-        ack = msgspec.json.decode(incoming.body, type=_Ack)
-    except msgspec.DecodeError as broken:
-        return f"an acknowledgement that is none: {broken}"
-    if ack.error is not None:
-        return ack.error.description or f"error {ack.error.err_code}"
-    return "" if ack.seq == seq else f"it was stored at {ack.seq}"
+def _state_of(info: Info) -> State:
+    if info.state is None:
+        raise StreamError("a stream without a state")
+    return info.state
 
 
-def _has_all(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    return bool(there["last_seq"] >= here["last_seq"] and there["messages"] >= here["messages"])
+def _has_all(there: State, here: State) -> bool:
+    return there.last_seq >= here.last_seq and there.messages >= here.messages
 
 
-def _stored(incoming: Incoming) -> StoredMessage:
+def _stored(incoming: Incoming, position: int) -> StoredMessage:
     headers = incoming.headers
     return StoredMessage(
-        seq=int(headers["Nats-Sequence"]),
+        seq=position,
         subject=headers.get("Nats-Subject", ""),
         message_id=headers.get(MESSAGE_ID, ""),
         body=incoming.body,
     )
-
-
-def _headers(encoded: str) -> Mapping[str, str]:
-    """The headers of a message as `STREAM.MSG.GET` has them: a header block in base64."""
-    return parse_headers(b64decode(encoded)) if encoded else {}

@@ -94,6 +94,7 @@ class MemoryBus:
     """One connection to a `MemoryBroker`; a `Bus`."""
 
     max_body_bytes = MAX_PAYLOAD_BYTES
+    trouble = ""
 
     def __init__(self, broker: MemoryBroker, clock: Callable[[], int]) -> None:
         self._broker, self._clock = broker, clock

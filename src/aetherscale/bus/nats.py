@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 import nats.errors
 from msgspec import Struct
 from nats.aio.client import DEFAULT_MAX_PAYLOAD_SIZE
-from nats.nuid import NUID
 
 from aetherscale.bus import protocol
 from aetherscale.bus.bus import BusUnavailable, Handler, Incoming, NoResponders, TooLarge
 from aetherscale.bus.connection import Connection
-from aetherscale.bus.endpoint import Endpoint
+from aetherscale.bus.endpoint import Endpoint, servers
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.times import to_rfc3339
 
@@ -33,6 +33,8 @@ TURN_BYTES: Final = 64 * 1024
 """With more than this to send, everybody else gets a turn, first of all what sends it: a broker and a caller can go to
 work on the beginning of a long answer while its end is made."""
 MAX_UNREAD_CHUNKS: Final = 65_536
+TOKEN_BYTES: Final = 16
+"""What nobody guesses."""
 
 
 class _Route(Struct):
@@ -81,13 +83,14 @@ class NatsBus:
         self._settled = asyncio.Event()
         """Set when the broker has known, once, all that is listened to."""
         self._since_us: int | None = clock()
+        self._trouble = ""
         self._routes: dict[int, _Route] = {}
         self._next_sid = 1
         self._calls: list[Callable[[], None]] = []
         self._discovered: list[str] = []
         self._waiting: dict[str, _Waiting] = {}
-        self._inbox = f"_INBOX.{NUID().next().decode()}"
-        self._next_token = 1
+        self._inbox = self.inbox()
+        """Below it each request has a token of its own: who answers one cannot guess where others are answered."""
         self._hears_replies = False
         self._hearing: asyncio.Task[None] | None = None
         """The roundtrip that waits for the end of this turn of the loop."""
@@ -108,14 +111,18 @@ class NatsBus:
         return self._since_us
 
     @property
+    def trouble(self) -> str:
+        """Why there is no connection."""
+        return self._trouble
+
+    @property
     def max_body_bytes(self) -> int:
         """The broker's `max_payload`, which counts the headers too."""
         return self._connection.max_payload if self._connection else DEFAULT_MAX_PAYLOAD_SIZE
 
     def inbox(self) -> str:
         """A new subject for replies."""
-        self._next_token += 1
-        return f"{self._inbox}.i{self._next_token}"
+        return f"_INBOX.{secrets.token_hex(TOKEN_BYTES)}"
 
     def on_reconnect(self, call: Callable[[], None]) -> None:
         """Call back after every reconnect, the first connect not counted."""
@@ -160,7 +167,7 @@ class NatsBus:
         if not self._hears_replies:
             self._hears_replies = True
             await self.listen(self._inbox + ".*", "", self._reply_came)
-        reply = self.inbox()
+        reply = f"{self._inbox}.{secrets.token_hex(TOKEN_BYTES)}"
         waiting = self._waiting[reply] = _Waiting()
         try:
             await self.publish(subject, body, headers, reply=reply)
@@ -201,9 +208,10 @@ class NatsBus:
                 await self._connect(connection)
             except Exception as failure:
                 unexpected = not isinstance(failure, (OSError, nats.errors.Error, TimeoutError, ValueError))
-                if unexpected or repr(failure) != told:
-                    log.warning("cannot connect to NATS: %r; trying again", failure, exc_info=unexpected)
-                told = repr(failure)
+                self._trouble = self._reason(connection, failure)
+                if unexpected or self._trouble != told:
+                    log.warning("cannot connect to NATS: %s; trying again", self._trouble, exc_info=unexpected)
+                told = self._trouble
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
                 continue
@@ -221,8 +229,8 @@ class NatsBus:
 
     async def _connect(self, connection: Connection) -> None:
         endpoint = self._endpoint()
-        servers = [url.strip() for url in endpoint.url.split(",")]
-        await connection.open(list(dict.fromkeys([*servers, *self._discovered])), endpoint, self._name)
+        urls = [server.url for server in servers(endpoint)]
+        await connection.open(list(dict.fromkeys([*urls, *self._discovered])), endpoint, self._name)
         try:
             self._discovered = [url.geturl() for url in connection.discovered_servers]
             lines = [protocol.subscribe(route.subject, route.queue, sid) for sid, route in self._routes.items()]
@@ -235,6 +243,7 @@ class NatsBus:
             await connection.end()
             raise
         self._since_us = None
+        self._trouble = ""
         self._settled.set()
 
     def _disconnected(self) -> None:
@@ -274,6 +283,17 @@ class NatsBus:
         except (nats.errors.Error, OSError) as failure:
             log.warning("NATS does not answer (%r); connecting anew", failure)
             await connection.close()
+
+    def _reason(self, connection: Connection, failure: Exception) -> str:
+        """Why a connection was not made, without anything that may be a secret."""
+        if connection.said:
+            return protocol.meaning(connection.said)
+        if isinstance(failure, OSError) and failure.strerror:
+            return failure.strerror
+        text = str(failure)
+        if text.startswith("nats: '"):
+            return protocol.meaning(text.removeprefix("nats: "))
+        return text.splitlines()[0][:300] if text else type(failure).__name__
 
     def _unavailable(self) -> BusUnavailable:
         since = f" since {to_rfc3339(self._since_us)}" if self._since_us is not None else ""

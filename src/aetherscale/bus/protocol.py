@@ -26,6 +26,10 @@ MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 PING: Final = b"PING\r\n"
 PONG: Final = b"PONG\r\n"
 
+DESCRIPTION: Final = "Description"
+SERVERS_OWN: Final = frozenset({STATUS, DESCRIPTION})
+"""Headers in which the server itself speaks."""
+
 _HEADER_LINE: Final = b"NATS/1.0"
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_LINES = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x1f\x7f]*\r\n)*")
@@ -37,6 +41,38 @@ _PLAIN_SUBJECT = re.compile(rf"{_PLAIN}(?:\.{_PLAIN})*")
 
 class ProtocolError(Exception):
     """The other side does not speak NATS, or no longer does; the connection is of no use."""
+
+
+REFUSED: Final[Mapping[str, str]] = {
+    "authorization violation": "the server refuses the credentials (Authorization Violation)",
+    "user authentication expired": "the server says that the credentials have expired",
+    "user authentication revoked": "the server says that the credentials were revoked",
+    "account authentication expired": "the server says that the account has expired",
+    "authentication timeout": "the server got no credentials in time (Authentication Timeout)",
+    "maximum connections exceeded": "the server takes no more connections (max_connections)",
+    "maximum account active connections exceeded": "the account has no more connections left",
+    "maximum control line exceeded": "the server's max_control_line is too small; the default, 4096, is enough",
+    "maximum payload violation": "the server's max_payload is too small; the default, 1 MiB, is enough",
+    "maximum subscriptions exceeded": "the account or the user has no more subscriptions left",
+    "secure connection - tls required": "the server wants TLS: write tls:// for nats://",
+}
+"""What a server says as `-ERR`, in lower case, with what it means."""
+CREDENTIALS: Final = ("auth", "user auth", "account auth")
+"""How those begin that are about who we are."""
+
+
+def meaning(said: str) -> str:
+    """What an `-ERR` of a server means, in one line."""
+    words = said.strip("' ").lower()
+    for known, what in REFUSED.items():
+        if words.startswith(known):
+            return what
+    return f"the server says: {''.join(character if character.isprintable() else ' ' for character in said[:300])}"
+
+
+def is_about_credentials(said: str) -> bool:
+    """Whether an `-ERR` says that our credentials are not taken."""
+    return said.strip("' ").lower().startswith(CREDENTIALS)
 
 
 class Delivery(Struct, frozen=True):
@@ -138,20 +174,21 @@ def _head(line: bytes) -> _Head:
 def parse_headers(block: bytes) -> Mapping[str, str]:
     """A header block as a mapping; what is not a header in it is left out, and of a repeated one the last counts.
 
-    A status line, in which the server speaks (`NATS/1.0 503`), becomes `Status` and `Description`.
+    A status line, in which the server speaks (`NATS/1.0 503`), becomes `Status` and `Description`; headers of these
+    names are a stranger's, and left out.
     """
     first, *lines = block.split(b"\r\n")
     found: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
         key = name.strip().decode("utf-8", "replace")
-        if colon and _HEADER_KEY.fullmatch(key):
+        if colon and key not in SERVERS_OWN and _HEADER_KEY.fullmatch(key):
             found[key] = value.strip().decode("utf-8", "replace")
     status, _, description = first.removeprefix(_HEADER_LINE).strip().partition(b" ")
     if status.isdigit():
         found[STATUS] = status.decode()
         if description:
-            found["Description"] = description.strip().decode("utf-8", "replace")
+            found[DESCRIPTION] = description.strip().decode("utf-8", "replace")
     return MappingProxyType(found)
 
 
@@ -193,12 +230,14 @@ def _address(subject: str, reply: str) -> bytes:
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """A header block. Raises ValueError for a name that is no token or a value with control characters."""
+    """A header block. Raises ValueError for a name that is no token or the server's own, or a control character."""
     return _encode_headers(tuple(headers.items()))
 
 
 @lru_cache(maxsize=256)
 def _encode_headers(items: tuple[tuple[str, str], ...]) -> bytes:
+    if any(key in SERVERS_OWN for key, _ in items):
+        raise ValueError("the headers Status and Description are the server's own")
     lines = "".join([f"{key}: {value}\r\n" for key, value in items])
     # A value with a line end in it would look like one header more.
     if not _HEADER_LINES.fullmatch(lines) or lines.count("\r\n") != len(items):

@@ -22,13 +22,17 @@ KEY: Final = "Nats-Msg-Id"
 CORRELATION: Final = "Aether-Correlation-Id"
 CAUSATION: Final = "Aether-Causation-Id"
 DEADLINE: Final = "Aether-Deadline"
+TIMEOUT: Final = "Aether-Timeout-Ms"
 TRACEPARENT: Final = "traceparent"
 
+CLAIMED: Final = "Aether-Claimed-User"
+"""Who a caller says that it is. The broker proves nothing of it, so the actor says that it is claimed."""
 ACTOR: Final = "user:nats"
 FIRST_VERSION_NAMES: Final[Mapping[str, str]] = {"computing": "compute"}
 """How the first version called its components."""
 
 _DEADLINE = re.compile(r"[0-9]{1,15}")
+_USER = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
@@ -76,7 +80,7 @@ def read(
     """
     headers = incoming.headers
     key = _text(headers, KEY)
-    deadline_us = _deadline(headers, now_us)
+    deadlines_us = [each for each in (_deadline(headers, now_us), _timeout(headers, now_us)) if each is not None]
     command_id = key or new_id()
     component, task, body = address.component, address.task, incoming.body
     if address.subject_class == "rpc":
@@ -92,15 +96,29 @@ def read(
         component=component,
         task=task,
         body=body,
-        actor=ACTOR,
+        actor=_actor(headers),
         command_id=command_id,
         keyed=bool(key),
         correlation_id=_text(headers, CORRELATION) or _trace(headers) or command_id,
         causation_id=_text(headers, CAUSATION) or None,
-        deadline_us=deadline_us,
+        deadline_us=min(deadlines_us, default=None),
         object_id=address.target if address.subject_class == "obj" else "",
         legacy=address.subject_class == "rpc",
     )
+
+
+def _actor(headers: Mapping[str, str]) -> str:
+    """Who asks. All that is certain of a message on NATS is that its sender may publish there.
+
+    What it says beside that stands in parentheses, which no name has: nobody can be taken for somebody else.
+    """
+    if CLAIMED not in headers:
+        return ACTOR
+    value = headers[CLAIMED]
+    if not _USER.fullmatch(value):
+        expected = "1 to 64 letters, digits, '.', '_', '-', '@' and '+'"
+        raise Refused(400, f"header {CLAIMED}: got {value[:80]!r}, expected {expected}", field=CLAIMED)
+    return f"{ACTOR} (says: {value})"
 
 
 def _text(headers: Mapping[str, str], name: str) -> str:
@@ -125,9 +143,24 @@ def _deadline(headers: Mapping[str, str], now_us: int) -> int | None:
     if deadline_us < now_us:
         late_ms = (now_us - deadline_us) // 1000
         raise Refused(
-            504, f"the message came {late_ms} ms after its deadline; nothing was done", field=DEADLINE, retryable=True
+            504,
+            f"the message came {late_ms} ms after its deadline; nothing was done",
+            field=DEADLINE,
+            retryable=True,
+            hint=f"compare the clocks of caller and node, or send the time to wait as a duration: {TIMEOUT}",
+            details={"goes-on": False},
         )
     return deadline_us
+
+
+def _timeout(headers: Mapping[str, str], now_us: int) -> int | None:
+    """The deadline of a caller who says how long it waits, counted from the arrival: no two clocks are compared."""
+    if TIMEOUT not in headers:
+        return None
+    value = headers[TIMEOUT]
+    if not _DEADLINE.fullmatch(value):
+        raise Refused(400, f"header {TIMEOUT}: got {value[:40]!r}, expected milliseconds", field=TIMEOUT)
+    return now_us + int(value) * 1000
 
 
 def _trace(headers: Mapping[str, str]) -> str:

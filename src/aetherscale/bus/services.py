@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from aetherscale.bus.bus import Bus, BusUnavailable, Handler, Incoming, Subscription
+from aetherscale.bus.bus import Bus, BusUnavailable, Handler, Incoming, Subscription, TooLarge
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import subjects
 from aetherscale.kernel.times import to_rfc3339
@@ -97,7 +97,7 @@ class Services:
         try:
             for answer in answers:
                 await self._bus.publish(reply, msgspec.json.encode(answer))
-        except BusUnavailable:
+        except (BusUnavailable, TooLarge):
             return
 
     def _identity(self, service: Service, kind: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ not there                                         Create, publish from the begin
 a beginning of the log, without a hole            Continue after its last event
 events missing, or one that nobody of us wrote    Rebuild: delete, create, publish again
 events of another epoch of the log                SetAside: they may be the only copy; then Create
+somebody else's messages on other subjects        SetAside: they are not ours to delete; then Create
 more events of this epoch than the log has        Halt: acknowledged events are missing from the log
 """
 
@@ -17,6 +18,9 @@ from msgspec import Struct
 
 MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 """The oldest messages are dropped one by one to stay within a limit: no more than one message is missing to it."""
+
+FOREIGN: Final = "foreign"
+"""Stands for the epoch of what was never the log of a node."""
 
 _EVENT_ID = re.compile(r"(?P<node>[a-z0-9-]{1,63})\.(?P<epoch>[A-Za-z0-9_-]{1,64})\.(?P<seq>[1-9][0-9]{0,18})")
 
@@ -32,6 +36,8 @@ class StreamState(Struct, frozen=True):
     subjects: tuple[str, ...]
     tip_id: str
     """The `Nats-Msg-Id` of its last message; "" where it has none."""
+    created: str = ""
+    """When it was made, as digits: no two streams of a name were made at one moment."""
 
 
 class LogState(Struct, frozen=True):
@@ -65,7 +71,7 @@ class Rebuild(Struct, frozen=True):
 
 
 class SetAside(Struct, frozen=True):
-    """Keep the stream under another name: it has events of another log of this node, which may be nowhere else."""
+    """Keep the stream under another name: it has events of another log of this node, or what was never a node's."""
 
     epoch: str
 
@@ -90,6 +96,8 @@ def plan(stream: StreamState | None, log: LogState, wanted_subjects: tuple[str, 
     if stream.tip_id and stream.tip_id == log.id_at_tip:
         return _up_to_the_tip(stream, wanted_subjects, max_bytes)
     theirs = _EVENT_ID.fullmatch(stream.tip_id)
+    if (theirs is None or theirs["node"] != log.node) and stream.subjects != wanted_subjects:
+        return SetAside(FOREIGN)
     if theirs is None or theirs["node"] != log.node or int(theirs["seq"]) != stream.last_seq:
         return Rebuild(1, f"its last message, {stream.tip_id[:80]!r}, is not event {stream.last_seq} of this node")
     if theirs["epoch"] != log.epoch:

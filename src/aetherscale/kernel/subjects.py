@@ -8,6 +8,7 @@ aether.v1.<tenant>.evt.<node>.<kind>.<id>.<event>  events
 aether.v1.<tenant>.rpc                             the first version's message
 aether.v1.<tenant>.rsp.<channel>                   its response channel
 aether.v1.sys.hb.<node>                            heartbeat
+aether.v1.sys.all.node.info                        asks every node what it is
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ def response_channel(tenant: str, channel: str) -> str:
 def heartbeat(node: str) -> str:
     """Where a node tells that it lives."""
     return f"{ROOT}.{SYSTEM}.hb.{node}"
+
+
+def ask_nodes() -> str:
+    """Where every node is asked what it is; each answers with what its heartbeat says."""
+    return f"{ROOT}.{SYSTEM}.all.node.info"
 
 
 def event(tenant: str, node: str, kind: str, entity_id: str, event_type: str) -> str:

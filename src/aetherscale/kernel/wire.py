@@ -42,7 +42,7 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
     """
     if len(body) > MAX_BODY_BYTES:
         raise Refused(413, f"{what}: got {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
-    _check_depth(body, what)
+    check_depth(body, what)
     try:
         message = msgspec.json.decode(body or b"{}", type=kind)
         json.loads(body or b"{}", object_pairs_hook=_unique)
@@ -69,7 +69,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_depth(body: bytes, what: str) -> None:
+def check_depth(body: bytes, what: str) -> None:
+    """Raises `Refused` (400) for JSON that nests more deeply than `MAX_DEPTH`."""
     depth = 0
     for token in _NESTING.finditer(body):
         first = token.group()[:1]

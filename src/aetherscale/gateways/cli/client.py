@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from aetherscale import service
-from aetherscale.bus import blocking
-from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders
+from aetherscale.bus import blocking, rollcall
+from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized
+from aetherscale.bus.chunks import BadAnswer, Reply
 from aetherscale.bus.endpoint import FILE_NAME, Endpoint, parse_endpoint, read_endpoint
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
@@ -21,6 +24,7 @@ from aetherscale.kernel import subjects
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from aetherscale.bus.beats import Beat
     from aetherscale.bus.blocking import Connection
     from aetherscale.gateways.cli.program import Program
     from aetherscale.settings import Settings
@@ -34,7 +38,11 @@ DEADLINE_MARGIN_S: Final = 5.0
 BACK_S: Final = 10.0
 """How long to try for a connection that was lost on the way: a node starts its NATS server again when it ends."""
 BACK_STEP_S: Final = 0.2
+TIMEOUT: Final = "Aether-Timeout-Ms"
+CLAIMED: Final = "Aether-Claimed-User"
 LOOK: Final = "aetherscale vm list; aetherscale image list"
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
 
 Chunk = dict[str, Any]
 
@@ -103,6 +111,18 @@ class Client:
         """The result of a task that changes nothing."""
         return self._all(self.ask(component, task, options, node=node, timeout_s=timeout_s, answer_s=timeout_s))[-1]
 
+    def nodes(self) -> list[Beat]:
+        """What each node says of itself, by name, at once. Raises `Failure` (status 4) where none answers."""
+        connection = self.connection
+        try:
+            found = rollcall.call(connection)
+        except BusUnavailable as away:
+            self.close()
+            raise self._nobody(f"the connection to the node was lost: {away}") from None
+        if not found:
+            raise self._nobody(f"no node answers on {connection.url}, {self._endpoint()[1]}")
+        return found
+
     @property
     def connection(self) -> Connection:
         """The connection to the node's server. Raises `Failure` where there is none to be had."""
@@ -110,6 +130,9 @@ class Client:
             endpoint, source = self._endpoint()
             try:
                 self._connection = blocking.connect(endpoint)
+            except NotAuthorized as refused:
+                what = f"no node can be asked: its NATS server, {source}, does not let us in: {refused}"
+                raise self._nobody(what, hint=self._which_credentials()) from None
             except BusUnavailable as away:
                 what = f"no node answers: its NATS server, {source}, cannot be reached: {away}"
                 raise self._nobody(what, hint=self._is_it_running()) from None
@@ -130,12 +153,13 @@ class Client:
     def _stream(
         self, subject: str, body: bytes, node: str, timeout_s: float | None, answer_s: float, *, command: bool
     ) -> Generator[Chunk]:
-        headers = self._headers(timeout_s) if command else None
+        key = self._program.new_token() if command else ""
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         back_until_s: float | None = None
         told = False
         while True:
             try:
+                headers = self._headers(key, until_s) if command else None
                 for chunk in self._chunks(self._connected(back_until_s), subject, body, headers, until_s, answer_s):
                     told = True
                     yield chunk
@@ -172,7 +196,7 @@ class Client:
     ) -> Iterator[Chunk]:
         """Raises `Failure`, `TimeoutError`, `NoResponders`, `BusUnavailable`."""
         reply = connection.ask(subject, body, headers)
-        patience_s, begun = answer_s, False
+        patience_s, begun, parts = answer_s, False, Reply(subject)
         try:
             while True:
                 remaining_s = math.inf if until_s is None else until_s - time.monotonic()
@@ -181,7 +205,7 @@ class Client:
                     raise TimeoutError
                 if message is None:
                     raise self._silence(min(patience_s, remaining_s), begun=begun)
-                chunk = chunk_of(message, subject)
+                chunk = chunk_of(message, parts)
                 yield chunk
                 if chunk["type"] == "result":
                     return
@@ -190,12 +214,13 @@ class Client:
             with suppress(BusUnavailable):
                 reply.unsubscribe()
 
-    def _headers(self, timeout_s: float | None) -> dict[str, str]:
-        """A key of its own; and nothing is begun when nobody waits for it any more."""
-        headers = {"Nats-Msg-Id": self._program.new_token()}
-        if timeout_s is not None:
-            deadline_ms = self._program.now_us() // 1000 + int((timeout_s + DEADLINE_MARGIN_S) * 1000)
-            headers["Aether-Deadline"] = str(deadline_ms)
+    def _headers(self, key: str, until_s: float | None) -> dict[str, str]:
+        """The key of a command; and nothing is begun when nobody waits for it any more."""
+        headers = {"Nats-Msg-Id": key, CLAIMED: self._who()}
+        if until_s is not None:
+            timeout_s = until_s - time.monotonic()
+            # A duration: our clock need not be the node's.
+            headers[TIMEOUT] = str(int((max(timeout_s, 0.0) + DEADLINE_MARGIN_S) * 1000))
         return headers
 
     def _endpoint(self) -> tuple[Endpoint, str]:
@@ -220,6 +245,20 @@ class Client:
         except ValueError as broken:
             raise self._nobody(f"no node can be asked: {broken}") from None
 
+    def _who(self) -> str:
+        """Who we are: with an outside server its user, else the user of this host. Nothing proves it."""
+        if self._settings.nats_url is not None:
+            endpoint = self._endpoint()[0]
+            named = endpoint.user or ("token" if endpoint.token else "")
+        else:
+            named = ""
+        return _UNFIT.sub("_", named or _unix_user())[:64]
+
+    def _which_credentials(self) -> str:
+        if self._settings.nats_url is not None:
+            return "mend the user and password, or the token, in --nats or AETHERSCALE_NATS"
+        return f"restart the node, which writes {self._settings.state_dir / FILE_NAME} anew"
+
     def _is_it_running(self) -> str:
         if self._settings.nats_url is not None:
             return "is that server running, and is a node connected to it?"
@@ -235,14 +274,23 @@ class Client:
         return Failure(503, message, hint=hint or start(self._settings), status=NO_NODE)
 
 
-def chunk_of(message: Incoming, subject: str) -> Chunk:
-    """The chunk in a message of a reply. Raises `Failure` for an error chunk, `NoResponders`."""
+def chunk_of(message: Incoming, reply: Reply) -> Chunk:
+    """The chunk in a message of a reply. Raises `Failure` for an error chunk and for what is none, `NoResponders`."""
     if message.is_no_responders:
-        raise NoResponders(subject)
+        raise NoResponders
     try:
-        chunk = msgspec.json.decode(message.body, type=Chunk)
-    except msgspec.MsgspecError as broken:
-        raise Failure(500, f"the answer on {subject} is no JSON object: {broken}") from None
+        chunk = reply.read(message)
+    except BadAnswer as bad:
+        raise Failure(500, str(bad), hint="does another program answer in a node's place?") from None
     if chunk.get("type") == "error":
         raise Failure.of_chunk(chunk)
     return chunk
+
+
+def _unix_user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name or str(os.geteuid())
+    except KeyError:
+        return str(os.geteuid())

@@ -28,6 +28,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aetherscale.bus.bus import BusUnavailable, NoResponders
+from aetherscale.bus.chunks import Reply
 from aetherscale.gateways.cli.client import ANSWER_S, Chunk, chunk_of
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure
@@ -87,6 +88,7 @@ class _Line:
         body = msgspec.json.encode({"vm-id": reference, "session": self._session, "window-bytes": WINDOW_BYTES})
         self._subject = subjects.command(self._tenant, "compute", "vm-console")
         self._reply = self.connection.ask(self._subject, body)
+        self._parts = Reply(self._subject)
         try:
             chunk = self._next(ANSWER_S)
         except NoResponders:
@@ -139,7 +141,7 @@ class _Line:
 
     def _next(self, timeout_s: float) -> Chunk | None:
         message = self._reply.receive(timeout_s)
-        return chunk_of(message, self._subject) if message is not None else None
+        return chunk_of(message, self._parts) if message is not None else None
 
 
 class _Relay:

@@ -54,7 +54,8 @@ class Failure(Exception):
         """The failure that a node's `error` chunk tells of."""
         details = dict(chunk.get("details") or {})
         hint = details.pop("hint", "")
-        status = WAIT_RAN_OUT if details.get("goes-on") is True else None
+        goes_on = details.get("goes-on")
+        status = WAIT_RAN_OUT if goes_on is True else FAILED if goes_on is False else None
         retryable = chunk.get("retryable", False)
         return cls(chunk["code"], chunk["message"], hint=hint, status=status, details=details, retryable=retryable)
 

@@ -1,68 +1,64 @@
-"""`node`: the nodes that can be heard. Each says every five seconds that it is there; silent ones are not shown."""
+"""`node`: the nodes that answer. Silent ones are not shown."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import NO_NODE, Failure, near
+from aetherscale.gateways.cli.failures import Failure, near
 from aetherscale.gateways.cli.grammar import Argument, Command, Group
-from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.views import show_object
-from aetherscale.kernel import subjects
 
-LISTEN_S: Final = 5.5
-"""A little longer than from one sign of life to the next."""
+if TYPE_CHECKING:
+    from aetherscale.bus.beats import Beat
 
 
 def _list(context: Context) -> None:
-    nodes = sorted(_heard(context).values(), key=lambda beat: str(beat["node"]))
+    nodes = context.client.nodes()
     if context.out.json:
         context.out.value(nodes)
         return
-    rows = [(beat["node"], beat["version"], str(beat["seq"]), beat["epoch"], beat["time"]) for beat in nodes]
-    context.out.table(("NAME", "VERSION", "EVENTS", "EPOCH", "HEARD"), rows)
+    rows = [
+        (
+            node.node,
+            node.version,
+            str(node.seq),
+            f"{node.vms_running}/{node.vms}",
+            str(node.cpus or ""),
+            f"{node.memory_available_mib}/{node.memory_mib}M" if node.memory_mib else "",
+            node.epoch,
+            node.time,
+        )
+        for node in nodes
+    ]
+    context.out.table(("NAME", "VERSION", "EVENTS", "VMS", "CPUS", "MEMORY", "EPOCH", "HEARD"), rows)
+    _tell_troubles(context, nodes)
 
 
 def _show(context: Context) -> None:
     name = context.values["NAME"]
-    nodes = _heard(context, name)
-    if name not in nodes:
-        meant = near(name, list(nodes))
+    nodes = context.client.nodes()
+    named = [node for node in nodes if node.node == name]
+    if not named:
+        meant = near(name, [node.node for node in nodes])
         hint = f"did you mean: {meant}?" if meant else "aetherscale node list"
-        raise Failure(404, f"no node {name!r} was heard within {LISTEN_S:g} s", hint=hint)
+        raise Failure(404, f"no node {name!r} answers", hint=hint)
+    view: Mapping[str, Any] = msgspec.to_builtins(named[0])
     if context.out.json:
-        context.out.value(nodes[name])
+        context.out.value(view)
     else:
-        show_object(context.out, nodes[name])
+        show_object(context.out, view)
+        _tell_troubles(context, named)
 
 
-def _heard(context: Context, wanted: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-    """The last sign of life of each node, after all had time for one, or as soon as the wanted one is heard.
-
-    Raises `Failure` (status 4) where none is heard.
-    """
-    beats = context.client.connection.subscribe(subjects.heartbeat("*"))
-    found: dict[str, Mapping[str, Any]] = {}
-    until_s = time.monotonic() + LISTEN_S
-    with context.out.progress("nodes") as progress:
-        progress.step("listening")
-        while wanted not in found and (remaining_s := until_s - time.monotonic()) > 0:
-            try:
-                heard = beats.receive(remaining_s)
-            except BusUnavailable as away:
-                raise Failure(503, str(away), hint=start(context.settings), status=NO_NODE) from None
-            if heard is not None:
-                beat = msgspec.json.decode(heard.body, type=dict[str, Any])
-                found[beat["node"]] = beat
-    if not found:
-        raise Failure(503, f"no node was heard within {LISTEN_S:g} s", hint=start(context.settings), status=NO_NODE)
-    return found
+def _tell_troubles(context: Context, nodes: Sequence[Beat]) -> None:
+    """What a human has to do something about, after what was asked for."""
+    for node in nodes:
+        for trouble in node.troubles:
+            context.out.note(f"warning: node {node.node}: {trouble}")
 
 
 NODE = Group(
@@ -74,7 +70,7 @@ NODE = Group(
             "all nodes that say that they are there",
             _list,
             examples=("aetherscale node list", "aetherscale node list --json"),
-            details="Listens for a moment: a node says every five seconds that it is there.",
+            details="Asks all nodes at once. VMS are those that run and all; MEMORY is what is free and all.",
         ),
         Command(
             "show",

@@ -57,6 +57,11 @@ class Ready(Protocol):
         ...
 
     @property
+    def trouble(self) -> str:
+        """Why it cannot be used, where that is so."""
+        ...
+
+    @property
     def vms(self) -> int:
         """How many VMs it has."""
         ...

@@ -10,6 +10,9 @@ from aetherscale.gateways.cli.grammar import Command, Option
 from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.views import count
 
+REFUSALS = ("the server ", "the account ")
+"""How it begins what a server that is there has against us."""
+
 
 def _serve(context: Context) -> None:
     if context.values["http"] is not None:
@@ -24,13 +27,17 @@ def _serve(context: Context) -> None:
                     "state-dir": str(ready.state_dir),
                     "nats": ready.nats_url,
                     "connected": ready.connected,
+                    "trouble": ready.trouble,
                     "vms": ready.vms,
                     "head": ready.head,
                 }
             )
             return
         state_dir = shlex.quote(str(ready.state_dir))
+        refused = ready.trouble if ready.trouble.startswith(REFUSALS) else ""
         away = "" if ready.connected else ", which cannot be reached yet and is tried again and again"
+        if refused:
+            away = f", which cannot be used: {refused}; it is tried again and again"
         out.fields(
             (
                 ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
@@ -39,7 +46,10 @@ def _serve(context: Context) -> None:
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
         )
-        now = "takes commands" if ready.connected else "takes commands as soon as its NATS server is there"
+        later = "takes commands as soon as its NATS server is there"
+        if refused:
+            later = f"takes commands as soon as its NATS server can be used: {refused}"
+        now = "takes commands" if ready.connected else later
         out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, virtual machines run on")
 
     context.program.serve(context.settings, on_ready)

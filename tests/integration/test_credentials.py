@@ -1,0 +1,136 @@
+"""Addresses and credentials: taken as other NATS programs take them, named where they are wrong, and never told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aetherscale.bus import blocking
+from aetherscale.bus.bus import BusUnavailable, NotAuthorized
+from aetherscale.bus.endpoint import Endpoint, parse_endpoint
+from aetherscale.bus.nats import NatsBus
+from tests.integration.conftest import MakeNode
+from tests.support.eventually import logged
+from tests.support.nats_server import NatsServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+WAIT_S = 30.0
+SECRET = "s3cr3t-w0rd"
+
+
+@asynccontextmanager
+async def server(directory: Path, **options: object) -> AsyncIterator[NatsServer]:
+    running = NatsServer(directory / "store", **options)
+    await running.start()
+    yield running
+    await running.kill()
+
+
+WITH_TOKEN = {"authorization": {"token": SECRET}}
+WITH_USER = {"authorization": {"user": "joe@home", "password": SECRET}}
+
+
+@pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        (WITH_TOKEN, "nats://{secret}@127.0.0.1:{port}"),
+        (WITH_TOKEN, "NATS://{secret}@LOCALHOST:{port}"),
+        (WITH_USER, "nats://joe%40home:{secret}@127.0.0.1:{port}"),
+        (WITH_USER, "Nats://joe%40home:{secret}@127.0.0.1:{port}/"),
+        ({}, "127.0.0.1:{port}"),
+        ({}, "nats://127.0.0.1:1,nats://127.0.0.1:{port}"),
+    ],
+)
+async def test_both_clients_get_in(tmp_path: Path, options: dict[str, object], url: str) -> None:
+    async with server(tmp_path, **options) as running:
+        endpoint = parse_endpoint(url.format(secret=SECRET, port=running.port))
+        assert SECRET not in endpoint.url
+        with blocking.connect(endpoint) as connection:
+            connection.flush()
+        bus = NatsBus(lambda: endpoint, name="test", clock=lambda: 0)
+        await bus.start(WAIT_S)
+        assert (bus.disconnected_since_us, bus.trouble) == (None, "")
+        await bus.close()
+
+
+async def test_an_address_of_ipv6_is_one(tmp_path: Path) -> None:
+    async with server(tmp_path, host="::1") as running:
+        endpoint = parse_endpoint(f"nats://[::1]:{running.port}")
+        with blocking.connect(endpoint) as connection:
+            assert connection.url == f"nats://[::1]:{running.port}"
+        bus = NatsBus(lambda: endpoint, name="test", clock=lambda: 0)
+        await bus.start(WAIT_S)
+        assert bus.disconnected_since_us is None
+        await bus.close()
+
+
+@pytest.mark.parametrize("options", [WITH_TOKEN, WITH_USER])
+@pytest.mark.parametrize("credentials", ["", "wr0ng@", "joe:wr0ng@"])
+async def test_credentials_that_are_refused_are_named_as_such(
+    tmp_path: Path, options: dict[str, object], credentials: str
+) -> None:
+    async with server(tmp_path, **options) as running:
+        endpoint = parse_endpoint(f"nats://{credentials}127.0.0.1:{running.port}")
+        with pytest.raises(NotAuthorized, match="Authorization Violation") as refused:
+            blocking.connect(endpoint)
+        assert "wr0ng" not in str(refused.value)
+        bus = NatsBus(lambda: endpoint, name="test", clock=lambda: 0)
+        with logged("aetherscale.bus") as said:
+            await bus.start(0.01)
+            await said.until(lambda lines: any("Authorization Violation" in line for line in lines))
+        assert "Authorization Violation" in bus.trouble
+        assert not any("wr0ng" in line for line in said)
+        await bus.close()
+
+
+async def test_a_broker_that_takes_no_more_connections_says_so(tmp_path: Path) -> None:
+    async with server(tmp_path, max_connections=1) as running:
+        with blocking.connect(running.endpoint), pytest.raises(BusUnavailable, match="takes no more connections"):
+            blocking.connect(running.endpoint)
+
+
+async def test_a_broker_with_short_control_lines_says_so(tmp_path: Path) -> None:
+    async with server(tmp_path, max_control_line=60) as running:
+        bus = NatsBus(lambda: running.endpoint, name="t", clock=lambda: 0)
+        with logged("aetherscale.bus") as said:
+            await bus.start(0.01)
+            await said.until(lambda lines: any("max_control_line is too small" in line for line in lines))
+        await bus.close()
+
+
+async def test_serve_and_every_command_name_refused_credentials_and_tell_no_secret(
+    tmp_path: Path, make_node: MakeNode
+) -> None:
+    async with server(tmp_path, authorization={"user": "joe", "password": SECRET}) as running:
+        node = make_node("--simulated", "--nats", f"nats://joe:wr0ng@127.0.0.1:{running.port}")
+        await node.start()
+        ready = next(line for line in node.output if line.startswith("ready"))
+        assert "the server refuses the credentials (Authorization Violation)" in ready
+        status, out, err = await node.cli("vm", "list")
+        assert (status, out) == (4, "")
+        assert "does not let us in" in err
+        status, out, _ = await node.cli("doctor", "--json")
+        findings = {finding["check"]: finding for finding in json.loads(out)}
+        assert findings["nats"]["status"] == "error"
+        assert "Authorization Violation" in findings["nats"]["found"]
+        assert not any("wr0ng" in text for text in [*node.output, err, out])
+        assert (node.state_dir / "nats.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_token_in_the_url_is_one_for_the_node_and_its_commands(tmp_path: Path, make_node: MakeNode) -> None:
+    async with server(tmp_path, **WITH_TOKEN) as running:
+        node = make_node("--simulated", "--nats", f"nats://{SECRET}@127.0.0.1:{running.port}")
+        await node.start()
+        status, _, err = await node.cli("node", "list")
+        assert (status, err) == (0, "")
+        assert not any(SECRET in line for line in node.output)
+        assert json.loads((node.state_dir / "nats.json").read_text())["token"] == SECRET
+
+
+def test_credentials_in_a_context_file_are_taken_out_of_its_url() -> None:
+    assert parse_endpoint("nats://a:b@h", "", "") == Endpoint("nats://h:4222", "a", "b")
