@@ -133,7 +133,8 @@ def _has_no_manager() -> bool:
 
 
 def _end_manager() -> None:
-    ended("loginctl", "disable-linger", USER)  # so that logind forgets the user; it may not know it any more
+    for forget in ("disable-linger", "terminate-user"):  # logind may not know the user any more
+        ended("loginctl", forget, USER)
     LINGERING.unlink(missing_ok=True)
     if (uid := service.uid()) is not None:
         run("systemctl", "stop", f"user@{uid}.service", f"user-runtime-dir@{uid}.service", f"user-{uid}.slice")

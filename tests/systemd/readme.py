@@ -42,6 +42,7 @@ NOT_OURS: Final = re.compile(
     r"|usr/(?:lib|share|bin|sbin|libexec)(?!/systemd/system/aether))(?:/|$)|.*/__pycache__(?:/|$)"
     r"|/etc/(?:passwd|group|shadow|gshadow|subuid|subgid)-?$"
 )
+KNOWN_USERS: Final = "/run/systemd/users"
 Block = tuple[str, list[str]]
 
 
@@ -108,6 +109,7 @@ class Host:
 
     def __init__(self, leader: int) -> None:
         self._leader = leader
+        self.uid = ""
 
     def follow(self, found: Sequence[Block]) -> None:
         """Type what the section says; look at what came of it after each block."""
@@ -116,6 +118,7 @@ class Host:
         before = self.inventory()
         self.type(install)
         assert self.says("root", "systemctl is-active aetherscale") == "active"
+        self.uid = self.says("root", "id -u aetherscale")
         self.everybody_else_is_refused()
         self.type(use)
         guest = self.vm()
@@ -170,6 +173,8 @@ class Host:
     def nothing_is_left(self, before: Mapping[str, set[str]]) -> None:
         """Nothing but packages: no file, user, group, unit or process that was not there before."""
         owned = set(self.says("root", "cat /var/lib/dpkg/info/*.list").splitlines())
+        # logind forgets a user some seconds after the last unit of the user has ended.
+        self.good("root", f"for _ in $(seq 60); do test -e {KNOWN_USERS}/{self.uid} || break; sleep 1; done")
         for kind, now in self.inventory().items():
             left = {each for each in now - before[kind] if kind != "files" or each not in owned}
             if kind in ("users", "groups"):
