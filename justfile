@@ -121,6 +121,10 @@ flips *args:
 planted *args:
     {{ bin }}/python -m tests.planted.planting {{ args }}
 
+# Change the code one small step at a time, and show which changes no test sees: `just mutants`, `just mutants kernel`.
+mutants *args:
+    {{ bin }}/python -m tests.mutants {{ args }}
+
 # Run what shows the promises (those whose text has all words given), and write PROMISES.md.
 promises *words:
     {{ bin }}/python -m tools.promises run {{ words }}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from aetherscale.actors.compute.commands import CreateVmOptions
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, decode
+from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, Message, decode
 
 
 def refused(body: bytes) -> Refused:
@@ -90,6 +92,66 @@ def test_a_body_that_nests_too_deeply_is_refused(opening: bytes) -> None:
     refusal = refused(b'{"image": "a", "vpn": ' + opening * 10_000)
     assert refusal.code == 400
     assert str(MAX_DEPTH) in refusal.message
+
+
+def nested(levels: int) -> bytes:
+    """An object of so many levels, the last one empty."""
+    return b'{"a":' * (levels - 1) + b"{}" + b"}" * (levels - 1)
+
+
+def test_a_body_nests_as_deeply_as_the_limit_says_and_no_deeper() -> None:
+    assert "unknown field" in refused(nested(MAX_DEPTH)).message
+    assert f"nested deeper than {MAX_DEPTH} levels" in refused(nested(MAX_DEPTH + 1)).message
+
+
+def test_what_was_closed_again_is_no_nesting() -> None:
+    body = b'{"image": "a", "vpn": [' + b",".join([b"[]"] * 10 * MAX_DEPTH) + b"]}"
+    assert decode(body, CreateVmOptions, "x").image == "a"
+
+
+def test_a_body_may_be_as_large_as_the_limit_says() -> None:
+    body = b'{"image": "a"}'
+    assert decode(body + b" " * (MAX_BODY_BYTES - len(body)), CreateVmOptions, "x").image == "a"
+
+
+def test_a_name_that_is_too_long_for_a_message_is_cut() -> None:
+    for body in (b'{"%b": 1}', b'{"image": "a", "vpn": {"%b": 1, "%b": 1}}'):
+        assert len(refused(body.replace(b"%b", b"k" * 100)).field) == 64
+
+
+class Shaped(Message, frozen=True):
+    """Fields whose patterns stand in different places of their types."""
+
+    plain: Annotated[str, Meta(pattern="^a$", description="the letter a")] = "a"
+    inner: Annotated[Annotated[str, Meta(pattern="^b$", description="the letter b")], Meta(max_length=9)] = "b"
+    either: Annotated[str, Meta(pattern="^c$", description="the letter c")] | None = None
+    many: (
+        Annotated[str, Meta(pattern="^d$", description="the letter d")]
+        | list[Annotated[str, Meta(pattern="^d$", description="the letter d")]]
+    ) = "d"
+    bare: Annotated[str, Meta(pattern="^f$")] = "f"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"plain": "x"}', "x: field 'plain': expected the letter a"),
+        (b'{"inner": "x"}', "x: field 'inner': expected the letter b"),
+        (b'{"either": "x"}', "x: field 'either': expected the letter c"),
+        (b'{"many": "x"}', "x: field 'many': expected the letter d"),
+        (b'{"bare": "x"}', "x: field 'bare': Expected `str` matching regex '^f$'"),
+    ],
+)
+def test_a_pattern_is_said_in_the_words_of_its_own_field(body: bytes, expected: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        decode(body, Shaped, "x")
+    assert refusal.value.message == expected
+
+
+def test_a_body_that_is_no_object_has_no_fields_to_speak_of() -> None:
+    with pytest.raises(Refused) as refusal:
+        decode(b'["b"]', list[Annotated[str, Meta(pattern="^a$")]], "x")
+    assert refusal.value.message == "x: field '[0]': Expected `str` matching regex '^a$'"
 
 
 def test_brackets_inside_text_are_no_nesting() -> None:

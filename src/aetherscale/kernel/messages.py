@@ -67,10 +67,3 @@ def split_stream(stream: str) -> tuple[str, str]:
 def event_id(node: str, epoch: str, seq: int) -> str:
     """The id of an event everywhere outside its log: `Nats-Msg-Id`, CloudEvents `id`, a causation id."""
     return f"{node}.{epoch}.{seq}"
-
-
-def seq_of_event_id(identifier: str, node: str, epoch: str) -> int | None:
-    """The position of an event of this log; None where the id is not one of this log's events."""
-    prefix = f"{node}.{epoch}."
-    tail = identifier.removeprefix(prefix)
-    return int(tail) if identifier.startswith(prefix) and tail.isascii() and tail.isdigit() else None

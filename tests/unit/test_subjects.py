@@ -1,0 +1,98 @@
+"""The subjects that docs/subjects.md promises, to the letter; and what is no subject of ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from aetherscale.kernel import subjects
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.subjects import Address
+
+ID = derive_id("vm", "web")
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (subjects.command("acme", "compute", "create-vm"), "aether.v1.acme.cmd.compute.create-vm"),
+        (subjects.node_command("acme", "n1", "compute", "list-vms"), "aether.v1.acme.node.n1.compute.list-vms"),
+        (subjects.object_command("acme", "vm", ID, "stop-vm"), f"aether.v1.acme.obj.vm.{ID}.stop-vm"),
+        (subjects.all_command("acme", "compute", "list-vms"), "aether.v1.acme.all.compute.list-vms"),
+        (subjects.auction("acme", "compute"), "aether.v1.acme.auction.compute"),
+        (subjects.every_tenants_command("compute", "create-vm"), "aether.v1.*.cmd.compute.create-vm"),
+        (subjects.rpc("acme"), "aether.v1.acme.rpc"),
+        (subjects.response_channel("acme", "c-1"), "aether.v1.acme.rsp.c-1"),
+        (subjects.heartbeat("n1"), "aether.v1.sys.hb.n1"),
+        (subjects.event("acme", "n1", "vm", ID, "VmBooted"), f"aether.v1.acme.evt.n1.vm.{ID}.vm-booted"),
+        (subjects.object_events("acme", "vm", ID), f"aether.v1.acme.evt.*.vm.{ID}.*"),
+        (subjects.node_events("n1"), "aether.v1.*.evt.n1.>"),
+        (subjects.event_stream("n1"), "AETHER_EVT_n1"),
+        (subjects.node_queue("n1"), "n-n1"),
+    ],
+)
+def test_subjects_are_what_the_contract_says(made: str, expected: str) -> None:
+    assert made == expected
+
+
+def test_a_node_listens_to_what_any_node_takes_in_a_queue_of_all_and_to_the_rest_in_its_own() -> None:
+    assert subjects.subscriptions("compute", "n1") == [
+        ("aether.v1.*.cmd.compute.*", "aether"),
+        ("aether.v1.*.node.n1.compute.*", "n-n1"),
+        ("aether.v1.*.all.compute.*", "n-n1"),
+        ("aether.v1.*.auction.compute", "n-n1"),
+    ]
+    assert subjects.object_subscription("acme", "vm", ID, "n1") == (f"aether.v1.acme.obj.vm.{ID}.*", "n-n1")
+    assert subjects.rpc_subscription() == ("aether.v1.*.rpc", "aether")
+
+
+@pytest.mark.parametrize(
+    ("subject", "address"),
+    [
+        ("aether.v1.acme.rpc", Address("rpc", "acme")),
+        ("aether.v1.acme.cmd.compute.create-vm", Address("cmd", "acme", "compute", "create-vm")),
+        ("aether.v1.acme.all.compute.list-vms", Address("all", "acme", "compute", "list-vms")),
+        ("aether.v1.acme.auction.compute", Address("auction", "acme", "compute", "auction")),
+        ("aether.v1.acme.node.n1.compute.list-vms", Address("node", "acme", "compute", "list-vms", target="n1")),
+        (f"aether.v1.acme.obj.vm.{ID}.stop-vm", Address("obj", "acme", task="stop-vm", kind="vm", target=ID)),
+    ],
+)
+def test_a_subject_is_read_as_what_it_says(subject: str, address: Address) -> None:
+    assert subjects.parse(subject) == address
+
+
+GOOD = (
+    "aether.v1.acme.rpc",
+    "aether.v1.acme.cmd.compute.create-vm",
+    "aether.v1.acme.all.compute.list-vms",
+    "aether.v1.acme.auction.compute",
+    "aether.v1.acme.node.n1.compute.list-vms",
+    f"aether.v1.acme.obj.vm.{ID}.stop-vm",
+)
+
+
+@pytest.mark.parametrize("subject", GOOD)
+def test_no_token_may_be_anything_but_a_name(subject: str) -> None:
+    """Each token is broken by itself, so that none of them goes unlooked at."""
+    tokens = subject.split(".")
+    for index in range(len(tokens)):
+        broken = ".".join([*tokens[:index], "Not_A_Name", *tokens[index + 1 :]])
+        with pytest.raises(Refused) as refusal:
+            subjects.parse(broken)
+        assert refusal.value.code == 400
+
+
+@pytest.mark.parametrize("subject", GOOD)
+def test_a_subject_has_neither_fewer_nor_more_tokens(subject: str) -> None:
+    for other in (f"{subject}.more", subject.rpartition(".")[0]):
+        with pytest.raises(Refused, match=r"expected aether\.v1") as refusal:
+            subjects.parse(other)
+        assert refusal.value.field == "subject"
+
+
+def test_an_objects_subject_takes_its_id_alone_and_nobody_is_the_system() -> None:
+    with pytest.raises(Refused):
+        subjects.parse("aether.v1.acme.obj.vm.web.stop-vm")
+    with pytest.raises(Refused, match="the tenant 'sys'") as refusal:
+        subjects.parse("aether.v1.sys.cmd.compute.create-vm")
+    assert refusal.value.field == "tenant"
