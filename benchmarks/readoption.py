@@ -54,7 +54,7 @@ def spawn(root: Path, vm_id: str) -> RunRecord:
             *(launch.program("qemu-system-x86_64"), "-M", "none", "-uuid", identity.machine_uuid(vm_id)),
             *("-nodefaults", "-display", "none", *chardevs, "-mon", "chardev=qmp,mode=control"),
         ]
-        pid = launch.spawn(command, launch.Jail(None), directory.path, errors, sockets)
+        pid = launch.spawn(command, launch.Jail(None, drops_bounds=False), directory.path, errors, sockets)
     record = RunRecord(1, identity.boot_id(), "tcg", "none", pid, identity.start_ticks(pid))
     directory.write_record(record)
     return record

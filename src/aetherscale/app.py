@@ -58,6 +58,7 @@ class Ready(Struct, frozen=True):
     """Why that server cannot be used, where it cannot."""
     vms: int
     head: int
+    isolation: str
 
 
 async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST) -> None:
@@ -106,8 +107,10 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         await _open_doors(settings, platform, node, bus, event_log, stack)
         _audit(platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
-        head = await event_log.head()
-        yield node, Ready(settings.node, settings.state_dir, endpoint().url, connected, bus.trouble, node.vms, head)
+        head, isolation = await event_log.head(), platform.isolation(settings)
+        url, trouble = endpoint().url, bus.trouble
+        ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.vms, head, isolation)
+        yield node, ready
 
 
 def _audit(proof: Coroutine[None, None, Damaged | None] | None, node: Node, stack: AsyncExitStack) -> None:

@@ -64,11 +64,16 @@ class _Show:
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("AETHERSCALE_")}
         self._environ |= {name: os.environ[name] for name in KEPT if name in os.environ}
         self._environ["AETHERSCALE_STATE_DIR"] = str(self.state_dir)
+        self._environ["AETHERSCALE_ALLOW_UNISOLATED"] = "1"
         self._environ["PYTHONUNBUFFERED"] = "1"
 
     def play(self) -> None:
         """The steps, one after the other. Raises `Deviation`."""
-        _heading("A node", "It brings its own nats-server and keeps everything it knows in one event log.")
+        _heading(
+            "A node",
+            "It brings its own nats-server and keeps everything it knows in one event log.\n"
+            "Its guest is one that we make, so --allow-unisolated is set: QEMU may run as whoever starts this.",
+        )
         self._start_node()
         _heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
         self._run("image", "build", "tiny")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aetherscale import service, servicehealth
-from aetherscale.actors.compute.qemu import accel, launch, supervision
+from aetherscale.actors.compute.qemu import accel, launch, supervision, users
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus import rollcall
 from aetherscale.bus.blocking import Connection, connect
@@ -48,6 +48,7 @@ GOOD_FREE_MIB: Final = 4096
 LEAST_FREE_INODES: Final = 1000
 GOOD_MEMORY_MIB: Final = 768
 PRIVATE: Final = 0o077
+OWN_USERS: Final = "for a user of its own for each VM: sudo aetherscale host setup"
 
 
 def examine(settings: Settings) -> tuple[Finding, ...]:
@@ -135,17 +136,22 @@ def _jail(settings: Settings) -> Iterator[Finding]:
         yield Finding("jail", "ok", ", ".join(programs))
     except HostFault as fault:
         yield Finding("jail", "error", fault.reason, fault.hint)
-    if launch.may_switch():
-        yield Finding("users", "ok", "each VM's process has a user of its own")
-    else:
-        yield Finding(
-            "users",
-            "warning",
-            f"not root, or without the user ids from {launch.UID_BASE} on: every VM's process runs as {_user()}",
-            ""
-            if servicehealth.is_asked_about(settings)
-            else "run the node as root: then each VM's process has a user of its own",
-        )
+    yield _isolation(settings)
+
+
+def _isolation(settings: Settings) -> Finding:
+    match users.way():
+        case "switch":
+            return Finding("isolation", "ok", "each VM's process has a user of its own")
+        case "map":
+            return Finding("isolation", "ok", f"each VM's process has a user of its own, from {users.MAPPER}")
+        case "none":
+            lacking = f" ({users.missing_for_switching()})" if os.geteuid() == 0 else ""
+            found = f"QEMU runs as {users.name_of_this_user()}{lacking}: who breaks out of it has all that the node has"
+            if settings.allow_unisolated:
+                return Finding("isolation", "warning", f"{found}; allowed by the setting allow-unisolated", OWN_USERS)
+            mend = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
+            return Finding("isolation", "error", f"{found}, so no VM starts", mend)
 
 
 def _supervision(settings: Settings) -> Iterator[Finding]:
@@ -162,9 +168,8 @@ def _accelerator(settings: Settings) -> Iterator[Finding]:
     if qemu is None or settings.simulated:
         return
     vm_id = derive_id("doctor")
-    uid = launch.uid_of(vm_id)
     try:
-        failure = asyncio.run(accel.failure_of("tcg", qemu, launch.Jail(uid), CALL_S))
+        failure = asyncio.run(accel.failure_of("tcg", qemu, launch.jail_of(vm_id), CALL_S))
     except (HostFault, OSError) as error:
         failure = str(error)
     if failure:
@@ -176,15 +181,15 @@ def _accelerator(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("emulation", "ok", "QEMU ran a program in the jail that guests get")
-    yield _kvm(settings, qemu, vm_id, uid)
+    yield _kvm(settings, qemu, vm_id)
 
 
-def _kvm(settings: Settings, qemu: str, vm_id: str, uid: int | None) -> Finding:
+def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
     wanted: Literal["error", "warning"] = "error" if settings.accelerator == "kvm" else "warning"
     without = "guests are emulated: many times slower, and QEMU promises no isolation then"
     try:
         choice = asyncio.run(accel.Accelerators("kvm", settings.state_dir).choose(qemu, vm_id))
-        jail = launch.Jail(uid, choice.group)
+        jail = launch.jail_of(vm_id, choice.group)
         failure = asyncio.run(accel.failure_of("kvm", qemu, jail, accel.PROOF_LIMIT_S))
     except HostFault as fault:
         return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from aetherscale import __version__, incoming, statedir
 from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.qemu import users
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
@@ -95,6 +96,10 @@ class Platform(Protocol):
 
     def compute(self, settings: Settings) -> ComputeDriver:
         """The hand on virtual machines."""
+        ...
+
+    def isolation(self, settings: Settings) -> str:
+        """Whose processes the VMs are, in words for whoever starts a node."""
         ...
 
     def images(self, settings: Settings) -> Perform:
@@ -177,7 +182,19 @@ class Host:
             write_overlay=write_overlay,
             accelerator=settings.accelerator,
             supervision=settings.supervisor,
+            allow_unisolated=settings.allow_unisolated,
         )
+
+    def isolation(self, settings: Settings) -> str:
+        """As in `Platform`."""
+        if settings.simulated:
+            return "none is needed: virtual machines are simulated"
+        if users.way() != "none":
+            return "each virtual machine's QEMU has a user of its own"
+        whom = users.name_of_this_user()
+        if settings.allow_unisolated:
+            return f"none, as --allow-unisolated says: QEMU runs as {whom}, who has the log and all disks"
+        return f"QEMU would run as {whom}, so no virtual machine starts without --allow-unisolated"
 
     def images(self, settings: Settings) -> Perform:
         """As in `Platform`."""

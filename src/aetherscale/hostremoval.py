@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from aetherscale import service
+from aetherscale import hostuids, service
 from aetherscale.actors.compute.qemu.identity import processes_of
 from aetherscale.gateways.cli.program import Step
 from aetherscale.hostsetup import COMPLETION, LINGERING, PROGRAM
@@ -37,7 +37,8 @@ VMS: Final = STATE_DIR / "vms"
 DEATH_S: Final = 20.0
 """How long QEMU may take to end after SIGKILL."""
 SLICE: Final = "aetherscale.slice"
-DROP_INS: Final = tuple(UNITS / f"{name}.d" for name in (UNIT, READER_SOCKET_UNIT, READER_UNIT))
+ALL_UNITS: Final = (UNIT, READER_SOCKET_UNIT, READER_UNIT, hostuids.SOCKET_UNIT, hostuids.ANSWER_UNIT)
+DROP_INS: Final = tuple(UNITS / f"{name}.d" for name in ALL_UNITS)
 
 
 def take_out(*, dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
@@ -61,6 +62,7 @@ def _service() -> Iterator[Part]:
         yield Part(f"{what} is stopped", lambda file=file: not file.exists(), lambda name=name: _stop(name))  # type: ignore[misc]
     for name in (UNIT, READER_SOCKET_UNIT, READER_UNIT):
         yield _without(UNITS / name, reload=True)
+    yield Part("the mapper of uids is gone", lambda: not hostuids.is_any_there(), hostuids.remove)
     yield Part(f"{PROGRAM} is gone", lambda: not PROGRAM.is_symlink(), PROGRAM.unlink)
     yield Part(f"{COMPLETION} is gone", lambda: not COMPLETION.exists(), _remove_completion)
 

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from aetherscale import __version__, service
+from aetherscale import __version__, hostuids, service
 from aetherscale.gateways.cli import completion
 from aetherscale.gateways.cli.program import Step
 from aetherscale.hostwork import (
@@ -152,6 +152,12 @@ def _units(python: str) -> Iterator[Part]:
     yield _unit(UNIT, lambda: unit(python, service.uid() or 0))
     yield _unit(READER_UNIT, lambda: reader_unit(python, service.uid() or 0))
     yield _unit(READER_SOCKET_UNIT, reader_socket)
+    uids = hostuids.contents(python)
+    yield Part(
+        "a uid of its own for each virtual machine: the units of the mapper",
+        lambda: hostuids.are_there(uids),
+        lambda: hostuids.make(uids),
+    )
 
 
 def _running(*, are_units_so: bool) -> Iterator[Part]:

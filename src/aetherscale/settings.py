@@ -11,6 +11,7 @@ Flags stand over the environment over a file over defaults:
     --tenant         AETHERSCALE_TENANT        tenant               default
     --accelerator    AETHERSCALE_ACCELERATOR   accelerator          auto
     --supervisor     AETHERSCALE_SUPERVISOR    supervisor           auto
+    --allow-unisolated  AETHERSCALE_ALLOW_UNISOLATED  allow-unisolated  false
     --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --image-dirs     AETHERSCALE_IMAGE_DIRS    image-dirs           none
@@ -53,6 +54,7 @@ NAMES = (
     "tenant",
     "accelerator",
     "supervisor",
+    "allow-unisolated",
     "cache-dir",
     "stream-max-bytes",
     "image-dirs",
@@ -91,6 +93,8 @@ class Settings(Struct, frozen=True):
     """Below which directories images may be imported from by their path."""
     image_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Which networks images may be downloaded from, beside all public addresses."""
+    allow_unisolated: bool = False
+    """Whether a VM starts where QEMU would run as root or as the node's own user."""
     simulated: bool = False
     """Whether VMs are simulated: nothing on the host is touched but the state directory."""
     tenant: str = DEFAULT_TENANT
@@ -134,6 +138,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         stream_max_bytes=_stream_max_bytes(given),
         image_dirs=tuple(Path(os.path.abspath(each)) for each in _list(given, "image-dirs", ":")),
         image_networks=_networks(given),
+        allow_unisolated=_truth(given, "allow-unisolated"),
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
         cache=Path(os.path.abspath(cache)) if cache else None,

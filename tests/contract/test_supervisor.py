@@ -39,7 +39,7 @@ async def main():
     around = supervisor.around(sys.argv[2], 1, Limits(64, 2))
     errors = os.open(sys.argv[3] + "/errors", os.O_WRONLY | os.O_CREAT)
     command = ["sh", "-c", "echo ready > here; exec sleep 600"]
-    pid = launch.spawn(command, launch.Jail(None), Path(sys.argv[3]), errors, [], around=around,
+    pid = launch.spawn(command, launch.Jail(None, drops_bounds=False), Path(sys.argv[3]), errors, [], around=around,
                        environment=supervisor.environment)
     print(pid, flush=True)
     sys.stdin.read(1)
@@ -63,7 +63,7 @@ class Spawned:
         with self._errors.open("wb") as errors:
             self.pid = launch.spawn(
                 command,
-                launch.Jail(None),
+                launch.Jail(None, drops_bounds=False),
                 directory,
                 errors.fileno(),
                 inherited,

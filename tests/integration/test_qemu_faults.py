@@ -156,7 +156,9 @@ def test_the_event_loop_may_be_another_one(qemu_world: QemuWorld) -> None:
 # --- the proof of KVM ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jail", [launch.Jail(None), launch.Jail(launch.uid_of(VM))], ids=["as we are", "jailed"])
+@pytest.mark.parametrize(
+    "jail", [launch.Jail(None, drops_bounds=False), launch.jail_of(VM)], ids=["as we are", "jailed"]
+)
 async def test_the_proof_passes_where_instructions_run_at_speed(jail: launch.Jail) -> None:
     async with asyncio.timeout(PATIENCE_S):
         assert await accel.failure_of("tcg", launch.program(QEMU), jail, limit_s=30) == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.compute.effects import Ended, EndVm
-from aetherscale.actors.compute.qemu import launch
+from aetherscale.actors.compute.qemu import users
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import OTHER_VM, VM, QemuWorld, booted, ensure, node
 
@@ -61,7 +61,7 @@ async def test_a_qemu_has_no_privilege_and_cannot_get_one(qemu_world: QemuWorld)
         await ensure(driver, EndVm("end", VM, 1), Ended)
 
 
-@pytest.mark.skipif(not launch.may_switch(), reason="only root gives each VM a uid of its own")
+@pytest.mark.skipif(users.way() != "switch", reason="only root gives each VM a uid of its own")
 async def test_every_vm_has_a_uid_of_its_own_and_owns_nothing(qemu_world: QemuWorld) -> None:
     driver = qemu_world.driver()
     async with node(driver):

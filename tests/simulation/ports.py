@@ -78,6 +78,9 @@ class SimulatedPlatform:
     def images(self, settings: Settings) -> Perform:
         return SimulatedImages(self._world, self._number).perform
 
+    def isolation(self, settings: Settings) -> str:
+        return "simulated"
+
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         return None
 

@@ -142,7 +142,7 @@ class QemuWorld:
             self.state_dir,
             image_path=self._image_path,
             write_overlay=write_overlay,
-            **{"accelerator": "tcg", **options},  # type: ignore[arg-type]
+            **{"accelerator": "tcg", "allow_unisolated": True, **options},  # type: ignore[arg-type]
         )
 
     def kill(self, booted: Booted) -> None:

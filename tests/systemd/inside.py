@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from aetherscale import service
-from aetherscale.actors.compute.qemu import supervision
+from aetherscale.actors.compute.qemu import supervision, users
 from tests.contract.test_supervisor import Spawned
 from tests.support.eventually import asked_until
 from tests.support.node import ROOT, guests
@@ -130,7 +130,7 @@ async def test_a_host_is_set_up_and_its_guests_outlive_the_service(program: tupl
     (guest,) = guests(service.STATE_DIR)
     guest_status = Path(f"/proc/{guest}/status").read_text()
     assert "CapEff:\t0000000000000000" in guest_status
-    assert f"Uid:\t{user.pw_uid}\t" in guest_status
+    assert users.is_a_vms(int(guest_status.partition("\nUid:\t")[2].split()[0]))
     scope = cgroup_of(guest)
     assert f"/user@{user.pw_uid}.service/{supervision.SLICE}/aetherscale-vm-" in scope
     assert cgroup_of(node) == f"/{supervision.SLICE}/{service.UNIT}"
@@ -189,3 +189,109 @@ def test_the_service_is_as_closed_as_it_can_be(program: tuple[str, ...]) -> None
     assert lines("systemd-analyze", "verify", str(service.UNIT_FILE)) == []
     said = lines("systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE}", service.UNIT)
     print(said[-1])
+
+
+# --- a uid of its own for each VM ------------------------------------------------------------------------------------
+
+
+def as_escaped(guest: int, *command: str) -> subprocess.CompletedProcess[str]:
+    """What a program gets that a guest, having broken out of its QEMU, starts: with all that QEMU is."""
+    uid = uid_of(guest)
+    # nsenter leaves it no group, and with that uid the program that it becomes has no capability.
+    within = ["nsenter", "--target", str(guest), "--user", "--setuid", str(uid), "--setgid", str(uid)]
+    return subprocess.run([*within, "--", *command], capture_output=True, text=True, check=False)
+
+
+def uid_of(pid: int) -> int:
+    """The one uid that a process has in every respect."""
+    (uid,) = set(Path(f"/proc/{pid}/status").read_text().partition("\nUid:\t")[2].partition("\n")[0].split())
+    return int(uid)
+
+
+def guest_of(vm: dict[str, Any]) -> int:
+    (pid,) = (pid for pid, vm_id in guests(service.STATE_DIR).items() if vm_id == vm["id"])
+    return pid
+
+
+async def test_a_guest_that_breaks_out_of_its_qemu_is_nobody_on_the_host(program: tuple[str, ...]) -> None:
+    lines(*program, "host", "setup")
+    for name in ("one", "two"):
+        lines(*program, "vm", "create", name, "--image", "bare", "--memory", "64M")
+    made = vms(*program)
+    one, two = (guest_of(made[name]) for name in ("one", "two"))
+    node = int(told("show", "--value", "-p", "MainPID", service.UNIT))
+    assert len({0, uid_of(node), uid_of(one), uid_of(two)}) == 4
+    assert {vm["process-user"] for vm in made.values()} == {"own"}
+    for guest in (one, two):
+        status = Path(f"/proc/{guest}/status").read_text()
+        assert "Groups:\t\n" in status.replace("Groups:\t \n", "Groups:\t\n")
+        for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert f"{kind}:\t0000000000000000" in status
+
+    state, other = service.STATE_DIR, made["two"]["id"]
+    secrets = ("events.db", "nats.json", f"vms/{other}/disk.qcow2", f"vms/{other}/qmp.sock", ".")
+    for secret in secrets:
+        assert (state / secret).exists()
+        refused = as_escaped(one, "test", "-r", str(state / secret))
+        assert refused.returncode == 1, f"{secret}: {refused.stderr}"
+    assert as_escaped(one, "test", "-r", "/etc").returncode == 0, "or nothing was tried"
+    for pid in (two, node):
+        assert as_escaped(one, "kill", "-0", str(pid)).returncode != 0
+    asked = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    refused = as_escaped(one, "/usr/bin/python3", "-c", asked, str(users.MAPPER))
+    assert "PermissionError" in refused.stderr, "nobody but the node gets a uid there"
+
+    os.kill(node, signal.SIGKILL)
+    await asked_until(lambda: serving(program))
+    assert {vm["restarts"] for vm in vms(*program).values()} == {0}
+    assert {guest_of(vm) for vm in vms(*program).values()} == {one, two}
+    lines(*program, "vm", "stop", "one", "--kill")
+    assert set(guests(state)) == {two}
+    lines(*program, "vm", "start", "one")
+    assert uid_of(guest_of(vms(*program)["one"])) == users.derived_uid(made["one"]["id"])
+    lines(*program, "vm", "delete", "one", "--kill")
+    lines(*program, "vm", "delete", "two", "--kill")
+    assert guests(state) == {}
+    await asked_until(no_units)
+    assert {name.name for name in (state / "vms").iterdir()} <= {".collected"}
+
+
+def as_the_node(*command: str) -> subprocess.CompletedProcess[str]:
+    bare = ["setpriv", f"--reuid={service.USER}", f"--regid={service.USER}", "--init-groups", "--inh-caps=-all"]
+    return subprocess.run([*bare, "--bounding-set=-all", "--", *command], capture_output=True, text=True, check=False)
+
+
+MAPPED: Final = (
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.argv[2].encode());"
+    "print(s.recv(100).decode())"
+)
+
+
+@pytest.mark.parametrize("asked", ["0\n", "1000\n", "1879048191\n", f"{0x7FFE0000}\n", "1879048192", "\n", "x\n"])
+def test_the_mapper_gives_no_uid_but_a_vms(program: tuple[str, ...], asked: str) -> None:
+    lines(*program, "host", "setup")
+    python = ("unshare", "--user", "--keep-caps", "--", "/usr/bin/python3", "-c", MAPPED)
+    assert "that is not the uid of a VM" in as_the_node(*python, str(users.MAPPER), asked).stdout
+    assert "ok" in as_the_node(*python, str(users.MAPPER), "1879048192\n").stdout
+
+
+def test_the_mapper_maps_nothing_into_the_namespace_of_the_host(program: tuple[str, ...]) -> None:
+    lines(*program, "host", "setup")
+    told_so = as_the_node("/usr/bin/python3", "-c", MAPPED, str(users.MAPPER), "1879048192\n")
+    assert "the kernel refuses it" in told_so.stdout
+    assert lines("systemd-analyze", "verify", "/etc/systemd/system/aetherscale-uids.socket") == []
+
+
+def test_without_the_mapper_no_guest_starts_as_the_node(program: tuple[str, ...]) -> None:
+    lines(*program, "host", "setup")
+    told("stop", "aetherscale-uids.socket")
+    users.MAPPER.unlink(missing_ok=True)
+    refused = subprocess.run([*program, "vm", "create", "shut", "--image", "bare", "--memory", "64M"],
+                             capture_output=True, text=True, check=False)  # fmt: skip
+    assert refused.returncode == 1
+    assert "QEMU would run as the node's own user, aetherscale" in refused.stderr
+    assert "--allow-unisolated" in refused.stderr
+    assert guests(service.STATE_DIR) == {}
+    assert "done" in "".join(lines(*program, "host", "setup"))
+    lines(*program, "vm", "create", "open", "--image", "bare", "--memory", "64M")
+    lines(*program, "vm", "delete", "open", "--kill")

@@ -33,7 +33,7 @@ def end_of(supervisor: Supervisor, script: str) -> int:
     with Path("/dev/null").open("wb") as errors:
         pid = launch.spawn(
             ["/usr/bin/python3", "-c", script],
-            launch.Jail(None),
+            launch.Jail(None, drops_bounds=False),
             Path("/"),
             errors.fileno(),
             [],

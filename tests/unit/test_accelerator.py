@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.compute.qemu import accel, identity, launch, rom
+from aetherscale.actors.compute.qemu import accel, identity, rom, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.faults import HostFault
 
@@ -119,7 +119,7 @@ async def test_a_setting_is_taken_at_its_word(tmp_path: Path, qemu: str, monkeyp
 async def test_a_kvm_that_only_root_may_open_is_not_given_to_a_vm(
     tmp_path: Path, qemu: str, kvm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "may_switch", lambda: True)
+    monkeypatch.setattr(users, "way", lambda: "switch")
     kvm.chmod(0o600)
     with pytest.raises(HostFault, match="not open to the VM's user"):
         await Accelerators("kvm", tmp_path).choose(qemu, VM)

@@ -263,7 +263,7 @@ class TestEvents:
         assert {each.type for each in found} == {each.__name__ for each in event_types(KINDS)}
         assert all(each.about for each in found)
         booted = next(each for each in found if each.type == "VmBooted")
-        assert (booted.kind, booted.token, booted.schema) == ("vm", "vm-booted", 1)
+        assert (booted.kind, booted.token, booted.schema) == ("vm", "vm-booted", 2)
         assert [field.name for field in booted.fields] == ["run", "pid", "start-ticks", "boot-id", "accelerator"]
 
     def test_a_type_is_named_as_in_the_log_or_as_in_the_subject(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aetherscale.actors.compute.qemu import launch
+from aetherscale.actors.compute.qemu import launch, users
 from aetherscale.actors.compute.qemu.argv import Descriptors, MachineSpec, command_line, mac_address
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.identity import machine_uuid
@@ -127,14 +128,27 @@ def test_a_jail_for_kvm_has_one_group_and_no_other() -> None:
 
 
 def test_a_node_that_is_not_root_still_gives_everything_else_away() -> None:
-    wrapped = launch.Jail(uid=None).wrap(["qemu"])
+    wrapped = launch.Jail(uid=None, drops_bounds=False).wrap(["qemu"])
     assert not any("uid" in word for word in wrapped)
     assert {"--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"} <= set(wrapped)
+    assert "--bounding-set=-all" not in wrapped, "only CAP_SETPCAP lets it go, and setpriv would fail"
+
+
+def test_a_root_that_stays_root_still_loses_its_bounding_set() -> None:
+    assert "--bounding-set=-all" in launch.Jail(uid=None).wrap(["qemu"])
+
+
+def test_a_jail_whose_uid_is_mapped_asks_for_it_between_the_limits_and_the_drop() -> None:
+    wrapped = launch.Jail(uid=1_900_000_000, mapper=Path("/run/m.sock")).wrap(["qemu"])
+    names = [Path(word).name for word in wrapped]
+    order = [names.index(word) for word in ("prlimit", "unshare", "mapped.py", "setpriv", "qemu")]
+    assert order == sorted(order)
+    assert wrapped[order[2] + 1 : order[3]] == ["/run/m.sock", "1900000000"]
 
 
 @given(st.from_regex(ID_PATTERN), st.from_regex(ID_PATTERN))
 def test_every_vm_has_a_uid_of_its_own_that_nobody_else_hands_out(one: str, other: str) -> None:
-    uids = [launch.derived_uid(vm_id) for vm_id in (one, other)]
+    uids = [users.derived_uid(vm_id) for vm_id in (one, other)]
     assert all(0x7000_0000 <= uid < 0x7FFE_0000 for uid in uids)
     assert (uids[0] == uids[1]) == (one == other)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
-from aetherscale.actors.compute.effects import PauseReason
+from aetherscale.actors.compute.effects import PauseReason, ProcessUser
+from aetherscale.actors.compute.events import VmBooted
+from aetherscale.actors.compute.projection import view
 from aetherscale.actors.compute.simulated_host import Behaviour
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.work import tell
 from tests.support.memory_node import MemoryNode
+from tests.support.vm_pasts import DISK, REQUESTED, given
 
 WEB = {"image": "tiny", "name": "web"}
 
@@ -93,3 +96,24 @@ async def test_a_view_tells_how_the_guest_says_that_it_is_ready(node: MemoryNode
     assert msgspec.to_builtins(made["vm"])["ready-by"] == "none"
     made = await node.final("compute", "create-vm", WEB)
     assert msgspec.to_builtins(made["vm"])["ready-by"] == "channel"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "process_user", "isolation"),
+    [
+        ("kvm", "own", "kvm"),
+        ("kvm", None, "kvm"),
+        ("kvm", "node", "none"),
+        ("kvm", "root", "none"),
+        ("tcg", "own", "none"),
+        ("tcg", "node", "none"),
+    ],
+)
+def test_isolation_is_kvm_only_with_a_user_of_its_own(
+    accelerator: Literal["kvm", "tcg"], process_user: ProcessUser | None, isolation: str
+) -> None:
+    booted = VmBooted(1, 4711, 99, "boot", accelerator, process_user)
+    vm = given(REQUESTED, DISK, booted).state
+    assert vm is not None
+    seen = view(vm, "host1", 3)
+    assert (seen.isolation, seen.process_user, seen.accelerator) == (isolation, process_user, accelerator)

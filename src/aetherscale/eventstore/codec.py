@@ -29,11 +29,14 @@ class Codec:
         for event_type in event_types:
             name = event_type.__name__
             assert self._types.setdefault(name, event_type) is event_type, f"two event types are called {name}"
-            missing = [schema for schema in range(1, event_type.SCHEMA) if (name, schema) not in self._upcasters]
+            older = () if event_type.ONLY_ADDED else range(1, event_type.SCHEMA)
+            missing = [schema for schema in older if (name, schema) not in self._upcasters]
             assert not missing, f"{name} has schema {event_type.SCHEMA}, but nothing reads its schemas {missing}"
         self._decoders = {name: msgspec.msgpack.Decoder(event_type) for name, event_type in self._types.items()}
         self._current = {
-            (name, event_type.SCHEMA): self._decoders[name].decode for name, event_type in self._types.items()
+            (name, schema): self._decoders[name].decode
+            for name, event_type in self._types.items()
+            for schema in range(1 if event_type.ONLY_ADDED else event_type.SCHEMA, event_type.SCHEMA + 1)
         }
         """What decodes payloads that need no upcast, which nearly all are: one look instead of several for each."""
         self._encoder = msgspec.msgpack.Encoder()

@@ -144,7 +144,7 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
         case effects.DiskProvisioned():
             return (events.DiskProvisioned(outcome.disk_mib),)
         case effects.Booted():
-            return (events.VmBooted(vm.run, outcome.pid, outcome.start_ticks, outcome.boot_id, outcome.accelerator),)
+            return (_booted(vm, outcome),)
         case effects.ShutdownIgnored():
             return (events.VmStopForced(vm.run, outcome.waited_s),)
         case effects.Ended() if vm.unsure:
@@ -205,6 +205,12 @@ def _failed(vm: Vm, failed: effects.EffectFailed, at_us: int) -> Sequence[VmEven
     )
     undo = not again and not vm.ever_ran and step in ("provisioning", "booting") and vm.requested == "running"
     return (event, events.VmUndone()) if undo else (event,)
+
+
+def _booted(vm: Vm, booted: effects.Booted) -> events.VmBooted:
+    return events.VmBooted(
+        vm.run, booted.pid, booted.start_ticks, booted.boot_id, booted.accelerator, booted.process_user
+    )
 
 
 def _step(vm: Vm) -> Step:

@@ -17,6 +17,9 @@ from msgspec import Struct
 ReadyChannel = Literal["agent", "channel", "none"]
 """How the guest of an image says that it is ready: the QEMU guest agent, our own virtio port, or not at all."""
 
+ProcessUser = Literal["own", "node", "root"]
+"""Whose process a QEMU is: a user's that nothing else has, that of the node's user, or root's."""
+
 PauseReason = Literal["disk", "internal-error", "io-error", "user"]
 
 
@@ -126,6 +129,8 @@ class Booted(Struct, frozen=True):
     boot_id: str
     accelerator: Literal["kvm", "tcg"]
     adopted: bool = False
+    process_user: ProcessUser | None = None
+    """As the kernel has it; None where nobody can tell, as of a simulated process."""
 
 
 class ShutdownIgnored(Struct, frozen=True):

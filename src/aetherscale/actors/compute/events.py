@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from aetherscale.actors.compute.commands import VmSpec
-from aetherscale.actors.compute.effects import PauseReason, ReadyChannel
+from aetherscale.actors.compute.effects import PauseReason, ProcessUser, ReadyChannel
 from aetherscale.kernel.messages import Event
 
 KIND = "vm"
@@ -34,13 +34,20 @@ class VmStartRequested(Event, frozen=True):
 
 
 class VmBooted(Event, frozen=True):
-    """QEMU said that the virtual machine runs. Boot id, pid and start ticks name the process."""
+    """QEMU said that the virtual machine runs. Boot id, pid and start ticks name the process.
+
+    `process_user` is whose process it is; schema 1 does not say.
+    """
+
+    SCHEMA: ClassVar[int] = 2
+    ONLY_ADDED: ClassVar[bool] = True
 
     run: int
     pid: int
     start_ticks: int
     boot_id: str
     accelerator: Literal["kvm", "tcg"]
+    process_user: ProcessUser | None = None
 
 
 class VmReady(Event, frozen=True):

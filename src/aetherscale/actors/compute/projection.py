@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import typing
-from typing import Final
+from typing import Final, Literal
 
 from aetherscale.actors.compute import events
 from aetherscale.actors.compute.events import VmEvent
 from aetherscale.actors.compute.sentences import VM_TELLING, held
-from aetherscale.actors.compute.state import Failure, Vm, evolve, is_down
+from aetherscale.actors.compute.state import Failure, ProcessIdentity, Vm, evolve, is_down
 from aetherscale.actors.compute.views import ExitView, FailureView, VmView
 from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
 from aetherscale.kernel.errors import Refused
@@ -20,7 +20,7 @@ from aetherscale.kernel.times import to_rfc3339
 def view(vm: Vm, node: str, revision: int) -> VmView:
     """The view of a VM that lives on `node`; `revision` is the version of its stream."""
     spec = vm.spec
-    accelerator = vm.process.accelerator if vm.process and vm.observed in ("running", "paused") else None
+    process = vm.process if vm.observed in ("running", "paused") else None
     return VmView(
         id=vm.id,
         name=vm.name,
@@ -39,13 +39,20 @@ def view(vm: Vm, node: str, revision: int) -> VmView:
         failure=_failure(vm.failure),
         revision=revision,
         labels=spec.labels,
-        accelerator=accelerator,
-        isolation=None if accelerator is None else "kvm" if accelerator == "kvm" else "none",
+        accelerator=process.accelerator if process else None,
+        isolation=isolation(process) if process else None,
+        process_user=process.process_user if process else None,
         paused_reason=vm.paused_reason,
         restarts=vm.restarts,
         exit=_exit(vm.exit),
         ready_by=spec.ready_channel,
     )
+
+
+def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
+    """What stands between this QEMU's guest and the host."""
+    # Older events do not say whose process it was: their VMs are shown as they always were.
+    return "kvm" if process.accelerator == "kvm" and process.process_user in ("own", None) else "none"
 
 
 def claim(vm: Vm, event: VmEvent) -> ClaimEvent | None:

@@ -48,7 +48,8 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
             after_stop = ", after the stop that was under way" if vm.phase == "stopping" else ""
             return request(f"asked to start it{after_stop}")
         case events.VmBooted():
-            return answer(f"QEMU ran it: run {event.run}, process {event.pid}, {event.accelerator.upper()}")
+            whose = _WHOSE.get(event.process_user or "own", "")
+            return answer(f"QEMU ran it: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}")
         case events.VmReady():
             return answer(f"the guest said that it was ready{_channel(event)}")
         case events.VmPaused():
@@ -175,6 +176,9 @@ def _how(event: events.VmStopRequested | events.VmDeleteRequested) -> str:
     return (
         " at once, without asking the guest" if event.kill else f", giving the guest {event.grace_s:g} s to shut down"
     )
+
+
+_WHOSE: Final = {"own": "", "node": " of the node's own user", "root": " of root"}
 
 
 def _channel(event: events.VmReady) -> str:

@@ -31,6 +31,7 @@ from aetherscale.actors.compute.effects import (
     ComputeEffect,
     EndVm,
     PauseReason,
+    ProcessUser,
     ProvisionDisk,
     RemoveVm,
     ShutDownVm,
@@ -85,6 +86,7 @@ class ProcessIdentity(Struct, frozen=True):
     start_ticks: int
     boot_id: str
     accelerator: Literal["kvm", "tcg"]
+    process_user: ProcessUser | None = None
 
 
 class Vm(Struct, frozen=True, gc=False):
@@ -160,7 +162,9 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
                 observed="running",
                 ever_ran=True,
                 running_since_us=at_us,
-                process=ProcessIdentity(event.pid, event.start_ticks, event.boot_id, event.accelerator),
+                process=ProcessIdentity(
+                    event.pid, event.start_ticks, event.boot_id, event.accelerator, event.process_user
+                ),
                 attempt=1,
                 not_before_us=0,
             )

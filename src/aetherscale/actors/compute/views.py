@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.effects import ReadyChannel
+from aetherscale.actors.compute.effects import ProcessUser, ReadyChannel
 
 Phase = Literal[
     "requested",
@@ -64,7 +64,11 @@ class VmView(Struct, frozen=True, rename="kebab"):
     labels: dict[str, str]
     accelerator: str | None
     isolation: Literal["kvm", "none"] | None
-    """What stands between guest and host while it runs: `none` under TCG, for which QEMU promises no isolation."""
+    """What stands between guest and host while it runs: `none` under TCG, for which QEMU promises no isolation, and
+    where QEMU runs as root or as the node's own user, so that a guest which breaks out of it has all that the node has.
+    """
+    process_user: ProcessUser | None
+    """Whose process QEMU is while it runs; null where the event of its boot does not say."""
     paused_reason: str | None
     restarts: int
     exit: ExitView | None

@@ -71,6 +71,11 @@ class Ready(Protocol):
         """The position of the last event in its log."""
         ...
 
+    @property
+    def isolation(self) -> str:
+        """Whose processes its VMs are."""
+        ...
+
 
 class Program(Struct, frozen=True):
     """Every member is called only when it is needed, so that what stands behind it is imported only then."""

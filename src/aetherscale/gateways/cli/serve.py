@@ -30,6 +30,7 @@ def _serve(context: Context) -> None:
                     "trouble": ready.trouble,
                     "vms": ready.vms,
                     "head": ready.head,
+                    "isolation": ready.isolation,
                 }
             )
             return
@@ -43,6 +44,7 @@ def _serve(context: Context) -> None:
                 ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
                 ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
                 ("http", "none in this version"),
+                ("isolation", ready.isolation),
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
         )
@@ -74,6 +76,10 @@ SERVE = Command(
             "what is around the processes of guests; auto takes systemd's units where they can be made",
             "WHAT",
             choices=("auto", "systemd", "detached"),
+        ),
+        Option(
+            "allow-unisolated",
+            "start guests even where QEMU would run as root or as the node's own user: only guests that you trust",
         ),
         Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
         Option("stream-max-bytes", "what the copy of the log on the NATS server may take; 1G if not given", "SIZE"),

@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from aetherscale.actors.compute.qemu import argv, identity, launch, rom
+from aetherscale.actors.compute.qemu import argv, identity, launch, rom, users
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.settings import Accelerator
 from aetherscale.statedir import write_file
@@ -59,7 +59,7 @@ class Accelerators:
 
     async def choose(self, qemu: str, vm_id: str) -> Choice:
         """The accelerator for a VM. Raises `HostFault` where the setting is `kvm` and KVM cannot be had."""
-        uid = launch.uid_of(vm_id)
+        uid = users.uid_of(vm_id)
         match self._setting:
             case "tcg":
                 return Choice("tcg", None)
@@ -71,7 +71,7 @@ class Accelerators:
                 except HostFault as fault:
                     log.info("no KVM: %s", fault.reason)
                     return Choice("tcg", None)
-                verdict = await self._judge(qemu, launch.Jail(uid, group))
+                verdict = await self._judge(qemu, launch.jail_of(vm_id, group))
                 return Choice("kvm", group) if verdict.works else Choice("tcg", None)
 
     def distrust(self, qemu: str, reason: str) -> None:
@@ -174,7 +174,8 @@ def _kvm_group(uid: int | None) -> int | None:
     if node.st_mode & wanted == wanted or (uid is None and os.access(KVM, os.R_OK | os.W_OK)):
         return None
     wanted = stat.S_IRGRP | stat.S_IWGRP
-    if uid is not None and node.st_mode & wanted == wanted and node.st_gid != 0:
+    may_have = users.way() == "switch" or node.st_gid in os.getgroups()
+    if uid is not None and node.st_mode & wanted == wanted and node.st_gid != 0 and may_have:
         return node.st_gid
     raise HostFault(
         "/dev/kvm is not open to the VM's user",

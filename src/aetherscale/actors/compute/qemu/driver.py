@@ -35,7 +35,7 @@ from aetherscale.actors.compute.effects import (
     ShutDownVm,
     VmHeld,
 )
-from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision
+from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
@@ -70,6 +70,7 @@ class QemuDriver:
         write_overlay: disk.WriteOverlay,
         accelerator: Accelerator = "auto",
         supervision: Supervision = "detached",
+        allow_unisolated: bool = False,
         qemu: str = QEMU,
     ) -> None:
         self._root = state_dir / "vms"
@@ -80,6 +81,7 @@ class QemuDriver:
         self._machines: dict[str, Machine] = {}
         self._accelerators = Accelerators(accelerator, state_dir)
         self._supervision = supervision
+        self._allow_unisolated = allow_unisolated
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._observe: Observe | None = None
         self._starter: Starter
@@ -90,7 +92,14 @@ class QemuDriver:
         statedir.make(self._root)
         supervisor = await supervision.choose(self._supervision)
         self._starter = Starter(
-            self._root, self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed
+            self._root,
+            self._qemu,
+            self._accelerators,
+            supervisor,
+            self._machines,
+            self._tasks,
+            self._observed,
+            self._allow_unisolated,
         )
 
     async def close(self) -> None:
@@ -179,6 +188,7 @@ class QemuDriver:
             machine.boot_id,
             machine.accelerator,
             adopted,
+            users.owner_of(machine.pid),
         )
 
     async def _given_up(self, directory: VmDirectory, machine: Machine | None, silent: Exception) -> HostFault:
@@ -262,6 +272,8 @@ class QemuDriver:
         """All VMs of which this host has anything, by their ids."""
         processes = {vm_id for vm_id, _ in identity.processes_of(self._root)}
         places = set(layout.directories(self._root))
+        # A process that may not be looked at is known by what it holds.
+        processes |= {vm_id for vm_id in places - processes if self._directory(vm_id).is_held()}
         return [Found(vm_id, vm_id in processes, vm_id in places) for vm_id in sorted(processes | places)]
 
     async def console(self, vm_id: str) -> Console:

@@ -2,6 +2,9 @@
 
 A process is ours where its start ticks are those that are on record, it works in the VM's directory, and its command
 line names the VM. Only then is it watched, or ended, and only through its pidfd.
+
+Where a process works is not always for us to see: root in a container without CAP_SYS_PTRACE may not look at processes
+of other users. What is on record, or who holds the VM's socket in a directory that is ours alone, says as much.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ def start_ticks(pid: int) -> int | None:
 def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
     """A pidfd of the process, where it is alive and it is the one; the caller closes it. None otherwise.
 
-    The pidfd is opened before anything is looked at, so that what was checked is what it stands for.
+    `ticks` are from what the node has written, or of a process that is known to hold the VM's socket. The pidfd is
+    opened before anything is looked at, so that what was checked is what it stands for.
     """
     if pid <= 1:
         return None
@@ -47,7 +51,7 @@ def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
         pidfd = os.pidfd_open(pid)
     except (OSError, OverflowError):
         return None
-    if start_ticks(pid) == ticks and _works_in(pid, directory) and _names(pid, vm_id):
+    if start_ticks(pid) == ticks and _may_work_in(pid, directory) and _names(pid, vm_id):
         return pidfd
     os.close(pidfd)
     return None
@@ -72,11 +76,14 @@ def processes_of(root: Path) -> list[tuple[str, int]]:
     return found
 
 
-def _works_in(pid: int, directory: Path) -> bool:
+def _may_work_in(pid: int, directory: Path) -> bool:
+    """Whether it works there, as far as this process may see."""
     try:
         if directory.exists():
             return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), directory.stat())
         return os.readlink(f"/proc/{pid}/cwd") == f"{directory.resolve()} (deleted)"
+    except PermissionError:
+        return True
     except OSError:
         return False
 

@@ -3,27 +3,23 @@
 The exec chain is `prlimit` → `setpriv` → QEMU, both of util-linux, 2.5 ms together: a jail made by `preexec_fn` would
 run Python between fork and exec of a process with threads, and QEMU's own `-runas` dies under its own `-sandbox`.
 
-As root every VM has a uid of its own. It is derived from the VM's id, in 0x70000000-0x7fffffff less its end: a range
-that neither systemd nor the distributions hand out. Two VMs share one with a chance of 2⁻²⁸; they would still have
-nothing open in common. Under any other user QEMU runs as that user, all else alike.
+Which user it becomes, and how, is said in `users.py`. Where it stays uid 0, of whatever user namespace, only an empty
+bounding set keeps exec from giving it every capability back: it is dropped wherever the kernel lets this process do so.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aetherscale.actors.compute.qemu import users
 from aetherscale.actors.compute.qemu.faults import HostFault
-
-UID_BASE: Final = 0x7000_0000
-UID_COUNT: Final = 0x0FFE_0000
-"""systemd keeps 0x7ffe0000 and up for "foreign" images."""
 
 WITHOUT_MORE: Final = "--no-install-recommends"
 """How apt is told to install QEMU alone, which is a tenth of what it brings otherwise: no desktop."""
@@ -41,6 +37,10 @@ class Jail:
     """Its only supplementary group: that of /dev/kvm where KVM is used."""
     file_limit_bytes: int | None = None
     """The largest file that it may write: no console log outgrows it while the node is away."""
+    mapper: Path | None = None
+    """Who gives a user namespace its uid, where this process may not switch to it."""
+    drops_bounds: bool = True
+    """Whether the bounding set goes: only CAP_SETPCAP lets it."""
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """The command, preceded by the programs that take everything away and then become it."""
@@ -48,38 +48,39 @@ class Jail:
         if self.file_limit_bytes is not None:
             limits.append(f"--fsize={self.file_limit_bytes}")
         drop = ["--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"]
+        if self.drops_bounds:
+            drop = ["--bounding-set=-all", *drop]
         if self.uid is not None:
             groups = "--clear-groups" if self.group is None else f"--groups={self.group}"
-            drop = [f"--reuid={self.uid}", f"--regid={self.uid}", groups, "--bounding-set=-all", *drop]
-        return [program("prlimit"), *limits, "--", program("setpriv"), *drop, "--", *command]
+            drop = [f"--reuid={self.uid}", f"--regid={self.uid}", groups, *drop]
+        return [program("prlimit"), *limits, "--", *self._mapped(), program("setpriv"), *drop, "--", *command]
+
+    def _mapped(self) -> list[str]:
+        """What comes before `setpriv` where the uid is to be had in a user namespace of its own."""
+        if self.mapper is None:
+            return []
+        script = str(Path(__file__).with_name("mapped.py"))
+        unshare = [program("unshare"), "--user", "--keep-caps", "--"]
+        return [*unshare, sys.executable, "-I", "-S", "-B", script, str(self.mapper), str(self.uid)]
 
 
-def uid_of(vm_id: str) -> int | None:
-    """The uid that the VM's process runs as; None where this process may not switch to it."""
-    return derived_uid(vm_id) if may_switch() else None
-
-
-def derived_uid(vm_id: str) -> int:
-    """The uid that belongs to a VM."""
-    return UID_BASE + int.from_bytes(hashlib.sha256(vm_id.encode()).digest()[:8], "big") % UID_COUNT
-
-
-def may_switch() -> bool:
-    """Whether this process is root, and in a user namespace that has the whole range (user_namespaces(7))."""
-    if os.geteuid() != 0:
-        return False
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        inside, _, count = (int(field) for field in line.split())
-        if inside <= UID_BASE and inside + count >= UID_BASE + UID_COUNT:
-            return True
-    return False
+def jail_of(vm_id: str, group: int | None = None, file_limit_bytes: int | None = None) -> Jail:
+    """The jail of a VM's process, as this process can make it."""
+    way = users.way()
+    return Jail(
+        uid=None if way == "none" else users.derived_uid(vm_id),
+        group=group,
+        file_limit_bytes=file_limit_bytes,
+        mapper=users.MAPPER if way == "map" else None,
+        drops_bounds=way == "map" or users.has_capability(users.CAP_SETPCAP),
+    )
 
 
 def program(name: str) -> str:
     """The path of a program. Raises `HostFault` that says which package has it."""
     path = shutil.which(name)
     if path is None:
-        package = "util-linux" if name in ("prlimit", "setpriv") else "qemu-system-x86"
+        package = "util-linux" if name in ("prlimit", "setpriv", "unshare") else "qemu-system-x86"
         raise HostFault(f"{name} is not installed", hint=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
     return os.path.realpath(path)
 

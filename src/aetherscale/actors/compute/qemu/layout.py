@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ COLLECTED: Final = ".collected"
 
 RECORD_LIMIT_BYTES: Final = 64 * 1024
 _BACKLOG: Final = 4
+_CREDENTIALS: Final = struct.Struct("3i")
 
 
 class RunRecord(Struct, frozen=True, rename="kebab"):
@@ -163,6 +165,19 @@ class VmDirectory:
         except BlockingIOError:
             return True
         return True
+
+    def holder(self) -> int | None:
+        """The pid of who listens on the QMP socket, as the kernel has it (SO_PEERCRED, unix(7)); None for nobody.
+
+        QEMU is that from when it has taken its sockets; until then the node is whose child it is. Raises `OSError`.
+        """
+        try:
+            with self.connect(QMP) as connection:
+                raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError, BlockingIOError):
+            return None
+        pid, _, _ = _CREDENTIALS.unpack(raw)
+        return int(pid) or None
 
     def record(self) -> RunRecord | None:
         """The record of the present run; None where there is none, or where it cannot be read."""

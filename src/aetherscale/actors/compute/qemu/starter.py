@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Observe, Process, Progress
 from aetherscale.actors.compute.effects import BootVm
-from aetherscale.actors.compute.qemu import argv, identity, launch, layout
+from aetherscale.actors.compute.qemu import argv, identity, launch, layout, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.disk import MIB, disk_size_mib
@@ -40,12 +40,15 @@ class Starter:
     machines: dict[str, Machine]
     tasks: Tasks
     observe: Observe
+    allow_unisolated: bool = False
+    """Whether a VM starts where its process would be root's, or the node's own user's."""
 
     async def start(self, effect: BootVm, directory: VmDirectory, progress: Progress) -> Machine:
         """A new process, the guest in it not running yet. Raises `HostFault`, `OSError`.
 
         Nothing of the VM may be alive.
         """
+        self._require_isolation(effect.vm_id)
         qemu = launch.program(self.qemu)
         _require_disk(directory)
         _require_memory(effect.memory_mib)
@@ -53,9 +56,22 @@ class Starter:
         progress(f"starting QEMU ({choice.accelerator})")
         return self._spawn(qemu, effect, directory, choice)
 
+    def _require_isolation(self, vm_id: str) -> None:
+        whose = users.would_be(vm_id)
+        if whose == "own" or self.allow_unisolated:
+            return
+        runs_as = "root" if whose == "root" else f"the node's own user, {users.name_of_this_user()}"
+        raise HostFault(
+            f"QEMU would run as {runs_as}: a guest that breaks out of it would have the node's log, its credentials "
+            "and the disks of all VMs",
+            hint="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
+            "for a user of its own for each VM: sudo aetherscale host setup",
+            retryable=False,
+        )
+
     def _spawn(self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice) -> Machine:
         spec = argv.MachineSpec(effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format)
-        jail = launch.Jail(launch.uid_of(effect.vm_id), choice.group, _file_limit_bytes(directory))
+        jail = launch.jail_of(effect.vm_id, choice.group, _file_limit_bytes(directory))
         directory.forget_run()
         intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
         directory.write_record(intent)
@@ -100,13 +116,19 @@ class Starter:
         if directory.exists() and not directory.is_held():
             return None
         # The node ended between exec and writing down the pid, or somebody has changed what it wrote.
-        for vm_id, pid in identity.processes_of(self.root):
-            ticks = identity.start_ticks(pid) if vm_id == directory.vm_id else None
-            pidfd = None if ticks is None else identity.claim(pid, ticks, directory.path, vm_id)
+        for pid in self._candidates(directory):
+            ticks = identity.start_ticks(pid)
+            pidfd = None if ticks is None else identity.claim(pid, ticks, directory.path, directory.vm_id)
             if pidfd is not None:
                 record = record or RunRecord(0, identity.boot_id(), "tcg", "none")
                 return self._adopted(directory, replace(record, pid=pid, start_ticks=ticks), pidfd)
         return None
+
+    def _candidates(self, directory: VmDirectory) -> list[int]:
+        """Who works in the directory; and who holds its socket, where nobody can be seen to work in it."""
+        found = [pid for vm_id, pid in identity.processes_of(self.root) if vm_id == directory.vm_id]
+        holder = directory.holder() if directory.exists() and not found else None
+        return [*found, holder] if holder is not None else found
 
     def adopt(self, process: Process, directory: VmDirectory) -> Machine | None:
         """The very process that the log names, where it is alive. Its observations are held. Raises `OSError`."""
