@@ -27,9 +27,10 @@ _REQUEST: Final = re.compile(rb"([1-9][0-9]{9})\n")
 def main() -> int:
     """Serve the connection that is stdin."""
     with socket.socket(fileno=os.dup(0)) as connection:
-        connection.settimeout(PATIENCE_S)
         try:
             answer = answer_to(connection)
+        except TimeoutError:
+            answer = f"nothing was asked within {PATIENCE_S:g} s"
         except OSError as error:
             answer = f"the kernel refuses it: {error.strerror or error}"
         connection.sendall(f"{answer}\n".encode())
@@ -42,6 +43,7 @@ def answer_to(connection: socket.socket) -> str:
     pid, user, _ = _CREDENTIALS.unpack(raw)
     if user != os.geteuid():
         return f"uid {user} is not the user of this service"
+    connection.settimeout(PATIENCE_S)
     request = _REQUEST.fullmatch(connection.recv(64))
     if request is None or not is_a_vms(int(request[1])):
         return "that is not the uid of a VM"

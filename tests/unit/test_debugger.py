@@ -264,7 +264,8 @@ class TestEvents:
         assert all(each.about for each in found)
         booted = next(each for each in found if each.type == "VmBooted")
         assert (booted.kind, booted.token, booted.schema) == ("vm", "vm-booted", 2)
-        assert [field.name for field in booted.fields] == ["run", "pid", "start-ticks", "boot-id", "accelerator"]
+        names = [field.name for field in booted.fields]
+        assert names == ["run", "pid", "start-ticks", "boot-id", "accelerator", "process-user"]
 
     def test_a_type_is_named_as_in_the_log_or_as_in_the_subject(self) -> None:
         assert type_named(KINDS, "VmBooted") == type_named(KINDS, "vm-booted") == "VmBooted"
