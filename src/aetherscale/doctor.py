@@ -132,7 +132,7 @@ def _qemu(settings: Settings) -> Iterator[Finding]:
 
 def _jail(settings: Settings) -> Iterator[Finding]:
     try:
-        programs = [launch.program(name) for name in ("prlimit", "setpriv")]
+        programs = [launch.program(name) for name in ("prlimit", "setpriv", "unshare")]
         yield Finding("jail", "ok", ", ".join(programs))
     except HostFault as fault:
         yield Finding("jail", "error", fault.reason, fault.hint)

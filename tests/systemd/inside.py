@@ -257,7 +257,7 @@ async def test_a_guest_that_breaks_out_of_its_qemu_is_nobody_on_the_host(program
 
 
 def as_the_node(*command: str) -> subprocess.CompletedProcess[str]:
-    bare = ["setpriv", f"--reuid={service.USER}", f"--regid={service.USER}", "--init-groups", "--inh-caps=-all"]
+    bare = ["setpriv", f"--reuid={service.USER}", f"--regid={service.GROUP}", "--init-groups", "--inh-caps=-all"]
     return subprocess.run([*bare, "--bounding-set=-all", "--", *command], capture_output=True, text=True, check=False)
 
 

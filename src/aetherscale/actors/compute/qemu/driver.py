@@ -91,16 +91,8 @@ class QemuDriver:
         self._observe = observe
         statedir.make(self._root)
         supervisor = await supervision.choose(self._supervision)
-        self._starter = Starter(
-            self._root,
-            self._qemu,
-            self._accelerators,
-            supervisor,
-            self._machines,
-            self._tasks,
-            self._observed,
-            self._allow_unisolated,
-        )
+        hands = (self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed)
+        self._starter = Starter(self._root, *hands, allow_unisolated=self._allow_unisolated)
 
     async def close(self) -> None:
         """Stop observing. Guests run on."""
