@@ -111,6 +111,7 @@ def booted(*options: str) -> Iterator[int]:
         with subprocess.Popen(
             [*first, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
         ) as container:
+            leader = 0
             try:
                 while b"READY=1" not in told.recv(4096).split(b"\n"):
                     pass
@@ -118,15 +119,28 @@ def booted(*options: str) -> Iterator[int]:
                 told.settimeout(None)
                 threading.Thread(target=hear, args=(told,), daemon=True).start()
                 children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-                yield int(children[0])
+                leader = int(children[0])
+                yield leader
             finally:
-                # Power off; it needs no longer than systemd does.
-                container.send_signal(signal.SIGRTMIN + 4)
-                try:
-                    container.wait(PATIENCE_S)
-                except subprocess.TimeoutExpired:
-                    container.kill()
+                power_off(leader, container)
                 told.shutdown(socket.SHUT_RD)
+
+
+def power_off(leader: int, container: subprocess.Popen[bytes]) -> None:
+    """End a container, which lives on where its systemd-nspawn alone is ended: so its systemd is told."""
+    if leader:
+        pidfd = os.pidfd_open(leader)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGRTMIN + 4)
+        try:
+            container.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+    else:
+        container.kill()
+    container.wait(PATIENCE_S)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,9 @@ class Host:
         for kind, now in self.inventory().items():
             left = {each for each in now - before[kind] if kind != "files" or each not in owned}
             if kind in ("users", "groups"):
-                left = {each for each in left if each.split(":")[0] not in ("kvm", "rdma", "render", "sgx")}  # of packages
+                left = {
+                    each for each in left if each.split(":")[0] not in ("kvm", "rdma", "render", "sgx")
+                }  # of packages
             assert not left, f"{kind} are left: {sorted(left)}"
 
     def inventory(self) -> dict[str, set[str]]:
