@@ -27,6 +27,7 @@ LIMITS: Final = ROOT / "tests/promises/limits.toml"
 SOURCE: Final = ROOT / "src/aetherscale"
 PAGE: Final = ROOT / "docs/limits.md"
 LIKE_A_BOUND: Final = re.compile(r"_(S|BYTES|MIB|LIMIT|AT_ONCE|ATTEMPTS)$|(^|_)(MAX|MOST|WINDOW|LIMIT|TASKS)(_|$)")
+NAMED_CODE: Final = re.compile(r"\((\d{3})\)")
 KINDS: Final = {
     "input": "What comes in",
     "queue": "What waits",
@@ -127,9 +128,41 @@ def faults_of(limits: Iterable[Limit], none: set[str]) -> Iterator[str]:
         for test in limit.shown_by:
             if not has_test(test, ROOT):
                 yield f"there is no test {test}, which should run into {limit.name}"
+        sent = codes_at(SOURCE, limit.name.partition(":")[2])
+        for code in NAMED_CODE.findall(limit.says):
+            if int(code) not in sent:
+                yield f"{limit.name} says ({code}), and the code that reads it sends {sorted(sent) or 'none'}"
     for name in sorted(constants - named - none):
         if LIKE_A_BOUND.search(name.partition(":")[2]):
             yield f"{name} looks like a bound: describe it in tests/promises/limits.toml, or say there why it is none"
+
+
+def codes_at(source: Path, constant: str) -> set[int]:
+    """The codes of the errors that are made in functions that read a constant, or what was set from it; else in their
+    classes.
+    """
+    word = constant.strip("_").lower()
+    texts = [text for path in source.rglob("*.py") if word in (text := path.read_text()).lower()]
+    trees = [ast.parse(text) for text in texts]
+    return _codes_of(trees, word, ast.FunctionDef, ast.AsyncFunctionDef) or _codes_of(trees, word, ast.ClassDef)
+
+
+def _codes_of(trees: Iterable[ast.AST], word: str, *scopes: type[ast.AST]) -> set[int]:
+    codes: set[int] = set()
+    for part in (part for tree in trees for part in ast.walk(tree) if isinstance(part, scopes)):
+        nodes = list(ast.walk(part))
+        names = {node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in nodes}
+        if word in {name.strip("_").lower() for name in names}:
+            codes |= set(_codes_in(nodes))
+    return codes
+
+
+def _codes_in(nodes: Iterable[ast.AST]) -> Iterator[int]:
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused" and node.args:
+            code = node.args[0]
+            if isinstance(code, ast.Constant) and isinstance(code.value, int):
+                yield code.value
 
 
 def constants_of(source: Path) -> Iterator[str]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
-
-from aetherscale import __version__
-from aetherscale.gateways.cli.main import run
-from aetherscale.gateways.cli.program import Program
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
 
-    from aetherscale.gateways.cli.program import Finding, Ready, Step
+    from aetherscale.gateways.cli.program import Finding, Program, Ready, Step
     from aetherscale.kernel.registry import Kind
     from aetherscale.settings import Settings
 
@@ -26,21 +23,33 @@ OPEN_FILES = 65_536
 """What a node may have open, where the host lets it."""
 PRIVATE = 0o077
 """The umask of a node: whatever it or a program of its makes is for its owner alone."""
+INTERRUPTED = 130
+"""What a shell expects of a program that was ended by Ctrl-C."""
 PYTHONS_OWN = gc.get_threshold()
 
 
 def main() -> int:
     """`aetherscale WORDS…`; answers with the exit status."""
     stand_in_for_closed_descriptors()
-    return _briefly(lambda: run(sys.argv[1:], program()))
+    return _briefly(_nested)
 
 
 def flat() -> int:
     """`aetherscale-cli WORDS…`, the flat verbs of the first version; answers with the exit status."""
     stand_in_for_closed_descriptors()
+    return _briefly(_flat)
+
+
+def _nested() -> int:
+    from aetherscale.gateways.cli.main import run
+
+    return run(sys.argv[1:], program())
+
+
+def _flat() -> int:
     from aetherscale.gateways.cli.flat import run_flat
 
-    return _briefly(lambda: run_flat(sys.argv[1:], program()))
+    return run_flat(sys.argv[1:], program())
 
 
 def stand_in_for_closed_descriptors() -> None:
@@ -50,23 +59,37 @@ def stand_in_for_closed_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             # The lowest that is free is the one that is given.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            # A stdout for reading alone: writing to one that was closed has to fail, as it would have.
+            os.set_inheritable(os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
 
 
 def _briefly(work: Callable[[], int]) -> int:
-    """Run without searches for garbage, as far as possible; the last ones would be at the end of the process."""
-    gc.set_threshold(SEARCH_AFTER)
+    """Run without searches for garbage, as far as possible; the last ones would be at the end of the process.
+
+    Nothing is imported before this, so that Ctrl-C is heard in good order while what is needed is imported.
+    """
     try:
+        from aetherscale.gateways.cli.standard import install
+
+        gc.set_threshold(SEARCH_AFTER)
+        install()
         return work()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
+        # What is left is Python's own end, which has nothing to say of a Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.freeze()
         gc.set_threshold(*PYTHONS_OWN)
 
 
 def program() -> Program:
     """What the command line sets going."""
+    from aetherscale import __version__
+    from aetherscale.gateways.cli.program import Program
+
     return Program(
         version=__version__,
         environ=os.environ,
@@ -126,6 +149,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         )
     os.umask(PRIVATE)
     _allow_open_files()
+    sys.unraisablehook = sys.__unraisablehook__  # a node has a log, which is read by who mends it
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # It calls every end of a connection an error; what such an end means is said by the driver.
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)

@@ -68,6 +68,9 @@ STREAM_MAX_BYTES = 1024**3
 LEAST_STREAM_BYTES = 16 * 1024**2
 """Room for a few of the largest events: with less the copy could not be told from a broken one."""
 
+MAX_FILE_BYTES = 1024**2
+"""A file of settings has a few lines; a device or a disk image, which has no end, is none."""
+
 _SIZE = re.compile(r"(?P<amount>[0-9]{1,18})(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _PREFIX = "AETHERSCALE_"
@@ -129,7 +132,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     node = _name(given, "node")
     run_dir = _text(given, "run-dir")
     return Settings(
-        state_dir=Path(os.path.abspath(_text(given, "state-dir") or _default_state_dir(environ))),
+        state_dir=_directory(_text(given, "state-dir") or _default_state_dir(environ), "state-dir"),
         node=node or node_name(os.uname().nodename),
         is_named=node is not None,
         nats_url=_text(given, "nats"),
@@ -141,10 +144,31 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         allow_unisolated=_truth(given, "allow-unisolated"),
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
-        cache=Path(os.path.abspath(cache)) if cache else None,
+        cache=_directory(cache, "cache-dir") if cache else None,
         is_default="state-dir" not in given,
-        run_dir=Path(os.path.abspath(run_dir)) if run_dir else None,
+        run_dir=_directory(run_dir, "run-dir") if run_dir else None,
     )
+
+
+def _directory(path: str, name: str) -> Path:
+    """Its absolute path, which a node has to be able to write in JSON. Raises `Refused` (400)."""
+    try:
+        full = os.path.abspath(path)
+    except FileNotFoundError:
+        raise Refused(
+            400,
+            f"settings: {name}: got {path!r}, and the working directory is gone",
+            field=name,
+            hint="give a full path",
+        ) from None
+    if not _is_utf8(full):
+        raise Refused(400, f"settings: {name}: got {full!r}, expected a path in UTF-8", field=name)
+    return Path(full)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether every byte that the host has given us was a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def node_name(hostname: str) -> str:
@@ -164,7 +188,20 @@ def _default_state_dir(environ: Mapping[str, str]) -> str:
 def _xdg(environ: Mapping[str, str], variable: str, default: str) -> str:
     """A base directory. A relative one is to be ignored (XDG Base Directory Specification)."""
     found = environ.get(variable, "")
-    return found if found.startswith("/") else f"{environ.get('HOME') or '/'}/{default}"
+    return found if found.startswith("/") else f"{_home(environ).rstrip('/')}/{default}"
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    """The directory of the user, also where nobody has told us, as in a service."""
+    home = environ.get("HOME", "")
+    if home.startswith("/"):
+        return home
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir or "/"
+    except KeyError:
+        return "/"
 
 
 def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tuple[Any, str]]:
@@ -177,17 +214,22 @@ def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tup
     else:
         path = f"{_xdg(environ, 'XDG_CONFIG_HOME', '.config')}/aetherscale/aetherscale.toml"
     try:
-        text = Path(path).read_bytes()
-    except FileNotFoundError:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
         if asked:
             raise Refused(400, f"settings: there is no file {path}", field="config") from None
         return {}
     except OSError as error:
         raise Refused(400, f"settings: {path} cannot be read: {error.strerror}", field="config") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise Refused(400, f"settings: {path} is too large: expected at most {MAX_FILE_BYTES} bytes", field="config")
     import tomllib
 
     try:
         table = tomllib.loads(text.decode())
+    except RecursionError:
+        raise Refused(400, f"settings: {path} is nested too deeply", field="config") from None
     except ValueError as broken:
         raise Refused(400, f"settings: {path} is not TOML: {broken}", field="config") from None
     for name in table:
@@ -203,7 +245,9 @@ def _text(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
         return None
     value, where = given[name]
     if not isinstance(value, str) or not value or "\x00" in value:
-        raise Refused(400, f"settings: {where}: got {value!r}, expected a text", field=name)
+        raise Refused(400, f"settings: {where}: got {repr(value)[:80]}, expected a text", field=name)
+    if not _is_utf8(value):
+        raise Refused(400, f"settings: {where}: got {value[:80]!r}, expected UTF-8", field=name)
     return value
 
 
@@ -232,7 +276,8 @@ def _stream_max_bytes(given: Mapping[str, tuple[Any, str]]) -> int:
     size = int(found["amount"]) * _UNITS[found["unit"].lower()] if found and not isinstance(value, bool) else 0
     if not LEAST_STREAM_BYTES <= size < 2**63:
         expected = f"a number of bytes, or a size like 512M; at least {LEAST_STREAM_BYTES // 1024**2}M"
-        raise Refused(400, f"settings: {where}: got {value!r}, expected {expected}", field="stream-max-bytes")
+        got = repr(value)[:80]
+        raise Refused(400, f"settings: {where}: got {got}, expected {expected}", field="stream-max-bytes")
     return size
 
 

@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import json
+from typing import Any, get_args
 
 import pytest
+from rich.cells import cell_len
 
-from aetherscale.gateways.cli.failures import Failure, bad_usage, later_version, meant, near
+from aetherscale.gateways.cli.failures import Failure, bad_usage, badness, later_version, meant, near
+from aetherscale.gateways.cli.moments import ago, local
 from aetherscale.gateways.cli.output import Output, harmless
 from aetherscale.gateways.cli.values import detach_key
-from aetherscale.gateways.cli.views import size
-from aetherscale.kernel.errors import SLUGS, Refused
+from aetherscale.gateways.cli.views import show_vms, size
+from aetherscale.kernel.errors import SLUGS, Code, Refused
+from aetherscale.kernel.times import from_rfc3339
 
+NOW_US = from_rfc3339("2026-01-31T12:03:30Z")
 EXIT_STATUSES = {400: 2, 403: 1, 404: 3, 409: 1, 413: 2, 500: 1, 501: 1, 503: 1, 504: 5, 507: 1}
+
+
+def vm(name: str, image: str) -> dict[str, Any]:
+    """What a table of VMs shows of one."""
+    return {
+        "name": name,
+        "phase": "provisioning",
+        "image": image,
+        "cpus": 16,
+        "memory-mib": 65536,
+        "disk-gib": 1000,
+        "node": "host1",
+        "since": "2026-01-31T12:00:00.000000Z",
+        "id": "0123456789abcdef",
+    }
 
 
 class TestFailures:
     def test_every_error_of_a_node_has_the_exit_status_of_the_contract(self) -> None:
         assert {code: Failure(code, "").status for code in SLUGS} == EXIT_STATUSES
+
+    def test_an_error_can_have_no_other_code_than_those_with_a_word(self) -> None:
+        assert set(get_args(Code)) == set(SLUGS)
 
     def test_a_failure_is_written_as_the_node_wrote_it(self, capsys: pytest.CaptureFixture[str]) -> None:
         refused = Refused(404, "no such VM: 'web'", field="vm-id", hint="aetherscale vm list")
@@ -76,6 +99,83 @@ class TestText:
     ) -> None:
         Output(json=False).table(("NAME", "PHASE"), [("web", "ready"), ("a-long-name", "failed")], styled=1)
         assert capsys.readouterr().out == "NAME         PHASE\nweb          ready\na-long-name  failed\n"
+
+    @pytest.mark.parametrize("columns", [1, 80, 120, 200])
+    def test_a_table_on_a_terminal_keeps_to_its_width_and_cuts_no_name_and_no_time(
+        self, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = Output(json=False)
+        out.terminal = True
+        name = "a-very-long-name-of-a-virtual-machine-that-goes-on-and-on"
+        show_vms(out, [vm("web", "a"), vm(name, "debian-12")], NOW_US)
+        written = capsys.readouterr().out
+        lines = written.splitlines()
+        assert max(map(cell_len, lines)) <= max(columns, 72)
+        assert "3 minutes ago" in written
+        assert "01234567" in written
+        assert "…" not in written
+        first = "".join(line.split("  ")[0].strip() for line in lines[2:])
+        assert first == name
+        if columns == 200:
+            assert lines[0].split() == ["NAME", "PHASE", "IMAGE", "CPUS", "MEMORY", "DISK", "NODE", "SINCE", "ID"]
+
+    def test_what_was_asked_for_whole_is_whole(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        out = Output(json=False)
+        out.terminal = True
+        show_vms(out, [vm("web", "a")], NOW_US, wide=True)
+        assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["2026-01-31T12:00:00Z", "0123456789abcdef"]
+
+    def test_vms_of_several_nodes_are_told_apart(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        out = Output(json=False)
+        out.terminal = True
+        show_vms(out, [vm("web", "a"), {**vm("db", "a"), "node": "host2"}], NOW_US)
+        assert "host2" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("seconds", "said"),
+        [
+            (0, "just now"),
+            (5, "just now"),
+            (6, "6 seconds ago"),
+            (59, "59 seconds ago"),
+            (60, "1 minute ago"),
+            (3599, "59 minutes ago"),
+            (3600, "1 hour ago"),
+            (86399, "23 hours ago"),
+            (86400, "1 day ago"),
+            (30 * 86400 - 1, "29 days ago"),
+            (30 * 86400, "1 month ago"),
+            (365 * 86400, "1 year ago"),
+            (2 * 365 * 86400, "2 years ago"),
+            (-5, "just now"),
+        ],
+    )
+    def test_how_long_ago_it_was_is_said_in_the_largest_unit_that_is_full(self, seconds: int, said: str) -> None:
+        assert ago("2026-01-31T12:00:00.000000Z", from_rfc3339("2026-01-31T12:00:00Z") + seconds * 1_000_000) == said
+
+    def test_what_is_still_to_come_is_shown_as_a_time(self) -> None:
+        time = "2026-01-31T12:00:00.000000Z"
+        assert ago(time, from_rfc3339(time) - 60_000_000) == local(time)
+
+    def test_bytes_that_are_no_utf8_are_shown_as_such(self, capsys: pytest.CaptureFixture[str]) -> None:
+        out = Output(json=True)
+        out.value({"path": "caf\udce9"})
+        assert json.loads(capsys.readouterr().out) == {"path": "caf\\xe9"}
+        Output(json=False).failure(Failure(400, f"got {'x' + chr(0xDCFF)!r}, {chr(0xDCE9)}"))
+        assert capsys.readouterr().err == "error: got 'x\\xff', \\xe9\n"
+
+    def test_the_worst_exit_status_of_several(self) -> None:
+        assert max((0, 5, 1), key=badness) == 1
+        assert max((0, 5), key=badness) == 5
+        assert max((1, 3, 2), key=badness) == 3
+        assert max((3, 4, 5), key=badness) == 4
 
     def test_steps_of_long_work_are_lines_where_nobody_watches(self, capsys: pytest.CaptureFixture[str]) -> None:
         with Output(json=False).progress("web") as progress:

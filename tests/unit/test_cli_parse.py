@@ -8,15 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from aetherscale.gateways.cli import flat, tree
+from aetherscale.actors.compute.commands import CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions
+from aetherscale.actors.images.commands import BuildImageOptions, ImportImageOptions
+from aetherscale.gateways.cli import elsewhere, flat, tree
 from aetherscale.gateways.cli.failures import Failure
-from aetherscale.gateways.cli.grammar import Command, Group
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
 from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
 from aetherscale.gateways.cli.parse import Parsed, parse
+from aetherscale.gateways.cli.wording import TYPED_AS, typed
 
 ROOT = Path(__file__).parents[2]
+WIRE = (CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions, ImportImageOptions, BuildImageOptions)
 
 
 def parsed(line: str) -> Parsed:
@@ -64,8 +69,14 @@ class TestWords:
             assert values(line) == {"json": True, "all": True}
         assert values("--state-dir /s vm list") == values("vm list --state-dir=/s") == {"state-dir": "/s"}
 
+    def test_a_file_may_have_any_name(self) -> None:
+        assert values("log export caf\udce9")["FILE"] == "caf\udce9"
+
     def test_no_command_serves(self) -> None:
         assert parsed("").path == ("serve",)
+        assert parsed("").is_default
+        assert parsed("--node host1").is_default
+        assert not parsed("serve").is_default
         assert parsed("--state-dir /s").path == ("serve",)
         assert values("--node host1 --simulated") == {"node": "host1", "simulated": True}
 
@@ -86,6 +97,11 @@ class TestWords:
         assert values("vm exec web --json -- ls")["json"] is True
         assert values("vm exec web -- -x -- y")["COMMAND"] == ["-x", "--", "y"]
 
+    def test_several_can_be_named_with_options_in_between(self) -> None:
+        for line in ("vm stop a b --kill c", "vm stop --kill a b c", "vm stop a -- b c --kill"):
+            assert values(line)["NAME"] in (["a", "b", "c"], ["a", "b", "c", "--kill"])
+        assert parsed("vm stop --help").values["NAME"] == []
+
     def test_a_dash_is_an_argument(self) -> None:
         assert values("log import -") == {"FILE": "-"}
 
@@ -104,12 +120,33 @@ class TestRefusals:
             ("imgae list", "aetherscale: no such command: 'imgae'", "did you mean: aetherscale image?"),
             ("vm info web", "aetherscale vm: no such command: 'info'", "did you mean: aetherscale vm show?"),
             ("vm rm web", "aetherscale vm: no such command: 'rm'", "did you mean: aetherscale vm delete?"),
-            ("ls", "aetherscale: no such command: 'ls'", "aetherscale --help"),
+            ("ls", "aetherscale: no such command: 'ls'", "did you mean: aetherscale vm list?"),
+            ("ps", "aetherscale: no such command: 'ps'", "did you mean: aetherscale vm list?"),
+            ("launch tiny", "aetherscale: no such command: 'launch'", "did you mean: aetherscale vm create?"),
+            ("start web", "aetherscale: no such command: 'start'", "did you mean: aetherscale vm start?"),
+            ("kill web", "aetherscale: no such command: 'kill'", "did you mean: aetherscale vm stop --kill?"),
+            ("vm status web", "aetherscale vm: no such command: 'status'", "did you mean: aetherscale vm show?"),
+            ("vm ssh web", "aetherscale vm: no such command: 'ssh'", "did you mean: aetherscale vm console?"),
+            ("vm kill web", "aetherscale vm: no such command: 'kill'", "did you mean: aetherscale vm stop --kill?"),
+            ("image pull x", "aetherscale image: no such command: 'pull'", "did you mean: aetherscale image import?"),
+            ("vm delete web --force", "aetherscale vm delete: no such option: --force", "did you mean: --kill?"),
+            ("vm delete web -f", "aetherscale vm delete: no such option: -f", "did you mean: --kill?"),
+            ("events list -n 5", "aetherscale events list: no such option: -n", "did you mean: --limit?"),
+            ("events list --tail 5", "aetherscale events list: no such option: --tail", "did you mean: --limit?"),
+            ("vm create --name web", "no such option: --name", "the NAME is a word of its own, without a flag"),
+            ("vm delete web -y", "no such option: -y", "leave it out: nothing here asks"),
+            ("vm list -x", "no such option: -x", "aetherscale vm list --help"),
+            ("--nope", "aetherscale: no such option: --nope", ""),
+            ("--node a b", "aetherscale: one word too many: 'b'", "aetherscale --help"),
+            ("serve --nope", "aetherscale serve: no such option: --nope", ""),
+            ("vm show x\udcff", "NAME: got 'x\\udcff', expected UTF-8", ""),
+            ("vm exec web a\udcff", "COMMAND: got 'a\\udcff', expected UTF-8", ""),
+            ("vm list --label k=\udcff", "--label: got 'k=\\udcff', expected UTF-8", ""),
             ("xyzzy", "aetherscale: no such command: 'xyzzy'", "aetherscale --help"),
             ("vm list --al", "aetherscale vm list: no such option: --al", "did you mean: --all?"),
             ("vm stop web --kil", "aetherscale vm stop: no such option: --kil", "did you mean: --kill?"),
             ("vm stop", "aetherscale vm stop: NAME is missing", "--help"),
-            ("vm stop a b", "one word too many: 'b'", "--help"),
+            ("vm show a b", "one word too many: 'b'", "--help"),
             ("vm create web", "--image is missing", "--help"),
             ("vm create --image", "--image needs a value: IMAGE", "--help"),
             ("vm create --image t --memory 512", "--memory: got '512', expected a size with its unit", "--help"),
@@ -131,6 +168,63 @@ class TestRefusals:
         failure = refusal(line)
         assert said in failure.message
         assert hint in failure.hint
+
+
+class TestOtherTools:
+    def test_every_word_of_theirs_leads_to_a_command_of_ours(self) -> None:
+        paths = [path for path, _ in commands()]
+        known = {*paths, *(entry.name for entry in tree.ENTRIES), "--help", "--version"}
+        for theirs, ours in elsewhere.AT_THE_TOP.items():
+            assert ours.removesuffix(" --kill") in known, theirs
+            assert theirs not in {entry.name for entry in tree.ENTRIES}, "a word of ours needs no translation"
+        members = {path.partition(" ")[2] for path in paths}
+        for theirs, candidates in elsewhere.IN_A_GROUP.items():
+            assert all(ours.partition(" ")[0] in members for ours in candidates), theirs
+
+    def test_every_flag_of_theirs_leads_to_one_of_ours(self) -> None:
+        ours = {f"--{option.name}" for _, command in commands() for option in command.options}
+        ours |= {f"--{option.name}" for option in GLOBAL_OPTIONS} | {"NAME"}
+        missing = {each for found in elsewhere.FLAGS.values() for each in found} - ours
+        assert missing <= {"--publish", "--wide"}
+
+
+class TestWording:
+    """What a node says of fields is read in the words of who typed."""
+
+    def test_every_field_that_a_command_fills_is_named_as_it_is_typed(self) -> None:
+        for line, field, word in (
+            ("vm create --image t --cpus 9", "cpus", "--cpus"),
+            ("vm create --image t --memory 9M", "memory-mib", "--memory"),
+            ("vm create --image t --disk 9G", "disk-gib", "--disk"),
+            ("vm create VM --image t", "name", "NAME"),
+            ("image import f --name F", "name", "--name"),
+            ("image import f", "source", "SOURCE"),
+            ("vm create --image T", "image", "--image"),
+            ("image show T", "image", "NAME"),
+            ("vm stop T --grace 2d", "grace-s", "--grace"),
+            ("vm show T", "vm-id", "NAME"),
+            ("vm exec T x", "command", "COMMAND"),
+            ("vm create --image t --label a=b", "labels.a", "--label"),
+            ("vm create --image t --network n", "virtual-network", "--network"),
+        ):
+            said = f"compute.create-vm: field '{field.partition('.')[0]}': got 1"
+            failure = typed(Failure(400, said, details={"field": field}), parsed(line))
+            path = " ".join(parsed(line).path)
+            assert failure.shown == f"aetherscale {path}: {word}: got 1"
+            assert failure.message == said, "a program reads what the node said"
+
+    def test_every_option_of_the_wire_is_filled_by_some_word(self) -> None:
+        fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}
+        words = {option.name for _, command in commands() for option in command.options}
+        words |= {argument.name for _, command in commands() for argument in command.arguments}
+        unnamed = {field for field in fields if not {field, *TYPED_AS.get(field, ())} & words}
+        assert unnamed <= {"autostart", "raw", "stdin"}
+
+    def test_a_hint_names_the_name_that_was_typed(self) -> None:
+        failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")
+        assert typed(failure, parsed("vm exec web ls")).hint == "aetherscale vm start web"
+        by_id = Failure(409, "x", hint="aetherscale vm start 0123456789abcdef")
+        assert typed(by_id, parsed("vm exec 0123456789abcdef ls")).hint == "aetherscale vm start 0123456789abcdef"
 
 
 class TestHelp:

@@ -30,6 +30,17 @@ def test_what_is_named_and_not_there_is_seen() -> None:
     assert fault == "there is no constant aetherscale.nowhere:LIMIT"
 
 
+def test_a_code_that_is_not_sent_there_is_seen() -> None:
+    limits, none = page.load()
+    at = next(at for at, limit in enumerate(limits) if limit.name.endswith(":SESSION_LIMIT"))
+    wrong = replace(limits[at], says="More consoles of a node at a time are refused (503).")
+    (fault,) = page.faults_of([*limits[:at], wrong, *limits[at + 1 :]], none)
+    assert (
+        fault == "aetherscale.actors.compute.console:SESSION_LIMIT says (503), and the code that reads it sends [409]"
+    )
+    assert page.codes_at(page.SOURCE, "MAX_OPEN_STREAMS") >= {503}
+
+
 def test_a_value_is_shown_with_its_unit() -> None:
     assert page.shown_value("aetherscale.kernel.wire:MAX_BODY_BYTES") == "256 KiB"
     assert page.shown_value("aetherscale.bus.jetstream:DUPLICATE_WINDOW_NS") == "1 s"

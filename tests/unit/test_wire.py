@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from aetherscale.actors.compute.commands import CreateVmOptions
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.names import is_name, name_like
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, Message, decode
 
 
@@ -54,12 +55,53 @@ def test_the_wrong_field_is_named(body: bytes, field: str) -> None:
     assert refusal.field.split(".")[-1] == field, refusal.message
 
 
-def test_what_a_name_has_to_be_is_said_in_words() -> None:
-    message = refused(b'{"image": "a", "name": "Web"}').message
-    assert message == (
-        "compute.create-vm: field 'name': expected a letter, then letters, digits and dashes; at most 63"
+def test_what_a_name_has_to_be_is_said_in_words_and_whole() -> None:
+    refusal = refused(b'{"image": "a", "name": "VM_1-"}')
+    assert refusal.message == (
+        "compute.create-vm: field 'name': got 'VM_1-', expected a name: lower-case letters a-z, digits and dashes; it "
+        "begins with a letter, ends with a letter or digit, and has at most 63 characters"
     )
-    assert "expected an image's name or id" in refused(b'{"image": "/etc/passwd"}').message
+    assert refusal.hint == "perhaps vm-1"
+    refusal = refused(b'{"image": "/etc/passwd"}')
+    assert "got '/etc/passwd', expected a name (lower-case letters a-z, digits, dashes, '.' and '_'" in refusal.message
+    assert "or an id of 16 digits" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('"cpus": 0', "field 'cpus': got 0, expected a whole number from 1 to 25"),
+        ('"cpus": "two"', "field 'cpus': got 'two', expected a whole number from 1"),
+        ('"cpus": true', "field 'cpus': got true, expected a whole number"),
+        ('"memory-mib": 31', "field 'memory-mib': got 31, expected a whole number from 32 to"),
+        ('"labels": {"\u00e9": "1"}', "field 'labels': got 'é', expected a key: letters a-z and A-Z, digits"),
+        (f'"labels": {{"k": "{"x" * 257}"}}', "expected a value: text of one line, at most 256 characters"),
+        ('"labels": {"k": 1}', "field 'labels': got 1, expected a value: text of one line"),
+        ('"labels": []', "field 'labels': got an empty list, expected an object"),
+        ('"restart": "maybe"', "field 'restart': got 'maybe', expected one of always, never, on-failure"),
+        ('"autostart": "yes"', "field 'autostart': got 'yes', expected true or false"),
+        ('"name": "nats://u:secret@h"', "field 'name': got an address, expected a name"),
+    ],
+)
+def test_every_rule_is_said_in_words_with_what_was_got(body: str, said: str) -> None:
+    message = refused(f'{{"image": "a", {body}}}'.encode()).message
+    assert said in message
+    assert "regex" not in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("VM1", "vm1"), ("web-", "web"), ("1a", "a"), ("My Web.Server", "my-web-server"), ("é", ""), ("a" * 70, "a" * 63)],
+)
+def test_a_name_that_would_do_is_one(text: str, name: str) -> None:
+    assert name_like(text) == name
+    assert not name or is_name(name)
+
+
+@given(st.text())
+def test_whatever_is_suggested_is_a_name(text: str) -> None:
+    assert not (found := name_like(text)) or is_name(found)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +177,10 @@ class Shaped(Message, frozen=True):
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"plain": "x"}', "x: field 'plain': expected the letter a"),
-        (b'{"inner": "x"}', "x: field 'inner': expected the letter b"),
-        (b'{"either": "x"}', "x: field 'either': expected the letter c"),
-        (b'{"many": "x"}', "x: field 'many': expected the letter d"),
+        (b'{"plain": "x"}', "x: field 'plain': got 'x', expected the letter a"),
+        (b'{"inner": "x"}', "x: field 'inner': got 'x', expected the letter b"),
+        (b'{"either": "x"}', "x: field 'either': got 'x', expected the letter c"),
+        (b'{"many": "x"}', "x: field 'many': got 'x', expected the letter d"),
         (b'{"bare": "x"}', "x: field 'bare': Expected `str` matching regex '^f$'"),
     ],
 )

@@ -28,7 +28,7 @@ from aetherscale.eventstore.store import (
     StoreError,
     TooNew,
 )
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Code, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import is_id
@@ -37,7 +37,7 @@ from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
 
-_CODES: Final[Mapping[type[StoreError], int]] = {
+_CODES: Final[Mapping[type[StoreError], Code]] = {
     BadImport: 400,
     NotEmpty: 409,
     Locked: 409,

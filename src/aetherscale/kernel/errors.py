@@ -19,9 +19,12 @@ What the host could not do is an outcome and becomes an event; where we are wron
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-SLUGS: Final[Mapping[int, str]] = {
+Code = Literal[400, 403, 404, 409, 413, 500, 501, 503, 504, 507]
+"""Every number that an error can have: another one is a type error, so that none can be raised without its word."""
+
+SLUGS: Final[Mapping[Code, str]] = {
     400: "bad-request",
     403: "forbidden",
     404: "not-found",
@@ -43,7 +46,7 @@ class Refused(Exception):
 
     def __init__(
         self,
-        code: int,
+        code: Code,
         message: str,
         *,
         hint: str = "",
@@ -52,7 +55,7 @@ class Refused(Exception):
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.code = code
+        self.code: Code = code
         self.error = SLUGS[code]
         self.message = message
         self.hint = hint

@@ -16,24 +16,35 @@ ID_PATTERN: Final = r"\A[0-9][0-9a-f]{15}\Z"
 CHANNEL_PATTERN: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
 KEY_PATTERN: Final = r"\A[\x20-\x7e]{1,128}\Z"
 
-Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="a letter, then letters, digits and dashes; at most 63")]
+NAME_RULE: Final = (
+    "lower-case letters a-z, digits and dashes; it begins with a letter, ends with a letter or digit, and has at most "
+    "63 characters"
+)
+IMAGE_NAME_RULE: Final = (
+    "lower-case letters a-z, digits, dashes, '.' and '_'; it begins with a letter, ends with a letter or digit, and "
+    "has at most 63 characters"
+)
+ID_RULE: Final = "an id of 16 digits 0-9 and a-f, which begins with 0-9"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=f"a name: {NAME_RULE}")]
 """The name of a VM, network, VPN, group, node or tenant."""
 
-ImageName = Annotated[
-    str, Meta(pattern=IMAGE_NAME_PATTERN, description="as a name, and also '.' and '_' inside; at most 63")
-]
+ImageName = Annotated[str, Meta(pattern=IMAGE_NAME_PATTERN, description=f"a name: {IMAGE_NAME_RULE}")]
 
-Id = Annotated[str, Meta(pattern=ID_PATTERN, description="16 lower-case hex digits, the first one 0-9")]
+Id = Annotated[str, Meta(pattern=ID_PATTERN, description=ID_RULE)]
 """A generated identifier. It starts with a digit, so that it is never a name, and is safe as one NATS token."""
 
 Reference = Annotated[
     str,
-    Meta(pattern=rf"(?:{NAME_PATTERN})|(?:{ID_PATTERN})", description="a name or an id"),
+    Meta(pattern=rf"(?:{NAME_PATTERN})|(?:{ID_PATTERN})", description=f"a name ({NAME_RULE}), or {ID_RULE}"),
 ]
 """What users write wherever an object is meant."""
 
 ImageReference = Annotated[
-    str, Meta(pattern=rf"(?:{IMAGE_NAME_PATTERN})|(?:{ID_PATTERN})", description="an image's name or id")
+    str,
+    Meta(
+        pattern=rf"(?:{IMAGE_NAME_PATTERN})|(?:{ID_PATTERN})", description=f"a name ({IMAGE_NAME_RULE}), or {ID_RULE}"
+    ),
 ]
 
 Channel = Annotated[str, Meta(pattern=CHANNEL_PATTERN, description="letters, digits, '_' and '-'; at most 64")]
@@ -49,11 +60,16 @@ LabelKey = Annotated[
     str,
     Meta(
         pattern=r"\A[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?\Z",
-        description="letters, digits, '.', '_', '/', '-'",
+        description="a key: letters a-z and A-Z, digits, '.', '_', '/' and '-'; it begins and ends with a letter or "
+        "digit, and has at most 63 characters",
     ),
 ]
 LabelValue = Annotated[
-    str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,256}\Z", description="text of one line, at most 256")
+    str,
+    Meta(
+        pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,256}\Z",
+        description="a value: text of one line, at most 256 characters",
+    ),
 ]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 
@@ -66,6 +82,12 @@ def is_id(reference: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether a text is a name of anything but an image."""
     return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def name_like(text: str, *, image: bool = False) -> str:
+    """A valid name that is as much like a text as can be; "" where nothing is left of it."""
+    kept = r"[^a-z0-9._]+" if image else r"[^a-z0-9]+"
+    return re.sub(kept, "-", text.lower()).lstrip("0123456789-._")[:63].rstrip("-._")
 
 
 def derive_id(*parts: str) -> str:

@@ -6,10 +6,8 @@ occurs twice, an unknown field, a wrong type, a value out of its range or patter
 
 from __future__ import annotations
 
-import json
 import re
-from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -18,11 +16,13 @@ from aetherscale.kernel.errors import Refused
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 16
 
+if TYPE_CHECKING:
+    from aetherscale.kernel.rules import Broken
+
 T = TypeVar("T")
 
-_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`\Z")
+_PATH = re.compile(r" - at `(?:key` in `)?\$(?P<path>[^`]*)`\Z")
 _NAMED = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
-_BY_PATTERN = "matching regex"
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -40,6 +40,8 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
 
     Raises `Refused` (400 or 413) that names `what` was read and the field that is wrong.
     """
+    import json  # late: the command line reads heartbeats by this module, and few of its commands do
+
     if len(body) > MAX_BODY_BYTES:
         raise Refused(413, f"{what}: got {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
     check_depth(body, what)
@@ -47,7 +49,7 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
         message = msgspec.json.decode(body or b"{}", type=kind)
         json.loads(body or b"{}", object_pairs_hook=_unique)
     except msgspec.ValidationError as invalid:
-        raise _refused(str(invalid), what, kind) from None
+        raise _refused(str(invalid), what, kind, body) from None
     except _TwiceError as twice:
         field = str(twice)
         raise Refused(400, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
@@ -82,37 +84,24 @@ def check_depth(body: bytes, what: str) -> None:
             depth -= 1
 
 
-def _refused(invalid: str, what: str, kind: Any) -> Refused:
+def _refused(invalid: str, what: str, kind: Any, body: bytes) -> Refused:
     path = _PATH.search(invalid)
     named = _NAMED.search(invalid)
     field = path.group("path").lstrip(".").replace("[...]", "") if path else ""
     if named:
         field = f"{field}.{named.group('name')}" if field else named.group("name")
-    text = _PATH.sub("", invalid)
-    if _BY_PATTERN in text and (meaning := _meaning(kind, field)):
-        text = f"expected {meaning}"
+    text, hint = _PATH.sub("", invalid)[:300], ""
+    if not named and (found := _broken(kind, field, body)) is not None and found.rule:
+        text, hint = str(found), f"perhaps {found.instead}" if found.instead else ""
     at = f"field {field[:64]!r}: " if field else ""
-    return Refused(400, f"{what}: {at}{text[:300]}", field=field[:64])
+    return Refused(400, f"{what}: {at}{text}", field=field[:64], hint=hint)
 
 
-@lru_cache(maxsize=256)
-def _meaning(kind: Any, field: str) -> str:
-    """What a field of a message has to be, in the words of its type, since nobody reads regexes; "" without any."""
-    described = msgspec.inspect.type_info(kind)
-    fields = described.fields if isinstance(described, msgspec.inspect.StructType) else ()
-    for known in fields:
-        if known.encode_name == field:
-            return _description(known.type)
-    return ""
+def _broken(kind: Any, field: str, body: bytes) -> Broken | None:
+    from aetherscale.kernel.rules import broken_field
 
-
-def _description(shape: msgspec.inspect.Type) -> str:
-    match shape:
-        case msgspec.inspect.Metadata(type=inner):
-            return str((shape.extra_json_schema or {}).get("description", "")) or _description(inner)
-        case msgspec.inspect.UnionType(types=members):
-            return next(filter(None, map(_description, members)), "")
-        case msgspec.inspect.ListType(item_type=inner):
-            return _description(inner)
-        case _:
-            return ""
+    try:
+        sent = msgspec.json.decode(body)
+    except msgspec.DecodeError:  # a number that is none of Python's
+        return None
+    return broken_field(kind, field, sent) if isinstance(sent, dict) else None

@@ -40,6 +40,9 @@ BACK_S: Final = 10.0
 BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
+SHORT_ID: Final = re.compile(r"[0-9][0-9a-f]{3,14}")
+"""No name begins with a digit, and no id is as short."""
+SHORT_IDS: Final = (("vm-id", "vm", "compute", "list-vms"), ("image", "image", "images", "list-images"))
 LOOK: Final = "aetherscale vm list; aetherscale image list"
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
@@ -73,17 +76,31 @@ class Client:
         where the connection is lost on the way; anything else only where nothing of its reply has come.
         """
         tenant = self._settings.tenant
+        options = self.whole(options)
         if node:
             subject = subjects.node_command(tenant, node, component, task)
         else:
             subject = subjects.command(tenant, component, task)
-        return self._stream(subject, msgspec.json.encode(options), node, timeout_s, answer_s, command=command)
+        return self._stream(subject, _encoded(options, task), node, timeout_s, answer_s, command=command)
+
+    def whole(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options in which the beginning of an id, as lists show it, has become the id. Raises `Failure`."""
+        for field, kind, component, task in SHORT_IDS:
+            short = options.get(field)
+            if isinstance(short, str) and SHORT_ID.fullmatch(short):
+                ids = [item[kind]["id"] for item in self.items(component, task, {"all": True})]
+                found = [each for each in ids if each.startswith(short)]
+                if len(found) > 1:
+                    message = f"{short!r} is the beginning of {len(found)} ids: {', '.join(found[:5])}"
+                    raise Failure(400, message, hint="give more of it, or the name", details={"field": field})
+                options = {**options, field: found[0]} if found else options
+        return options
 
     def first_version(
         self, component: str, task: str, options: Mapping[str, Any], *, timeout_s: float, command: bool
     ) -> Generator[Chunk]:
         """The same by the first version's message."""
-        body = msgspec.json.encode({"component": component, "task": task, "options": options})
+        body = _encoded({"component": component, "task": task, "options": options}, task)
         return self._stream(subjects.rpc(self._settings.tenant), body, "", timeout_s, ANSWER_S, command=command)
 
     def items(
@@ -234,7 +251,9 @@ class Client:
         place = told_in(settings)
         path = place / FILE_NAME
         try:
-            return read_endpoint(place), f"from {path}"
+            found = read_endpoint(place)
+            parse_endpoint(found.url)
+            return found, f"from {path}"
         except FileNotFoundError:
             raise self._nobody(f"no node answers: there is no {path}") from None
         except PermissionError:
@@ -242,8 +261,12 @@ class Client:
                 why, hint = service.membership()
                 raise self._nobody(f"no node can be asked: {why}", hint) from None
             raise self._nobody(f"no node can be asked: {path} is readable by its owner alone") from None
+        except NotADirectoryError:
+            raise self._nobody(f"no node can be asked: {place} is no directory", "--state-dir DIR") from None
+        except OSError as error:
+            raise self._nobody(f"no node can be asked: {path} cannot be read: {error.strerror}") from None
         except ValueError as broken:
-            raise self._nobody(f"no node can be asked: {broken}") from None
+            raise self._nobody(f"no node can be asked, by {path}: {broken}") from None
 
     def _who(self) -> str:
         """Who we are: with an outside server its user, else the user of this host. Nothing proves it."""
@@ -294,3 +317,14 @@ def _unix_user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name or str(os.geteuid())
     except KeyError:
         return str(os.geteuid())
+
+
+def _encoded(body: Mapping[str, Any], task: str) -> bytes:
+    """The JSON of a request. Raises `Failure` (status 2) for what JSON cannot say."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as wrong:
+        raise bad_usage(
+            f"{task}: got {wrong.object!r}, which is no UTF-8: a message to a node cannot carry it",
+            "give the file a name in UTF-8, or a link that has one",
+        ) from None

@@ -6,7 +6,12 @@ images are offered too, and a new command needs no new script.
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure
@@ -50,7 +55,10 @@ complete -c aetherscale -f -a '(__aetherscale_words)'
 
 def _script(shell: str, text: str, place: str) -> Command:
     def run(context: Context) -> None:
-        context.out.line(text.rstrip("\n"))
+        if context.out.json:
+            context.out.value({"shell": shell, "script": text})
+        else:
+            context.out.line(text.rstrip("\n"))
 
     return Command(
         shell,
@@ -62,24 +70,37 @@ def _script(shell: str, text: str, place: str) -> Command:
 
 
 def _words(context: Context) -> None:
-    for word in offered(context, context.values["WORD"]):
+    words = offered(context, context.values["WORD"])
+    if context.out.json:
+        context.out.value(words)
+        return
+    for word in words:
         context.out.line(word)
 
 
 def offered(context: Context, words: Sequence[str]) -> list[str]:
-    """What can stand in the place of the last of the words typed after the program's name, which may be half typed."""
+    """What can stand in the place of the last of the words typed after the program's name, which may be half typed.
+
+    Options of the line that say which node is meant are heeded.
+    """
     from aetherscale.gateways.cli.tree import ENTRIES
 
-    *typed, last = words or ("",)
+    *typed, last = _joined(words) or [""]
     node: Command | Group | None = None
     arguments = 0
     value_of: Option | None = None
+    given: dict[str, str] = {}
     for word in typed:
         if value_of is not None:
+            given[value_of.name] = _as_the_shell_has_it(word)
             value_of = None
         elif word.startswith("-"):
-            option = next((each for each in _options(node) if f"--{each.name}" == word), None)
-            value_of = option if option is not None and option.metavar else None
+            name, equals, value = word.partition("=")
+            option = _option(node, name)
+            if option is not None and option.metavar and equals:
+                given[option.name] = _as_the_shell_has_it(value)
+            elif option is not None and option.metavar:
+                value_of = option
         elif isinstance(node, Command):
             arguments += 1
         elif node is None:
@@ -90,7 +111,40 @@ def offered(context: Context, words: Sequence[str]) -> list[str]:
             node = next((member for member in node.members if member.name == word), None)
             if node is None:
                 return []
-    return [word for word in _candidates(context, node, arguments, value_of, last) if word.startswith(last)]
+    asked = {option.name: given[option.name] for option in GLOBAL_OPTIONS if option.name in given}
+    there = Context(replace(context.parsed, values={**context.values, **asked}), context.program)
+    flag, equals, half = last.partition("=")
+    if value_of is None and equals and (option := _option(node, flag)) is not None:
+        return [f"{flag}={value}" for value in _values(there, option) if value.startswith(half)]
+    return [word for word in _candidates(there, node, arguments, value_of, last) if word.startswith(last)]
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """The words as they were typed: bash takes `--node=a` and `nats://h:1` apart, at `=` and at `:`."""
+    joined: list[str] = []
+    is_open = False
+    for at, word in enumerate(words):
+        if word == "=" and joined and joined[-1].startswith("--"):
+            if at == len(words) - 1:
+                joined.append("")
+            continue
+        if joined and (word == ":" or is_open):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        is_open = word == ":"
+    return joined
+
+
+def _as_the_shell_has_it(word: str) -> str:
+    """A word of a line that the shell has not looked at yet: without its quotes, with what stands for other text."""
+    with suppress(ValueError):
+        (word,) = shlex.split(word) or [""]
+    return os.path.expanduser(os.path.expandvars(word))
+
+
+def _option(node: Command | Group | None, flag: str) -> Option | None:
+    return next((each for each in _options(node) if flag in (f"--{each.name}", f"-{each.short}")), None)
 
 
 def _candidates(
@@ -106,6 +160,8 @@ def _candidates(
         return [entry.name for entry in ENTRIES]
     if isinstance(node, Group):
         return [member.name for member in node.members]
+    if node.arguments and node.arguments[-1].many:
+        arguments = min(arguments, len(node.arguments) - 1)
     return _values(context, node.arguments[arguments]) if arguments < len(node.arguments) else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.history import opened_log
+from aetherscale.gateways.cli.moments import local, short_id
+from aetherscale.gateways.cli.output import Layout
 from aetherscale.gateways.cli.values import number
-from aetherscale.gateways.cli.views import show_object
+from aetherscale.gateways.cli.views import WIDE, show_object
 from aetherscale.kernel.messages import stream_name
+from aetherscale.kernel.names import is_id
 
 if TYPE_CHECKING:
     from aetherscale.debugger.past import PastLog
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 HEADERS = ("SEQ", "TIME", "STREAM", "TYPE", "ACTOR", "DATA")
 MOST_DATA = 72
+LEAST_WIDTH = 40
 
 
 def _list(context: Context) -> None:
@@ -29,7 +34,10 @@ def _list(context: Context) -> None:
     if context.out.json:
         context.out.value(found)
     else:
-        context.out.table(HEADERS, [_row(event) for event in found])
+        brief, wide = context.out.terminal and not context.values["wide"], context.values["wide"]
+        spare = ("ACTOR", "STREAM")
+        rows = [_row(each, brief) for each in found]
+        context.out.table(HEADERS, rows, layout=Layout(spare=spare, cut="DATA", wide=wide))
 
 
 def _tail(context: Context) -> int:
@@ -83,7 +91,9 @@ async def _between(context: Context, log: PastLog, head: int) -> tuple[int, int]
     now_us = context.program.now_us()
     if since is not None:
         after = max(after, await log.before(since, now_us))
-    return after, head if until is None else await log.position(until, now_us)
+    last = head if until is None else await log.position(until, now_us)
+    before = context.values["before"]
+    return after, last if before is None else min(last, before - 1)
 
 
 async def _tailed(context: Context) -> None:
@@ -99,7 +109,7 @@ async def _tailed(context: Context) -> None:
                 if context.out.json:
                     context.out.json_line(event)
                 else:
-                    context.out.line("  ".join(_row(event)))
+                    context.out.line(_tail_line(event, context.out.terminal and not context.values["wide"]))
 
 
 async def _one(context: Context, seq: int) -> dict[str, Any]:
@@ -148,10 +158,21 @@ class _Wanted:
         ]
 
 
-def _row(event: Mapping[str, Any]) -> tuple[str, ...]:
+def _tail_line(event: Mapping[str, Any], brief: bool) -> str:
+    """One line, on a terminal no longer than that is wide."""
+    text = "  ".join(_row(event, brief))
+    width = max(shutil.get_terminal_size().columns, LEAST_WIDTH)
+    return f"{text[: width - 1]}…" if brief and len(text) > width else text
+
+
+def _row(event: Mapping[str, Any], brief: bool) -> tuple[str, ...]:
     data = " ".join(f"{name}={_short(value)}" for name, value in event["data"].items() if value not in (None, "", {}))
     shown = data if len(data) <= MOST_DATA else f"{data[: MOST_DATA - 1]}…"
-    return (str(event["seq"]), event["time"], event["stream"], event["type"], event["actor"], shown)
+    if not brief:
+        return (str(event["seq"]), event["time"], event["stream"], event["type"], event["actor"], shown)
+    kind, _, object_id = event["stream"].partition("-")
+    stream = f"{kind}-{short_id(object_id)}" if is_id(object_id) else event["stream"]
+    return (str(event["seq"]), local(event["time"]), stream, event["type"], event["actor"], data)
 
 
 def _short(value: Any) -> str:
@@ -179,7 +200,9 @@ EVENTS = Group(
                 *_OF,
                 Option("since", "only this event and later ones, or from this time on: 5m, yesterday …", "SEQ|TIME"),
                 Option("until", "only events up to this one, or up to this time", "SEQ|TIME"),
-                Option("limit", "at most this many", "N", number),
+                Option("before", "only events before this number", "SEQ", number),
+                Option("limit", "at most this many, the first ones", "N", number),
+                WIDE,
             ),
             examples=(
                 "aetherscale events list --vm web",
@@ -196,6 +219,7 @@ EVENTS = Group(
             options=(
                 Option("after", "begin after this number; without it, with what comes next", "SEQ", number),
                 *_OF,
+                WIDE,
             ),
             examples=("aetherscale events tail", "aetherscale events tail --after 0 --json"),
             details="With --json each event is one line (JSON Lines).",

@@ -42,12 +42,16 @@ class Failure(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.shown = ""
+        """The message in the words of who typed, where they are other ones."""
         self.hint = hint
         self.status = _STATUS.get(code, FAILED) if status is None else status
         self.details = dict(details or {})
         self.retryable = retryable
         self.is_note = is_note
         """Whether nothing went wrong: it was we who did not wait any longer."""
+        self.is_interrupt = False
+        """Whether it was Ctrl-C that ended it."""
 
     @classmethod
     def of_chunk(cls, chunk: Mapping[str, Any]) -> Failure:
@@ -70,7 +74,7 @@ class Failure(Exception):
         return {
             "type": "error",
             "code": self.code,
-            "error": SLUGS.get(self.code, "error"),
+            "error": next((word for code, word in SLUGS.items() if code == self.code), "error"),
             "message": self.message,
             "retryable": self.retryable,
             "details": {**self.details, **hint},
@@ -85,6 +89,11 @@ def bad_usage(message: str, hint: str = "") -> Failure:
 def later_version(what: str, hint: str = "") -> Failure:
     """Something that this version does not have."""
     return Failure(501, f"{what}: not in this version", hint=hint)
+
+
+def badness(status: int) -> int:
+    """How bad an exit status is beside others: a wait that ran out is no failure, so everything else is worse."""
+    return (DONE, WAIT_RAN_OUT, FAILED, USAGE, NOT_FOUND, NO_NODE).index(status)
 
 
 def near(word: str, known: Sequence[str]) -> str:

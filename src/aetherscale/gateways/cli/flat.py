@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import bad_usage
+from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.grammar import Command, Entry, Option
 from aetherscale.gateways.cli.main import run
 from aetherscale.gateways.cli.program import Program
@@ -37,10 +36,7 @@ def _create(context: Context) -> None:
     values = context.values
     options: dict[str, Any] = {"image": values["image"]}
     if values["init-script"] is not None:
-        try:
-            options["init-script"] = Path(values["init-script"]).read_text()
-        except OSError as error:
-            raise bad_usage(f"{values['init-script']} cannot be read: {error.strerror}") from None
+        options["init-script"] = text_of(values["init-script"], "--init-script")
     if values["vpn"] is not None:
         options["vpn"] = values["vpn"]
     _change(context, "create-vm", options)

@@ -44,6 +44,8 @@ class Argument(Struct, frozen=True):
     help: str
     read: Read = str
     required: bool = True
+    many: bool = False
+    """Whether it may be given more than once, options in between: its value is a list."""
     rest: bool = False
     """Whether it takes every word that remains as it is, dashes and all: its value is a list."""
     choices: tuple[str, ...] = ()

@@ -63,7 +63,7 @@ def usage(command: Command) -> str:
     """The words of a command in one line, after its name."""
     words = []
     for argument in command.arguments:
-        shown = f"{argument.name} …" if argument.rest else argument.name
+        shown = f"{argument.name} …" if argument.rest or argument.many else argument.name
         words.append(shown if argument.required else f"[{shown}]")
     words += [f"--{option.name} {option.metavar}" for option in command.options if option.needed]
     return "".join(f" {word}" for word in (*words, "[options]" if command.options else "") if word)

@@ -13,7 +13,7 @@ from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import seconds
-from aetherscale.gateways.cli.views import show_images, show_object
+from aetherscale.gateways.cli.views import WIDE, show_images, show_object
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting
 
 READY_BY = ("agent", "channel", "none")
@@ -102,7 +102,7 @@ def _list(context: Context) -> None:
     if context.out.json:
         context.out.value(images)
     elif images:
-        show_images(context.out, images)
+        show_images(context.out, images, context.program.now_us(), wide=context.values["wide"])
     else:
         context.out.note("no images; make one: aetherscale image build tiny")
 
@@ -119,7 +119,10 @@ def _file(text: str) -> Path:
     """A file by its absolute path: the node does not know where we are."""
     if "://" in text:
         raise bad_usage(f"image import: got {text!r}, expected a file, or an http or https URL")
-    return Path(text).absolute()
+    try:
+        return Path(text).absolute()
+    except FileNotFoundError:
+        raise bad_usage(f"image import: got {text!r}, and the working directory is gone", "give a full path") from None
 
 
 _NAME = Argument("NAME", "the name or id of the image", completes="image")
@@ -173,7 +176,7 @@ IMAGE = Group(
             "list",
             "all images, by name",
             _list,
-            options=(Option("all", "also deleted ones"),),
+            options=(Option("all", "also deleted ones"), WIDE),
             examples=("aetherscale image list", "aetherscale image list --json"),
         ),
         Command(

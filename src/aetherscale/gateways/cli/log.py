@@ -219,6 +219,8 @@ def _opened(name: str | None, mode: Literal["rb", "xb"]) -> Iterator[BinaryIO]:
         raise bad_usage(f"log export: {name} exists already", "name another file") from None
     except FileNotFoundError:
         raise bad_usage(f"log: there is no {name}") from None
+    except OSError as error:
+        raise bad_usage(f"log: {name} cannot be opened: {error.strerror}", "name another file") from None
 
 
 _LINES = "a file of JSON Lines; `-` or nothing is"

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
+from msgspec import Struct
 
 from aetherscale.gateways.cli.failures import Failure
 
@@ -27,15 +28,9 @@ _WHOLE_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:
 _LONGEST_ESCAPE: Final = 256
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
-STYLES: Final = {
-    "ready": "green",
-    "running": "green",
-    "failed": "bold red",
-    "paused": "yellow",
-    "stopped": "dim",
-    "deleted": "dim",
-}
-"""How phases look on a terminal; every other one is on its way and cyan."""
+_BYTE: Final = re.compile("[\udc80-\udcff]")
+_BYTE_IN_REPR: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
 
 def harmless(text: str) -> str:
@@ -44,9 +39,42 @@ def harmless(text: str) -> str:
 
 
 def to_json(value: Any, *, indent: bool) -> str:
-    """A value as JSON, over several lines where somebody looks at it."""
-    encoded = msgspec.json.encode(value)
-    return (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()
+    """A value as JSON, over several lines where somebody looks at it; what is no UTF-8 is shown as `\\xff`.
+
+    JSON is UTF-8 whatever the locale; where that is another encoding, it is written with escapes, which are the same.
+    """
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_utf8(msgspec.to_builtins(value)))
+    text = (msgspec.json.format(encoded, indent=2) if indent else encoded).decode()
+    return text if _speaks_utf8(sys.stdout) else _NOT_ASCII.sub(_escaped, text)
+
+
+def in_utf8(text: str) -> str:
+    """The text with the bytes that are no UTF-8, as the names of files can have them, as `\\xff`."""
+    return _BYTE_IN_REPR.sub(r"\\x\1", _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text))
+
+
+def _utf8(value: Any) -> Any:
+    match value:
+        case str():
+            return in_utf8(value)
+        case dict():
+            return {_utf8(name): _utf8(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_utf8(member) for member in value]
+        case _:
+            return value
+
+
+def _speaks_utf8(stream: TextIO) -> bool:
+    return (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 class Output:
@@ -83,15 +111,27 @@ class Output:
         """As `raw`, to stderr."""
         print(harmless(text) if sys.stderr.isatty() else text, end="", file=sys.stderr, flush=True)
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], styled: int | None = None) -> None:
-        """Aligned columns. `styled` is the column that has phases in it."""
-        rows = list(rows)
-        if self.terminal:
-            self._rich_table(headers, rows, styled)
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        styled: int | None = None,
+        layout: Layout | None = None,
+    ) -> None:
+        """Aligned columns: on a terminal fitted to its width, elsewhere and where `wide` was asked for as they are.
+
+        `styled` is the column that has phases in it.
+        """
+        layout = layout or Layout()
+        shown = [[harmless(cell) if self.terminal else cell for cell in row] for row in rows]
+        if self.terminal and not layout.wide:
+            from aetherscale.gateways.cli.tables import draw
+
+            draw(headers, shown, styled, layout)
             return
-        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+        widths = [max(map(len, column)) for column in zip(headers, *shown, strict=True)]
         aligned = "  ".join(f"{{:<{width}}}" for width in widths)
-        print("\n".join(aligned.format(*row).rstrip() for row in (headers, *rows)))
+        print("\n".join(aligned.format(*row).rstrip() for row in (headers, *shown)))
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """One object, a field on each line; fields that are None or empty are left out."""
@@ -115,11 +155,11 @@ class Output:
         if self.json:
             print(to_json(failure.chunk(), indent=False), file=sys.stderr)
             return
-        lines = [f"{'note' if failure.is_note else 'error'}: {failure.message}"]
+        lines = [f"{'note' if failure.is_note else 'error'}: {in_utf8(failure.shown or failure.message)}"]
         if log_tail := str(failure.details.get("log-tail") or "").strip():
             lines += ["the end of its log:", *(f"  | {line}" for line in log_tail.splitlines()[-15:])]
         if failure.hint:
-            lines.append(f"hint: {failure.hint}")
+            lines.append(f"hint: {in_utf8(failure.hint)}")
         print(harmless("\n".join(lines)), file=sys.stderr, flush=True)
 
     @contextmanager
@@ -133,20 +173,18 @@ class Output:
         else:
             yield PlainProgress(subject)
 
-    def _rich_table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], styled: int | None) -> None:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for at, header in enumerate(headers):
-            table.add_column(header, no_wrap=at == 0)
-        for row in rows:
-            cells = [Text(harmless(cell)) for cell in row]
-            if styled is not None:
-                cells[styled].stylize(STYLES.get(row[styled], "cyan"))
-            table.add_row(*cells)
-        Console(highlight=False).print(table)
+class Layout(Struct, frozen=True):
+    """What becomes of columns, by their headers, where a terminal is too narrow for all of them."""
+
+    fold: Sequence[str] = ()
+    """Names, which go on in the next line rather than be cut."""
+    spare: Sequence[str] = ()
+    """May be left out, the first one first."""
+    cut: str = ""
+    """Gets what is left of the line."""
+    wide: bool = False
+    """Whether all is to be shown, however wide the terminal is."""
 
 
 class Bytes:
@@ -209,7 +247,7 @@ def _live_progress(subject: str) -> Iterator[Progress]:
     from rich.spinner import Spinner
 
     progress = Progress(subject)
-    spinner = Spinner("dots")
+    spinner = Spinner("dots" if _speaks_utf8(sys.stderr) else "line")
 
     def draw() -> Spinner:
         spinner.update(text=_progress_text(progress))
@@ -223,8 +261,24 @@ def _live_progress(subject: str) -> Iterator[Progress]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with live:
+    with _ended_in_order(), live:
         yield progress
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """An end by a signal leaves the terminal as it was: with its cursor."""
+    import signal
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _progress_text(progress: Progress) -> Text:

@@ -11,22 +11,6 @@ from aetherscale.gateways.cli.failures import bad_usage, near
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
 
 DEFAULT_NAME = "aetherscale"
-ELSEWHERE: Mapping[str, str] = {
-    "destroy": "delete",
-    "info": "show",
-    "inspect": "show",
-    "launch": "create",
-    "ls": "list",
-    "ps": "list",
-    "pull": "import",
-    "reboot": "restart",
-    "remove": "delete",
-    "rm": "delete",
-    "run": "create",
-    "shell": "console",
-    "shutdown": "stop",
-}
-"""What other tools of this kind call our commands: for the hint alone, since a second name would have to be kept."""
 
 
 class Parsed(Struct, frozen=True):
@@ -38,6 +22,8 @@ class Parsed(Struct, frozen=True):
     values: Mapping[str, Any]
     """By the name of the option or argument; every one of the command is there."""
     program: str
+    is_default: bool = False
+    """Whether no command was named at all, and this is the one that needs no word."""
 
     @property
     def name(self) -> str:
@@ -68,13 +54,14 @@ def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", pro
     given: dict[str, Any] = {}
     path: list[str] = []
     node: Command | Group | None = None
+    is_default = False
     while left and not isinstance(node, Command):
         word = left.next()
         if word.startswith("-") and word != "-":
             option = _find(word, GLOBAL_OPTIONS)
             if option is None and not path and default:
                 # Flags alone belong to the command that needs no word.
-                path, node = [default], _member(default, None, entries, program)
+                path, node, is_default = [default], _member(default, None, entries, program), True
                 left = _Words([word, *left.rest()])
                 continue
             _take(option, word, left, given, " ".join((program, *path)), GLOBAL_OPTIONS)
@@ -82,10 +69,11 @@ def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", pro
         node = _member(word, node, entries, " ".join((program, *path)))
         path.append(word)
     if node is None and default and not (given.get("help") or given.get("version")):
-        path, node = [default], _member(default, None, entries, program)
+        path, node, is_default = [default], _member(default, None, entries, program), True
     if isinstance(node, Command):
-        values = _values(node, left, given, " ".join((program, *path)))
-        return Parsed(tuple(path), node, values, program)
+        # Whoever named no command has no reason to think of one.
+        values = _values(node, left, given, program if is_default else " ".join((program, *path)))
+        return Parsed(tuple(path), node, values, program, is_default)
     return Parsed(tuple(path), node, _complete(given, GLOBAL_OPTIONS), program)
 
 
@@ -101,9 +89,14 @@ def _member(word: str, node: Command | Group | None, entries: Sequence[Entry], w
             if member.name == word:
                 return member
         names = [member.name for member in node.members]
-    known_as = ELSEWHERE.get(word)
-    meant = _meant(known_as if known_as in names else word, names, where)
-    raise bad_usage(f"{where}: no such command: {word!r}", meant or f"{where} --help")
+    from aetherscale.gateways.cli.elsewhere import command_for
+
+    program, *before = where.split()
+    meant = command_for(word, before, names) if program == DEFAULT_NAME else ""
+    hint = f"did you mean: {where} {meant}?" if meant else _meant(word, names, where)
+    if hint and meant and not before:
+        hint = f"{hint} all commands: {where} --help"
+    raise bad_usage(f"{where}: no such command: {word!r}", hint or f"{where} --help")
 
 
 def _values(command: Command, left: _Words, given: dict[str, Any], name: str) -> Mapping[str, Any]:
@@ -119,18 +112,15 @@ def _values(command: Command, left: _Words, given: dict[str, Any], name: str) ->
         if word == "--" and not words_only:
             words_only = True
         elif word.startswith("-") and word != "-" and not words_only:
-            _take(_find(word, options), word, left, given, name, options)
-        elif not arguments:
-            raise bad_usage(f"{name}: one word too many: {word!r}", f"{name} --help")
-        elif arguments[0].rest:
-            given[arguments.pop(0).name] = [word, *left.rest()]
+            _take(_find(word, options), word, left, given, name, options, command.arguments)
         else:
-            argument = arguments.pop(0)
-            given[argument.name] = _read(argument, argument.name, word, name)
+            _place(word, arguments, left, given, name)
     for argument in arguments:
+        if argument.many and argument.name in given:
+            continue
         if argument.required and not given.get("help"):
             raise bad_usage(f"{name}: {argument.name} is missing: {argument.help}", f"{name} --help")
-        given[argument.name] = [] if argument.rest else None
+        given[argument.name] = [] if argument.rest or argument.many else None
     for option in options:
         if option.needed and option.name not in given and not given.get("help"):
             raise bad_usage(f"{name}: --{option.name} is missing: {option.help}", f"{name} --help")
@@ -144,6 +134,21 @@ def _switches(word: str, options: Sequence[Option]) -> list[Option]:
     return switches if len(switches) == len(found) else []
 
 
+def _place(word: str, arguments: list[Argument], left: _Words, given: dict[str, Any], name: str) -> None:
+    """Give a word to the argument whose turn it is."""
+    if not arguments:
+        raise bad_usage(f"{name}: one word too many: {word!r}", f"{name} --help")
+    argument = arguments[0]
+    if argument.many:
+        given.setdefault(argument.name, []).append(_read(argument, argument.name, word, name))
+        return
+    del arguments[0]
+    if argument.rest:
+        given[argument.name] = [_text(argument, argument.name, each, name) for each in (word, *left.rest())]
+    else:
+        given[argument.name] = _read(argument, argument.name, word, name)
+
+
 def _find(word: str, options: Sequence[Option]) -> Option | None:
     name = word.partition("=")[0]
     for option in options:
@@ -153,7 +158,13 @@ def _find(word: str, options: Sequence[Option]) -> Option | None:
 
 
 def _take(
-    option: Option | None, word: str, left: _Words, given: dict[str, Any], name: str, options: Sequence[Option]
+    option: Option | None,
+    word: str,
+    left: _Words,
+    given: dict[str, Any],
+    name: str,
+    options: Sequence[Option],
+    arguments: Sequence[Argument] = (),
 ) -> None:
     flag, equals, value = word.partition("=")
     if option is None and not word.startswith("--") and (switches := _switches(word, options)):
@@ -161,7 +172,7 @@ def _take(
         return
     if option is None:
         flags = [f"--{each.name}" for each in options]
-        raise bad_usage(f"{name}: no such option: {flag}", _meant(flag, flags) or f"{name} --help")
+        raise bad_usage(f"{name}: no such option: {flag}", _flag_meant(flag, flags, arguments) or f"{name} --help")
     if not option.metavar:
         if equals:
             raise bad_usage(f"{name}: {flag} takes no value, got {value!r}", f"{name} --help")
@@ -178,7 +189,25 @@ def _take(
         given[option.name] = read
 
 
+def _text(item: Option | Argument, shown: str, text: str, name: str) -> str:
+    """What was typed; only the name of a file may be anything else than UTF-8."""
+    if item.completes not in ("file", "dir") and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise bad_usage(f"{name}: {shown}: got {text!r}, expected UTF-8", f"{name} --help") from None
+    return text
+
+
+def _flag_meant(flag: str, flags: Sequence[str], arguments: Sequence[Argument]) -> str:
+    from aetherscale.gateways.cli.elsewhere import flag_for
+
+    found = flag_for(flag, flags, [argument.name for argument in arguments])
+    return found or (_meant(flag, flags) if flag.startswith("--") else "")
+
+
 def _read(item: Option | Argument, shown: str, text: str, name: str) -> Any:
+    text = _text(item, shown, text, name)
     if item.choices and text not in item.choices:
         expected = ", ".join(item.choices)
         hint = _meant(text, item.choices) or f"{name} --help"

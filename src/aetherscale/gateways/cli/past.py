@@ -12,7 +12,8 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.history import opened_log
-from aetherscale.gateways.cli.views import TABLES, count
+from aetherscale.gateways.cli.moments import local, local_clock, zone
+from aetherscale.gateways.cli.views import TABLES, WIDE, count
 
 if TYPE_CHECKING:
     from aetherscale.debugger.diff import Change, Diff
@@ -41,7 +42,7 @@ def _replay(context: Context) -> None:
         if kind is None:
             out.line(f"{name}: {len(found)}")
         if found:
-            TABLES[name](out, found)
+            TABLES[name](out, found, context.program.now_us(), wide=context.values["wide"])
 
 
 def _diff(context: Context) -> None:
@@ -136,12 +137,13 @@ def _short(value: Any) -> str:
 
 def _show_why(context: Context, found: Why) -> None:
     out, view = context.out, msgspec.to_builtins(found.view)
-    out.line(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {view['since']}: {found.summary}.")
+    since = local(view["since"]) if out.terminal else view["since"]
+    out.line(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {since}: {found.summary}.")
     shown: set[tuple[str, str]] = set()
     for at, chapter in enumerate(found.chapters):
         out.line()
         elsewhere = f"{chapter.kind} {chapter.id}: " if chapter.id != found.id else ""
-        for line in _chapter(chapter, elsewhere):
+        for line in _chapter(chapter, elsewhere, here=out.terminal):
             out.line(line)
         if not chapter.complete and at == 0:
             out.line("  …")
@@ -154,14 +156,16 @@ def _show_why(context: Context, found: Why) -> None:
         out.line(f"{count(found.left_out, 'event')} with no bearing on this left out; --all tells everything.")
 
 
-def _chapter(chapter: Chapter, elsewhere: str) -> Sequence[str]:
-    """The first sentence with who and when; under it what came of it, with the time that each took."""
+def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
+    """The first sentence with who and when; under it what came of it; each with its time: UTC, or of this place."""
     first, *others = chapter.sentences
     who = f"{chapter.actor} " if chapter.role == "request" else ""
-    lines = [f"{first.time}  {elsewhere}{who}{first.text}  [event {first.seq}, command {chapter.command_id}]"]
+    time = f"{local(first.time)} {zone(first.time)}" if here else first.time
+    lines = [f"{time}  {elsewhere}{who}{first.text}  [event {first.seq}, command {chapter.command_id}]"]
     if chapter.cause is not None:
         lines.append(f"  because of {chapter.cause}")
-    lines += [f"  {other.time[11:23]}  {other.text}  [{other.seq}]" for other in others]
+    clock = local_clock if here else lambda time: time[11:23]
+    lines += [f"  {clock(other.time)}  {other.text}  [{other.seq}]" for other in others]
     return lines
 
 
@@ -173,7 +177,7 @@ REPLAY = Command(
     _replay,
     reads="log",
     arguments=(Argument("KIND", "one kind alone", required=False, choices=(*KINDS, *LATER_KINDS)),),
-    options=(AT, Option("all", "also what is deleted")),
+    options=(AT, Option("all", "also what is deleted"), WIDE),
     examples=(
         "aetherscale replay",
         "aetherscale replay --at 12 vm",

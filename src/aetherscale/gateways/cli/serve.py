@@ -18,6 +18,8 @@ def _serve(context: Context) -> None:
     if context.values["http"] is not None:
         raise later_version("serve --http", "this version is spoken to over NATS and by the command line")
     out = context.out
+    if context.parsed.is_default and not out.json:
+        out.line("no command was given, so this runs a node; aetherscale --help lists the commands")
 
     def on_ready(ready: Ready) -> None:
         if out.json:

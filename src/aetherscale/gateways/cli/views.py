@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
 
-from aetherscale.gateways.cli.output import Output
+from aetherscale.gateways.cli.grammar import Option
+from aetherscale.gateways.cli.moments import ago, short_id
+from aetherscale.gateways.cli.output import Layout, Output
 
 View = Mapping[str, Any]
 
+WIDE = Option("wide", "whole ids and times, and every column, however wide the terminal is")
 
-def show_vms(out: Output, vms: Sequence[View]) -> None:
+
+def show_vms(out: Output, vms: Sequence[View], now_us: int, *, wide: bool = False) -> None:
     """A table of VMs."""
+    brief = out.terminal and not wide
     rows = [
         (
             vm["name"],
@@ -21,16 +26,18 @@ def show_vms(out: Output, vms: Sequence[View]) -> None:
             f"{vm['memory-mib']}M",
             f"{vm['disk-gib']}G",
             vm["node"],
-            vm["since"][:19] + "Z",
-            vm["id"],
+            ago(vm["since"], now_us) if brief else vm["since"][:19] + "Z",
+            short_id(vm["id"]) if brief else vm["id"],
         )
         for vm in vms
     ]
-    out.table(("NAME", "PHASE", "IMAGE", "CPUS", "MEMORY", "DISK", "NODE", "SINCE", "ID"), rows, styled=1)
+    headers = ("NAME", "PHASE", "IMAGE", "CPUS", "MEMORY", "DISK", "NODE", "SINCE", "ID")
+    out.table(headers, rows, 1, Layout(("NAME", "IMAGE", "NODE"), ("DISK", *_one_node(vms)), wide=wide))
 
 
-def show_images(out: Output, images: Sequence[View]) -> None:
+def show_images(out: Output, images: Sequence[View], now_us: int, *, wide: bool = False) -> None:
     """A table of images."""
+    brief = out.terminal and not wide
     rows = [
         (
             image["name"],
@@ -40,14 +47,28 @@ def show_images(out: Output, images: Sequence[View]) -> None:
             size(image["virtual-size-bytes"]),
             image["ready"],
             image["node"],
-            image["id"],
+            short_id(image["id"]) if brief else image["id"],
         )
         for image in images
     ]
-    out.table(("NAME", "PHASE", "FORMAT", "SIZE", "DISK", "READY BY", "NODE", "ID"), rows, styled=1)
+    headers = ("NAME", "PHASE", "FORMAT", "SIZE", "DISK", "READY BY", "NODE", "ID")
+    out.table(headers, rows, 1, Layout(("NAME", "NODE"), ("READY BY", *_one_node(images)), wide=wide))
 
 
-TABLES: Final[Mapping[str, Callable[[Output, Sequence[View]], None]]] = {"vm": show_vms, "image": show_images}
+def _one_node(views: Sequence[View]) -> tuple[str, ...]:
+    """The column that says nothing where all are on one node."""
+    return ("NODE",) if len({view["node"] for view in views}) < 2 else ()
+
+
+class Show(Protocol):
+    """Shows many objects of a kind."""
+
+    def __call__(self, out: Output, views: Sequence[View], now_us: int, /, *, wide: bool = False) -> None:
+        """As `show_vms`."""
+        ...
+
+
+TABLES: Final[Mapping[str, Show]] = {"vm": show_vms, "image": show_images}
 """How many objects of a kind are shown."""
 
 

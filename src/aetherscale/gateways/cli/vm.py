@@ -5,9 +5,11 @@ from __future__ import annotations
 from aetherscale.gateways.cli import vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, seconds
+from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
+_NAMES = Argument("NAME", "the name or id of the VM; several may be given", many=True, completes="vm")
 _LABEL = Option("label", "a label", "KEY=VALUE", label, many=True)
 _ENDING = (
     Option("kill", "end it at once, without asking the guest"),
@@ -68,6 +70,7 @@ VM = Group(
             vm_tasks.list_vms,
             options=(
                 Option("all", "also deleted ones"),
+                WIDE,
                 _LABEL,
                 Option("node", "only those of one node", "NODE", completes="node"),
             ),
@@ -88,16 +91,16 @@ VM = Group(
             "start",
             "start a VM and wait until its guest is ready",
             vm_tasks.start_vm,
-            arguments=(_NAME,),
+            arguments=(_NAMES,),
             options=WAIT_OPTIONS,
-            examples=("aetherscale vm start web",),
+            examples=("aetherscale vm start web", "aetherscale vm start web db"),
             details="A VM that is being stopped starts again after that; one that runs already is left as it is.",
         ),
         Command(
             "stop",
             "ask the guest to shut down, and end it if it does not",
             vm_tasks.stop_vm,
-            arguments=(_NAME,),
+            arguments=(_NAMES,),
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=(
                 "aetherscale vm stop web",
@@ -109,7 +112,7 @@ VM = Group(
             "restart",
             "stop a VM and start it again",
             vm_tasks.restart_vm,
-            arguments=(_NAME,),
+            arguments=(_NAMES,),
             options=WAIT_OPTIONS,
             examples=("aetherscale vm restart web",),
         ),
@@ -117,9 +120,9 @@ VM = Group(
             "delete",
             "delete a VM and its disk; a running one is stopped first",
             vm_tasks.delete_vm,
-            arguments=(_NAME,),
+            arguments=(_NAMES,),
             options=(*_ENDING, *WAIT_OPTIONS),
-            examples=("aetherscale vm delete web", "aetherscale vm delete web --kill"),
+            examples=("aetherscale vm delete web", "aetherscale vm delete web db --kill"),
             details="Its events stay in the log: `aetherscale why vm web` and `replay --at` know it for ever.",
         ),
         Command(

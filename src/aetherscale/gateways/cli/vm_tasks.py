@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from contextlib import closing, nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import FAILED, bad_usage, later_version
+from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness, later_version
+from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.streams import ends_with_its_reader, whole_stdin
 from aetherscale.gateways.cli.views import show_object, show_vms
+from aetherscale.gateways.cli.wording import typed
 from aetherscale.gateways.cli.work import carry_out, info, suggesting
 
 EXEC_INPUT_BYTES = 128 * 1024
@@ -35,8 +38,8 @@ def create_vm(context: Context) -> None:
         "virtual-network": values["network"],
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
-        "init-script": _text_of(values["init-script"]) if values["init-script"] else None,
-        "ssh-keys": [_text_of(path) for path in values["ssh-key"]],
+        "init-script": text_of(values["init-script"], "--init-script") if values["init-script"] else None,
+        "ssh-keys": [text_of(path, "--ssh-key") for path in values["ssh-key"]],
         "groups": values["group"],
     }
     left_out: tuple[object, ...] = ([], {})  # by equality; a 0 equals False, and somebody has asked for it
@@ -51,15 +54,21 @@ def create_vm(context: Context) -> None:
 
 
 def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:
+    vm = _done(context, task, options, subject)
+    if context.out.json:
+        context.out.value(vm)
+    elif task == "create-vm" and vm["phase"] in ("ready", "running"):
+        context.out.note(f"next: aetherscale vm console {vm['name']}")
+
+
+def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
+    """Have it done, and tell a human; answers with the view."""
     node = context.values.get("node") or ""
     with suggesting(context, "vm", context.values.get("image") or subject):
         vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)
-    if context.out.json:
-        context.out.value(vm)
-        return
-    context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
-    if task == "create-vm" and vm["phase"] in ("ready", "running"):
-        context.out.note(f"next: aetherscale vm console {vm['name']}")
+    if not context.out.json:
+        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
+    return vm
 
 
 def list_vms(context: Context) -> None:
@@ -70,7 +79,7 @@ def list_vms(context: Context) -> None:
     if context.out.json:
         context.out.value(vms)
     elif vms:
-        show_vms(context.out, vms)
+        show_vms(context.out, vms, context.program.now_us(), wide=values["wide"])
     else:
         context.out.note("no virtual machines; make one: aetherscale vm create web --image tiny")
 
@@ -84,28 +93,52 @@ def show_vm(context: Context) -> None:
         show_object(context.out, vm)
 
 
-def start_vm(context: Context) -> None:
-    """Start a VM and wait until its guest is ready."""
-    _work(context, "start-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
+def start_vm(context: Context) -> int:
+    """Start VMs and wait until their guests are ready."""
+    return _each(context, "start-vm", {})
 
 
-def restart_vm(context: Context) -> None:
-    """Stop a VM and start it again."""
-    _work(context, "restart-vm", {"vm-id": context.values["NAME"]}, context.values["NAME"])
+def restart_vm(context: Context) -> int:
+    """Stop VMs and start them again."""
+    return _each(context, "restart-vm", {})
 
 
-def stop_vm(context: Context) -> None:
-    """Bring a VM down."""
-    _work(context, "stop-vm", _ending(context), context.values["NAME"])
+def stop_vm(context: Context) -> int:
+    """Bring VMs down."""
+    return _each(context, "stop-vm", _ending(context))
 
 
-def delete_vm(context: Context) -> None:
-    """Bring a VM down and remove it."""
-    _work(context, "delete-vm", _ending(context), context.values["NAME"])
+def delete_vm(context: Context) -> int:
+    """Bring VMs down and remove them."""
+    return _each(context, "delete-vm", _ending(context))
+
+
+def _each(context: Context, task: str, options: Mapping[str, Any]) -> int:
+    """The task for each VM that was named, one after the other; one that fails does not stop the others.
+
+    Answers with the worst exit status. With --json one VM is an object, several are an array of those that went well.
+    """
+    names = list(dict.fromkeys(context.values["NAME"]))
+    if len(names) == 1:
+        _work(context, task, {"vm-id": names[0], **options}, names[0])
+        return DONE
+    statuses, vms = [DONE], []
+    for name in names:
+        try:
+            vms.append(_done(context, task, {"vm-id": name, **options}, name))
+        except Failure as failure:
+            alone = {**context.values, "NAME": [name]}
+            context.out.failure(typed(failure, replace(context.parsed, values=alone)))
+            statuses.append(failure.status)
+            if failure.is_interrupt:
+                break
+    if context.out.json:
+        context.out.value(vms)
+    return max(statuses, key=badness)
 
 
 def _ending(context: Context) -> Mapping[str, Any]:
-    options: dict[str, Any] = {"vm-id": context.values["NAME"], "kill": context.values["kill"]}
+    options: dict[str, Any] = {"kill": context.values["kill"]}
     if context.values["grace"] is not None:
         options["grace-s"] = context.values["grace"]
     return options
@@ -184,11 +217,3 @@ def console_vm(context: Context) -> None:
         hint = f"without --json; or, to read alone: aetherscale vm logs {name} --follow --json"
         raise bad_usage("vm console: --json: a serial line is bytes, and no JSON", hint)
     attach(context, name, context.values["detach-key"])
-
-
-def _text_of(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise bad_usage(f"{path} cannot be read: {reason}") from None

@@ -44,7 +44,9 @@ def carry_out(
         except TimeoutError:
             raise _cut_short(kind, reference, progress, f"the wait of {timeout_s:g} s ran out") from None
         except KeyboardInterrupt:
-            raise _cut_short(kind, reference, progress, "interrupted") from None
+            failure = _cut_short(kind, reference, progress, "interrupted")
+            failure.is_interrupt = True
+            raise failure from None
         except Failure as failure:
             if not failure.hint and failure.code == FAILED_CODE:
                 failure.hint = f"aetherscale why {kind} {progress.subject}"

@@ -1,0 +1,61 @@
+"""What a node says in the words of its messages, in the words of who typed: `--memory`, not `field 'memory-mib'`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.grammar import Command
+from aetherscale.gateways.cli.parse import Parsed
+from aetherscale.kernel.names import is_id
+
+TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
+    "command": ("COMMAND",),
+    "disk-gib": ("disk",),
+    "grace-s": ("grace",),
+    "groups": ("group",),
+    "image": ("image", "NAME"),
+    "labels": ("label",),
+    "memory-mib": ("memory",),
+    "name": ("name", "NAME"),
+    "recipe": ("RECIPE",),
+    "source": ("SOURCE",),
+    "ssh-keys": ("ssh-key",),
+    "tail-bytes": ("tail",),
+    "timeout-s": ("timeout",),
+    "virtual-network": ("network",),
+    "vm-id": ("vm-id", "NAME"),
+}
+"""The fields of messages that are not called as the option or argument that fills them."""
+_TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
+_ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
+
+
+def typed(failure: Failure, parsed: Parsed) -> Failure:
+    """The failure with what a human is to read in their own words; what a program reads stays as the node said it."""
+    if not isinstance(parsed.node, Command):
+        return failure
+    field = str(failure.details.get("field") or "").partition(".")[0]
+    if word := _word(field, parsed.node):
+        shown = failure.message.replace(f"field '{field}'", word, 1).replace(f"'{field}'", word, 1)
+        failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
+    name = parsed.values.get("NAME") or parsed.values.get("vm-id")
+    if isinstance(name, list) and len(name) == 1:
+        (name,) = name
+    if isinstance(name, str) and not is_id(name):
+        failure.hint = _ID.sub(name, failure.hint)
+    return failure
+
+
+def _word(field: str, command: Command) -> str:
+    """How the option or argument that fills a field is typed; "" for a field that no word fills."""
+    options = {option.name for option in command.options}
+    arguments = {argument.name for argument in command.arguments}
+    for name in TYPED_AS.get(field, (field,)):
+        if name in options:
+            return f"--{name}"
+        if name in arguments:
+            return name
+    return ""
