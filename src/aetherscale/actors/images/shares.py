@@ -56,7 +56,9 @@ class Shares:
     def _next(self) -> None:
         """Give turns to those who wait, as far as there are any."""
         while self._having.total() < self._most:
-            able = [each for each in self._waiting if self._having[each[0]] < self._most_of_one]
+            # A waiter that was cancelled a moment ago is still in the queue, until its own task runs.
+            waiting = [each for each in self._waiting if not each[1].done()]
+            able = [each for each in waiting if self._having[each[0]] < self._most_of_one]
             if not able:
                 return
             chosen = min(able, key=lambda each: self._having[each[0]])  # of equals the first that came
