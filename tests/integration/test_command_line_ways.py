@@ -100,9 +100,9 @@ class TestLostConnections:
             assert message.headers is not None
             keys.append(message.headers["Nats-Msg-Id"])
             client = message._client
-            await client.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"1"}')
+            await client.publish(message.reply, b'{"type":"status","status":"allocating","vm-id":"0123456789abcdef"}')
             if len(keys) == 2:
-                await client.publish(message.reply, b'{"type":"result","vm-id":"1","vm":{"phase":"ready"}}')
+                await client.publish(message.reply, b'{"type":"result","vm-id":"0123456789abcdef"}')
             await client.flush()
             accepted.set()
 

@@ -23,6 +23,7 @@ async def to_the_end(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait([work])
+        work.exception()  # looked at: how a call ends that was told to stop is no news
         raise
 
 
@@ -39,4 +40,5 @@ async def until_stopped(function: Callable[[], T], stop: Callable[[], None]) -> 
     except asyncio.CancelledError:
         stop()
         await asyncio.wait([work])
+        work.exception()  # looked at: how a call ends that was told to stop is no news
         raise
