@@ -16,6 +16,7 @@ from typing import Any
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import ConnectionClosedError
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -138,7 +139,9 @@ class RunningNode:
                     return
                 yield json.loads(message.data)
         finally:
-            await subscription.unsubscribe()
+            # A reader who walks away is ended when the loop comes to it, and its connection may be gone by then.
+            with contextlib.suppress(ConnectionClosedError):
+                await subscription.unsubscribe()
 
     async def insist(self, subject: str, options: Any, key: str) -> list[Chunk]:
         """As `request`, on a new connection and for as long as nobody listens, as after the broker has died."""
