@@ -60,6 +60,7 @@ NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
 ANSWER: Final = struct.Struct("=QqiI")
 SOCKET: Final = "AETHERSCALE_TESTS_RECORDER"
 MOST_PATH_BYTES: Final = 4096
+AT_FDCWD: Final = -100
 
 
 class Recording(NamedTuple):
@@ -215,19 +216,21 @@ class _Watch:
             case "write" if _descriptor(first) == 1:
                 self._do(Said(self._bytes(second, third).decode()))
             case "open":
-                self._opened(self._name(first), second)
+                self._opened(self._name(call, first), second)
             case "openat":
-                self._opened(self._name(second), third)
+                self._opened(self._name(call, second, first), third)
             case "unlink":
-                self._named([(self._name(first), None)])
+                self._named([(self._name(call, first), None)])
             case "unlinkat":
-                self._named([(self._name(second), None)])
+                self._named([(self._name(call, second, first), None)])
             case "rename":
-                self._renamed(self._name(first), self._name(second))
+                self._renamed(self._name(call, first), self._name(call, second))
             case "renameat" | "renameat2":
-                self._renamed(self._name(second), self._name(fourth))
-            case "creat" | "truncate" | "link" | "linkat":
-                assert self._name(second if call.name == "linkat" else first) is None, f"{call.name} is not followed"
+                self._renamed(self._name(call, second, first), self._name(call, fourth, third))
+            case "linkat":
+                assert self._name(call, second, first) is None, "linkat is not followed"
+            case "creat" | "truncate" | "link":
+                assert self._name(call, first) is None, f"{call.name} is not followed"
             case _:
                 self._note_descriptor(call)
 
@@ -279,8 +282,11 @@ class _Watch:
 
     def _path_of(self, call: _Call) -> str:
         """Where the file of the first argument is now."""
+        return self._path_of_descriptor(call, call.arguments[0])
+
+    def _path_of_descriptor(self, call: _Call, argument: int) -> str:
         try:
-            return str(Path(f"/proc/{call.thread}/fd/{_descriptor(call.arguments[0])}").readlink())
+            return str(Path(f"/proc/{call.thread}/fd/{_descriptor(argument)}").readlink())
         except FileNotFoundError:
             return ""
 
@@ -290,12 +296,17 @@ class _Watch:
         info = dict(line.split(":", 1) for line in text.splitlines())
         return self.disk.size(file) if int(info["flags"], 8) & os.O_APPEND else int(info["pos"])
 
-    def _name(self, address: int) -> str | None:
-        """A path in the memory of the process, as a name in our directory; None for others and for shared memory."""
+    def _name(self, call: _Call, address: int, below: int = AT_FDCWD) -> str | None:
+        """A path in the memory of the process, as a name in our directory; None for others and for shared memory.
+
+        `below` is the descriptor of the directory that a relative path begins at, as of openat(2).
+        """
         raw = b""
         while b"\0" not in raw and len(raw) < MOST_PATH_BYTES:
             raw += self._bytes(address + len(raw), 256 - (address + len(raw)) % 256)
         path = Path(os.fsdecode(raw.partition(b"\0")[0]))
+        if not path.is_absolute() and _descriptor(below) != _descriptor(AT_FDCWD):
+            path = Path(self._path_of_descriptor(call, below), path)
         return path.name if path.parent == self._directory and not path.name.endswith("-shm") else None
 
     def _bytes(self, address: int, count: int) -> bytes:
