@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -16,7 +16,7 @@ from aetherscale.actors.compute.component import BaseImage, Compute
 from aetherscale.actors.compute.decider import ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.events import VmStepFailed
-from aetherscale.actors.compute.projection import VM_KIND
+from aetherscale.actors.compute.projection import VM_KIND, needs_image
 from aetherscale.actors.compute.state import Vm
 from aetherscale.actors.images.component import Images, Perform
 from aetherscale.actors.images.decider import Image, ImagesMessage
@@ -27,8 +27,8 @@ from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
-from aetherscale.kernel.claims import CLAIM_EVENTS
-from aetherscale.kernel.messages import Recorded, split_stream
+from aetherscale.kernel.claims import CLAIM_EVENTS, Seen, Uses, use_stream
+from aetherscale.kernel.messages import Recorded, split_stream, stream_name
 from aetherscale.kernel.registry import Kind, Registry, apply
 
 S = TypeVar("S")
@@ -89,8 +89,9 @@ class Node:
         self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         """Done when the log can no longer be trusted: the process has to end. Guests run on."""
         ports.log.on_commit(self._committed)
+        self._know_unrecorded_uses()
         node = ports.log.node
-        self._images = Images(node, registries.images, ports.images, self._used_by)
+        self._images = Images(node, registries.images, ports.images, self._names_of)
         self._compute = Compute(node, registries.vms, ports.compute, self._base_image)
         self.compute: Actor[Vm, ComputeMessage] = self._actor(self._compute.component(), registries.vms)
         self.images: Actor[Image, ImagesMessage] = self._actor(self._images.component(), registries.images)
@@ -174,13 +175,20 @@ class Node:
             self._reconciler.soon()
 
     def _base_image(self, tenant: str, reference: str) -> BaseImage:
-        image = self._images.usable(tenant, reference).state
+        found = self._images.usable(tenant, reference)
+        image, seen = found.state, Seen(stream_name(IMAGE_KIND.name, found.id), found.version)
         assert image.format is not None
         assert image.size_bytes is not None
         assert image.virtual_size_bytes is not None
         size_mib = -(-image.virtual_size_bytes // MIB)
-        return BaseImage(image.id, image.name, image.format, image.size_bytes, size_mib, image.ready_channel)
+        return BaseImage(image.id, image.name, image.format, image.size_bytes, size_mib, image.ready_channel, seen)
 
-    def _used_by(self, image_id: str) -> Sequence[str]:
-        vms = (entity.state for entity in self._registries.vms.entities.values())
-        return sorted(vm.name for vm in vms if vm.spec.image_id == image_id and vm.phase != "deleted")
+    def _names_of(self, vm_ids: Iterable[str]) -> Sequence[str]:
+        return sorted(self._registries.vms.entities[vm_id].state.name for vm_id in vm_ids)
+
+    def _know_unrecorded_uses(self) -> None:
+        """An older log does not say that its VMs use their images; it follows from what they are."""
+        for vm_id, entity in self._registries.vms.entities.items():
+            if needs_image(entity.state):
+                stream = use_stream(IMAGE_KIND.name, entity.state.spec.image_id)
+                self._registries.images.uses.setdefault(stream, Uses()).users.setdefault(vm_id, VM_KIND.name)

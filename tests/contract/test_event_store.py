@@ -174,6 +174,23 @@ async def test_an_append_at_another_version_is_refused_and_changes_nothing(store
     await store.append(append_of(write("vm-2", 0)))
 
 
+async def test_writes_at_any_version_do_not_meet_one_another(store: Store) -> None:
+    """Any number at one time, in one commit, each in its place; who names a version is refused if it has moved."""
+    appends = [
+        store.append(append_of(write("use-1", None, new("Began")), write(f"vm-{number}", 0), command_id=f"c{number}"))
+        for number in range(5)
+    ]
+    late = store.append(append_of(StreamWrite("use-1", 0, ()), write("image-1", 0), command_id="late"))
+    *taken, refused = await asyncio.gather(*appends, late, return_exceptions=True)
+    assert [[event.version for event in events if event.stream == "use-1"] for events in taken] == [  # type: ignore[union-attr]
+        [1], [2], [3], [4], [5],
+    ]  # fmt: skip
+    assert isinstance(refused, WrongVersion)
+    assert (refused.stream, refused.expected, refused.actual) == ("use-1", 0, 5)
+    assert list(await store.read_stream("image-1")) == []
+    await store.append(append_of(StreamWrite("use-1", 5, ()), write("image-1", 0), command_id="anew"))
+
+
 async def test_a_write_without_events_is_a_condition(store: Store) -> None:
     await store.append(append_of(write("vm-1", 0)))
     condition = StreamWrite("vm-1", 1, ())

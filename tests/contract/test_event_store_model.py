@@ -22,7 +22,7 @@ events = st.builds(new, st.sampled_from(KINDS), st.binary(max_size=20), st.integ
 writes = st.builds(
     lambda stream, expected, made: write(stream, expected, *made) if made else write(stream, expected, new()),
     st.sampled_from(STREAMS),
-    st.integers(0, 6),
+    st.one_of(st.none(), st.integers(0, 6)),
     st.lists(events, max_size=3),
 )
 appends = st.builds(

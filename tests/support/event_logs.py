@@ -63,7 +63,7 @@ def new(kind: str = "Happened", data: bytes = b"\x80", schema: int = 1) -> NewEv
     return NewEvent(kind, schema, data)
 
 
-def write(stream: str, expected_version: int, *events: NewEvent) -> StreamWrite:
+def write(stream: str, expected_version: int | None, *events: NewEvent) -> StreamWrite:
     return StreamWrite(stream, expected_version, events or (new(),))
 
 

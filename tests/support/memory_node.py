@@ -48,7 +48,7 @@ class MemoryNode:
 
     async def start(self) -> None:
         """A new process: everything that it knows it has from the log and the host."""
-        self.store = await LogStore.start(MemoryBackend(self.world))
+        self.store = await self.open_store()
         self.log = EventLog(self.store, Codec(event_types(KINDS)))
         registries = Registries(Registry(), Registry())
         for recorded in await self.log.read(0, 1_000_000):
@@ -57,6 +57,10 @@ class MemoryNode:
         ports = Ports(self.log, SimulatedDriver(self.host), _images, self.clock, self.new_id, self.host.boot_id)
         self.node = Node(ports, registries)
         await self.node.start()
+
+    async def open_store(self) -> LogStore:
+        """The log as this process writes to it."""
+        return await LogStore.start(MemoryBackend(self.world))
 
     async def close(self) -> None:
         """The process ends, at whatever it was."""

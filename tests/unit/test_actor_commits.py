@@ -75,7 +75,7 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
         decider=Decider(
             lambda count, message, at_us: (), evolve, lambda count: Owed() if count.number % 2 == 1 else None
         ),
-        claim=lambda count, event: None,
+        reservations=lambda count, event: (),
         announce=lambda count, event: None,
         settle=lambda task, count: True,
         result=lambda entity: {},

@@ -34,7 +34,7 @@ from aetherscale.eventstore.store import (
     WrongVersion,
 )
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import FREE, ClaimEvent, claim_stream
+from aetherscale.kernel.claims import FREE, USE_EVENTS, Reservation, Seen, stream_of
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
 from aetherscale.kernel.registry import Entity, Registry, advance, apply
@@ -145,13 +145,13 @@ class Actor(Generic[S, M]):
             return await self._repeated(task, options, call, accepted)
         for _ in range(CONFLICT_LIMIT):
             entity = self.registry.entities.get(target)
-            message = task.prepare(options, call, target)
+            message, seen = task.prepare(options, call, target), task.seen(options, call, target)
             envelope = Envelope(
                 message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
             )
             try:
                 kept = digest if call.keyed else None
-                return await self._decide(entity, target, envelope, kept, urgent=task.urgent)
+                return await self._decide(entity, target, envelope, kept, seen, urgent=task.urgent)
             except WrongVersion:
                 continue
             except AlreadyAccepted as repeat:
@@ -194,7 +194,14 @@ class Actor(Generic[S, M]):
         return Envelope(message, entity.tenant, actor, own_id, entity.correlation_id, cause, self._clock())
 
     async def _decide(
-        self, entity: Entity[S] | None, target: str, envelope: Envelope[M], digest: bytes | None, *, urgent: bool
+        self,
+        entity: Entity[S] | None,
+        target: str,
+        envelope: Envelope[M],
+        digest: bytes | None,
+        seen: Sequence[Seen] = (),
+        *,
+        urgent: bool,
     ) -> Handled[S]:
         """Decide and append. Raises `Refused`, `WrongVersion`, `AlreadyAccepted`, `StorageFull`."""
         state = entity.state if entity else None
@@ -203,7 +210,8 @@ class Actor(Generic[S, M]):
         if decided:
             stream = stream_name(self.component.kind.name, target)
             writes.append(Write(stream, entity.version if entity else 0, tuple(decided)))
-            writes.extend(self._claims(state, decided, envelope))
+            writes.extend(self._reservations(state, decided, envelope))
+            writes.extend(Write(each.stream, each.version, ()) for each in seen)
         elif digest is None:
             assert entity is not None
             return Handled(((None, entity),))
@@ -220,19 +228,20 @@ class Actor(Generic[S, M]):
         assert entity is not None
         return Handled(tuple(own) or ((None, entity),))
 
-    def _claims(self, state: S | None, decided: Sequence[Event], envelope: Envelope[M]) -> list[Write]:
-        """The claims and releases of names that go with the events."""
-        writes = []
+    def _reservations(self, state: S | None, decided: Sequence[Event], envelope: Envelope[M]) -> list[Write]:
+        """What the events take and let go, each key in its stream."""
+        reserved: dict[str, list[Reservation]] = {}
         for event in decided:
             state = self.component.kind.evolve(state, event, envelope.at_us)
-            claim = self.component.claim(state, event)
-            if claim is not None:
-                writes.append(self._claim(claim, envelope.tenant))
-        return writes
+            for each in self.component.reservations(state, event):
+                reserved.setdefault(stream_of(each, envelope.tenant), []).append(each)
+        return [Write(stream, self._expected(stream, each[0]), tuple(each)) for stream, each in reserved.items()]
 
-    def _claim(self, claim: ClaimEvent, tenant: str) -> Write:
-        stream = claim_stream(claim.kind, tenant, claim.name)
-        return Write(stream, self.registry.claims.get(stream, FREE).version, (claim,))
+    def _expected(self, stream: str, reservation: Reservation) -> int | None:
+        """The version at which a reservation is made: a shared one at any."""
+        if isinstance(reservation, USE_EVENTS):
+            return None
+        return self.registry.claims.get(stream, FREE).version
 
     # --- owed work -----------------------------------------------------------------------------------------------
 

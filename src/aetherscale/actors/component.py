@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import ClaimEvent
+from aetherscale.kernel.claims import Reservation, Seen
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.registry import Entity, Kind
 from aetherscale.kernel.replies import Chunk
@@ -50,6 +50,8 @@ class CommandTask(Generic[M]):
     prepare: Callable[[Any, Call, str], M]
     refers: Callable[[Any, Call], str] = lambda options, call: ""
     """The name or id by which an object that is there already is meant; "" for a task that makes one."""
+    seen: Callable[[Any, Call, str], Sequence[Seen]] = lambda options, call, target: ()
+    """What `prepare` has looked up beyond the entity: where it has changed by the append, the decision is made anew."""
     urgent: bool = False
     """Whether it is recorded even when the disk is full, from a reserve: what ends things is."""
 
@@ -73,8 +75,8 @@ class Component(Generic[S, M]):
     name: str
     kind: Kind[S]
     decider: Decider[S, M, Any, Any]
-    claim: Callable[[S, Any], ClaimEvent | None]
-    """What an event does to the entity's unique name."""
+    reservations: Callable[[S, Any], Sequence[Reservation]]
+    """What an event takes or lets go, given the state after it: unique names, and uses of other objects."""
     announce: Callable[[S, Any], Chunk | None]
     """What a waiting caller is told of an event."""
     settle: Callable[[str, S], bool]

@@ -14,10 +14,13 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded
 
 
 class Write(Struct, frozen=True):
-    """Events for one stream, which must still be at `expected_version` (0: nothing in it); none is a condition."""
+    """Events for one stream, which must still be at `expected_version` (0: nothing in it); none is a condition.
+
+    Where it is None, they are written wherever the stream is: for what any number of writers may say at one time.
+    """
 
     stream: str
-    expected_version: int
+    expected_version: int | None
     events: tuple[Event, ...]
 
 

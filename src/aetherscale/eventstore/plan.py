@@ -77,7 +77,7 @@ def _refusal(append: Append, known: Known, planned: Plan) -> StoreError | None:
         if stream not in planned.versions:
             planned.versions[stream] = known.version(stream)
         version = moved.get(stream, planned.versions[stream])
-        if version != write.expected_version:
+        if write.expected_version is not None and version != write.expected_version:
             return WrongVersion(stream, write.expected_version, version)
         moved[stream] = version + len(write.events)
     return None

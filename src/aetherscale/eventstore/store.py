@@ -29,13 +29,13 @@ class NewEvent(Struct, frozen=True):
 
 
 class StreamWrite(Struct, frozen=True):
-    """Events for one stream, which must still be at `expected_version` (0: nothing in it).
+    """Events for one stream, which must still be at `expected_version` (0: nothing in it; None: wherever it is).
 
     No events is a condition alone: the append is refused unless the stream is at that version.
     """
 
     stream: str
-    expected_version: int
+    expected_version: int | None
     events: tuple[NewEvent, ...]
 
 

@@ -1,11 +1,16 @@
-"""Unique names: each is claimed in a stream of its own, in the same append as the request of the object that bears it.
+"""Reservations: what one object holds and others have to reckon with. Each key has a stream of its own, which is
+written in the same append as the event of the holder that takes it or lets it go. An event may do so to several keys.
 
-Two requests for one name meet at the expected version of that stream, so that one of them is refused.
+*Exclusive*: a unique name (`NameClaimed`). Two that claim it meet at the version of its stream: one of them is refused.
+
+*Shared*: the use of another object (`UseBegan`). Any number may use it at one time, so a use is written at whatever
+version its stream is. Whoever begins one does it on the version of the used object's stream that it saw, and whoever
+ends the used object on the version of the stream of its uses. So of two who race one is refused.
 """
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from aetherscale.kernel.messages import Event, stream_name
 from aetherscale.kernel.names import derive_id
@@ -29,9 +34,30 @@ class NameReleased(Event, frozen=True):
     owner: str
 
 
-ClaimEvent = NameClaimed | NameReleased
+class UseBegan(Event, frozen=True):
+    """An object, the user, needs another one, which is not deleted until the use has ended."""
+
+    kind: str
+    id: str
+    user_kind: str
+    user: str
+
+
+class UseEnded(Event, frozen=True):
+    """The user needs it no longer."""
+
+    kind: str
+    id: str
+    user_kind: str
+    user: str
+
+
+NameEvent = NameClaimed | NameReleased
+UseEvent = UseBegan | UseEnded
+Reservation = NameEvent | UseEvent
 NAME_EVENTS = (NameClaimed, NameReleased)
-CLAIM_EVENTS: tuple[type[Event], ...] = NAME_EVENTS
+USE_EVENTS = (UseBegan, UseEnded)
+CLAIM_EVENTS: tuple[type[Event], ...] = (*NAME_EVENTS, *USE_EVENTS)
 
 
 class Claim(Struct, frozen=True):
@@ -39,6 +65,20 @@ class Claim(Struct, frozen=True):
 
     version: int
     owner: str | None
+
+
+class Uses(Struct):
+    """What is known of the uses of an object: the version of their stream, and the kind of each user by its id."""
+
+    version: int = 0
+    users: dict[str, str] = field(default_factory=dict)
+
+
+class Seen(Struct, frozen=True):
+    """A stream that a decision was made on without writing to it: it has to be at that version still."""
+
+    stream: str
+    version: int
 
 
 FREE = Claim(version=0, owner=None)
@@ -49,10 +89,32 @@ def claim_stream(kind: str, tenant: str, name: str) -> str:
     return stream_name(CLAIM_KIND, derive_id(kind, tenant, name))
 
 
-def evolve(claim: Claim, event: ClaimEvent) -> Claim:
+def use_stream(kind: str, object_id: str) -> str:
+    """The stream in which the uses of one object begin and end."""
+    return stream_name(CLAIM_KIND, derive_id("use", kind, object_id))
+
+
+def stream_of(reservation: Reservation, tenant: str) -> str:
+    """The stream of a reservation's key."""
+    if isinstance(reservation, USE_EVENTS):
+        return use_stream(reservation.kind, reservation.id)
+    return claim_stream(reservation.kind, tenant, reservation.name)
+
+
+def evolve(claim: Claim, event: NameEvent) -> Claim:
     """The claim after an event."""
     match event:
         case NameClaimed():
             return Claim(claim.version + 1, event.owner)
         case NameReleased():
             return Claim(claim.version + 1, None)
+
+
+def evolve_uses(uses: Uses, event: UseEvent) -> None:
+    """Fold an event into the uses, in place: an image may have thousands of them."""
+    uses.version += 1
+    match event:
+        case UseBegan():
+            uses.users[event.user] = event.user_kind
+        case UseEnded():
+            uses.users.pop(event.user, None)

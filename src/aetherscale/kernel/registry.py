@@ -12,7 +12,18 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 
-from aetherscale.kernel.claims import CLAIM_EVENTS, CLAIM_KIND, FREE, Claim, NameClaimed, NameReleased, claim_stream
+from aetherscale.kernel.claims import (
+    CLAIM_EVENTS,
+    CLAIM_KIND,
+    FREE,
+    NAME_EVENTS,
+    USE_EVENTS,
+    Claim,
+    Uses,
+    claim_stream,
+    evolve_uses,
+    use_stream,
+)
 from aetherscale.kernel.claims import evolve as evolve_claim
 from aetherscale.kernel.messages import Event, Recorded, split_stream
 from aetherscale.kernel.names import is_id
@@ -54,11 +65,15 @@ class Entity(Struct, Generic[S], frozen=True, gc=False):
 
 
 class Registry(Struct, Generic[S]):
-    """All entities of one kind by id, and the claims to their names by stream, as of `position`."""
+    """All entities of one kind by id, and by stream the claims to their names and what they are used by.
+
+    All as of `position`.
+    """
 
     position: int = 0
     entities: dict[str, Entity[S]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    uses: dict[str, Uses] = field(default_factory=dict)
 
     def named(self, kind: str, tenant: str, name: str) -> Entity[S] | None:
         """Whoever bears the name now."""
@@ -71,6 +86,10 @@ class Registry(Struct, Generic[S]):
             return self.named(kind, tenant, reference)
         found = self.entities.get(reference)
         return found if found is not None and found.tenant == tenant else None
+
+    def uses_of(self, kind: str, entity_id: str) -> Uses:
+        """Who uses an entity, to be looked at and changed by nobody."""
+        return self.uses.get(use_stream(kind, entity_id)) or Uses()
 
     def of_tenant(self, tenant: str) -> Iterator[Entity[S]]:
         """All entities of a tenant, deleted ones among them, in no order."""
@@ -85,8 +104,10 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S]
         entity = registry.entities[entity_id] = advance(kind, registry.entities.get(entity_id), recorded, entity_id)
         return entity
     event = recorded.event
-    if stream_kind == CLAIM_KIND and isinstance(event, NameClaimed | NameReleased) and event.kind == kind.name:
+    if stream_kind == CLAIM_KIND and isinstance(event, NAME_EVENTS) and event.kind == kind.name:
         registry.claims[recorded.stream] = evolve_claim(registry.claims.get(recorded.stream, FREE), event)
+    elif stream_kind == CLAIM_KIND and isinstance(event, USE_EVENTS) and event.kind == kind.name:
+        evolve_uses(registry.uses.setdefault(recorded.stream, Uses()), event)
     return None
 
 

@@ -7,7 +7,7 @@ import base64
 import codecs
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, Literal
 
@@ -29,10 +29,11 @@ from aetherscale.actors.compute.console import Consoles
 from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver, Process
 from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
-from aetherscale.actors.compute.projection import VM_KIND, announce, claim, settle, view
+from aetherscale.actors.compute.projection import VM_KIND, announce, reservations, settle, view
 from aetherscale.actors.compute.sentences import held
 from aetherscale.actors.compute.state import ProcessIdentity, Vm
 from aetherscale.kernel.calls import Call
+from aetherscale.kernel.claims import Seen
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Entity, Registry
@@ -59,6 +60,8 @@ class BaseImage(Struct, frozen=True):
     size_bytes: int
     virtual_size_mib: int
     ready_channel: ReadyChannel
+    seen: Seen
+    """The image as it is found: whatever changes it has a VM that was to be made of it decided on anew."""
 
 
 FindImage = Callable[[str, str], BaseImage]
@@ -84,7 +87,7 @@ class Compute:
             name=NAME,
             kind=VM_KIND,
             decider=COMPUTE,
-            claim=claim,
+            reservations=reservations,
             announce=announce,
             settle=settle,
             result=self._result,
@@ -92,7 +95,7 @@ class Compute:
             failed=_failed,
             gate=lambda effect: self._boots if isinstance(effect, effects.BootVm) else nullcontext(),
             commands={
-                "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create),
+                "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create, seen=self._seen_by_create),
                 "start-vm": CommandTask(
                     VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id), _reference
                 ),
@@ -170,6 +173,9 @@ class Compute:
             labels=options.labels,
         )
         return commands.CreateVm(vm_id, spec)
+
+    def _seen_by_create(self, options: CreateVmOptions, call: Call, vm_id: str) -> Sequence[Seen]:
+        return (self._find_image(call.tenant, options.image).seen,)
 
     def _target(self, options: Any, call: Call) -> str:
         return self._find(options.vm_id, call).id

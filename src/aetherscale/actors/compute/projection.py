@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from aetherscale.actors.compute import events
@@ -10,7 +11,8 @@ from aetherscale.actors.compute.events import VmEvent
 from aetherscale.actors.compute.sentences import VM_TELLING, held
 from aetherscale.actors.compute.state import Failure, ProcessIdentity, Vm, evolve, is_down
 from aetherscale.actors.compute.views import ExitView, FailureView, VmView
-from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
+from aetherscale.actors.images import events as images
+from aetherscale.kernel.claims import NameClaimed, NameReleased, Reservation, UseBegan, UseEnded
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
@@ -55,15 +57,27 @@ def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
     return "kvm" if process.accelerator == "kvm" and process.process_user in ("own", None) else "none"
 
 
-def claim(vm: Vm, event: VmEvent) -> ClaimEvent | None:
-    """What an event does to the VM's name: it is taken with the request and free again with the deletion."""
+def reservations(vm: Vm, event: VmEvent) -> Sequence[Reservation]:
+    """From its request to its deletion a VM bears its name, and needs the image that its disk is an overlay on."""
+    image_id = vm.spec.image_id
     match event:
         case events.VmRequested():
-            return NameClaimed(events.KIND, vm.name, vm.id)
+            return (
+                NameClaimed(events.KIND, vm.name, vm.id),
+                UseBegan(images.KIND, image_id, events.KIND, vm.id),
+            )
         case events.VmDeleted():
-            return NameReleased(events.KIND, vm.name, vm.id)
+            return (
+                NameReleased(events.KIND, vm.name, vm.id),
+                UseEnded(images.KIND, image_id, events.KIND, vm.id),
+            )
         case _:
-            return None
+            return ()
+
+
+def needs_image(vm: Vm) -> bool:
+    """Whether a VM's use of its image has not ended: logs of before uses were recorded tell it by this alone."""
+    return vm.spec.image_id != "" and vm.phase != "deleted" and not vm.stray
 
 
 def announce(vm: Vm, event: VmEvent) -> Chunk | None:
@@ -163,4 +177,4 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
     return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
 
 
-VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_TELLING)
+VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_TELLING, version=2)

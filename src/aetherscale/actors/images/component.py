@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,8 +18,9 @@ from aetherscale.actors.images.commands import (
     ListImagesOptions,
 )
 from aetherscale.actors.images.decider import IMAGES, Image, ImagesMessage
-from aetherscale.actors.images.projection import IMAGE_KIND, announce, claim, settle, view
+from aetherscale.actors.images.projection import IMAGE_KIND, announce, reservations, settle, view
 from aetherscale.kernel.calls import Call
+from aetherscale.kernel.claims import Seen, use_stream
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import IMAGE_NAME_PATTERN, derive_id
 from aetherscale.kernel.registry import Entity, Registry
@@ -34,18 +35,18 @@ _SECRET_NAME: Final = re.compile(
 )
 
 Perform = Callable[[effects.ImagesEffect, Progress], Awaitable[effects.ImagesOutcome]]
-UsedBy = Callable[[str], Sequence[str]]
-"""The names of the VMs whose disks are overlays on an image."""
+NamesOf = Callable[[Iterable[str]], Sequence[str]]
+"""The names of the VMs with these ids, sorted."""
 
 
 class Images:
     """The tasks of the images component on one registry."""
 
-    def __init__(self, node: str, registry: Registry[Image], perform: Perform, used_by: UsedBy) -> None:
+    def __init__(self, node: str, registry: Registry[Image], perform: Perform, names_of: NamesOf) -> None:
         self._node = node
         self._registry = registry
         self._perform = perform
-        self._used_by = used_by
+        self._names_of = names_of
 
     def component(self) -> Component[Image, ImagesMessage]:
         """The component as the actor runs it."""
@@ -53,7 +54,7 @@ class Images:
             name=NAME,
             kind=IMAGE_KIND,
             decider=IMAGES,
-            claim=claim,
+            reservations=reservations,
             announce=announce,
             settle=settle,
             result=self._result,
@@ -62,7 +63,9 @@ class Images:
             commands={
                 "import-image": CommandTask(ImportImageOptions, self._new_id, self._import),
                 "build-image": CommandTask(BuildImageOptions, self._new_id, self._build),
-                "delete-image": CommandTask(ImageOptions, self._target, self._delete, _reference, urgent=True),
+                "delete-image": CommandTask(
+                    ImageOptions, self._target, self._delete, _reference, self._seen_by_delete, urgent=True
+                ),
             },
             queries={
                 "list-images": QueryTask(ListImagesOptions, self._list),
@@ -119,7 +122,12 @@ class Images:
         return commands.BuildImage(image_id, name, options.recipe)
 
     def _delete(self, options: ImageOptions, call: Call, image_id: str) -> commands.DeleteImage:
-        return commands.DeleteImage(image_id, tuple(self._used_by(image_id)))
+        users = self._registry.uses_of(events.KIND, image_id).users
+        return commands.DeleteImage(image_id, tuple(self._names_of(users)))
+
+    def _seen_by_delete(self, options: ImageOptions, call: Call, image_id: str) -> Sequence[Seen]:
+        """Whoever begins to use it meanwhile has it decided on anew."""
+        return (Seen(use_stream(events.KIND, image_id), self._registry.uses_of(events.KIND, image_id).version),)
 
     def _check_free(self, tenant: str, name: str, image_id: str) -> None:
         bearer = self._registry.named(events.KIND, tenant, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Sequence
 from typing import Final
 
 from aetherscale.actors.images import events
@@ -10,7 +11,7 @@ from aetherscale.actors.images.decider import Image, evolve
 from aetherscale.actors.images.events import ImageEvent
 from aetherscale.actors.images.sentences import IMAGE_TELLING
 from aetherscale.actors.images.views import ImageFailureView, ImageView
-from aetherscale.kernel.claims import ClaimEvent, NameClaimed, NameReleased
+from aetherscale.kernel.claims import NameClaimed, NameReleased, Reservation
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
@@ -37,15 +38,15 @@ def view(image: Image, node: str, revision: int) -> ImageView:
     )
 
 
-def claim(image: Image, event: ImageEvent) -> ClaimEvent | None:
+def reservations(image: Image, event: ImageEvent) -> Sequence[Reservation]:
     """What an event does to the image's name."""
     match event:
         case events.ImageImportRequested() | events.ImageBuildRequested():
-            return NameClaimed(events.KIND, event.name, event.image_id)
+            return (NameClaimed(events.KIND, event.name, event.image_id),)
         case events.ImageDeleted():
-            return NameReleased(events.KIND, image.name, image.id)
+            return (NameReleased(events.KIND, image.name, image.id),)
         case _:
-            return None
+            return ()
 
 
 def announce(image: Image, event: ImageEvent) -> Chunk | None:
@@ -97,4 +98,6 @@ def _failed(image: Image, what: str) -> Refused:
     )
 
 
-IMAGE_KIND: Final[Kind[Image]] = Kind(events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_TELLING)
+IMAGE_KIND: Final[Kind[Image]] = Kind(
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_TELLING, version=2
+)
