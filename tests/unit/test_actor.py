@@ -132,6 +132,19 @@ class TestOrder:
         )
         assert graceful["vm"].phase == kill["vm"].phase == "stopped"
 
+    async def test_a_deletion_gives_the_guest_the_time_that_it_says_and_not_that_of_a_stop_before(
+        self, node: MemoryNode
+    ) -> None:
+        node.host.behaviour = lambda vm_id: Behaviour(shutdown_s=None)
+        await node.final("compute", "create-vm", WEB)
+        graceful = asyncio.ensure_future(node.final("compute", "stop-vm", {"vm-id": "web", "grace-s": 3600}))
+        await node.until("VmStopRequested")
+        async with asyncio.timeout(PATIENCE_S):
+            deleted = await node.ask("compute", "delete-vm", {"vm-id": "web", "grace-s": 0.01})
+            assert (await graceful)["type"] == "result"
+        assert deleted[-1]["vm"].phase == "deleted"
+        assert [chunk["waited-s"] for chunk in deleted if chunk.get("status") == "forcing"] == [0.01]
+
     async def test_one_name_has_one_bearer(self, node: MemoryNode) -> None:
         answers = await asyncio.gather(*(node.final("compute", "create-vm", WEB) for _ in range(10)))
         assert sorted(answer["type"] for answer in answers) == ["error"] * 9 + ["result"]

@@ -8,9 +8,10 @@ import pytest
 
 from aetherscale.actors.images import commands, effects, events
 from aetherscale.actors.images.decider import ATTEMPT_LIMIT, IMAGES, Image
-from aetherscale.actors.images.projection import settle
+from aetherscale.actors.images.projection import settle, view
 from aetherscale.kernel.errors import Refused
-from tests.support.spec import Given
+from aetherscale.kernel.times import SECOND_US, to_rfc3339
+from tests.support.spec import NOON_US, Given
 
 ID = "0123456789abcdef"
 SHA = "a" * 64
@@ -91,3 +92,34 @@ def test_a_removal_that_fails_for_good_can_be_asked_for_again() -> None:
     with pytest.raises(Refused, match="could not be deleted"):
         settle("delete-image", state_of(image))
     assert isinstance(image.when(commands.DeleteImage(ID)).then(DELETING).owed, effects.RemoveImage)
+
+
+def test_every_attempt_has_its_number_and_its_wait() -> None:
+    image = given(IMPORTING, STORED, DELETING)
+    for attempt in range(1, ATTEMPT_LIMIT + 1):
+        again = to_rfc3339(NOON_US + 2 ** (attempt - 1) * SECOND_US) if attempt < ATTEMPT_LIMIT else None
+        step = events.ImageStepFailed("deleting", attempt, "no qcow2", "take another", "", again)
+        image = image.when(failed(retryable=True)).then(step)
+
+
+def test_what_is_taken_back_is_removed_from_its_first_attempt_and_its_first_failure_is_told() -> None:
+    image = given(IMPORTING).when(failed(retryable=True)).then_types(events.ImageStepFailed)
+    image = image.when(failed(retryable=False)).then_types(events.ImageStepFailed, events.ImageUndone)
+    assert image.owed is not None
+    assert image.owed.key == "remove-1"
+    never = effects.EffectFailed("", "the disk is broken", "mend it", retryable=False)
+    failure = state_of(image.when(never).then_types(events.ImageStepFailed)).failure
+    assert failure is not None
+    assert (failure.phase, failure.reason, failure.hint) == ("importing", "no qcow2", "take another")
+
+
+def test_who_asks_again_for_a_deletion_that_failed_sees_no_old_failure() -> None:
+    image = given(IMPORTING, STORED, DELETING).when(failed(retryable=False)).then_types(events.ImageStepFailed)
+    assert state_of(image.when(commands.DeleteImage(ID)).then(DELETING)).failure is None
+
+
+def test_an_image_is_failed_since_it_failed() -> None:
+    image = IMAGES.evolve(state_of(given(IMPORTING, STORED)), DELETING, NOON_US + 1)
+    [step] = IMAGES.decide(image, failed(retryable=False), NOON_US + 2)
+    seen = view(IMAGES.evolve(image, step, NOON_US + 2), "host1", 4)
+    assert (seen.phase, seen.since) == ("failed", to_rfc3339(NOON_US + 2))

@@ -281,7 +281,8 @@ def pending(vm: Vm) -> ComputeEffect | None:
             key = f"end-{vm.run}-{vm.attempt}"
             return EndVm(key=key, vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case "stopping":
-            key = f"shut-down-{vm.run}-{vm.attempt}"
+            # Whoever gives the guest another time begins anew: the last one who asked counts.
+            key = f"shut-down-{vm.run}-{vm.attempt}-{vm.grace_s:g}"
             return ShutDownVm(
                 key=key,
                 vm_id=vm.id,
@@ -368,7 +369,7 @@ def _stop(vm: Vm, *, force: bool) -> Vm:
         vm,
         phase="stopping",
         force=vm.force or force or deaf,
-        asked_down=vm.asked_down or vm.phase != "stopping",
+        asked_down=vm.asked_down or not vm.ended,
         attempt=1,
         not_before_us=0,
         paused_reason=None,

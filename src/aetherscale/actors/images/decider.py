@@ -143,7 +143,9 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
         case _:
             assert image is not None, f"an image's stream begins with its request, not with {type(event).__name__}"
             after = _evolve(image, event)
-            return replace(after, phase_since_us=at_us) if after.phase != image.phase else after
+            # One that cannot be brought on is shown as failed, whatever it was on the way to.
+            moved = (after.phase, after.stuck) != (image.phase, image.stuck)
+            return replace(after, phase_since_us=at_us) if moved else after
 
 
 def _evolve(
