@@ -15,6 +15,7 @@ SILENCE_S: Final = 45.0
 """Longer than the time between two signs of life."""
 MOST_TRIES: Final = 40
 NAMES: Final = ("web", "db", "ci")
+IMAGES: Final = (*("tiny",) * 7, "other")
 TASKS: Final = ("create-vm",) * 3 + (
     "start-vm", "stop-vm", "kill-vm", "restart-vm", "delete-vm", "delete-vm", "list-vms", "vm-info",
     "import-image", "delete-image",
@@ -75,12 +76,16 @@ class Client:
 
     async def list_all(self) -> list[Chunk]:
         """The views of all VMs, the deleted ones too."""
+        return [chunk["vm"] for chunk in await self._list("compute.list-vms")]
+
+    async def list_images(self) -> list[Chunk]:
+        """The views of all images, the deleted ones too."""
+        return [chunk["image"] for chunk in await self._list("images.list-images")]
+
+    async def _list(self, task: str) -> list[Chunk]:
         body = msgspec.json.encode({"all": True})
-        chunks = [
-            msgspec.json.decode(raw)
-            async for raw in self._bus.request("aether.v1.default.cmd.compute.list-vms", body, timeout_s=SILENCE_S)
-        ]
-        return [chunk["vm"] for chunk in chunks if chunk["type"] == "item"]
+        listed = self._bus.request(f"aether.v1.default.cmd.{task}", body, timeout_s=SILENCE_S)
+        return [chunk for chunk in [msgspec.json.decode(raw) async for raw in listed] if chunk["type"] == "item"]
 
     async def insist(self, asked: Asked) -> Chunk | None:
         """Ask, and ask again where there was no answer; in the end it may be given up."""
@@ -130,13 +135,13 @@ class Client:
         options: dict[str, Any] = {}
         match task:
             case "create-vm":
-                options = {"name": chance.choice(NAMES), "image": "tiny", "memory-mib": 64}
+                options = {"name": chance.choice(NAMES), "image": chance.choice(IMAGES), "memory-mib": 64}
                 options["restart"] = chance.choice(["always", "on-failure", "never"])
                 options["autostart"] = chance.random() < 0.8
             case "import-image":
                 options = {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
             case "delete-image":
-                options = {"image": "other"}
+                options = {"image": chance.choice(["other", "other", "other", "tiny"])}
             case "list-vms":
                 pass
             case "kill-vm":

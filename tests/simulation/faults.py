@@ -24,7 +24,7 @@ class Faults:
         self._log_troubles = chance.choice([0.0, 0.0, 0.01])
         self._wild_guests = chance.choice([0.0, 0.2, 0.6])
         self._outages = chance.choice([0.0, 0.0, 0.3])
-        self._kill_span = chance.choice([20, 60, 200])
+        self._kill_span = chance.choice([40, 80, 200])
 
     def kill_at(self) -> int:
         """The call of a port at which the process dies; 0 for none."""

@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 
 from aetherscale.actors.compute.decider import COMPUTE
-from aetherscale.actors.compute.projection import VM_KIND
-from aetherscale.actors.compute.projection import view as vm_view
+from aetherscale.actors.compute.projection import VM_KIND, needs_image
 from aetherscale.actors.compute.state import Vm
 from aetherscale.actors.images.decider import IMAGES, Image
 from aetherscale.actors.images.projection import IMAGE_KIND
 from aetherscale.kernel.messages import event_id
-from aetherscale.kernel.registry import Entity, Registry, apply
+from aetherscale.kernel.registry import Entity, Kind, Registry, apply
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
+from tests.simulation.oracle import told
+from tests.simulation.reasons import check_reasons
 from tests.simulation.world import CODEC, EPOCH, NODE, Violation, World
 
 STREAM = f"AETHER_EVT_{NODE}"
@@ -52,12 +53,50 @@ def check_log(world: World, asked: Iterable[Asked]) -> None:
     for stream, found in world.log.streams.items():
         require([each.version for each in found] == list(range(1, len(found) + 1)), f"{stream} has a gap")
     folded = Folded(world)
+    check_uses(folded)
+    check_views(world, folded)
+    check_reasons(events, world.deaths)
     for request in asked:
         accepted = world.log.commands.get(("default", request.key))
         require(accepted is not None or not request.acknowledged, f"{request.key} was acknowledged and is lost")
         seqs = [seq for seq, _ in folded.requests.get(request.key, [])]
         allowed = range(accepted.first_seq, accepted.last_seq + 1) if accepted else range(0)
         require(all(seq in allowed for seq in seqs), f"{request.key} had a second effect: {seqs} beside {allowed}")
+
+
+def check_views(world: World, folded: Folded) -> None:
+    """Every field of every view is what the oracle makes of the same events."""
+    vms, images = told(world.log.events, NODE)
+    kinds: tuple[tuple[Kind[Any], dict[str, Any], Registry[Any]], ...] = (
+        (VM_KIND, vms, folded.vms),
+        (IMAGE_KIND, images, folded.images),
+    )
+    for kind, views, registry in kinds:
+        for entity_id, entity in registry.entities.items():
+            check_view(views[entity_id], msgspec.json.decode(encode(kind.view(entity.state, NODE, entity.version))))
+
+
+def check_view(wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    """One view, in the words of those who know it by another way."""
+    wrong = {name: (wanted.get(name), found.get(name)) for name in wanted.keys() | found.keys()}
+    wrong = {name: each for name, each in wrong.items() if each[0] != each[1]}
+    require(not wrong, f"{found['name']} ({found['id']}): expected and found {wrong}")
+
+
+def check_uses(folded: Folded) -> None:
+    """What a VM is made of is there for as long as the VM is, at any moment, whoever raced with whom."""
+    used: dict[str, set[str]] = {}
+    for entity in folded.entities():
+        if needs_image(entity.state):
+            used.setdefault(entity.state.spec.image_id, set()).add(entity.id)
+    for image_id, vms in used.items():
+        image = folded.images.entities[image_id].state
+        require(image.phase == "ready", f"image {image_id} is {image.phase}, and {sorted(vms)} are made of it")
+    for image_id in folded.images.entities:
+        held = set(folded.images.uses_of("image", image_id).users)
+        require(
+            held == used.get(image_id, set()), f"image {image_id}: reserved by {held}, used by {used.get(image_id)}"
+        )
 
 
 def check_host(world: World, folded: Folded) -> None:
@@ -104,13 +143,13 @@ def check_stream(world: World) -> None:
         require(told == (f"io.aetherscale.{stored.type}", stored.seq, stored.command_id), f"not the event: {told}")
 
 
-def check_list(folded: Folded, listed: list[dict[str, Any]]) -> None:
+def check_list(world: World, listed: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
     """What the node lists is what its log says."""
-    wanted = [
-        msgspec.json.decode(encode(vm_view(entity.state, NODE, entity.version)))
-        for entity in sorted(folded.entities(), key=lambda entity: (entity.state.name, entity.id))
-    ]
-    require(listed == wanted, f"the node lists {listed}, its log says {wanted}")
+    for found, wanted in zip((listed, images), told(world.log.events, NODE), strict=True):
+        expected = sorted(wanted.values(), key=lambda each: (each["name"], each["id"]))
+        require([each["id"] for each in found] == [each["id"] for each in expected], f"the node lists {found}")
+        for mine, theirs in zip(expected, found, strict=True):
+            check_view(mine, theirs)
 
 
 def require(holds: bool, otherwise: str) -> None:

@@ -108,7 +108,7 @@ class Simulation:
         world = self._world
         await world.jetstream.start()
         node = asyncio.ensure_future(self.keep_running())
-        gremlin = asyncio.ensure_future(self._meddle())
+        self._gremlin = gremlin = asyncio.ensure_future(self._meddle())
         try:
             await self._beside(node, self.first_image())
             while self._deaths < self._wanted:
@@ -128,10 +128,12 @@ class Simulation:
     async def _beside(self, node: asyncio.Future[Any], work: Any) -> None:
         """Do it while the node is kept running; whatever breaks either ends both."""
         working = asyncio.ensure_future(work)
-        await asyncio.wait({node, working}, return_when=asyncio.FIRST_COMPLETED)
-        if node.done():
-            working.cancel()
-            node.result()
+        watched = {node, working} | ({self._gremlin} if not self._gremlin.cancelling() else set())
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        for each in watched - {working}:
+            if each.done():
+                working.cancel()
+                each.result()
         await working
 
     # --- the node ------------------------------------------------------------------------------------------------
@@ -248,7 +250,8 @@ class Simulation:
                 try:
                     check_host(world, folded)
                     check_stream(world)
-                    check_list(folded, await self.clients[0].list_all())
+                    client = self.clients[0]
+                    check_list(world, await client.list_all(), await client.list_images())
                 except (Violation, BusUnavailable, NoResponders, TimeoutError) as violation:
                     wrong = violation
                 else:

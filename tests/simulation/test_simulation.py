@@ -42,6 +42,12 @@ def test_stories_that_hypothesis_makes_up_end_well() -> None:
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-8000:]
 
 
+def test_of_two_requests_that_race_one_is_refused_wherever_the_node_dies() -> None:
+    ended = subprocess.run([sys.executable, "-m", "tests.simulation.races"], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
+    assert "0 violations" in ended.stdout
+
+
 def test_a_node_that_works_for_days_grows_neither_in_tasks_nor_in_memory() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tests.simulation.month", "2"], capture_output=True, text=True, cwd=ROOT

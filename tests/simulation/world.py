@@ -51,6 +51,8 @@ class World:
         self.snapshots: dict[str, list[tuple[str, str, Snapshot]]] = {}
         self.host = WatchedHost(self)
         self.images: set[str] = set()
+        self.deaths: dict[tuple[str, int], tuple[int | None, int | None]] = {}
+        """How the process of a VM's run really ended: exit code and signal."""
         self.broker = MemoryBroker(lambda members: self.chance.randrange(members))
         self.jetstream = JetStream(self.broker, loop.time)
         self.connections: dict[int, MemoryBus] = {}
@@ -223,6 +225,8 @@ class WatchedProcess(SimulatedProcess):
                 raise Violation(f"VM {self.vm_id} was ended, and nobody had asked for it")
             if self.run in self.world.exits(self.vm_id):
                 raise Violation(f"the log had the end of run {self.run} of {self.vm_id} while it lived")
+        if not self.gone.is_set() and not self.is_stray:
+            self.world.deaths[self.vm_id, self.run] = (code, signal)
         super().die(code, signal)
 
     def _may_go(self) -> bool:

@@ -1,0 +1,274 @@
+"""What the log adds up to, by rules of its own: written from the documents, without the product's fold.
+
+It knows events by their names and payloads alone, and keeps no more than what can be seen from outside. Where it and
+the node disagree on any field of any view, one of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from aetherscale.eventstore.store import StoredEvent
+
+FAILURES: Final = ("panic", "crash", "unknown")
+UP: Final = ("running", "ready", "paused")
+ENDS: Final = {
+    "user": "stopped by request",
+    "guest": "the guest shut itself down",
+    "panic": "the guest's kernel panicked",
+    "host-reboot": "the host was rebooted",
+    "unknown": "the process vanished while the node was away; exit status unknown",
+}
+VM_FIELDS: Final = {"cpus": "cpus", "memory-mib": "memory-mib", "restart": "restart", "autostart": "autostart"}
+
+Data = dict[str, Any]
+View = dict[str, Any]
+
+
+def moment(time_us: int) -> str:
+    return (
+        datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{time_us % 1_000_000:06d}Z"
+    )
+
+
+class Told:
+    """An object as it looks from outside, one event after the other."""
+
+    def __init__(self, node: str) -> None:
+        self.view: View = {"node": node, "revision": 0, "failure": None}
+
+    def take(self, event: StoredEvent) -> None:
+        """One more event."""
+        before = self.view.get("phase")
+        data = msgspec.msgpack.decode(event.data)
+        getattr(self, f"on_{event.type}")(data)
+        self.view["revision"] += 1
+        if self.view["phase"] != before:
+            self.view["since"] = moment(event.time_us)
+
+    def set(self, **fields: Any) -> None:
+        self.view.update({name.replace("_", "-"): value for name, value in fields.items()})
+
+    def fail(self, data: Data, phase: str) -> None:
+        self.set(failure={"phase": phase, "reason": data["reason"], "hint": data["hint"], "log-tail": data["log-tail"]})
+
+
+class ToldVm(Told):
+    """A virtual machine."""
+
+    heard = False
+    """Whether the guest of the present run has said that it is ready."""
+    again = False
+    """Whether it is to come up once it is down."""
+    has_disk = False
+
+    def is_at_rest(self) -> bool:
+        return self.view["phase"] in ("stopped", "failed") and self.view["observed"] in ("absent", "exited")
+
+    def come_up(self) -> None:
+        self.heard = self.again = False
+        self.set(phase="booting", paused_reason=None)
+        self.runs_on(None)
+
+    def go_down(self) -> None:
+        if self.view["phase"] == "provisioning":
+            if self.view["requested"] == "deleted":
+                self.set(phase="stopped")
+        elif self.is_at_rest():
+            self.set(phase="stopped", failure=None)
+        else:
+            self.set(phase="stopping", paused_reason=None)
+
+    def runs_on(self, accelerator: str | None, user: str | None = None) -> None:
+        """On what the process of the present run stands, where there is one: QEMU as another's user isolates nobody."""
+        isolation = "kvm" if accelerator == "kvm" and user in (None, "own") else "none"
+        self.set(accelerator=accelerator, isolation=isolation if accelerator else None, process_user=user)
+
+    def on_VmRequested(self, data: Data) -> None:  # noqa: N802 - named after the event
+        spec = data["spec"]
+        self.set(
+            id=data["vm-id"],
+            name=spec["name"],
+            image=spec["image"],
+            labels=spec["labels"],
+            ready_by=spec["ready-channel"],
+            phase="provisioning",
+            requested="running",
+            observed="absent",
+            disk_gib=-(-spec["disk-mib"] // 1024),
+            ports=[],
+            paused_reason=None,
+            restarts=0,
+            exit=None,
+        )
+        self.view.update({seen: spec[kept] for seen, kept in VM_FIELDS.items()})
+        self.runs_on(None)
+
+    def on_VmStrayFound(self, data: Data) -> None:  # noqa: N802
+        if "phase" not in self.view:
+            spec = {
+                "name": f"stray-{data['vm-id']}", "image": "", "labels": {}, "ready-channel": "none", "disk-mib": 0,
+                "cpus": 0, "memory-mib": 0, "restart": "never", "autostart": False,
+            }  # fmt: skip
+            self.on_VmRequested({"vm-id": data["vm-id"], "spec": spec})
+            self.set(phase="deleted")
+        if self.view["phase"] == "deleted":
+            self.set(phase="stopped", requested="deleted")
+
+    def on_VmCollected(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleted")
+
+    def on_DiskProvisioned(self, data: Data) -> None:  # noqa: N802
+        self.has_disk = True
+        self.set(disk_gib=-(-data["disk-mib"] // 1024))
+        if self.view["requested"] == "running":
+            self.come_up()
+        else:
+            self.set(phase="stopped")
+
+    def on_VmBooted(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="ready" if self.heard else "running", observed="running")
+        self.runs_on(data["accelerator"], data["process-user"])
+
+    def on_VmReady(self, data: Data) -> None:  # noqa: N802
+        self.heard = True
+        if self.view["phase"] == "running":
+            self.set(phase="ready")
+
+    def on_VmPaused(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="paused", observed="paused", paused_reason=data["reason"])
+
+    def on_VmResumed(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="ready" if self.heard else "running", observed="running", paused_reason=None)
+
+    def on_VmStopRequested(self, data: Data) -> None:  # noqa: N802
+        self.again = False
+        self.set(requested="stopped")
+        self.go_down()
+
+    def on_VmDeleteRequested(self, data: Data) -> None:  # noqa: N802
+        self.again = False
+        self.set(requested="deleted", failure=None)
+        self.go_down()
+
+    def on_VmRestartRequested(self, data: Data) -> None:  # noqa: N802
+        self.again = True
+        self.set(requested="running", restarts=0)
+        self.go_down()
+
+    def on_VmStartRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(requested="running", restarts=0, failure=None)
+        if self.view["phase"] in (*UP, "stopping"):
+            self.again = True
+        elif not self.is_at_rest():
+            self.again = True
+            self.set(phase="stopping")
+        elif self.has_disk:
+            self.come_up()
+        else:
+            self.set(phase="provisioning")
+
+    def on_VmEnded(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="stopping", observed="paused", paused_reason=None)
+
+    def on_VmExited(self, data: Data) -> None:  # noqa: N802
+        self.heard = False
+        shown = ("reason", "exit-code", "signal", "detail")
+        self.set(observed="exited", paused_reason=None, exit={name: data[name] for name in shown})
+        self.runs_on(None)
+        if self.again:
+            self.come_up()
+        elif self.view["requested"] == "running" and data["reason"] in FAILURES:
+            failure = {"phase": "running", "reason": _end_in_words(data), "hint": "", "log-tail": data["log-tail"]}
+            self.set(phase="failed", failure=failure)
+        else:
+            wish = self.view["requested"]
+            self.set(phase="stopped", requested="stopped" if wish == "running" else wish)
+
+    def on_VmRestartScheduled(self, data: Data) -> None:  # noqa: N802
+        self.set(requested="running", restarts=data["attempt"], failure=None)
+        self.come_up()
+
+    def on_VmGaveUp(self, data: Data) -> None:  # noqa: N802
+        failure = self.view["failure"]
+        self.set(failure={**failure, "reason": f"{failure['reason']}; given up after {data['restarts']} restarts"})
+
+    def on_VmStepFailed(self, data: Data) -> None:  # noqa: N802
+        if data["retry-at"] is None:
+            self.again = False
+            self.set(phase="failed")
+            self.fail(data, data["step"])
+
+    def on_VmUndone(self, data: Data) -> None:  # noqa: N802
+        self.set(requested="deleted", phase="failed")
+
+    def on_VmDeleted(self, data: Data) -> None:  # noqa: N802
+        self.has_disk = False
+        self.set(phase="deleted", observed="absent")
+        self.runs_on(None)
+
+    def on_VmStopForced(self, data: Data) -> None:  # noqa: N802
+        """It is still on its way down."""
+
+    on_VmAdopted = on_VmCleared = on_VmStopForced  # noqa: N815
+
+
+class ToldImage(Told):
+    """A base image."""
+
+    def _begin(self, data: Data, phase: str, source: str, ready: str) -> None:
+        self.set(id=data["image-id"], name=data["name"], phase=phase, source=source, ready=ready)
+        self.set(format=None, size_bytes=None, virtual_size_bytes=None, sha256=None)
+
+    def on_ImageImportRequested(self, data: Data) -> None:  # noqa: N802
+        self._begin(data, "importing", data["source"], data["ready-channel"])
+
+    def on_ImageBuildRequested(self, data: Data) -> None:  # noqa: N802
+        self._begin(data, "building", f"recipe:{data['recipe']}", "channel")
+
+    def on_ImageStored(self, data: Data) -> None:  # noqa: N802
+        self.view.update(data)
+        self.set(phase="ready")
+
+    def on_ImageStepFailed(self, data: Data) -> None:  # noqa: N802
+        if data["retry-at"] is None:
+            if self.view["failure"] is None:
+                self.fail(data, data["step"])
+            self.set(phase="failed")
+
+    def on_ImageUndone(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleting")
+
+    def on_ImageDeleteRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleting", failure=None)
+
+    def on_ImageDeleted(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleted")
+
+
+def _end_in_words(data: Data) -> str:
+    if data["reason"] in ENDS:
+        what = ENDS[data["reason"]]
+    elif data["signal"] is not None:
+        what = f"QEMU was ended by signal {data['signal']}"
+    elif data["exit-code"] is not None:
+        what = f"QEMU exited with status {data['exit-code']}"
+    else:
+        what = "QEMU vanished; exit status unknown"
+    return f"{what} ({data['detail']})" if data["detail"] else what
+
+
+def told(events: Iterable[StoredEvent], node: str) -> tuple[dict[str, View], dict[str, View]]:
+    """The views of all VMs and of all images, by their ids, after these events."""
+    kinds: dict[str, tuple[type[Told], dict[str, Told]]] = {"vm": (ToldVm, {}), "image": (ToldImage, {})}
+    for event in events:
+        kind, _, object_id = event.stream.partition("-")
+        if kind in kinds:
+            made, objects = kinds[kind]
+            objects.setdefault(object_id, made(node)).take(event)
+    vms, images = ({key: each.view for key, each in objects.items()} for _, objects in kinds.values())
+    return vms, images
