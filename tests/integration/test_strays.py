@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,12 @@ async def with_a_guest(node: RunningNode, directory: Path) -> str:
     assert made["type"] == "result", made
     vm_id: str = made["vm-id"]
     return vm_id
+
+
+async def copied(source: Path, target: Path) -> None:
+    """Copy a directory with all that is in it, pipes among it."""
+    copying = await asyncio.create_subprocess_exec("cp", "-a", str(source), str(target))
+    assert await copying.wait() == 0
 
 
 async def types_of(node: RunningNode, vm_id: str) -> list[str]:
@@ -68,7 +73,7 @@ async def test_what_a_log_has_never_heard_of_is_ended_told_and_kept(make_node: M
 
     # A directory that comes back to a VM of which the log has the end is put aside as well, at the next look.
     await node.stop()
-    shutil.copytree(names[vm_id], node.state_dir / "vms" / vm_id)
+    await copied(names[vm_id], node.state_dir / "vms" / vm_id)
     await node.start()
     await node.until_vm(vm_id, phase="deleted")
     assert not (node.state_dir / "vms" / vm_id).exists()
@@ -82,8 +87,7 @@ async def test_the_copy_of_a_state_directory_does_no_harm_to_the_original(make_n
     await original.kill()
     (guest,) = guests(original.state_dir)
     copy = make_node(directory="copy")
-    copying = await asyncio.create_subprocess_exec("cp", "-a", str(original.state_dir), str(copy.state_dir))
-    assert await copying.wait() == 0
+    await copied(original.state_dir, copy.state_dir)
 
     await copy.start()
     # Its log says that the VM runs, and no process of its own does.
