@@ -222,8 +222,11 @@ class Simulation:
     async def first_image(self) -> None:
         """Something to make VMs of; what is left of an import that failed for good is taken away before the next."""
         client = self.clients[0]
-        while (answer := await client.insist(client.import_of("tiny"))) is None or answer["type"] != "result":
-            await client.insist(client.removal_of("tiny"))
+        asked = client.import_of("tiny")
+        while (answer := await client.insist(asked)) is None or answer["type"] != "result":
+            if answer is not None:  # no answer is no failure: the same is asked again
+                await client.insist(client.removal_of("tiny"))
+                asked = client.import_of("tiny")
 
     def make_peace(self) -> None:
         """Nothing goes wrong any more."""
