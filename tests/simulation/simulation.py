@@ -202,6 +202,8 @@ class Simulation:
                 world.note(f"the disk is {'full' if world.log.full else 'no longer full'}")
             if world.faults.happens(0.1):
                 world.kill("at some moment")
+            if world.faults.active and (step_s := world.clock.may_be_set()):
+                world.note(f"the clock is set by {step_s:g} s")
             self._meddle_with_guests()
 
     def _meddle_with_guests(self) -> None:

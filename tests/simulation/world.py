@@ -33,6 +33,8 @@ T = TypeVar("T")
 NODE: Final = "host1"
 EPOCH: Final = "00000000000000e1"
 NOON_US: Final = 1_800_000_000_000_000
+CLOCK_IS_SET: Final = 0.4
+"""How probable it is at each turn of what meddles."""
 CODEC: Final = Codec(event_types(KINDS))
 
 
@@ -46,6 +48,7 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.chance = random.Random(seed)  # noqa: S311 - a run has to be repeatable
         self.faults = Faults(self.chance)
+        self.clock = HostClock(seed, loop.time)
         self.loop = loop
         self.log = MemoryLog(NODE, EPOCH, "0.1.0")
         self.snapshots: dict[str, list[tuple[str, str, Snapshot]]] = {}
@@ -72,7 +75,7 @@ class World:
 
     def now_us(self) -> int:
         """The time on the host's clock."""
-        return NOON_US + int(self.loop.time() * 1e6)
+        return self.clock.now_us()
 
     def new_id(self) -> str:
         """An id that nobody else has."""
@@ -149,6 +152,28 @@ class World:
         for stored in self.log.streams.get(f"vm-{vm_id}", ()):
             state = evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
         return state
+
+
+class HostClock:
+    """The clock of the host. It is set in one run of three, by draws of its own, so that no other run changes."""
+
+    def __init__(self, seed: int, passed_s: Callable[[], float]) -> None:
+        self._chance = random.Random(f"clock {seed}")  # noqa: S311 - a run has to be repeatable
+        self._passed_s = passed_s
+        self._set_us = 0
+        self._is_set = self._chance.random() < 1 / 3
+
+    def now_us(self) -> int:
+        """What it shows."""
+        return NOON_US + int(self._passed_s() * 1e6) + self._set_us
+
+    def may_be_set(self) -> float:
+        """Set it now and then, to an earlier or a later time; by how many seconds it went on or, below zero, back."""
+        if not self._is_set or self._chance.random() >= CLOCK_IS_SET:
+            return 0.0
+        step_s = self._chance.choice([-43_200.0, -3_600.0, -61.0, -0.5, 0.5, 61.0, 3_600.0])
+        self._set_us += int(step_s * 1e6)
+        return step_s
 
 
 class WatchedHost(SimulatedHost):
