@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
+import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 from tests.support.node import RunningNode
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 WAIT_S = 120.0
 NATS = os.environ.get("AETHERSCALE_NATS_CLI", "nats")
 
@@ -74,6 +77,37 @@ async def nats(node: RunningNode, *arguments: str) -> str:
     contexts.mkdir(parents=True, exist_ok=True)
     shutil.copy(node.state_dir / "nats.json", contexts / "aether.json")
     return await run(NATS, "--context", "aether", *arguments, XDG_CONFIG_HOME=str(contexts.parents[1]))
+
+
+def readme_block(after: str, containing: str) -> str:
+    """The first block of commands of README's section `after` that has a word."""
+    section = (ROOT / "README.md").read_text().partition(f"\n## {after}\n")[2].partition("\n## ")[0]
+    return next(block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if containing in block)
+
+
+async def test_what_readme_says_works_as_printed(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """In a clean shell, with a guest whose start takes longer than `nats` waits by itself."""
+    assert pytestconfig.cache is not None
+    node = RunningNode(tmp_path / "state", pytestconfig.cache.mkdir("debian"))
+    try:
+        await node.start()
+        built = await node.task("images", "build-image", recipe="tiny")
+        assert built["type"] == "result", built
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        (programs / "nats").symlink_to(shutil.which(NATS) or NATS)
+        (programs / "aetherscale").symlink_to(Path(sys.prefix) / "bin" / "aetherscale")
+        clean = {
+            "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path), "AETHERSCALE_STATE_DIR": str(node.state_dir),
+        }  # fmt: skip
+        commands = readme_block("From any language", "nats req")
+        out = await run("env", "-i", *(f"{name}={value}" for name, value in clean.items()), "bash", "-ec", commands)
+        chunks = streamed(out[out.index("{") :])
+        assert milestones(chunks) == ["allocating", "starting", "result"]
+        assert (chunks[-1]["vm"]["name"], chunks[-1]["vm"]["phase"]) == ("web", "ready")
+        assert (await node.vm("web"))["phase"] == "ready"
+    finally:
+        await node.close()
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
