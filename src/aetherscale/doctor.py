@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aetherscale import service, servicehealth
-from aetherscale.actors.compute.qemu import accel, launch, supervision, users
+from aetherscale.actors.compute.qemu import accel, base, launch, memory, supervision, users
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus import rollcall
 from aetherscale.bus.blocking import Connection, connect
@@ -209,13 +209,13 @@ def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available_mib = int(fields["MemAvailable"].split()[0]) // 1024
-    if available_mib >= GOOD_MEMORY_MIB:
-        yield Finding("memory", "ok", f"{available_mib} MiB are available")
+    room = memory.room(memory.groups_of())
+    found = f"{room.available_mib} MiB are available {room.where}"
+    if room.available_mib >= GOOD_MEMORY_MIB:
+        yield Finding("memory", "ok", found)
     else:
-        mend = "end other programs, or give VMs less with --memory"
-        yield Finding("memory", "warning", f"{available_mib} MiB are available: few or small VMs", mend)
+        mend = "end other programs, raise the limit of the control group, or give VMs less with --memory"
+        yield Finding("memory", "warning", f"{found}: few or small VMs", mend)
 
 
 def _state_dir(settings: Settings) -> Iterator[Finding]:
@@ -239,7 +239,9 @@ def _state_dir(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("state directory", "ok", str(path) if exists else f"{path} will be made")
     yield _room(place)
-    yield _links(place)
+    yield _shared(place)
+    if exists:
+        yield from _apart(path)
 
 
 def _room(place: Path) -> Finding:
@@ -255,17 +257,29 @@ def _room(place: Path) -> Finding:
     )
 
 
-def _links(place: Path) -> Finding:
-    """Disks refer to their image by a hard link, so that deleting an image hurts no VM."""
+def _shared(place: Path) -> Finding:
+    """A VM's base is a hard link to its image, which takes no room and outlives it."""
     with tempfile.TemporaryDirectory(prefix=".aether-doctor-", dir=place) as directory:
         file = Path(directory, "file")
         file.touch()
         try:
             Path(directory, "link").hardlink_to(file)
         except OSError as error:
+            found = f"{place} has no hard links ({error.strerror}), so each VM has a copy of its image"
             mend = "use a --state-dir on a local file system like ext4, XFS or Btrfs"
-            return Finding("file system", "error", f"{place} has no hard links: {error.strerror}", mend)
+            return Finding("file system", "warning", found, mend)
     return Finding("file system", "ok", f"{place} has hard links")
+
+
+def _apart(state_dir: Path) -> Iterator[Finding]:
+    """What of the state directory is on a file system of its own."""
+    parts = [state_dir / name for name in ("images", "vms") if (state_dir / name).is_dir()]
+    if len(parts) == 2 and not base.shares_files(*parts):
+        found = f"{parts[0]} and {parts[1]} are on different file systems, so each VM has a copy of its image"
+        yield Finding("images and VMs", "warning", found, "put both on one, and nothing is copied")
+    for part in parts:
+        if part.stat().st_dev != state_dir.stat().st_dev:
+            yield _room(part)
 
 
 def _log(settings: Settings) -> Iterator[Finding]:
@@ -326,6 +340,13 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
         yield Finding("node", "error", trouble, f"aetherscale node show {name}")
     if found and not troubles:
         yield Finding("node", "ok", f"{name} answers, and all is well with it")
+    here = memory.room(memory.groups_of())
+    for beat in found:
+        if beat.memory_mib < here.total_mib:
+            text = f"{name} may have {beat.memory_mib} MiB, of which {beat.memory_available_mib} MiB are available"
+            small = beat.memory_available_mib < GOOD_MEMORY_MIB
+            mend = "raise the limit of its control group, or give VMs less with --memory" if small else ""
+            yield Finding("memory of the node", "warning" if small else "ok", text, mend)
 
 
 def _recipes(settings: Settings) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from aetherscale import __version__, incoming, statedir
 from aetherscale.actors.compute.driver import ComputeDriver
-from aetherscale.actors.compute.qemu import users
+from aetherscale.actors.compute.qemu import memory, users
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
@@ -127,10 +127,9 @@ class Host:
         return boot_id()
 
     def capacity(self) -> Capacity:
-        """As in `Platform`. Source: proc(5), /proc/meminfo."""
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        total_mib, available_mib = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
-        return Capacity(len(os.sched_getaffinity(0)), total_mib, available_mib)
+        """As in `Platform`: what this process may have, where its control groups leave it less than the host has."""
+        room = memory.room(memory.groups_of())
+        return Capacity(len(os.sched_getaffinity(0)), room.total_mib, room.available_mib)
 
     def prepare(self, settings: Settings) -> Settings:
         """As in `Platform`. Where nobody gave the node a name, it has that of its log: hosts are renamed."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.compute.effects import Booted, DiskProvisioned, EffectFailed, GuestReady, VmGone
+from aetherscale.actors.compute.effects import Booted, DiskProvisioned, EffectFailed, Ended, EndVm, GuestReady, VmGone
 from aetherscale.actors.compute.qemu import accel, launch, seriallog
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
@@ -24,6 +25,7 @@ from tests.support.compute_worlds import (
     node,
     provision,
     read_until,
+    say_nothing,
     whole,
 )
 from tests.support.on_kvm import SKIPPED
@@ -136,6 +138,22 @@ async def test_a_guest_that_floods_its_serial_line_fills_neither_disk_nor_memory
         logs = [qemu_world.directory() / name for name in ("console.log", "console.log.1")]
         assert max(log.stat().st_size for log in logs if log.exists()) <= FILE_BYTES
         assert b"5999\r\n6000\r\nflooded" in await whole(driver.logs(VM, follow=False, tail_bytes=10_000))
+
+
+async def test_the_number_of_cpus_that_is_named_as_the_most_is_one_that_starts(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with node(driver):
+        await ensure(driver, provision(), DiskProvisioned)
+        async with asyncio.timeout(PATIENCE_S):
+            outcome = await driver.perform(boot(cpus=256), say_nothing)
+        if isinstance(outcome, EffectFailed):
+            # QEMU before 9 emulates no more than 255.
+            found = re.fullmatch(r"create it with at most --cpus (\d+)", outcome.hint)
+            assert found, outcome
+            assert not outcome.retryable
+            outcome = await ensure(driver, boot(cpus=int(found[1])), Booted)
+        assert isinstance(outcome, Booted)
+        await ensure(driver, EndVm("end", VM, 1), Ended)
 
 
 def test_the_event_loop_may_be_another_one(qemu_world: QemuWorld) -> None:

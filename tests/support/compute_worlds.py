@@ -219,8 +219,8 @@ def provision(image: str = BARE, *, vm_id: str = VM, disk_mib: int = 64) -> Prov
     return ProvisionDisk("provision", vm_id, image, "raw", disk_mib)
 
 
-def boot(*, vm_id: str = VM, run: int = 1, memory_mib: int = 192, ready: str = "channel") -> BootVm:
-    return BootVm(f"boot {run}", vm_id, run, 1, memory_mib, ready, "raw")  # type: ignore[arg-type]
+def boot(*, vm_id: str = VM, run: int = 1, cpus: int = 1, memory_mib: int = 192, ready: str = "channel") -> BootVm:
+    return BootVm(f"boot {run}", vm_id, run, cpus, memory_mib, ready, "raw")  # type: ignore[arg-type]
 
 
 async def booted(driver: ComputeDriver, image: str = BARE, *, vm_id: str = VM, ready: str = "channel") -> Booted:

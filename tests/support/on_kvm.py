@@ -139,7 +139,7 @@ async def main(place: Path, public: Path, tiny_image: Path) -> None:
 
     trusting = QemuWorld(place / "trusting")
     trusting.store(image)
-    verdict = accel.Verdict(identity.boot_id(), accel._fingerprint(launch.program(str(qemu))), works=True, reason="")
+    verdict = accel.Verdict(identity.boot_id(), accel.fingerprint(launch.program(str(qemu))), works=True, reason="")
     cache = trusting.state_dir / "accelerator.json"
     cache.write_bytes(msgspec.json.encode(verdict))
     await until_held(trusting, qemu, "auto")

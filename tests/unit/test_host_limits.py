@@ -11,12 +11,12 @@ import pytest
 from aetherscale import hostwork
 from aetherscale.actors.compute.component import ADOPT_AT_ONCE
 from aetherscale.actors.compute.driver import Process
-from aetherscale.actors.compute.effects import ShutDownVm
-from aetherscale.actors.compute.qemu import starter
+from aetherscale.actors.compute.effects import ProvisionDisk, ShutDownVm
+from aetherscale.actors.compute.qemu import ceilings
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory
 from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.state import ASKING_S
+from aetherscale.actors.compute.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.images.header import ImageRejected, inspect
 from aetherscale.bus import jetstream
 from aetherscale.bus.jetstream import Stream, StreamError
@@ -95,11 +95,18 @@ def test_a_graceful_stop_has_an_end() -> None:
     assert owed.deadline_s == STOPPING.grace_s + ASKING_S
 
 
+def test_a_disk_has_longer_to_be_made_the_larger_its_image_is() -> None:
+    owed = given(REQUESTED).owed
+    assert isinstance(owed, ProvisionDisk)
+    assert owed.image_size_bytes == REQUESTED.spec.image_size_bytes > 0
+    assert owed.deadline_s == PROVISION_S + REQUESTED.spec.image_size_bytes / SLOWEST_COPY_BYTES_S
+
+
 def test_a_vm_without_memory_is_not_started() -> None:
-    with pytest.raises(HostFault, match=f"QEMU {starter.OVERHEAD_MIB} MiB beside it") as fault:
-        starter._require_memory(1 << 40)
+    with pytest.raises(HostFault, match=f"QEMU {ceilings.OVERHEAD_MIB} MiB beside it") as fault:
+        ceilings.require_memory(1 << 40, ())
     assert not fault.value.retryable
-    starter._require_memory(1)
+    ceilings.require_memory(1, ())
 
 
 async def test_no_more_damage_is_told_than_the_bound(tmp_path: Path) -> None:

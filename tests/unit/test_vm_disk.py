@@ -42,89 +42,93 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_disk_is_a_link_to_the_image_and_an_overlay_on_it(directory: VmDirectory, image: Path) -> None:
-    assert provision(directory, image, "raw", 64, write_overlay) == 64
+async def test_a_disk_is_a_link_to_the_image_and_an_overlay_on_it(directory: VmDirectory, image: Path) -> None:
+    assert await provision(directory, image, "raw", 64, write_overlay) == 64
     assert (directory.path / "base.img").samefile(image)
     assert (directory.path / "disk.qcow2").read_bytes() == qcow2_header(64 * MIB) + b"raw base.img"
     assert directory.path.stat().st_mode & 0o777 == 0o700
     assert (directory.path / "disk.qcow2").stat().st_mode & 0o777 == 0o600
 
 
-def test_the_image_can_go_and_the_disk_stays_whole(directory: VmDirectory, image: Path) -> None:
-    provision(directory, image, "raw", 64, write_overlay)
+async def test_the_image_can_go_and_the_disk_stays_whole(directory: VmDirectory, image: Path) -> None:
+    await provision(directory, image, "raw", 64, write_overlay)
     image.unlink()
-    assert provision(directory, image, "raw", 64, write_overlay) == 64
+    assert await provision(directory, image, "raw", 64, write_overlay) == 64
     assert (directory.path / "base.img").stat().st_size == 3 * MIB // 2
 
 
 @pytest.mark.parametrize("size_bytes", [None, 3 * MIB // 2])
-def test_an_image_whose_file_is_gone_is_told_as_that(
+async def test_an_image_whose_file_is_gone_is_told_as_that(
     directory: VmDirectory, image: Path, size_bytes: int | None
 ) -> None:
     image.unlink()
     with pytest.raises(HostFault, match=r"the image's file .* is missing") as fault:
-        provision(directory, image, "raw", 64, write_overlay, size_bytes)
+        await provision(directory, image, "raw", 64, write_overlay, size_bytes)
     assert not fault.value.retryable
     assert not directory.path.exists()
 
 
-def test_a_link_that_was_lost_is_made_again(directory: VmDirectory, image: Path) -> None:
-    provision(directory, image, "raw", 64, write_overlay)
+async def test_a_link_that_was_lost_is_made_again(directory: VmDirectory, image: Path) -> None:
+    await provision(directory, image, "raw", 64, write_overlay)
     (directory.path / "base.img").unlink()
-    assert provision(directory, image, "raw", 64, write_overlay) == 64
+    assert await provision(directory, image, "raw", 64, write_overlay) == 64
     assert (directory.path / "base.img").samefile(image)
 
 
-def test_a_disk_that_is_damaged_is_named_and_kept(directory: VmDirectory, image: Path) -> None:
-    provision(directory, image, "raw", 64, write_overlay)
+async def test_a_disk_that_is_damaged_is_named_and_kept(directory: VmDirectory, image: Path) -> None:
+    await provision(directory, image, "raw", 64, write_overlay)
     (directory.path / "disk.qcow2").write_bytes(b"x" * 1000)
     with pytest.raises(HostFault, match="is damaged: it has no qcow2 header") as fault:
-        provision(directory, image, "raw", 64, write_overlay)
+        await provision(directory, image, "raw", 64, write_overlay)
     assert not fault.value.retryable
     assert (directory.path / "disk.qcow2").read_bytes() == b"x" * 1000
 
 
-def test_a_disk_grows_to_its_image_in_whole_mebibytes(directory: VmDirectory, image: Path) -> None:
-    assert provision(directory, image, "raw", 1, write_overlay) == 2
+async def test_a_disk_grows_to_its_image_in_whole_mebibytes(directory: VmDirectory, image: Path) -> None:
+    assert await provision(directory, image, "raw", 1, write_overlay) == 2
 
 
-def test_the_size_of_a_qcow2_image_is_that_of_its_disk(directory: VmDirectory, tmp_path: Path) -> None:
+async def test_the_size_of_a_qcow2_image_is_that_of_its_disk(directory: VmDirectory, tmp_path: Path) -> None:
     image = tmp_path / "image.qcow2"
     image.write_bytes(qcow2_header(5 * MIB))
-    assert provision(directory, image, "qcow2", 1, write_overlay) == 5
+    assert await provision(directory, image, "qcow2", 1, write_overlay) == 5
 
 
-def test_what_was_half_done_before_is_done_again(directory: VmDirectory, image: Path, tmp_path: Path) -> None:
+async def test_what_was_half_done_before_is_done_again(directory: VmDirectory, image: Path, tmp_path: Path) -> None:
     directory.make()
     other = tmp_path / "other"
     other.write_bytes(b"x")
     os.link(other, directory.path / "base.img")
     (directory.path / ".disk.qcow2").write_bytes(b"half")
-    provision(directory, image, "raw", 64, write_overlay)
+    await provision(directory, image, "raw", 64, write_overlay)
     assert (directory.path / "base.img").samefile(image)
 
 
 @pytest.mark.parametrize("content", [b"", b"QFI", b"x" * 100, qcow2_header(0)])
-def test_a_damaged_image_is_named_and_leaves_nothing(directory: VmDirectory, tmp_path: Path, content: bytes) -> None:
+async def test_a_damaged_image_is_named_and_leaves_nothing(
+    directory: VmDirectory, tmp_path: Path, content: bytes
+) -> None:
     image = tmp_path / "image.qcow2"
     image.write_bytes(content)
     with pytest.raises(HostFault, match=r"image\.qcow2 is not the qcow2 image") as fault:
-        provision(directory, image, "qcow2", 64, write_overlay)
+        await provision(directory, image, "qcow2", 64, write_overlay)
     assert not fault.value.retryable
     assert not directory.exists()
 
 
-def test_without_room_nothing_is_begun(directory: VmDirectory, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_room_nothing_is_begun(
+    directory: VmDirectory, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "f_bavail f_frsize")
     monkeypatch.setattr(os, "statvfs", lambda path: usage(10, MIB))
     with pytest.raises(HostFault, match="10 MiB are free, 64 MiB are needed"):
-        provision(directory, image, "raw", 64, write_overlay)
+        await provision(directory, image, "raw", 64, write_overlay)
     assert not directory.exists()
 
 
-def test_a_disk_that_fills_up_on_the_way_leaves_nothing(directory: VmDirectory, image: Path) -> None:
+async def test_a_disk_that_fills_up_on_the_way_leaves_nothing(directory: VmDirectory, image: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
-        provision(directory, image, "raw", 64, no_room)
+        await provision(directory, image, "raw", 64, no_room)
     assert not directory.exists()
     assert image.exists()
 

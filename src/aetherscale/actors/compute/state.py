@@ -65,6 +65,10 @@ from aetherscale.actors.compute.events import (
 from aetherscale.actors.compute.views import Observed, Phase, Requested
 from aetherscale.kernel.times import from_rfc3339
 
+PROVISION_S: Final = 60.0
+"""How long a disk may take to be made."""
+SLOWEST_COPY_BYTES_S: Final = 4 * 1024 * 1024
+"""And a second more for each of these of its image, where that has to be copied."""
 ASKING_S: Final = 30.0
 """How much longer than the guest's time a graceful stop may take: QEMU has to be asked, and may hang."""
 FAILED_EXITS: Final[frozenset[ExitReason]] = frozenset({"panic", "crash", "unknown"})
@@ -264,6 +268,7 @@ def pending(vm: Vm) -> ComputeEffect | None:
                 image_format=vm.spec.image_format,
                 disk_mib=vm.spec.disk_mib,
                 image_size_bytes=vm.spec.image_size_bytes,
+                deadline_s=PROVISION_S + vm.spec.image_size_bytes / SLOWEST_COPY_BYTES_S,
                 not_before_us=vm.not_before_us,
             )
         case "booting":

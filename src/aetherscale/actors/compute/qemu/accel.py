@@ -27,8 +27,12 @@ from aetherscale.statedir import write_file
 log = logging.getLogger(__name__)
 
 PROOF_LIMIT_S: Final = 2.0
+CPUS_LIMIT_S: Final = 10.0
+"""How long QEMU may take to refuse a number of CPUs."""
 KVM: Final = Path("/dev/kvm")
 _CACHE: Final = "accelerator.json"
+_REFUSED: Final = 1
+"""QEMU's exit code for what it does not take (error_report and exit, in its sources); trouble is an abort."""
 
 
 class Verdict(Struct, frozen=True, rename="kebab"):
@@ -76,16 +80,16 @@ class Accelerators:
 
     def distrust(self, qemu: str, reason: str) -> None:
         """KVM has failed a guest: `auto` means TCG from now on, until the host or QEMU changes. Raises `OSError`."""
-        self._settle_on(Verdict(identity.boot_id(), _fingerprint(qemu), works=False, reason=reason))
+        self._settle_on(Verdict(identity.boot_id(), fingerprint(qemu), works=False, reason=reason))
 
     async def _judge(self, qemu: str, jail: launch.Jail) -> Verdict:
         async with self._turn:
-            boot, fingerprint = identity.boot_id(), _fingerprint(qemu)
+            boot, binary = identity.boot_id(), fingerprint(qemu)
             known = self._verdict or self._read()
-            if known is not None and (known.boot_id, known.qemu) == (boot, fingerprint):
+            if known is not None and (known.boot_id, known.qemu) == (boot, binary):
                 return known
             reason = await failure_of("kvm", qemu, jail, self._proof_limit_s)
-            verdict = Verdict(boot, fingerprint, works=not reason, reason=reason)
+            verdict = Verdict(boot, binary, works=not reason, reason=reason)
             self._settle_on(verdict)
             return verdict
 
@@ -108,6 +112,27 @@ class Accelerators:
 
 async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, limit_s: float) -> str:
     """Run the proof. Returns why not to trust the accelerator, empty if it passed. Raises `OSError`, `HostFault`."""
+    code, said = await _proof(accelerator, qemu, jail, limit_s)
+    if code == rom.EXIT_CODE:
+        return ""
+    if code is None:
+        return f"a loop of 2²⁵ instructions was not done within {limit_s:g} s, as if each were emulated"
+    return f"QEMU ended with {code} in the proof: {said or 'it said nothing'}"
+
+
+async def refusal_of_cpus(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, cpus: int) -> str:
+    """What QEMU says where it takes no machine of so many CPUs; empty where it does. Raises `OSError`, `HostFault`.
+
+    It says so at once. One that it takes may need long to be made, which is not waited for.
+    """
+    code, said = await _proof(accelerator, qemu, jail, CPUS_LIMIT_S, cpus)
+    return said or "it said nothing" if code == _REFUSED else ""
+
+
+async def _proof(
+    accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, limit_s: float, cpus: int = 1
+) -> tuple[int | None, str]:
+    """The exit code of a QEMU that runs the firmware, None where it did not end in time; and what it said first."""
     with tempfile.TemporaryFile() as errors:
         firmware = os.memfd_create("proof")
         try:
@@ -115,6 +140,7 @@ async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch
             command = [
                 *(qemu, *argv.NO_DEFAULTS, *argv.SANDBOX, "-name", "aether-proof"),
                 *("-machine", "q35", "-accel", accelerator, "-cpu", "max", "-m", "16", "-no-reboot"),
+                *("-smp", str(cpus)),
                 *("-bios", f"/proc/self/fd/{firmware}"),
                 *("-device", f"isa-debug-exit,iobase={rom.EXIT_PORT:#x}"),
             ]
@@ -122,13 +148,9 @@ async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch
         finally:
             os.close(firmware)
         code = await _exit_code(pid, limit_s)
-        if code == rom.EXIT_CODE:
-            return ""
         errors.seek(0)
         said = errors.read(4096).decode(errors="replace").strip().splitlines()
-        if code is None:
-            return f"a loop of 2²⁵ instructions was not done within {limit_s:g} s, as if each were emulated"
-        return f"QEMU ended with {code} in the proof: {said[0] if said else 'it said nothing'}"
+        return code, said[0] if said else ""
 
 
 async def _exit_code(pid: int, limit_s: float) -> int | None:
@@ -184,6 +206,7 @@ def _kvm_group(uid: int | None) -> int | None:
     )
 
 
-def _fingerprint(qemu: str) -> str:
+def fingerprint(qemu: str) -> str:
+    """Names a binary for as long as nobody replaces it. Raises `OSError`."""
     status = Path(qemu).stat()
     return f"{qemu}:{status.st_size}:{status.st_mtime_ns}"

@@ -1,12 +1,12 @@
-"""A VM's disk: a hard link to its image, and an overlay on it for what the guest writes."""
+"""A VM's disk: its image as the base (`base.py`), and an overlay on it for what the guest writes."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+from aetherscale.actors.compute.qemu import base
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import BASE, DISK, VmDirectory
 
@@ -22,7 +22,7 @@ WriteOverlay = Callable[[Path, str, int, str], None]
 """Write an empty qcow2 overlay: path, format of the base, virtual size in bytes, name of the base. Raises `OSError`."""
 
 
-def provision(
+async def provision(
     directory: VmDirectory,
     image: Path,
     image_format: Literal["qcow2", "raw"],
@@ -37,14 +37,14 @@ def provision(
     """
     if (directory.path / DISK).is_file():
         if not (directory.path / BASE).exists():
-            _link(image, directory.path / BASE)
+            await base.ensure(image, directory.path / BASE)
         return disk_size_mib(directory)
     try:
         directory.make()
         _require_room(directory)
         virtual_bytes = _image_size_bytes(image, image_format, image_size_bytes)
         size_mib = max(disk_mib, -(-virtual_bytes // MIB))
-        _link(image, directory.path / BASE)
+        await base.ensure(image, directory.path / BASE)
         fresh = directory.path / _FRESH_DISK
         fresh.unlink(missing_ok=True)
         write_overlay(fresh, image_format, size_mib * MIB, BASE)
@@ -120,12 +120,3 @@ def _require_room(directory: VmDirectory) -> None:
             hint="make room on the disk of the state directory: df -h",
             retryable=False,
         )
-
-
-def _link(image: Path, base: Path) -> None:
-    try:
-        os.link(image, base)
-    except FileExistsError:
-        # Half done before: whatever it links to, it is replaced by what is meant now.
-        base.unlink()
-        os.link(image, base)

@@ -42,7 +42,7 @@ from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
-from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Refused
@@ -126,7 +126,7 @@ class QemuDriver:
     ) -> ComputeOutcome:
         match effect:
             case ProvisionDisk():
-                return self._provision(effect)
+                return await self._provision(effect)
             case BootVm():
                 return await self._boot(effect, progress)
             case EndVm():
@@ -142,10 +142,10 @@ class QemuDriver:
                 self._machines.pop(effect.vm_id, None)
                 return Collected(effect.key, str(kept or ""))
 
-    def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
+    async def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format)
         directory = self._directory(effect.vm_id)
-        size_mib = disk.provision(
+        size_mib = await disk.provision(
             directory, image, effect.image_format, effect.disk_mib, self._write_overlay, effect.image_size_bytes
         )
         return DiskProvisioned(effect.key, size_mib)
@@ -160,7 +160,7 @@ class QemuDriver:
         try:
             if machine is None:
                 machine = await self._starter.start(effect, directory, progress)
-                await machine.attach()
+                await machine.attach(START_LIMIT_S)
                 await machine.run_on()
             else:
                 machine.reports.hold()

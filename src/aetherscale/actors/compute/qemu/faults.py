@@ -30,5 +30,14 @@ def fault_of(operation: str, error: OSError) -> HostFault:
             )
         case errno.EMFILE | errno.ENFILE:
             return HostFault(reason, hint="raise the limit of open files: ulimit -n, LimitNOFILE=")
+        case errno.EFBIG:
+            hint = "raise the largest file that the node may write: ulimit -f, LimitFSIZE="
+            return HostFault(reason, hint=hint, retryable=False)
+        case errno.EAGAIN:
+            hint = "the node may have no more processes: ulimit -u, LimitNPROC=, TasksMax=, pids.max"
+            return HostFault(reason, hint=hint)
+        case errno.ENOMEM:
+            hint = "stop another VM, or raise the memory that the node may have: ulimit -v, MemoryMax="
+            return HostFault(reason, hint=hint)
         case _:
             return HostFault(reason)

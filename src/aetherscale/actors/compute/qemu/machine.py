@@ -86,7 +86,7 @@ class Machine:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    async def attach(self) -> None:
+    async def attach(self, greeting_limit_s: float | None = None) -> None:
         """Connect to what is not connected yet. Raises `Unresponsive`, also where it is just dying, and `Rejected`."""
         try:
             # One at a time: a second connection would wait until QEMU has done with the first.
@@ -94,7 +94,9 @@ class Machine:
                 await self._attach_ports()
                 if self._monitor is None:
                     connection = self.directory.connect(QMP)
-                    monitor = await Monitor.connect(connection, self._tasks, self.guest.on_event, self._on_lost)
+                    monitor = await Monitor.connect(
+                        connection, self._tasks, self.guest.on_event, self._on_lost, greeting_limit_s
+                    )
                     try:
                         await self.line.connect(monitor)
                     except BaseException:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LINE_LIMIT_BYTES: Final = 1024 * 1024
 CALL_LIMIT_S: Final = 5.0
+START_LIMIT_S: Final = 40.0
+"""For the greeting of a QEMU that has just been started: it makes its CPUs first, and 255 of them take their time."""
 
 _BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
 """What a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
@@ -87,16 +89,23 @@ class Monitor:
 
     @classmethod
     async def connect(
-        cls, connection: socket.socket, tasks: Tasks, on_event: OnEvent, on_lost: Callable[[], None]
+        cls,
+        connection: socket.socket,
+        tasks: Tasks,
+        on_event: OnEvent,
+        on_lost: Callable[[], None],
+        greeting_limit_s: float | None = None,
     ) -> Monitor:
-        """Wait for the greeting and negotiate. Raises `Unresponsive`.
+        """Wait for the greeting, no longer than for any answer unless told otherwise, and negotiate.
+
+        Raises `Unresponsive`.
 
         `on_event` gets the name and the data of every event, in order; `on_lost` is called once if the connection
         breaks without `close`.
         """
         monitor = cls(connection, on_event)
         try:
-            await monitor._negotiate()
+            await monitor._negotiate(greeting_limit_s or CALL_LIMIT_S)
         except BaseException:
             # However it ended: QEMU serves one client at a time, and would go on serving this one.
             connection.close()
@@ -104,12 +113,12 @@ class Monitor:
         tasks.spawn(monitor._attend(on_lost), "QMP")
         return monitor
 
-    async def _negotiate(self) -> None:
+    async def _negotiate(self, limit_s: float) -> None:
         try:
-            async with asyncio.timeout(CALL_LIMIT_S):
+            async with asyncio.timeout(limit_s):
                 await self._client.connect(self._connection)
         except TimeoutError:
-            raise Unresponsive(f"QMP: no greeting within {CALL_LIMIT_S:g} s") from None
+            raise Unresponsive(f"QMP: no greeting within {limit_s:g} s") from None
         except ConnectError as error:
             raise Unresponsive(f"QMP: {error}") from error
         except _BROKEN as error:

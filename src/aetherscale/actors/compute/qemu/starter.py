@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,18 +13,17 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Observe, Process, Progress
 from aetherscale.actors.compute.effects import BootVm
-from aetherscale.actors.compute.qemu import argv, identity, launch, layout, users
+from aetherscale.actors.compute.qemu import argv, ceilings, identity, launch, layout, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
+from aetherscale.actors.compute.qemu.ceilings import Ceilings
 from aetherscale.actors.compute.qemu.console import SerialLine
-from aetherscale.actors.compute.qemu.disk import MIB, disk_size_mib
+from aetherscale.actors.compute.qemu.disk import disk_size_mib
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
 from aetherscale.bus.tasks import Tasks
 
-OVERHEAD_MIB: Final = 128
-"""What QEMU takes beside the guest's memory."""
 _FIND_LIMIT_S: Final = 2.0
 _FIND_PAUSE_S: Final = 0.005
 
@@ -40,6 +39,7 @@ class Starter:
     machines: dict[str, Machine]
     tasks: Tasks
     observe: Observe
+    ceilings: Ceilings = field(default_factory=Ceilings)
     allow_unisolated: bool = False
     """Whether a VM starts where its process would be root's, or the node's own user's."""
 
@@ -51,8 +51,11 @@ class Starter:
         self._require_isolation(effect.vm_id)
         qemu = launch.program(self.qemu)
         _require_disk(directory)
-        _require_memory(effect.memory_mib)
+        ceilings.require_file_size(disk_size_mib(directory))
+        ceilings.require_memory(effect.memory_mib, self.supervisor.memory_groups())
         choice = await self.accelerators.choose(qemu, effect.vm_id)
+        jail = launch.jail_of(effect.vm_id, choice.group)
+        await self.ceilings.require_cpus(effect.cpus, choice.accelerator, qemu, jail)
         progress(f"starting QEMU ({choice.accelerator})")
         return self._spawn(qemu, effect, directory, choice)
 
@@ -71,7 +74,7 @@ class Starter:
 
     def _spawn(self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice) -> Machine:
         spec = argv.MachineSpec(effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format)
-        jail = launch.jail_of(effect.vm_id, choice.group, _file_limit_bytes(directory))
+        jail = launch.jail_of(effect.vm_id, choice.group, ceilings.file_limit_bytes(disk_size_mib(directory)))
         directory.forget_run()
         intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
         directory.write_record(intent)
@@ -175,12 +178,6 @@ def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) ->
     return descriptor
 
 
-def _file_limit_bytes(directory: VmDirectory) -> int:
-    """What the overlay can grow to, with its tables; nothing that QEMU writes is larger."""
-    size_mib = disk_size_mib(directory)
-    return (size_mib + size_mib // 1024 + 64) * MIB
-
-
 def _require_disk(directory: VmDirectory) -> None:
     for name in (layout.BASE, layout.DISK):
         if not (directory.path / name).is_file():
@@ -189,21 +186,3 @@ def _require_disk(directory: VmDirectory) -> None:
                 hint=f"delete the VM and create it again: aetherscale vm delete {directory.vm_id}",
                 retryable=False,
             )
-
-
-def _require_memory(memory_mib: int) -> None:
-    available_mib = _available_memory_mib()
-    if memory_mib + OVERHEAD_MIB > available_mib:
-        raise HostFault(
-            f"not enough memory: the VM needs {memory_mib} MiB and QEMU {OVERHEAD_MIB} MiB beside it, "
-            f"{available_mib} MiB are available on this host",
-            hint="stop another VM, or create this one with less: --memory",
-            retryable=False,
-        )
-
-
-def _available_memory_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    raise HostFault("/proc/meminfo has no MemAvailable", hint="Linux 3.14 or newer is needed", retryable=False)

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from aetherscale.actors.compute.qemu import memory
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.settings import Supervision
 
@@ -78,6 +79,10 @@ class Supervisor(Protocol):
         """The words in front of the command of a run."""
         ...
 
+    def memory_groups(self) -> Sequence[Path]:
+        """The control groups whose limits of memory hold for a VM beside its own. Raises `OSError`."""
+        ...
+
     def why_killed(self) -> str:
         """Why a process was killed, asked once for each that has just been; "" where nobody can tell."""
         ...
@@ -92,6 +97,10 @@ class Detached:
     def around(self, vm_id: str, run: int, limits: Limits) -> Sequence[str]:
         """No words."""
         return ()
+
+    def memory_groups(self) -> Sequence[Path]:
+        """Those of the node, whose children VMs are."""
+        return memory.groups_of()
 
     def why_killed(self) -> str:
         """Nobody can tell."""
@@ -131,6 +140,10 @@ class SystemdScopes:
             return
         self._slice = self._cgroups / Path(cgroup).parent.relative_to("/")
         self._counted = self._count()
+
+    def memory_groups(self) -> Sequence[Path]:
+        """The slice of the scopes, and all above it."""
+        return memory.groups_above(self._slice, self._cgroups) if self._slice is not None else ()
 
     def why_killed(self) -> str:
         """That its memory was too much, where the count of the slice has grown."""

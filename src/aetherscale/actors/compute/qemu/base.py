@@ -1,0 +1,108 @@
+"""A VM's base: the file of its image under a second name, or a copy where the file system gives it none.
+
+A hard link costs nothing and keeps the VM whole when the image is deleted. There is none across file systems, on some
+that are mounted from elsewhere, to another user's file, and beyond the most links that a file may have. A copy shares
+its data with the image where the file system can do that, and keeps its holes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from aetherscale import filecopy
+from aetherscale.actors.compute.qemu.faults import HostFault
+
+NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What link(2) and file systems answer where a file cannot have that second name; a copy can be made all the same."""
+
+
+class _Stopped(Exception):
+    """Nobody waits for the copy any more."""
+
+
+async def ensure(image: Path, base: Path) -> None:
+    """Make `base` the image, whatever is there. Raises `HostFault`, `OSError`.
+
+    Cancelled, it leaves nothing behind but what the next call begins with taking away.
+    """
+    if not _linked(image, base):
+        await _copy(image, base)
+
+
+def _linked(image: Path, base: Path) -> bool:
+    base.unlink(missing_ok=True)
+    try:
+        os.link(image, base)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        return False
+    return True
+
+
+def shares_files(images: Path, vms: Path) -> bool:
+    """Whether both directories are on one file system, as far as that can be seen beforehand."""
+    return images.stat().st_dev == vms.stat().st_dev
+
+
+async def _copy(image: Path, base: Path) -> None:
+    stopped = threading.Event()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="base")
+    try:
+        work = asyncio.get_running_loop().run_in_executor(thread, _copied, image, base, stopped)
+    except RuntimeError as error:
+        raise HostFault(
+            f"could not copy the image {image}: {error}",
+            hint="the node may have no more threads: ulimit -u, TasksMax=, pids.max",
+        ) from error
+    finally:
+        thread.shutdown(wait=False)
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stopped.set()
+        await asyncio.wait([work])
+        work.exception()  # looked at: how a copy ends that was told to stop is no news
+        raise
+
+
+def _copied(image: Path, base: Path, stopped: threading.Event) -> None:
+    def advance(done_bytes: int, of_bytes: int) -> None:
+        if stopped.is_set():
+            raise _Stopped
+
+    fresh = base.with_name(f".{base.name}")
+    fresh.unlink(missing_ok=True)
+    original = filecopy.open_file(image)
+    try:
+        target = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            filecopy.copy(original, target, advance)
+            # A name that is there after a power cut stands for all of it.
+            os.fsync(target)
+        finally:
+            os.close(target)
+        fresh.rename(base)
+    except filecopy.NotCopied as refused:
+        raise HostFault(
+            f"could not copy the image {image}: {refused.reason}", hint=refused.hint, retryable=False
+        ) from refused
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        size_mib = os.fstat(original).st_blocks // 2048
+        raise HostFault(
+            f"no room for a copy of the image in {base.parent.parent}: it takes {size_mib} MiB, since {image} is on "
+            "another file system",
+            hint="make room there (df -h); or keep images/ and vms/ on one file system, where nothing is copied",
+            retryable=False,
+        ) from error
+    finally:
+        os.close(original)
+        fresh.unlink(missing_ok=True)

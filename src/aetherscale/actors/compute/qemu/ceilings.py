@@ -1,0 +1,129 @@
+"""How large a VM can be here: what QEMU takes, and what this process may give it.
+
+Whatever is too large is refused before QEMU is started, with the number that works: QEMU would say it in words of its
+own, and the kernel would say it later, to the guest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import resource
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from aetherscale.actors.compute.qemu import accel, launch, memory
+from aetherscale.actors.compute.qemu.disk import MIB
+from aetherscale.actors.compute.qemu.faults import HostFault
+
+OVERHEAD_MIB: Final = 128
+"""What QEMU takes beside the guest's memory."""
+ADDRESS_SPACE_MIB: Final = 1536
+"""What QEMU maps beside the guest's memory, a stack of 8 MiB for each thread and its caches among it."""
+CPUS_OF_EVERY_QEMU: Final = 255
+"""A machine with more has APIC ids beyond 8 bits, which takes an x2APIC: emulated since QEMU 9."""
+
+_LEAST_MEMORY_MIB: Final = 32
+_DISK_SIZES_GIB: Final = range(1, 64 * 1024 + 1)
+"""What `create-vm` takes."""
+
+_CPUS_ANYWHERE: Final = 4096
+_KVM_CHECK_EXTENSION: Final = 0xAE03
+_KVM_CAP_MAX_VCPUS: Final = 66
+
+
+class Ceilings:
+    """Remembers what QEMU has said."""
+
+    def __init__(self) -> None:
+        self._refusals: dict[tuple[str, str, int], str] = {}
+
+    async def require_cpus(self, cpus: int, accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail) -> None:
+        """Raises `HostFault` for more CPUs than a VM can have here, and `OSError`."""
+        most, why = (_most_of_kvm(), "KVM has no more") if accelerator == "kvm" else (cpus, "")
+        if min(cpus, most) > CPUS_OF_EVERY_QEMU:
+            refusal = await self._refusal(cpus, accelerator, qemu, jail)
+            if refusal:
+                most, why = CPUS_OF_EVERY_QEMU, refusal
+        if cpus > most:
+            raise HostFault(
+                f"a VM can have at most {most} CPUs on this host under {accelerator.upper()}, not {cpus}: {why}",
+                hint=f"create it with at most --cpus {most}",
+                retryable=False,
+            )
+
+    async def _refusal(self, cpus: int, accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail) -> str:
+        key = (accel.fingerprint(qemu), accelerator, cpus)
+        if key not in self._refusals:
+            self._refusals[key] = await accel.refusal_of_cpus(accelerator, qemu, jail, cpus)
+        return self._refusals[key]
+
+
+def require_memory(memory_mib: int, groups: Sequence[Path]) -> None:
+    """Raises `HostFault` where a guest's memory and what QEMU takes beside it are more than can be had now."""
+    room = memory.room(groups)
+    _require(memory_mib, OVERHEAD_MIB, room.available_mib, f"are available {room.where}", "stop another VM")
+    most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most_bytes != resource.RLIM_INFINITY:
+        where = "of address space are what this node's programs may have"
+        _require(memory_mib, ADDRESS_SPACE_MIB, most_bytes // MIB, where, "raise the node's limit: ulimit -v, LimitAS=")
+
+
+def _require(memory_mib: int, beside_mib: int, available_mib: int, where: str, otherwise: str) -> None:
+    if memory_mib + beside_mib <= available_mib:
+        return
+    most_mib = available_mib - beside_mib
+    number = f" {most_mib}M or less" if most_mib >= _LEAST_MEMORY_MIB else ""
+    raise HostFault(
+        f"not enough memory: the VM needs {memory_mib} MiB and QEMU {beside_mib} MiB beside it, "
+        f"{available_mib} MiB {where}",
+        hint=f"{otherwise}, or create this one with less: --memory{number}",
+        retryable=False,
+    )
+
+
+def file_limit_bytes(disk_mib: int) -> int:
+    """What the overlay can grow to, with its tables; nothing that QEMU writes is larger.
+
+    Of each 64 KiB of the disk the tables take 8 bytes to find it and 2 to count it, and that is less than a thousandth.
+    """
+    return (disk_mib + disk_mib // 1024 + 64) * MIB
+
+
+def require_file_size(disk_mib: int) -> None:
+    """Raises `HostFault` where a limit of this process keeps QEMU from filling the VM's disk."""
+    if may_write(file_limit_bytes(disk_mib)):
+        return
+    _, most_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)
+    most_gib = bisect_right(_DISK_SIZES_GIB, most_bytes, key=lambda gib: file_limit_bytes(gib * 1024))
+    number = f"; or create the VM with less: --disk {most_gib}G" if most_gib else ""
+    raise HostFault(
+        f"the VM's disk of {disk_mib} MiB can grow to a file of {file_limit_bytes(disk_mib) // MIB} MiB, and this "
+        f"node's programs may write {most_bytes // MIB} MiB to a file: the guest would lose what it writes",
+        hint=f"raise the limit of the node: ulimit -f, LimitFSIZE={number}",
+        retryable=False,
+    )
+
+
+def may_write(size_bytes: int) -> bool:
+    """Whether a process that is started here can be allowed files of this size (setrlimit(2), RLIMIT_FSIZE)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if hard == resource.RLIM_INFINITY or size_bytes <= hard:
+        return True
+    try:
+        # Only CAP_SYS_RESOURCE of the first user namespace lets it, which is known by trying.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, size_bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _most_of_kvm() -> int:
+    """How many CPUs KVM gives a VM; as many as anybody may ask for where it does not say so to us."""
+    try:
+        with accel.KVM.open("rb", buffering=0) as kvm:
+            return fcntl.ioctl(kvm, _KVM_CHECK_EXTENSION, _KVM_CAP_MAX_VCPUS) or _CPUS_ANYWHERE
+    except OSError:
+        return _CPUS_ANYWHERE
