@@ -82,7 +82,8 @@ async def nats(node: RunningNode, *arguments: str) -> str:
 def readme_block(after: str, containing: str) -> str:
     """The first block of commands of README's section `after` that has a word."""
     section = (ROOT / "README.md").read_text().partition(f"\n## {after}\n")[2].partition("\n## ")[0]
-    return next(block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if containing in block)
+    blocks: list[str] = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    return next(block for block in blocks if containing in block)
 
 
 async def test_what_readme_says_works_as_printed(tmp_path: Path, pytestconfig: pytest.Config) -> None:
