@@ -71,7 +71,7 @@ class TestTheLog:
         assert "user:nats (says: " in shown[0]
         assert ") asked to delete it" in shown[0]
         assert "± vm db" in shown[1]
-        assert "made and deleted in between" in shown[1]
+        assert "created and deleted in between" in shown[1]
         assert "- vm db" in await good(node, "diff", str(before + 1))
 
     async def test_reading_the_log_changes_nothing_in_it(self, node: RunningNode) -> None:
@@ -196,7 +196,7 @@ class TestTheHost:
     async def test_the_doctor_sees_that_the_node_has_another_name(self, node: RunningNode) -> None:
         env = {**node.environment, "AETHERSCALE_NODE": "other"}
         status, out, _ = await run("doctor", env=env)
-        assert (status, "mend: serve with --node host1" in out) == (1, True)
+        assert (status, "fix: serve with --node host1" in out) == (1, True)
 
     async def test_a_node_is_heard(self, node: RunningNode) -> None:
         (heard,) = await told(node, "node", "list")

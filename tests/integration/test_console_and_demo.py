@@ -130,7 +130,7 @@ async def test_a_guest_that_does_not_boot_is_told_with_its_phase_and_the_end_of_
     assert "hint: stop another VM, or create this one with less: --memory" in err
     assert await good(node, "vm", "list", "--json") == "[]\n"
     told = await good(node, "why", "vm", "web")
-    assert "it never came to run: booting: not enough memory" in told
+    assert "it never ran: booting: not enough memory" in told
 
 
 def demo_environment(node_cache: Path, directory: Path) -> dict[str, str]:
@@ -161,7 +161,7 @@ async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(cache: Path, tm
         "VmReady",
         "`replay vm --json` and `vm list --json` are equal",
         "user:nats (says: ",
-        ") asked for the VM 'web'",
+        ") asked to create the VM 'web'",
         "No process, no file and no socket of the VM is left",
         "are as they were written",
         "Nothing is left: no process, no file, no socket.",

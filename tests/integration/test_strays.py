@@ -68,7 +68,7 @@ async def test_what_a_log_has_never_heard_of_is_ended_told_and_kept(make_node: M
     assert await types_of(node, vm_id) == ["VmStrayFound", "VmCollected"]
     status, out, _ = await node.cli("why", "vm", vm_id)
     assert status == 0
-    assert "never heard of" in out
+    assert "although the log did not know it" in out
     assert str(names[vm_id]) in out
 
     # A directory that comes back to a VM of which the log has the end is put aside as well, at the next look.

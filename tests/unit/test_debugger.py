@@ -142,11 +142,11 @@ class TestWhy:
         (chapter,) = found.chapters
         assert (chapter.actor, chapter.command_id, chapter.role) == ("user:test", "the-key", "request")
         texts = [sentence.text for sentence in chapter.sentences]
-        assert texts[0].startswith("asked for the VM 'web': image 'tiny', 1 CPU(s), 512 MiB")
-        assert texts[1].startswith("its disk was made")
-        assert texts[2].startswith("QEMU ran it: run 1")
-        assert texts[3] == "the guest said that it was ready, on its ready channel"
-        assert found.summary == "its guest has said that it is ready"
+        assert texts[0].startswith("asked to create the VM 'web': image 'tiny', 1 CPU(s), 512 MiB")
+        assert texts[1].startswith("its disk was created")
+        assert texts[2].startswith("QEMU was started: run 1")
+        assert texts[3] == "the guest reported that it was ready, over its ready channel"
+        assert found.summary == "its guest has reported that it is ready"
         assert found.left_out == 0
 
     async def test_the_image_is_mentioned_with_whoever_asked_for_it(self, node: MemoryNode) -> None:
@@ -178,7 +178,7 @@ class TestWhy:
         found = await why(node, "web")
         assert [chapter.command_id for chapter in found.chapters][1:] == ["stop", "start"]
         assert told(found)[2][0] == "asked to start it, after the stop that was under way"
-        assert found.summary == "its guest has said that it is ready"
+        assert found.summary == "its guest has reported that it is ready"
 
     async def test_a_crash_is_told_with_what_the_restart_policy_did(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", {**WEB, "restart": "never"})
@@ -189,7 +189,9 @@ class TestWhy:
         found = await why(node, "web")
         assert found.chapters[-1].role == "turn"
         assert found.chapters[-1].actor == "aether:compute"
-        assert told(found)[-1] == ["run 1 ended: QEMU was ended by signal 9; restart policy 'never' leaves it so"]
+        assert told(found)[-1] == [
+            "run 1 ended: QEMU was ended by signal 9; restart policy 'never' does not start it again"
+        ]
         assert found.summary == "running: QEMU was ended by signal 9"
 
     async def test_a_guest_that_shut_itself_down_is_no_request(self, node: MemoryNode) -> None:
@@ -197,8 +199,8 @@ class TestWhy:
         await node.final("compute", "create-vm", WEB)
         await until_phase(node, "stopped")
         found = await why(node, "web")
-        assert told(found)[-1] == ["the guest shut itself down in run 1", "QEMU, which had held it, ended"]
-        assert found.summary == "the guest shut itself down; restart policy 'on-failure' leaves it down"
+        assert told(found)[-1] == ["the guest shut itself down in run 1", "QEMU, which had kept it paused, ended"]
+        assert found.summary == "the guest shut itself down; restart policy 'on-failure' does not start it again"
 
     async def test_a_vm_that_never_ran_is_told_with_the_step_that_failed(self, node: MemoryNode) -> None:
         async def fail(effect: Any) -> None:
@@ -209,7 +211,7 @@ class TestWhy:
         assert (await node.final("compute", "create-vm", WEB))["code"] == 500
         found = await why(node, "web")
         assert "booting it failed, attempt 1, not to be tried again: QEMU is not installed" in told(found)[0]
-        assert found.summary == "it never came to run: booting: QEMU is not installed"
+        assert found.summary == "it never ran: booting: QEMU is not installed"
 
     async def test_a_deleted_vm_is_found_by_its_last_bearer(self, node: MemoryNode) -> None:
         ids = []
@@ -238,7 +240,7 @@ class TestWhy:
         first, second = (await why(node, "web")).chapters
         assert (first.kind, first.sentences[0].text) == (
             "image",
-            "asked to build the image 'tiny' by the recipe 'tiny'",
+            "asked to build the image 'tiny' from the recipe 'tiny'",
         )
         assert second.cause == cause
 

@@ -59,7 +59,7 @@ async def test_a_stop_while_the_vm_waits_to_be_started_again_ends_no_process(nod
     await until_phase(node, "booting")
     await node.final("compute", "stop-vm", {"vm-id": "web"})
     sentences, _ = await why(node)
-    assert sentences[-1] == "it was brought down before it ran again"
+    assert sentences[-1] == "it was stopped before it ran again"
     assert "its process ended" not in sentences
 
 

@@ -158,13 +158,13 @@ class VmStrayFound(Event, frozen=True):
 
 
 class VmCollected(Event, frozen=True):
-    """No process is left of it, and its directory, where it had one, is out of the way: in `kept_in`, or ""."""
+    """No process of it is left, and its directory, if it had one, was put aside: in `kept_in`, or ""."""
 
     kept_in: str
 
 
 class VmUndone(Event, frozen=True):
-    """The VM never ran, and what was made of it is taken back."""
+    """The VM never ran, and what was created of it is removed."""
 
 
 class VmDeleteRequested(Event, frozen=True):

@@ -17,13 +17,13 @@ _HELD: Final = {
     "user": "somebody paused it over QMP",
 }
 _WAY_ON: Final = {
-    "disk": "make room on the host (df -h): it then goes on by itself",
-    "io-error": "mend the host's disk (dmesg), then: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "disk": "make room on the host (df -h); it then resumes by itself",
+    "io-error": "repair the host's disk (dmesg), then: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
     "internal-error": "aetherscale vm stop {name} --kill; aetherscale vm start {name}",
-    "user": "let it go on over QMP, or: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "user": "resume it over QMP, or: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
 }
 _STEPS: Final = {
-    "provisioning": "making its disk",
+    "provisioning": "creating its disk",
     "booting": "booting it",
     "stopping": "ending it",
     "removing": "removing it",
@@ -35,7 +35,7 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
     if isinstance(event, events.VmRequested):
         spec = event.spec
         return request(
-            f"asked for the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
+            f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
             f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
         )
     if isinstance(event, events.VmStrayFound):
@@ -43,19 +43,19 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
     assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
     match event:
         case events.DiskProvisioned():
-            return answer(f"its disk was made: {_disk(event.disk_mib)} over the image {vm.spec.image!r}")
+            return answer(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
         case events.VmStartRequested():
             after_stop = ", after the stop that was under way" if vm.phase == "stopping" else ""
             return request(f"asked to start it{after_stop}")
         case events.VmBooted():
             whose = _WHOSE.get(event.process_user or "own", "")
-            return answer(f"QEMU ran it: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}")
+            return answer(f"QEMU was started: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}")
         case events.VmReady():
-            return answer(f"the guest said that it was ready{_channel(event)}")
+            return answer(f"the guest reported that it was ready{_channel(event)}")
         case events.VmPaused():
-            return turn(f"QEMU held it in run {event.run}: {_HELD[event.reason]}{_detail(event.detail)}")
+            return turn(f"QEMU paused it in run {event.run}: {_HELD[event.reason]}{_detail(event.detail)}")
         case events.VmResumed():
-            return answer("it ran on")
+            return answer("it was resumed")
         case events.VmStopRequested():
             return request(f"asked to stop it{_how(event)}")
         case events.VmRestartRequested():
@@ -68,43 +68,43 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
             return _exited(vm, event)
         case events.VmRestartScheduled():
             if event.attempt == 0:
-                return answer("the host had been rebooted, and it has autostart, so it was to start again")
+                return answer("the host had been rebooted, and autostart is on, so it was to be started again")
             return answer(f"restart policy {vm.spec.restart!r}: restart {event.attempt}, not before {event.not_before}")
         case events.VmGaveUp():
             return answer(f"restart policy {vm.spec.restart!r} gave up after {event.restarts} restarts")
         case events.VmAdopted():
-            return turn(f"the node came back and found run {event.run} alive")
+            return turn(f"the node was started again and found run {event.run} still running")
         case events.VmStepFailed():
             again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
             return answer(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
         case events.VmCleared():
-            return answer("no process was left of it")
+            return answer("none of its processes was left")
         case events.VmCollected():
             kept = f"; its directory is kept in {event.kept_in}" if event.kept_in else ""
-            return answer(f"it is out of the way{kept}")
+            return answer(f"it was put aside{kept}")
         case events.VmUndone():
-            return answer("it had never run, so what was made of it was to be taken back")
+            return answer("it had never run, so what had been created of it was to be removed")
         case events.VmDeleteRequested():
             return request(f"asked to delete it{_how(event)}")
         case events.VmDeleted():
-            return answer("everything of it was removed from the host, and its name was free again")
+            return answer("it was removed from the host, and its name was free again")
 
 
 def sum_up(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
     match vm.phase:
         case "requested" | "provisioning":
-            return f"its disk is being made{_attempt(vm)}"
+            return f"its disk is being created{_attempt(vm)}"
         case "booting":
             return f"QEMU is being started for run {vm.run}{_attempt(vm)}"
         case "running":
             if vm.spec.ready_channel == "none":
-                return "it runs; its image has no way to say that it is ready"
-            return "it runs, and its guest has not said yet that it is ready"
+                return "it runs; its image cannot report that it is ready"
+            return "it runs, and its guest has not reported yet that it is ready"
         case "ready":
-            return "its guest has said that it is ready"
+            return "its guest has reported that it is ready"
         case "paused":
-            return f"QEMU holds it: {_HELD[vm.paused_reason or 'user']}"
+            return f"QEMU has paused it: {_HELD[vm.paused_reason or 'user']}"
         case "stopping":
             what = "it is being ended" if vm.force else f"its guest has {vm.grace_s:g} s to shut down"
             then = "; after that it starts again" if vm.start_next else ""
@@ -113,12 +113,14 @@ def sum_up(vm: Vm) -> str:
             return _stopped(vm)
         case "failed":
             assert vm.failure is not None or vm.undone
-            return f"{vm.failure.phase}: {vm.failure.reason}" if vm.failure else "what was made of it is taken back"
+            if vm.failure is None:
+                return "what had been created of it is being removed"
+            return f"{vm.failure.phase}: {vm.failure.reason}"
         case "deleted":
             if vm.kept_as:
                 return f"what was found of it, and should not have been there, is kept in {vm.kept_as}"
             if vm.undone and vm.failure:
-                return f"it never came to run: {vm.failure.phase}: {vm.failure.reason}"
+                return f"it never ran: {vm.failure.phase}: {vm.failure.reason}"
             return "nothing of it is left on the host"
 
 
@@ -133,15 +135,15 @@ def _stray(vm: Vm | None, event: events.VmStrayFound) -> Told:
         what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
     )
     if vm is None:
-        return turn(f"the host had {found} of it, though the log had never heard of it")
+        return turn(f"the host had {found} of it, although the log did not know it")
     if vm.phase == "deleted":
-        return turn(f"the host had {found} of it, though it was deleted")
-    return turn("the host had a process of it, though it was at rest")
+        return turn(f"the host had {found} of it, although it was deleted")
+    return turn("the host had a process of it, although it was not meant to run")
 
 
 def _stopped(vm: Vm) -> str:
     if vm.stray:
-        return f"what was found of it is being put out of the way{_attempt(vm)}"
+        return f"what was found of it is being put aside{_attempt(vm)}"
     if vm.requested == "deleted":
         return f"it is being removed from the host{_attempt(vm)}"
     if vm.exit is None:
@@ -149,7 +151,7 @@ def _stopped(vm: Vm) -> str:
     ended = exit_sentence(vm.exit)
     if vm.exit.reason in ("user", "host-reboot"):
         return ended
-    return f"{ended}; restart policy {vm.spec.restart!r} leaves it down"
+    return f"{ended}; restart policy {vm.spec.restart!r} does not start it again"
 
 
 def _ended(vm: Vm, event: events.VmEnded) -> Told:
@@ -162,13 +164,13 @@ def _ended(vm: Vm, event: events.VmEnded) -> Told:
 
 def _exited(vm: Vm, event: events.VmExited) -> Told:
     if event.reason == "user":
-        before = f"it was brought down before it ran{' again' if vm.ever_ran else ''}"
+        before = f"it was stopped before it ran{' again' if vm.ever_ran else ''}"
         return answer("its process ended" if vm.process else before)
     if vm.ended:
-        return answer("QEMU, which had held it, ended")
+        return answer("QEMU, which had kept it paused, ended")
     mark = f"run {event.run} ended: {exit_sentence(event)}"
     if event.reason in FAILED_EXITS and vm.spec.restart == "never":
-        mark += "; restart policy 'never' leaves it so"
+        mark += "; restart policy 'never' does not start it again"
     return turn(mark)
 
 
@@ -178,7 +180,7 @@ def _how(event: events.VmStopRequested | events.VmDeleteRequested) -> str:
     )
 
 
-_WHOSE: Final = {"own": "", "node": " of the node's own user", "root": " of root"}
+_WHOSE: Final = {"own": "", "node": " as the node's own user", "root": " as root"}
 
 
 def _channel(event: events.VmReady) -> str:
@@ -186,7 +188,7 @@ def _channel(event: events.VmReady) -> str:
         case "agent":
             return ", through its agent"
         case "channel":
-            return ", on its ready channel"
+            return ", over its ready channel"
         case "none":
             return ""
 

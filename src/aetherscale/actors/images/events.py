@@ -49,7 +49,7 @@ class ImageStepFailed(Event, frozen=True):
 
 
 class ImageUndone(Event, frozen=True):
-    """The image never came in, and what was made of it is taken back."""
+    """The image was never complete, and what was stored of it is removed."""
 
 
 class ImageDeleteRequested(Event, frozen=True):

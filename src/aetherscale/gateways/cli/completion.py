@@ -62,7 +62,7 @@ def _script(shell: str, text: str, place: str) -> Command:
 
     return Command(
         shell,
-        f"the script for {shell}",
+        f"print the script for {shell}",
         run,
         examples=(f"aetherscale completion {shell} > aetherscale.{shell}",),
         details=f"Keep it in {place}.",
@@ -185,14 +185,14 @@ def _values(context: Context, item: Option | Argument) -> list[str]:
 
 COMPLETION = Group(
     "completion",
-    "completion for bash, zsh or fish",
+    "print a completion script for bash, zsh or fish",
     (
         _script("bash", BASH, "~/.local/share/bash-completion/completions/aetherscale"),
         _script("zsh", ZSH, "a file called _aetherscale in a directory of $fpath"),
         _script("fish", FISH, "~/.config/fish/completions/aetherscale.fish"),
         Command(
             "words",
-            "what can come next; asked by the scripts",
+            "print what can come next; used by the scripts",
             _words,
             arguments=(Argument("WORD", "what was typed so far", required=False, rest=True),),
             examples=("aetherscale completion words -- vm st",),

@@ -188,20 +188,20 @@ _OF = (
 
 EVENTS = Group(
     "events",
-    "what has happened: the events of the log",
+    "the events in the log",
     (
         Command(
             "list",
-            "the events of the log, the oldest first",
+            "list the events in the log, oldest first",
             _list,
             reads="log",
             options=(
                 Option("after", "only events after this number", "SEQ", number, default="0"),
                 *_OF,
-                Option("since", "only this event and later ones, or from this time on: 5m, yesterday …", "SEQ|TIME"),
-                Option("until", "only events up to this one, or up to this time", "SEQ|TIME"),
+                Option("since", "only events from this event or time on: 5m, yesterday …", "SEQ|TIME"),
+                Option("until", "only events up to this event or time", "SEQ|TIME"),
                 Option("before", "only events before this number", "SEQ", number),
-                Option("limit", "at most this many, the first ones", "N", number),
+                Option("limit", "at most this many, oldest first", "N", number),
                 WIDE,
             ),
             examples=(
@@ -209,15 +209,15 @@ EVENTS = Group(
                 "aetherscale events list --since 1h",
                 "aetherscale events list --after 100 --limit 20 --json",
             ),
-            details="Reads the log of the state directory: no server is needed, and a running one is not disturbed.",
+            details="Reads the log in the state directory. It works with and without a running node.",
         ),
         Command(
             "tail",
-            "events as they come; Ctrl-C ends it",
+            "show events as they happen; Ctrl-C ends it",
             _tail,
             reads="log",
             options=(
-                Option("after", "begin after this number; without it, with what comes next", "SEQ", number),
+                Option("after", "start after this number; if not given, only new events are shown", "SEQ", number),
                 *_OF,
                 WIDE,
             ),
@@ -226,7 +226,7 @@ EVENTS = Group(
         ),
         Command(
             "show",
-            "one event, complete",
+            "show one event with all its fields",
             _show,
             reads="log",
             arguments=(Argument("SEQ", "the number of the event", number),),
@@ -234,7 +234,7 @@ EVENTS = Group(
         ),
         Command(
             "catalogue",
-            "every type of event, with its fields and what it means",
+            "list all event types, with their fields and meaning",
             _catalogue,
             examples=("aetherscale events catalogue", "aetherscale events catalogue --json"),
         ),

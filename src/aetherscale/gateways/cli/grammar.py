@@ -86,12 +86,12 @@ class Entry(Struct, frozen=True):
 
 
 GLOBAL_OPTIONS: tuple[Option, ...] = (
-    Option("json", "print JSON: an object, or for a list one array"),
-    Option("state-dir", "where the node keeps its state", "DIR", completes="dir"),
+    Option("json", "print JSON: one object, or one array for a list"),
+    Option("state-dir", "the state directory of the node", "DIR", completes="dir"),
     Option("nats", "the NATS server to use instead of the node's own, e.g. nats://USER:PASSWORD@HOST:4222", "URL"),
-    Option("config", "the file of settings to read", "FILE", completes="file"),
-    Option("tenant", "whose objects are meant; `default` where nobody else is", "NAME"),
-    Option("help", "show what a command does and how", short="h"),
+    Option("config", "the settings file to read", "FILE", completes="file"),
+    Option("tenant", "the tenant whose objects are meant; `default` if not given", "NAME"),
+    Option("help", "show the help of a command", short="h"),
     Option("version", "show the version"),
 )
 """Understood before and after every command."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
 
-WIDTH = 100
+WIDTH = 79
+"""Fits a terminal of 80 columns."""
 COLUMN = 26
 
 
@@ -25,8 +26,8 @@ def help_of_program(entries: Sequence[Entry], program: str, about: str) -> str:
             "everywhere:",
             *_options(GLOBAL_OPTIONS),
             "",
-            "exit status: 0 done, 1 failed, 2 bad usage or refused input, 3 no such object, 4 no node answered,",
-            "             5 the wait ran out while the work goes on",
+            "exit status: 0 done, 1 failed, 2 bad usage or refused input, 3 no such object,",
+            "             4 no node answered, 5 the wait ended while the work continues",
             "",
         )
     )
@@ -46,7 +47,7 @@ def help_of_command(command: Command, name: str) -> str:
     """What a command does, its words, and how it is typed."""
     lines = [f"usage: {name}{usage(command)}", "", *_wrap(command.summary)]
     if command.refused:
-        lines += ["", f"This version does not have it: {command.refused}."]
+        lines += ["", *_wrap(f"This version does not have it: {command.refused}.")]
     for paragraph in command.details.split("\n\n") if command.details else ():
         lines += ["", *_wrap(paragraph)]
     if command.arguments:

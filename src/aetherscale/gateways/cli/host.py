@@ -26,9 +26,9 @@ def _doctor(context: Context) -> int:
     else:
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
-            out.line(f"{finding.status:<7}  {finding.check:<{width}}  {finding.found}")
+            out.paragraph(f"{finding.status:<7}  {finding.check:<{width}}  {finding.found}", 11 + width)
             if finding.mend:
-                out.line(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
+                out.paragraph(f"{'':<7}  fix: {finding.mend}", 14)
         errors = sum(finding.status == "error" for finding in findings)
         warnings = sum(finding.status == "warning" for finding in findings)
         summary = f"{count(errors, 'error')}, {count(warnings, 'warning')}"
@@ -40,7 +40,7 @@ def _set_up(context: Context) -> None:
     dry_run = context.values["dry-run"]
     _tell(context, context.program.set_up(dry_run))
     if not context.out.json and not dry_run:
-        context.out.note(f"next: usermod -aG {service.GROUP} YOU; then log in again, and: aetherscale vm list")
+        context.out.note(f"next: usermod -aG {service.GROUP} YOU; then log in again and type: aetherscale vm list")
 
 
 def _take_out(context: Context) -> None:
@@ -109,51 +109,52 @@ def _name(text: str) -> str:
 
 DOCTOR = Command(
     "doctor",
-    "check all that a node needs, and say what mends it",
+    "check what a node needs, and say how to fix it",
     _doctor,
     reads="host",
     examples=("aetherscale doctor", "aetherscale doctor --json"),
     details=(
-        "Looks at Python, the packages, nats-server, QEMU and its jail, KVM by a proof, memory, the state directory "
-        "and the log. An error is what keeps a node from its work, a warning what makes it slower or less safe. Exit "
-        "status 1 if there are errors."
+        "Checks Python and its packages, nats-server, QEMU and its jail, KVM by running a program on it, memory, the "
+        "state directory and the log. An error keeps a node from working. A warning makes it slower or less safe. "
+        "Exit status 1 if there are errors."
     ),
 )
 
-_DRY_RUN = Option("dry-run", "only say what there is to do")
+_DRY_RUN = Option("dry-run", "only print what would be done")
 
 HOST = Group(
     "host",
-    "make this host run a node as a service",
+    "run a node on this host as a service",
     (
         Command(
             "setup",
-            "a user, a state directory and a service for a node, started now and at each boot",
+            "install the service, and start it now and at every boot",
             _set_up,
             options=(_DRY_RUN,),
             examples=("aetherscale host setup --dry-run", "aetherscale host setup"),
             details=(
-                "Needs systemd and root. Installs what is missing of Debian's packages (QEMU), makes the system user "
+                "Needs systemd and root. Installs Debian packages that are missing (QEMU), creates the system user "
                 "aetherscale, /var/lib/aetherscale and /etc/aetherscale/aetherscale.toml, links the program to "
-                "/usr/local/bin, and starts aetherscale.service for this very installation. The members of the group "
-                "aetherscale may use the node: over its virtual machines they are as good as root. What is so already "
-                "is left as it is, so run it again at any time. After an upgrade, or a change of the settings, it "
-                "restarts the node; virtual machines run on."
+                "/usr/local/bin, and starts aetherscale.service from this installation.\n\n"
+                "Members of the group aetherscale can use the node. Membership is as good as root over the virtual "
+                "machines of the host.\n\n"
+                "Run it again at any time: it only changes what is not yet as it should be. After an upgrade or a "
+                "change of the settings it restarts the node. Virtual machines keep running."
             ),
         ),
         Command(
             "remove",
-            "take the service out again; virtual machines run on, and the state stays, unless --purge",
+            "remove the service; VMs and the state stay, unless --purge is given",
             _take_out,
             options=(
                 _DRY_RUN,
-                Option("purge", "also remove what it made: virtual machines, images, log, settings, user, group"),
-                Option("kill", "with --purge: end the virtual machines that still run"),
+                Option("purge", "also remove VMs, images, log, settings, user and group"),
+                Option("kill", "with --purge: end the VMs that still run"),
             ),
             examples=("aetherscale host remove", "aetherscale host remove --purge --dry-run"),
             details=(
-                "Without --purge the state stays where it is, and `host setup` takes it up again. With it nothing is "
-                "left but the program itself and Debian's packages."
+                "Without --purge virtual machines keep running, the state stays, and a later `host setup` uses it "
+                "again. With --purge only the program itself and Debian's packages are left."
             ),
         ),
     ),
@@ -161,27 +162,27 @@ HOST = Group(
 
 DEMO = Command(
     "demo",
-    "from nothing to a ready VM and back, in a temporary directory",
+    "create, show and delete a VM in a temporary directory",
     _demo,
     examples=("aetherscale demo",),
     details=(
-        "Starts a node of its own in a temporary state directory, builds the image `tiny`, boots a VM until its guest "
-        "is ready, shows its events, the state replayed from the log and why it is so, stops and deletes it, and "
-        "proves that nothing is left. Exit status 1 where anything is not as it should be."
+        "Starts a node in a temporary state directory, builds the image `tiny`, and boots a VM. Shows the events of "
+        "the VM, the state replayed from the log, and why the VM is in it. Then stops and deletes the VM and checks "
+        "that nothing is left. Exit status 1 if anything is not as it should be."
     ),
 )
 
 NATS_CONTEXT = Command(
     "nats-context",
-    "let the `nats` program know the node's server",
+    "configure the `nats` program for the node's server",
     _nats_context,
     options=(
         Option("name", "the name of the context", "NAME", _name, default="aetherscale"),
-        Option("select", "also make it the one that `nats` uses by default"),
+        Option("select", "also make it the default context of `nats`"),
     ),
     examples=("aetherscale nats-context --select", "nats --context aetherscale micro ls"),
     details=(
-        "Copies the server's address and credentials (an operator's) from the state directory into a context file of "
-        "the `nats` command line, readable by you alone."
+        "Copies the address and the operator's credentials of the node's server from the state directory into a "
+        "context file of the `nats` command line. Only you can read that file."
     ),
 )

@@ -60,7 +60,7 @@ def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> t
     from aetherscale.incoming import hand_over
 
     def advance(done_bytes: int, total_bytes: int) -> None:
-        progress.step("handing the file over to the node")
+        progress.step("copying the file to the node")
 
     try:
         return hand_over(state_dir, file, token, advance)
@@ -69,7 +69,8 @@ def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> t
     except OSError as error:
         ours = error.filename in (None, str(file))
         what = f"{file} cannot be read" if ours else f"the file cannot be handed over: {error.filename}"
-        hint = "look at the path" if ours else "is it the node's user, or a member of its group, who asks?"
+        rights = "run this as the node's user, or as a member of its group"
+        hint = "check the path and its permissions" if ours else rights
         raise Failure(500, f"image import: {what}: {error.strerror}", hint=hint) from None
 
 
@@ -104,7 +105,7 @@ def _list(context: Context) -> None:
     elif images:
         show_images(context.out, images, context.program.now_us(), wide=context.values["wide"])
     else:
-        context.out.note("no images; make one: aetherscale image build tiny")
+        context.out.note("no images; to build one: aetherscale image build tiny")
 
 
 def _show(context: Context) -> None:
@@ -129,59 +130,60 @@ _NAME = Argument("NAME", "the name or id of the image", completes="image")
 
 IMAGE = Group(
     "image",
-    "what virtual machines boot from",
+    "the images that VMs boot from",
     (
         Command(
             "import",
-            "bring in a disk image, raw or qcow2",
+            "import a disk image, raw or qcow2",
             _import,
             arguments=(Argument("SOURCE", "a file, or an http or https URL", completes="file"),),
             options=(
-                Option("name", "its name; made from the source if it is left out", "NAME"),
-                Option("sha256", "what its SHA-256 has to be; checked before anything reads it", "HEX", str.lower),
-                Option("ready", "how its guests say that they are ready", "HOW", choices=READY_BY, default="none"),
+                Option("name", "the name of the image; derived from the source if not given", "NAME"),
+                Option("sha256", "the expected SHA-256; checked before the file is parsed", "HEX", str.lower),
+                Option("ready", "how its guests report that they are ready", "HOW", choices=READY_BY, default="none"),
                 WAIT_OPTIONS[0],
-                Option("timeout", "how long to wait; the work goes on after that", "TIME", seconds, "1h"),
+                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
             ),
             examples=(
                 "aetherscale image import ./debian-12.qcow2 --ready agent",
                 "aetherscale image import https://images.example/debian-12.qcow2 --sha256 2f5c… --name debian-12",
             ),
             details=(
-                "A file is handed over to the node of this host: it has to be yours to read, and nobody may be "
-                "writing to it. A node that is reached by --nats takes files of its own host, below its setting "
-                "image-dirs. A download that broke off goes on where it ended, also by another import of the same "
-                "address within a week. Addresses that are not public have to be allowed by the node's setting "
-                "image-networks.\n\n"
+                "A file is copied to the node of this host. You need the right to read it, and no program may be "
+                "writing to it. With --nats, the path is one on the node's host, below a directory of its setting "
+                "image-dirs.\n\n"
+                "An interrupted download continues where it ended, even in a new import of the same URL within a "
+                "week. Addresses that are not public are refused, unless the node's setting image-networks allows "
+                "them.\n\n"
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
-                "guest agent, `channel` for those that write `ready` to the virtio port org.aetherscale.ready.0; with "
-                "`none` a VM counts as ready when it runs.\n\n"
-                "The source is kept in the log for ever: an address with a password or a signature in it is refused."
+                "guest agent. `--ready channel` is for guests that write `ready` to the virtio port "
+                "org.aetherscale.ready.0. With `none` a VM counts as ready as soon as it runs.\n\n"
+                "The source is kept in the log for ever. A URL with a password or a signature in it is refused."
             ),
         ),
         Command(
             "build",
-            "make an image from a recipe",
+            "build an image from a recipe",
             _build,
             arguments=(Argument("RECIPE", "the recipe", choices=("tiny",)),),
             options=(
-                Option("name", "its name; the recipe's if it is left out", "NAME"),
+                Option("name", "the name of the image; that of the recipe if not given", "NAME"),
                 WAIT_OPTIONS[0],
-                Option("timeout", "how long to wait; the work goes on after that", "TIME", seconds, "10m"),
+                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "10m"),
             ),
             examples=("aetherscale image build tiny",),
-            details="`tiny` is a small Linux with a shell, made in seconds from Debian's packages (needs apt).",
+            details="`tiny` is a small Linux with a shell. It is built from Debian's packages, and needs apt.",
         ),
         Command(
             "list",
-            "all images, by name",
+            "list all images, sorted by name",
             _list,
-            options=(Option("all", "also deleted ones"), WIDE),
+            options=(Option("all", "include deleted images"), WIDE),
             examples=("aetherscale image list", "aetherscale image list --json"),
         ),
         Command(
             "show",
-            "everything that is known of an image",
+            "show all details of an image",
             _show,
             arguments=(_NAME,),
             examples=("aetherscale image show tiny",),

@@ -41,7 +41,7 @@ def _verify(context: Context) -> int:
             context.out.line(f"problem: {problem.message}")
     if found.problems:
         context.out.note(
-            "hint: aetherscale log export > log.jsonl saves what is proved, to be imported into a new --state-dir"
+            "hint: aetherscale log export > log.jsonl saves what is verified; import it into a new --state-dir"
         )
     return FAILED if found.problems else DONE
 
@@ -227,15 +227,15 @@ _LINES = "a file of JSON Lines; `-` or nothing is"
 
 LOG = Group(
     "log",
-    "the log itself",
+    "the event log itself",
     (
         Command(
             "verify",
-            "prove that every event is as it was written",
+            "verify that every event is as it was written",
             _verify,
             reads="log",
             options=(
-                Option("witness", "also prove that it is the log whose heads this file has", "FILE", completes="file"),
+                Option("witness", "also verify that the log has the heads in this file", "FILE", completes="file"),
             ),
             examples=(
                 "aetherscale log verify",
@@ -243,22 +243,22 @@ LOG = Group(
                 "aetherscale log verify --witness /mnt/elsewhere/heads.jsonl",
             ),
             details=(
-                "Recomputes the hash chain over every commit, compares its end with the head that is kept in a file of "
-                "its own, and decodes every event. Reads only; a running node is not disturbed. Exit status 1 where "
-                "something is not as it was written. Whoever can write to the state directory can put an older copy "
-                "there, or write a new log with a new head: only heads that are kept elsewhere show that, see "
-                "`aetherscale log witness`."
+                "Recomputes the hash chain over every commit, compares its end with the head file, and decodes every "
+                "event. It only reads, and works beside a running node. Exit status 1 if anything is not as it was "
+                "written.\n\n"
+                "Anyone who can write to the state directory can put an older copy there, or write a new log with a "
+                "new head. Only heads that are kept elsewhere reveal that: see `aetherscale log witness`."
             ),
         ),
         Command(
             "witness",
-            "keep the end of the log elsewhere, so that a rewritten or rolled back log is seen",
+            "keep the head of the log elsewhere, to detect a rewritten or rolled back log",
             _witness,
-            arguments=(Argument("FILE", "where heads are kept, a line each", completes="file"),),
+            arguments=(Argument("FILE", "the file to append heads to, one line each", completes="file"),),
             options=(
                 Option(
                     "of",
-                    "take the head from the next heartbeat of this node, not from the state directory",
+                    "take the head from the next heartbeat of this node instead of the state directory",
                     "NODE",
                     completes="node",
                 ),
@@ -268,9 +268,9 @@ LOG = Group(
                 "aetherscale log witness heads.jsonl --of host1 --nats nats://user:password@10.0.0.1:4222",
             ),
             details=(
-                "Adds the position and the hash of the last commit to the file, unless they are its last line. Keep "
-                "it where the node cannot write: on another host, or on a disk that only appends. `aetherscale log "
-                "verify --witness FILE` compares."
+                "Appends the position and the hash of the last commit to the file, unless they are its last line. Keep "
+                "the file where the node cannot write: on another host, or on append-only storage. `aetherscale log "
+                "verify --witness FILE` compares the log with it."
             ),
         ),
         Command(
@@ -279,24 +279,24 @@ LOG = Group(
             _export,
             arguments=(Argument("FILE", f"{_LINES} stdout", required=False, completes="file"),),
             examples=("aetherscale log export > log.jsonl", "aetherscale log export backup.jsonl"),
-            details="Of a damaged log it writes what can be proved, says what is left out, and ends with status 1.",
+            details="Of a damaged log it writes what can be verified, and says what is left out. Exit status 1 then.",
         ),
         Command(
             "import",
-            "make the log of a new state directory from an export",
+            "create the log of a new state directory from an export",
             _import,
             arguments=(Argument("FILE", f"{_LINES} stdin", required=False, completes="file"),),
             examples=("aetherscale log import log.jsonl --state-dir ./restored",),
-            details="Whole or not at all; a state directory that has events already is left as it is.",
+            details="Imports everything or nothing. A state directory that already has events is left as it is.",
         ),
         Command(
             "archive",
-            "make the log smaller: seal old events, which stay readable",
+            "compress old events, which stay readable",
             _archive,
             options=(
-                Option("keep", "all but so many of the newest events; without it 100000", "N", number),
-                Option("before", "only events before this one, or before this time", "SEQ|TIME"),
-                Option("dry-run", "say what would be sealed, and change nothing"),
+                Option("keep", "how many of the newest events to leave as they are; 100000 if not given", "N", number),
+                Option("before", "only events before this event or time", "SEQ|TIME"),
+                Option("dry-run", "only print what would be done"),
             ),
             examples=(
                 "aetherscale log archive",
@@ -305,15 +305,15 @@ LOG = Group(
             ),
             details=(
                 "Moves old events, a thousand and more at a time, into compressed segments of the same file. Nothing "
-                "is lost: replay, diff, why, events, export and verify read them as before, and the hash chain goes on "
-                "over both. Needs the log to itself, so stop the node first (guests run on), and for a moment room for "
-                "a copy of the smaller log. All is proved before anything is sealed. An older version of aetherscale "
-                "refuses a log that was archived."
+                "is lost: replay, diff, why, events, export and verify read them as before, and the hash chain covers "
+                "both. Stop the node first; VMs keep running. For a moment it needs room for a copy of the smaller "
+                "log. Everything is verified before anything is moved.\n\n"
+                "An older version of aetherscale refuses a log that was archived."
             ),
         ),
         Command(
             "info",
-            "what the log is: its node, its size, what is in it",
+            "show the node, the size and the contents of the log",
             _info,
             reads="log",
             examples=("aetherscale log info", "aetherscale log info --json"),

@@ -10,7 +10,9 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure, near
 from aetherscale.gateways.cli.grammar import Argument, Command, Group
-from aetherscale.gateways.cli.views import show_object
+from aetherscale.gateways.cli.moments import ago, short_id
+from aetherscale.gateways.cli.output import Layout
+from aetherscale.gateways.cli.views import WIDE, show_object
 
 if TYPE_CHECKING:
     from aetherscale.bus.beats import Beat
@@ -21,6 +23,8 @@ def _list(context: Context) -> None:
     if context.out.json:
         context.out.value(nodes)
         return
+    brief = context.out.terminal and not context.values["wide"]
+    now_us = context.program.now_us()
     rows = [
         (
             node.node,
@@ -29,12 +33,14 @@ def _list(context: Context) -> None:
             f"{node.vms_running}/{node.vms}",
             str(node.cpus or ""),
             f"{node.memory_available_mib}/{node.memory_mib}M" if node.memory_mib else "",
-            node.epoch,
-            node.time,
+            short_id(node.epoch) if brief else node.epoch,
+            ago(node.time, now_us) if brief else node.time,
         )
         for node in nodes
     ]
-    context.out.table(("NAME", "VERSION", "EVENTS", "VMS", "CPUS", "MEMORY", "EPOCH", "HEARD"), rows)
+    headers = ("NAME", "VERSION", "EVENTS", "VMS", "CPUS", "MEMORY", "EPOCH", "HEARD")
+    layout = Layout(("NAME",), ("EPOCH", "HEARD", "VERSION"), wide=context.values["wide"])
+    context.out.table(headers, rows, layout=layout)
     _tell_troubles(context, nodes)
 
 
@@ -63,18 +69,19 @@ def _tell_troubles(context: Context, nodes: Sequence[Beat]) -> None:
 
 NODE = Group(
     "node",
-    "the nodes that can be heard",
+    "the nodes that answer",
     (
         Command(
             "list",
-            "all nodes that say that they are there",
+            "list all nodes that answer",
             _list,
+            options=(WIDE,),
             examples=("aetherscale node list", "aetherscale node list --json"),
-            details="Asks all nodes at once. VMS are those that run and all; MEMORY is what is free and all.",
+            details="Asks all nodes at once. VMS shows running and all VMs; MEMORY shows available and total memory.",
         ),
         Command(
             "show",
-            "what one node says of itself",
+            "show what one node reports",
             _show,
             arguments=(Argument("NAME", "the name of the node"),),
             examples=("aetherscale node show host1",),

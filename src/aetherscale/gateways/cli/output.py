@@ -28,6 +28,9 @@ _WHOLE_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:
 _LONGEST_ESCAPE: Final = 256
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
+LEAST_TEXT: Final = 40
+"""Where a terminal has less room for text, it breaks the lines itself."""
+
 _BYTE: Final = re.compile("[\udc80-\udcff]")
 _BYTE_IN_REPR: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
@@ -99,6 +102,18 @@ class Output:
         """One line for humans."""
         print(harmless(text) if self.terminal else text, flush=True)
 
+    def paragraph(self, text: str, hang: int = 0) -> None:
+        """One line for humans; on a terminal broken between words, with what follows the first line indented."""
+        if not self.terminal:
+            self.line(text)
+            return
+        import shutil
+        import textwrap
+
+        width = max(shutil.get_terminal_size().columns - 1, hang + LEAST_TEXT)
+        lines = textwrap.wrap(text, width, subsequent_indent=" " * hang, break_on_hyphens=False, break_long_words=False)
+        self.line("\n".join(lines))
+
     def raw(self, text: str) -> None:
         """Text of a guest, as it is; on a terminal without what would drive the terminal."""
         print(harmless(text) if self.terminal else text, end="", flush=True)
@@ -135,7 +150,7 @@ class Output:
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """One object, a field on each line; fields that are None or empty are left out."""
-        shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+        shown = [(name, value) for name, value in pairs if value not in (None, "", [], {}, ())]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
             first, *others = str(value).rstrip("\n").split("\n")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("vm", "image")
 LATER_KINDS = ("network", "vpn", "firewall")
 
-AT = Option("at", "as it was after this event, or at this time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "SEQ|TIME")
+AT = Option("at", "the state after this event, or at this time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "SEQ|TIME")
 
 
 def _replay(context: Context) -> None:
@@ -118,7 +118,7 @@ def _show_diff(context: Context, found: Diff) -> None:
 def _headline(change: Change) -> str:
     what = f"{change.kind} {change.name} ({change.id})"
     if _came_and_went(change):
-        return f"± {what}: made and deleted in between"
+        return f"± {what}: created and deleted in between"
     if any(field.field == "phase" and field.after == "deleted" for field in change.fields):
         return f"- {what}"
     return f"{'+' if change.change == 'added' else '~'} {what}"
@@ -138,22 +138,25 @@ def _short(value: Any) -> str:
 def _show_why(context: Context, found: Why) -> None:
     out, view = context.out, msgspec.to_builtins(found.view)
     since = local(view["since"]) if out.terminal else view["since"]
-    out.line(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {since}: {found.summary}.")
+    out.paragraph(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {since}: {found.summary}.", 4)
     shown: set[tuple[str, str]] = set()
     for at, chapter in enumerate(found.chapters):
         out.line()
         elsewhere = f"{chapter.kind} {chapter.id}: " if chapter.id != found.id else ""
-        for line in _chapter(chapter, elsewhere, here=out.terminal):
-            out.line(line)
+        first, *others = _chapter(chapter, elsewhere, here=out.terminal)
+        out.paragraph(first, 4)
+        for line in others:
+            out.paragraph(line, 16)
         if not chapter.complete and at == 0:
             out.line("  …")
         shown.add((chapter.id, chapter.command_id))
     for mention in found.mentions:
         out.line()
-        out.line(f"{mention.kind} {mention.name} ({mention.id}): {mention.text}.")
+        out.paragraph(f"{mention.kind} {mention.name} ({mention.id}): {mention.text}.", 4)
     if found.left_out:
         out.line()
-        out.line(f"{count(found.left_out, 'event')} with no bearing on this left out; --all tells everything.")
+        left_out = count(found.left_out, "event")
+        out.paragraph(f"{left_out} that did not lead to this state left out; --all shows everything.")
 
 
 def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
@@ -169,50 +172,51 @@ def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
     return lines
 
 
-_NAME = Argument("NAME", "the name or id of the object; a deleted one is found by its last bearer", completes="vm")
+_NAME = Argument("NAME", "the name or id of the object, also of a deleted one", completes="vm")
 
 REPLAY = Command(
     "replay",
-    "the state as it was, from the log alone",
+    "show the state at any moment, from the log alone",
     _replay,
     reads="log",
-    arguments=(Argument("KIND", "one kind alone", required=False, choices=(*KINDS, *LATER_KINDS)),),
-    options=(AT, Option("all", "also what is deleted"), WIDE),
+    arguments=(Argument("KIND", "only objects of this kind", required=False, choices=(*KINDS, *LATER_KINDS)),),
+    options=(AT, Option("all", "include deleted objects"), WIDE),
     examples=(
         "aetherscale replay",
         "aetherscale replay --at 12 vm",
         "aetherscale replay --at 2026-01-31T12:00:00Z --json",
     ),
     details=(
-        "Folds the log of a state directory as the node itself does, up to a moment: for the present it is what "
-        "`vm list` and `image list` of that node show. Works with no server running, and beside a running one. With "
-        "--json: an array of the views of one kind, or without a kind an object keyed by kind."
+        "Replays the log in the state directory up to a moment, as the node itself does. For the present it shows what "
+        "`vm list` and `image list` show. It works with and without a running node.\n\n"
+        "With --json it prints an array of the objects of one kind, or without a kind an object keyed by kind."
     ),
 )
 
 DIFF = Command(
     "diff",
-    "what changed between two moments",
+    "show what changed between two moments",
     _diff,
     reads="log",
     arguments=(
-        Argument("FROM", "the number of an event, or a time (RFC 3339)"),
-        Argument("TO", "likewise; the present if it is left out", required=False),
+        Argument("FROM", "the number of an event, or a time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339"),
+        Argument("TO", "the same; the present if not given", required=False),
     ),
     examples=("aetherscale diff 12", "aetherscale diff 12 40", "aetherscale diff 2026-01-31T12:00:00Z --json"),
-    details="Object by object, field by field. A deleted object is one whose phase has become `deleted`.",
+    details="Lists every changed object with its changed fields. A deleted object is one whose phase is now `deleted`.",
 )
 
 WHY = Command(
     "why",
-    "the chain of causes that led to the present state",
+    "explain why a VM or an image is in its present state",
     _why,
     reads="log",
-    arguments=(Argument("KIND", "what kind of object", choices=(*KINDS, *LATER_KINDS)), _NAME),
-    options=(AT, Option("all", "the whole history, not only what bears on the present state")),
+    arguments=(Argument("KIND", "the kind of the object", choices=(*KINDS, *LATER_KINDS)), _NAME),
+    options=(AT, Option("all", "the whole history, not only what led to the present state")),
     examples=("aetherscale why vm web", "aetherscale why vm web --at 17", "aetherscale why image tiny --all"),
     details=(
-        "Tells who asked for what, when and by which command, what the host made of it, what happened of itself and "
-        "what the restart policy did about it. What no longer bears on the present state is left out unless --all."
+        "Tells who asked for what, when and by which command; what the host did; what happened without a request; and "
+        "what the restart policy did about it. Events that did not lead to the present state are left out, unless "
+        "--all is given."
     ),
 )

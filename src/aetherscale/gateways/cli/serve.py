@@ -16,7 +16,7 @@ REFUSALS = ("the server ", "the account ")
 
 def _serve(context: Context) -> None:
     if context.values["http"] is not None:
-        raise later_version("serve --http", "this version is spoken to over NATS and by the command line")
+        raise later_version("serve --http", "use NATS or the command line")
     out = context.out
     if context.parsed.is_default and not out.json:
         out.line("no command was given, so this runs a node; aetherscale --help lists the commands")
@@ -38,14 +38,14 @@ def _serve(context: Context) -> None:
             return
         state_dir = shlex.quote(str(ready.state_dir))
         refused = ready.trouble if ready.trouble.startswith(REFUSALS) else ""
-        away = "" if ready.connected else ", which cannot be reached yet and is tried again and again"
+        away = "" if ready.connected else ", which cannot be reached yet; the node keeps trying"
         if refused:
-            away = f", which cannot be used: {refused}; it is tried again and again"
+            away = f", which cannot be used: {refused}; the node keeps trying"
         out.fields(
             (
                 ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
                 ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
-                ("http", "none in this version"),
+                ("http", "not in this version"),
                 ("isolation", ready.isolation),
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
@@ -54,7 +54,7 @@ def _serve(context: Context) -> None:
         if refused:
             later = f"takes commands as soon as its NATS server can be used: {refused}"
         now = "takes commands" if ready.connected else later
-        out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, virtual machines run on")
+        out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, virtual machines keep running")
 
     context.program.serve(context.settings, on_ready)
 
@@ -64,40 +64,38 @@ SERVE = Command(
     "run a node in the foreground",
     _serve,
     options=(
-        Option(
-            "node", "the name of the node; if not given, that of the log that is there, else the host's name", "NAME"
-        ),
+        Option("node", "the name of the node; if not given, the name in its log, else the host's name", "NAME"),
         Option(
             "accelerator",
-            "how guests are run; auto takes KVM once it has proved to work here",
+            "how guests are run; auto uses KVM where a test shows that it works",
             "HOW",
             choices=("auto", "kvm", "tcg"),
         ),
         Option(
             "supervisor",
-            "what is around the processes of guests; auto takes systemd's units where they can be made",
+            "how VM processes are supervised; auto uses systemd units where possible",
             "WHAT",
             choices=("auto", "systemd", "detached"),
         ),
         Option(
             "allow-unisolated",
-            "start guests even where QEMU would run as root or as the node's own user: only guests that you trust",
+            "start VMs even if QEMU would run as root or as the node's own user; only for guests that you trust",
         ),
-        Option("simulated", "simulate the guests: nothing on the host is touched but the state directory"),
-        Option("stream-max-bytes", "what the copy of the log on the NATS server may take; 1G if not given", "SIZE"),
-        Option("cache-dir", "where what can be fetched again is kept", "DIR", completes="dir"),
+        Option("simulated", "simulate the guests in memory; they end with the node"),
+        Option("stream-max-bytes", "how large the copy of the log on the NATS server may get; 1G if not given", "SIZE"),
+        Option("cache-dir", "where downloaded packages are cached", "DIR", completes="dir"),
         Option(
             "image-dirs",
-            "directories, with : between, below which images may be imported by path; none if not given",
+            "directories, separated by :, from which images may be imported by path; none if not given",
             "DIRS",
         ),
         Option(
             "image-networks",
-            "networks, with commas, that images may be downloaded from beside public ones, like 10.0.0.0/8",
+            "private networks, separated by commas, from which images may be downloaded, like 10.0.0.0/8",
             "NETWORKS",
         ),
         Option("http", "not in this version", "HOST:PORT"),
-        Option("no-http", "serve no HTTP; this version has none"),
+        Option("no-http", "has no effect: this version has no HTTP"),
     ),
     examples=(
         "aetherscale",
@@ -105,11 +103,11 @@ SERVE = Command(
         "aetherscale serve --nats nats://user:password@10.0.0.1:4222",
     ),
     details=(
-        "Says on stdout where the state is, which NATS server it uses and what to type next; a line that starts with "
-        "`ready` says that it takes commands. SIGTERM or Ctrl-C ends it. Virtual machines run on, and the next node on "
-        "the same state directory finds them again.\n\n"
-        "Settings: flags stand over AETHERSCALE_* in the environment, which stand over a TOML file "
-        "(/etc/aetherscale/aetherscale.toml for root, else ~/.config/aetherscale/aetherscale.toml), e.g. "
-        'AETHERSCALE_STATE_DIR and `state-dir = "/srv/aetherscale"`.'
+        "Prints the state directory, the NATS server and what to type next. A line that starts with `ready` means that "
+        "it takes commands. SIGTERM or Ctrl-C ends it. Virtual machines keep running, and the next node on the same "
+        "state directory finds them again.\n\n"
+        "Settings can be flags, variables in the environment (AETHERSCALE_STATE_DIR), or lines of a TOML file "
+        '(`state-dir = "/srv/aetherscale"`). Flags override the environment, which overrides the file. The file is '
+        "/etc/aetherscale/aetherscale.toml for root, else ~/.config/aetherscale/aetherscale.toml."
     ),
 )

@@ -11,7 +11,7 @@ from aetherscale.gateways.cli.output import Layout, Output
 
 View = Mapping[str, Any]
 
-WIDE = Option("wide", "whole ids and times, and every column, however wide the terminal is")
+WIDE = Option("wide", "show full ids and times and all columns, at any width")
 
 
 def show_vms(out: Output, vms: Sequence[View], now_us: int, *, wide: bool = False) -> None:

@@ -10,13 +10,13 @@ from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
 _NAMES = Argument("NAME", "the name or id of the VM; several may be given", many=True, completes="vm")
-_LABEL = Option("label", "a label", "KEY=VALUE", label, many=True)
+_LABEL = Option("label", "a label; may be given more than once", "KEY=VALUE", label, many=True)
 _ENDING = (
-    Option("kill", "end it at once, without asking the guest"),
-    Option("grace", "how long the guest has to shut down, like 30s; then it is ended", "TIME", seconds),
+    Option("kill", "end it at once, without asking the guest to shut down"),
+    Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
 )
-_SINCE = "refused by this version: a serial line has no times in it"
-_LATER = "refused by this version, which does not have it yet"
+_SINCE = "not in this version: the serial console records no times"
+_LATER = "not in this version: refused"
 
 VM = Group(
     "vm",
@@ -24,28 +24,28 @@ VM = Group(
     (
         Command(
             "create",
-            "make a VM, start it, and wait until its guest is ready",
+            "create a VM, start it, and wait until its guest is ready",
             vm_tasks.create_vm,
-            arguments=(Argument("NAME", "a name of your choice; one is made up if it is left out", required=False),),
+            arguments=(Argument("NAME", "the name of the VM; generated if not given", required=False),),
             options=(
-                Option("image", "the image that it boots from, by name or id", "IMAGE", completes="image", needed=True),
+                Option("image", "the image to boot from, by name or id", "IMAGE", completes="image", needed=True),
                 Option("cpus", "virtual CPUs; 1 if not given", "N", number),
                 Option("memory", "memory, like 512M or 2G; 512M if not given", "SIZE", mebibytes),
                 Option(
                     "disk",
-                    "size of the disk, like 10G; as large as the image, at least 10G if not given",
+                    "size of the disk, like 20G; if not given, the size of the image, but at least 10G",
                     "SIZE",
                     gibibytes,
                 ),
                 Option(
                     "restart",
-                    "what to do when it ends by itself; on-failure if not given",
+                    "when to start it again after it has ended by itself; on-failure if not given",
                     "POLICY",
                     choices=("always", "on-failure", "never"),
                 ),
-                Option("no-autostart", "do not start it again after the host was rebooted"),
+                Option("no-autostart", "do not start it again after a reboot of the host"),
                 _LABEL,
-                Option("node", "the node to make it on", "NODE", completes="node"),
+                Option("node", "the node to create it on", "NODE", completes="node"),
                 *WAIT_OPTIONS,
                 Option("network", _LATER, "NETWORK", many=True),
                 Option("vpn", _LATER, "VPN", many=True),
@@ -60,19 +60,20 @@ VM = Group(
                 "aetherscale vm create --image tiny --no-wait --json",
             ),
             details=(
-                "Ready means that the guest itself said so. An image that has no way to say so counts as ready when it "
-                "runs. A wait that runs out (exit status 5) is no failure: the VM goes on booting."
+                "A VM is ready when its guest has reported so. With an image that cannot report it, the command "
+                "returns as soon as the VM runs. If the wait ends first (exit status 5), that is not a failure: the VM "
+                "continues to boot."
             ),
         ),
         Command(
             "list",
-            "all VMs, by name",
+            "list all VMs, sorted by name",
             vm_tasks.list_vms,
             options=(
-                Option("all", "also deleted ones"),
+                Option("all", "include deleted VMs"),
                 WIDE,
                 _LABEL,
-                Option("node", "only those of one node", "NODE", completes="node"),
+                Option("node", "only VMs on this node", "NODE", completes="node"),
             ),
             examples=(
                 "aetherscale vm list",
@@ -82,7 +83,7 @@ VM = Group(
         ),
         Command(
             "show",
-            "everything that is known of a VM",
+            "show all details of a VM",
             vm_tasks.show_vm,
             arguments=(_NAME,),
             examples=("aetherscale vm show web", "aetherscale vm show web --json"),
@@ -94,11 +95,11 @@ VM = Group(
             arguments=(_NAMES,),
             options=WAIT_OPTIONS,
             examples=("aetherscale vm start web", "aetherscale vm start web db"),
-            details="A VM that is being stopped starts again after that; one that runs already is left as it is.",
+            details="A VM that is being stopped is started again afterwards. A VM that already runs is left as it is.",
         ),
         Command(
             "stop",
-            "ask the guest to shut down, and end it if it does not",
+            "shut down the guest, and end it if it does not comply in time",
             vm_tasks.stop_vm,
             arguments=(_NAMES,),
             options=(*_ENDING, *WAIT_OPTIONS),
@@ -123,31 +124,31 @@ VM = Group(
             arguments=(_NAMES,),
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=("aetherscale vm delete web", "aetherscale vm delete web db --kill"),
-            details="Its events stay in the log: `aetherscale why vm web` and `replay --at` know it for ever.",
+            details="Its events stay in the log: `aetherscale why vm web` and `replay --at` still show it.",
         ),
         Command(
             "console",
-            "attach to the serial line of a VM",
+            "attach to the serial console of a VM",
             vm_tasks.console_vm,
             arguments=(_NAME,),
-            options=(Option("detach-key", "the key that leaves the console", "KEY", detach_key, default="ctrl-]"),),
+            options=(Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]"),),
             examples=("aetherscale vm console web", "echo uptime | aetherscale vm console web"),
             details=(
-                "Several can attach at once: all see the same, and anyone may type. Without a terminal, stdin is typed "
-                "into the line and its output goes to stdout, until the guest has answered: it has said nothing for "
-                "2 s after the end of stdin, or 30 s have gone by. Where nothing was typed (< /dev/null), it reads "
-                "until the VM ends."
+                "Several people can attach at once: all see the same output, and all can type.\n\n"
+                "Without a terminal, stdin is sent to the guest and its output goes to stdout. After the end of stdin "
+                "the command waits for the answer: until the guest has been silent for 2 s, and for at most 30 s. If "
+                "stdin is empty (< /dev/null), it reads until the VM ends."
             ),
         ),
         Command(
             "logs",
-            "what a VM wrote to its serial line",
+            "show what a VM has written to its serial console",
             vm_tasks.logs_vm,
             arguments=(_NAME,),
             options=(
-                Option("follow", "go on with what comes, until the VM ends or Ctrl-C", short="f"),
-                Option("lines", "only the last so many lines", "N", number, short="n"),
-                Option("tail", "only the last so many bytes; 64 KiB if neither is given", "BYTES", number),
+                Option("follow", "follow new output until the VM ends or Ctrl-C", short="f"),
+                Option("lines", "only the last N lines", "N", number, short="n"),
+                Option("tail", "only the last BYTES bytes; 64 KiB if neither is given", "BYTES", number),
                 Option("since", _SINCE, "TIME"),
             ),
             examples=(
@@ -156,19 +157,19 @@ VM = Group(
                 "aetherscale vm logs web --tail 2000",
             ),
             details=(
-                "What the guest wrote, byte for byte; on a terminal without what would drive the terminal. With --json "
-                "it is text, in which each byte that is not UTF-8 is U+FFFD. The log holds the last 4 to 8 MiB."
+                "The output is what the guest wrote, byte for byte. On a terminal, control sequences are left out. "
+                "With --json it is text, and each byte that is not UTF-8 becomes U+FFFD. The last 4 to 8 MiB are kept."
             ),
         ),
         Command(
             "exec",
-            "run a program in the guest, through its agent",
+            "run a program in the guest, through the QEMU guest agent",
             vm_tasks.exec_vm,
             arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
             options=(
-                Option("timeout", "how long it may take, like 30s", "TIME", seconds, default="30s"),
-                Option("interactive", "wait for stdin, also where it is a terminal", short="i"),
-                Option("tty", "refused: an agent gives programs no terminal; use `vm console`", short="t"),
+                Option("timeout", "how long the program may take, like 30s", "TIME", seconds, default="30s"),
+                Option("interactive", "read stdin to its end, even from a terminal", short="i"),
+                Option("tty", "not in this version: the agent has no terminal; use `vm console`", short="t"),
             ),
             examples=(
                 "aetherscale vm exec web -- uname -a",
@@ -176,14 +177,14 @@ VM = Group(
                 "tar c . | aetherscale vm exec web -- tar x -C /data",
             ),
             details=(
-                "The exit status is the program's own, and 128 and the number of the signal where a signal ended it. "
-                "Where it could not be run at all, the status is one of ours and stderr begins with `error:`; with "
-                "--json the object on stdout has the status, and there is no object where it could not be run.\n\n"
-                "What comes from stdin, where that is no terminal, is read to its end and then given to the program, "
-                "at most 128 KiB. A stdin that says nothing for 2 s is left alone, unless -i asks for it. Nobody can "
-                "talk to a program while it runs, and it has no terminal (-t is refused): the agent has no way for "
-                "that. Its output is taken for UTF-8: each byte that is not is shown as U+FFFD, also with --json; let "
-                "it print binary data as text (base64)."
+                "The exit status is that of the program, or 128 plus the number of the signal that ended it. If the "
+                "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
+                "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
+                "Unless stdin is a terminal, it is read to its end and then given to the program; at most 128 KiB. If "
+                "stdin sends nothing for 2 s, it is ignored, unless -i is given. The guest agent supports neither "
+                "interactive input nor a terminal, so -t is refused.\n\n"
+                "The output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have the program "
+                "print binary data as text (base64)."
             ),
         ),
         Command(
@@ -194,7 +195,7 @@ VM = Group(
             options=(
                 Option(
                     "for",
-                    "what to wait for",
+                    "the state to wait for",
                     "STATE",
                     choices=("ready", "running", "stopped", "deleted"),
                     default="ready",
@@ -202,7 +203,7 @@ VM = Group(
                 WAIT_OPTIONS[1],
             ),
             examples=("aetherscale vm wait web", "aetherscale vm wait web --for stopped --timeout 5m"),
-            details="Fails at once (exit status 1) where the state cannot come any more, e.g. ready after a failure.",
+            details="Fails at once (exit status 1) if the state cannot be reached, e.g. ready after a failure.",
         ),
     ),
 )

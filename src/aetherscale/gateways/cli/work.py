@@ -15,7 +15,7 @@ from aetherscale.gateways.cli.values import seconds
 FAILED_CODE = 500
 WAIT_OPTIONS = (
     Option("no-wait", "return as soon as the request is durable"),
-    Option("timeout", "how long to wait, like 30s or 5m; the work goes on after that", "TIME", seconds, "120s"),
+    Option("timeout", "how long to wait, like 30s or 5m; the work continues after that", "TIME", seconds, "120s"),
 )
 
 

@@ -1,0 +1,95 @@
+"""docs/cli.md says what the program has: its commands, its settings, its exit statuses, its flags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aetherscale.gateways.cli import failures
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
+from aetherscale.gateways.cli.serve import SERVE
+from aetherscale.gateways.cli.tree import ENTRIES
+from aetherscale.settings import NAMES, load_settings
+from tests.support.node import ROOT
+
+PAGE = (ROOT / "docs/cli.md").read_text()
+
+
+def commands() -> Iterator[tuple[str, Command]]:
+    """Every command, with its words."""
+    for entry in ENTRIES:
+        yield from _below(entry.load(), entry.name)
+
+
+def _below(node: Command | Group, name: str) -> Iterator[tuple[str, Command]]:
+    if isinstance(node, Command):
+        yield name, node
+        return
+    for member in node.members:
+        yield from _below(member, f"{name} {member.name}")
+
+
+def rows(section: str) -> list[list[str]]:
+    """The rows of the table of a section, without its head."""
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[2:]]
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    at_the_top = {entry.name: entry.summary for entry in ENTRIES}
+    assert rows("Commands") == [[f"`{name}`", at_the_top.get(name, command.summary)] for name, command in commands()]
+
+
+def test_the_settings_are_those_of_the_program() -> None:
+    flags = {option.name for option in (*SERVE.options, *GLOBAL_OPTIONS)}
+    wanted = []
+    for name in (*NAMES, "config"):
+        flag = f"`--{name}`" if name in flags else ""
+        in_file = f"`{name}`" if name in NAMES else ""
+        wanted.append([flag, f"`AETHERSCALE_{name.upper().replace('-', '_')}`", in_file])
+    assert sorted(row[:3] for row in rows("Settings")) == sorted(wanted)
+
+
+def test_the_defaults_are_those_of_the_program() -> None:
+    told = {row[1].strip("`"): row[3].split(";")[0].strip("` ") for row in rows("Settings")}
+    default = load_settings({}, {"AETHERSCALE_CONFIG": "/dev/null", "HOME": "/home/x"})
+    assert told["AETHERSCALE_TENANT"] == default.tenant
+    assert told["AETHERSCALE_ACCELERATOR"] == default.accelerator
+    assert told["AETHERSCALE_SUPERVISOR"] == default.supervisor
+    assert told["AETHERSCALE_STREAM_MAX_BYTES"] == f"{default.stream_max_bytes >> 30}G"
+    assert (told["AETHERSCALE_SIMULATED"], default.simulated) == ("false", False)
+    assert (told["AETHERSCALE_ALLOW_UNISOLATED"], default.allow_unisolated) == ("false", False)
+    assert (told["AETHERSCALE_IMAGE_DIRS"], default.image_dirs) == ("none", ())
+    assert (told["AETHERSCALE_IMAGE_NETWORKS"], default.image_networks) == ("none", ())
+    assert default.cache_dir == default.state_dir / told["AETHERSCALE_CACHE_DIR"].split("`")[0]
+
+
+def test_the_statuses_are_those_of_the_program() -> None:
+    known = (
+        failures.DONE,
+        failures.FAILED,
+        failures.USAGE,
+        failures.NOT_FOUND,
+        failures.NO_NODE,
+        failures.WAIT_RAN_OUT,
+    )
+    assert [row[0] for row in rows("Exit status")] == [str(status) for status in known]
+
+
+def test_every_flag_that_the_page_names_is_one() -> None:
+    known = {f"--{option.name}" for option in GLOBAL_OPTIONS}
+    for _, command in commands():
+        known |= {f"--{option.name}" for option in command.options}
+        known |= {f"-{option.short}" for option in command.options if option.short}
+    for code in re.findall(r"`([^`\n]+)`", PAGE):
+        for word in code.split():
+            if re.fullmatch(r"--?[a-z][a-z-]*", word):
+                assert word in known, word
+
+
+def test_the_wait_lasts_as_long_as_the_page_says() -> None:
+    create = next(command for name, command in commands() if name == "vm create")
+    timeout = next(option for option in create.options if option.name == "timeout")
+    assert timeout.default is not None
+    assert f"at most {timeout.default.removesuffix('s')} s" in PAGE

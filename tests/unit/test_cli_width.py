@@ -1,0 +1,56 @@
+"""What humans read fits a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from aetherscale.gateways.cli import help as texts
+from aetherscale.gateways.cli.grammar import Command, Group
+from aetherscale.gateways.cli.output import Output
+from aetherscale.gateways.cli.tree import ENTRIES
+
+COLUMNS = 80
+
+
+def helps() -> Iterator[tuple[str, str]]:
+    """Every page of help, with what it is of."""
+    yield "aetherscale", texts.help_of_program(ENTRIES, "aetherscale", "about")
+    for entry in ENTRIES:
+        yield from _below(entry.load(), f"aetherscale {entry.name}")
+
+
+def _below(node: Command | Group, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Command):
+        yield name, texts.help_of_command(node, name)
+        return
+    yield name, texts.help_of_group(node, name)
+    for member in node.members:
+        yield from _below(member, f"{name} {member.name}")
+
+
+@pytest.mark.parametrize(("name", "text"), [pytest.param(*page, id=page[0]) for page in helps()])
+def test_help_fits(name: str, text: str) -> None:
+    prose = text.partition("\nexamples:\n")[0]  # a command stays in one line, to be copied
+    assert [line for line in prose.splitlines() if len(line) >= COLUMNS] == []
+
+
+def test_a_paragraph_is_broken_between_words_and_indented(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    Output(json=False).paragraph("  12:00:00.000  " + "word-by-word " * 12, 16)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("  12:00:00.000  word-by-word")
+    assert others
+    assert all(line.startswith(" " * 16 + "word-by-word") for line in others)
+    assert all(len(line) < COLUMNS for line in (first, *others))
+
+
+def test_elsewhere_a_paragraph_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=False).paragraph("word " * 50, 4)
+    assert capsys.readouterr().out.count("\n") == 1
