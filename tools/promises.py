@@ -38,8 +38,9 @@ HEAD: Final = """\
 
 <!-- Made by `just promises` from tests/promises/. Change those, not this page. -->
 
-What aetherscale promises, and what shows it. A promise counts once the bug that it is against has been planted and
-caught: `just planted` plants them again. A recipe is named where a test of a few seconds would not do.
+What aetherscale promises, which tests show it, and how they ended last. A promise counts only once a bug that breaks it
+has been planted and caught: `just planted` plants them again. Where a test of a few seconds is not enough, a recipe is
+named.
 """
 
 
@@ -107,15 +108,16 @@ def today() -> str:
 
 def page(promises: Iterable[Promise], results: Mapping[str, Result]) -> str:
     """The whole of PROMISES.md."""
-    lines = [HEAD]
-    group = ""
+    grouped: dict[str, list[Promise]] = {}
     for promise in promises:
-        if promise.group != group:
-            lines += [""] if group else []
-            group = promise.group
-            lines += [f"## {group}\n", "| promise | shown by | last |", "| --- | --- | --- |"]
-        shown = "<br>".join(f"`{_short(name)}`" for name in promise.shown_by)
-        lines.append(f"| {promise.says} | {shown} | {_last([results.get(name) for name in promise.shown_by])} |")
+        grouped.setdefault(promise.group, []).append(promise)
+    lines = [HEAD]
+    for at, (group, members) in enumerate(grouped.items()):
+        lines += [""] if at else []
+        lines += [f"## {group}\n", "| promise | shown by | last |", "| --- | --- | --- |"]
+        for promise in members:
+            shown = "<br>".join(f"`{_short(name)}`" for name in promise.shown_by)
+            lines.append(f"| {promise.says} | {shown} | {_last([results.get(name) for name in promise.shown_by])} |")
     return "\n".join(lines) + "\n"
 
 

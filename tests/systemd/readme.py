@@ -1,4 +1,5 @@
-"""`just readme-service`: the section "As a service" of README.md, word by word, on bare Debian hosts.
+"""`just readme-service`: the section "As a service" of README.md, word by word, on bare Debian hosts; and between its
+blocks the pages of docs/runbook.md that a service has: log in, back up, restore, upgrade, uninstall.
 
     python -m tests.systemd.readme [SUITE…] [--root SUITE=FILE.tar]
 
@@ -73,6 +74,17 @@ def blocks(text: str) -> list[Block]:
     return [(user, lines.splitlines()) for user, lines in found]
 
 
+def pages(text: str) -> dict[str, list[str]]:
+    """The lines that a page of the runbook has for the service, without what the block says of itself."""
+    found = {}
+    for page in ("Log in to a VM", "Back up", "Restore", "Upgrade", "Uninstall"):
+        section = text.partition(f"\n## {page}\n")[2].partition("\n## ")[0]
+        blocks = [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL)]
+        (lines,) = [lines for lines in blocks if lines[0].startswith("# the service")] or [["", *blocks[0]]]
+        found[page] = lines[1:]
+    return found
+
+
 def make(root: Path, suite: str, tar: str | None) -> None:
     """A bare Debian with this checkout in it, and alice and bob."""
     if tar is None:
@@ -121,6 +133,7 @@ class Host:
         self.uid = self.says("root", "id -u aetherscale")
         self.everybody_else_is_refused()
         self.type(use)
+        self.follow_runbook((ROOT / "docs/runbook.md").read_text())
         guest = self.vm()
         assert guest["phase"] == "ready", guest
         guests = self.guests()
@@ -144,6 +157,42 @@ class Host:
         for line in lines:
             print(f"{user}$ {line}", flush=True)
             self.good(user, line)
+
+    def follow_runbook(self, text: str) -> None:
+        """Type what the pages say; look at what came of each."""
+        page = pages(text)
+        console, program = page["Log in to a VM"]
+        assert "uptime" in self.says("alice", f"echo uptime | {console.partition('#')[0]}")
+        assert self.says("alice", program).startswith("Linux tiny")
+
+        at = page["Back up"].index("systemctl stop aetherscale")
+        self.type(("root", page["Back up"][:at]))
+        before = self.everything()
+        self.type(("root", page["Back up"][at:]))
+        assert self.vm()["phase"] == "ready"
+        at = next(at for at, line in enumerate(page["Restore"]) if line.startswith("aetherscale vm start"))
+        self.type(("root", page["Restore"][:at]))
+        assert self.everything() == before
+        self.type(("root", page["Restore"][at:]))
+        assert self.vm()["phase"] == "ready"
+
+        assert page["Upgrade"] != []
+        self.type(("root", page["Upgrade"]))  # of the same version: nothing changes
+        remove, purge, program = page["Uninstall"]
+        guests = self.guests()
+        for line in (remove, purge):
+            self.good("root", f"{line.partition('#')[0]} --dry-run")
+        self.type(("root", [remove]))
+        assert self.guests() == guests, "they keep running"
+        self.good("root", "/opt/aetherscale/bin/aetherscale host setup")
+        assert self.guests() == guests
+        assert self.vm()["phase"] == "ready"
+        assert program.startswith("rm -r /opt/aetherscale"), "the end of README's section has it too"
+
+    def everything(self) -> list[Any]:
+        """What a user sees of the node: VMs, images and every event."""
+        wanted = ("vm list --all", "image list --all", "events list")
+        return [json.loads(self.says("alice", f"aetherscale {words} --json")) for words in wanted]
 
     def everybody_else_is_refused(self) -> None:
         """Bob gets a sentence for each way in, and no traceback."""

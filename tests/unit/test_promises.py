@@ -74,6 +74,13 @@ def test_nothing_is_promised_that_nothing_shows(tmp_path: Path) -> None:
     assert list(missing([Promise("g", "it holds", [])], tmp_path)) == ["nothing shows: it holds"]
 
 
+def test_a_group_has_one_heading_however_its_promises_stand() -> None:
+    groups = (("Faults", "one"), ("Bounds", "two"), ("Faults", "three"))
+    text = page([Promise(group, says, ["tests/a.py"]) for group, says in groups], {})
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Faults", "## Bounds"]
+    assert text.index("| one |") < text.index("| three |") < text.index("| two |")
+
+
 def test_every_promise_is_said_once() -> None:
     said = [promise.says for promise in load(PROMISES)]
     assert len(said) == len(set(said))
