@@ -14,7 +14,8 @@ import importlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -137,24 +138,32 @@ def faults_of(limits: Iterable[Limit], none: set[str]) -> Iterator[str]:
             yield f"{name} looks like a bound: describe it in tests/promises/limits.toml, or say there why it is none"
 
 
-def codes_at(source: Path, constant: str) -> set[int]:
+@cache
+def modules_of(source: Path) -> Mapping[Path, tuple[str, ast.Module]]:
+    """The text of each module, in lower case, and what it parses to."""
+    return {
+        path: (text.lower(), ast.parse(text)) for path in sorted(source.rglob("*.py")) if (text := path.read_text())
+    }
+
+
+@cache
+def codes_at(source: Path, constant: str) -> frozenset[int]:
     """The codes of the errors that are made in functions that read a constant, or what was set from it; else in their
     classes.
     """
     word = constant.strip("_").lower()
-    texts = [text for path in source.rglob("*.py") if word in (text := path.read_text()).lower()]
-    trees = [ast.parse(text) for text in texts]
+    trees = [tree for text, tree in modules_of(source).values() if word in text]
     return _codes_of(trees, word, ast.FunctionDef, ast.AsyncFunctionDef) or _codes_of(trees, word, ast.ClassDef)
 
 
-def _codes_of(trees: Iterable[ast.AST], word: str, *scopes: type[ast.AST]) -> set[int]:
+def _codes_of(trees: Iterable[ast.AST], word: str, *scopes: type[ast.AST]) -> frozenset[int]:
     codes: set[int] = set()
     for part in (part for tree in trees for part in ast.walk(tree) if isinstance(part, scopes)):
         nodes = list(ast.walk(part))
         names = {node.id if isinstance(node, ast.Name) else getattr(node, "attr", "") for node in nodes}
         if word in {name.strip("_").lower() for name in names}:
             codes |= set(_codes_in(nodes))
-    return codes
+    return frozenset(codes)
 
 
 def _codes_in(nodes: Iterable[ast.AST]) -> Iterator[int]:
@@ -167,9 +176,9 @@ def _codes_in(nodes: Iterable[ast.AST]) -> Iterator[int]:
 
 def constants_of(source: Path) -> Iterator[str]:
     """Every constant of the code, as `module:NAME`."""
-    for path in sorted(source.rglob("*.py")):
+    for path, (_, tree) in modules_of(source).items():
         module = ".".join(path.relative_to(source.parent).with_suffix("").parts).removesuffix(".__init__")
-        for statement in ast.parse(path.read_text()).body:
+        for statement in tree.body:
             targets = statement.targets if isinstance(statement, ast.Assign) else []
             targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
             for target in targets:
