@@ -22,6 +22,7 @@ from aetherscale.actors.publisher import Publisher
 from aetherscale.bus import beats
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus
+from aetherscale.bus.callers import Callers
 from aetherscale.bus.heartbeat import Heartbeat
 from aetherscale.bus.ingress import Ingress
 from aetherscale.bus.services import Service, Services
@@ -90,7 +91,7 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         event_log = EventLog(await platform.open_store(settings), Codec(EVENT_TYPES))
         stack.push_async_callback(event_log.close)
         registries, snapshots = await _load(await platform.open_views(settings), event_log, stack)
-        endpoint = await platform.find_broker(settings, stack)
+        broker = await platform.find_broker(settings, stack)
         ports = Ports(
             event_log,
             platform.compute(settings),
@@ -103,12 +104,13 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         stack.push_async_callback(node.close)
         event_log.on_commit(snapshots.committed)
         await node.start()
-        bus = await platform.connect(endpoint, settings, stack)
-        await _open_doors(settings, platform, node, bus, event_log, stack)
+        bus = await platform.connect(broker, settings, stack)
+        callers = await platform.callers(broker, bus, settings, stack)
+        await _open_doors(settings, platform, node, bus, callers, event_log, stack)
         _audit(platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
         head, isolation = await event_log.head(), platform.isolation(settings)
-        url, trouble = endpoint().url, bus.trouble
+        url, trouble = broker.endpoint().url, bus.trouble
         ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.vms, head, isolation)
         yield node, ready
 
@@ -144,7 +146,13 @@ async def _load(views: Views, event_log: EventLog, stack: AsyncExitStack) -> tup
 
 
 async def _open_doors(
-    settings: Settings, platform: Platform, node: Node, bus: Bus, event_log: EventLog, stack: AsyncExitStack
+    settings: Settings,
+    platform: Platform,
+    node: Node,
+    bus: Bus,
+    callers: Callers,
+    event_log: EventLog,
+    stack: AsyncExitStack,
 ) -> None:
     """Everything through which others reach the node, or hear of it."""
     now_us, new_id = platform.now_us, platform.new_id
@@ -152,7 +160,15 @@ async def _open_doors(
     described = [Service(name, DESCRIPTIONS[name], tasks) for name, tasks in node.tasks.items()]
     services = Services(bus, described, node=settings.node, instance=instance, version=__version__, started_us=now_us())
     ingress = Ingress(
-        bus, node.serve, node=settings.node, owners=OWNERS, clock=now_us, new_id=new_id, count=services.count
+        bus,
+        node.serve,
+        node=settings.node,
+        owners=OWNERS,
+        clock=now_us,
+        new_id=new_id,
+        count=services.count,
+        callers=callers,
+        queries=node.queries,
     )
 
     async def report() -> Beat:

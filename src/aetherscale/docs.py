@@ -132,8 +132,9 @@ $errors
 - `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits is told
   504 then, while the work goes on.
 - `$claimed`: who the caller says that it is, 1 to 64 letters, digits, `.`, `_`, `-`, `@` and `+`. The actor in the
-  events is then `user:nats (says: NAME)`: nothing proves the name, and the parentheses say so. The command line sends
-  the name of the Unix user, or with `--nats` that of the NATS user.
+  events is then `user:nats (says: NAME)`: nothing proves the name, and the parentheses say so. They are left out where
+  the name is known to be that of the caller (`unix:NAME`, `nats:NAME`; see nats.md). The command line sends the name of
+  the Unix user, or with `--nats` that of the NATS user.
 - `$timeout`: the same as a duration, in milliseconds from the arrival: better where clocks may differ."""
 )
 

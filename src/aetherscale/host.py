@@ -27,7 +27,8 @@ from aetherscale.actors.images.header import write_overlay
 from aetherscale.actors.images.host import HostImages, Imports
 from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
-from aetherscale.bus.embedded import EmbeddedServer
+from aetherscale.bus.callers import Callers, NatsCallers
+from aetherscale.bus.embedded import ACCOUNT, EmbeddedServer
 from aetherscale.bus.endpoint import Endpoint, parse_endpoint, write_endpoint
 from aetherscale.bus.nats import NatsBus
 from aetherscale.eventstore.integrity import is_large, prove
@@ -45,6 +46,13 @@ CONNECT_S: Final = 5.0
 
 Endpoints = Callable[[], Endpoint]
 """Where the broker is now: one of our own may come back elsewhere."""
+
+
+class Broker(Struct, frozen=True):
+    """A broker, and the way into its system account where it is one of our own."""
+
+    endpoint: Endpoints
+    system: Endpoints | None = None
 
 
 class Capacity(Struct, frozen=True):
@@ -86,12 +94,16 @@ class Platform(Protocol):
         """Where snapshots are kept."""
         ...
 
-    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         """The broker that the settings name, or one of our own. Raises `EmbeddedServerError`."""
         ...
 
-    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+    async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         """A connection that stands, or will as soon as the broker is there."""
+        ...
+
+    async def callers(self, broker: Broker, bus: Bus, settings: Settings, stack: AsyncExitStack) -> Callers:
+        """Who sends what comes over the bus."""
         ...
 
     def compute(self, settings: Settings) -> ComputeDriver:
@@ -152,23 +164,36 @@ class Host:
         """As in `Platform`."""
         return await SqliteViews.open(settings.state_dir / "views.db")
 
-    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         """As in `Platform`."""
         if settings.nats_url is not None:
             outside = parse_endpoint(settings.nats_url)
             write_endpoint(settings.state_dir, outside, settings.run_dir)
-            return lambda: outside
+            return Broker(lambda: outside)
         server = EmbeddedServer(settings.state_dir, settings.node, run_dir=settings.run_dir)
         stack.push_async_callback(server.close)
         await server.start()
-        return lambda: server.endpoint
+        return Broker(lambda: server.endpoint, lambda: server.system)
 
-    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+    async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         """As in `Platform`."""
-        bus = NatsBus(broker, name=f"aetherscale {settings.node}", clock=now_us)
+        bus = NatsBus(broker.endpoint, name=f"aetherscale {settings.node}", clock=now_us)
         stack.push_async_callback(bus.close)
         await bus.start(CONNECT_S)
         return bus
+
+    async def callers(self, broker: Broker, bus: Bus, settings: Settings, stack: AsyncExitStack) -> Callers:
+        """As in `Platform`."""
+        if broker.system is None:
+            callers = NatsCallers(bus, broker.endpoint)
+        else:
+            system = NatsBus(broker.system, name=f"aetherscale {settings.node} callers", clock=now_us)
+            stack.push_async_callback(system.close)
+            await system.start(CONNECT_S)
+            callers = NatsCallers(system, broker.system, account=ACCOUNT)
+        stack.push_async_callback(callers.close)
+        await callers.start()
+        return callers
 
     def compute(self, settings: Settings) -> ComputeDriver:
         """As in `Platform`."""

@@ -107,6 +107,12 @@ class Node:
         """The tasks of each component, by its name."""
         return {actor.component.name: actor.component.tasks() for actor in self._actors}
 
+    @property
+    def queries(self) -> frozenset[str]:
+        """The names of the tasks that change nothing, whichever component has them."""
+        commands = {task for actor in self._actors for task in actor.component.commands}
+        return frozenset(task for actor in self._actors for task in actor.component.queries) - commands
+
     def objects(self) -> Iterator[tuple[str, str, str]]:
         """(kind, id, tenant) of every object that this node owns: all that are not deleted."""
         for actor in self._actors:

@@ -201,5 +201,5 @@ async def test_a_log_of_an_older_version_shows_the_same_views(node: MemoryNode) 
     for recorded in await node.events():
         apply(VM_KIND, registry, recorded)
     [entity] = registry.entities.values()
-    assert shown == VM_KIND.view(entity.state, "host1", 5)
+    assert shown == VM_KIND.view(entity.state, "host1", 5, entity.requested_by)
     assert (shown.phase, shown.revision, shown.exit.reason) == ("stopped", 5, "user")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from aetherscale.bus.peers import name_of
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
@@ -68,8 +69,7 @@ class TestTheLog:
         assert [vm["name"] for vm in await told(node, "replay", "vm", "--all")] == ["db", "web"]
         again = [await good(node, *words) for words in (("why", "vm", "db"), ("diff", str(before)), ("log", "verify"))]
         assert again == shown
-        assert "user:nats (says: " in shown[0]
-        assert ") asked to delete it" in shown[0]
+        assert f"unix:{name_of(os.geteuid())} asked to delete it" in shown[0]
         assert "± vm db" in shown[1]
         assert "created and deleted in between" in shown[1]
         assert "- vm db" in await good(node, "diff", str(before + 1))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.bus.peers import name_of
 from aetherscale.demo import processes_in
 from tests.support.node import PATIENCE_S, ROOT, RunningNode
 from tests.support.terminal import Terminal
@@ -160,8 +161,7 @@ async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(cache: Path, tm
         "tiny",
         "VmReady",
         "`replay vm --json` and `vm list --json` are equal",
-        "user:nats (says: ",
-        ") asked to create the VM 'web'",
+        f"unix:{name_of(os.geteuid())} asked to create the VM 'web'",
         "No process, no file and no socket of the VM is left",
         "are as they were written",
         "Nothing is left: no process, no file, no socket.",

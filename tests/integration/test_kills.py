@@ -16,7 +16,7 @@ from aetherscale.eventstore.integrity import verify
 from aetherscale.eventstore.sqlite import open_reader
 from tests.integration.conftest import MakeNode
 from tests.support.event_logs import read_all
-from tests.support.node import Chunk, RunningNode, guests
+from tests.support.node import PATIENCE_S, Chunk, NobodyListens, RunningNode, guests
 from tests.support.raw_images import bare_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -49,17 +49,25 @@ async def until_answered(node: RunningNode, account: Account, key: str, task: st
         asking = asyncio.ensure_future(asked(node, account, key, task, options))
         ended = asyncio.ensure_future(node.ended())
         await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done():
+        if nobody := asking.done() and isinstance(asking.exception(), NobodyListens):
+            # Its nats-server lives a moment longer than a node that was killed after its last answer.
+            await asyncio.wait_for(ended, PATIENCE_S)
+        if nobody or not asking.done():
             died = True
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            node.program = ("-m", "aetherscale", "serve")
             await node.kill()
-            await node.start()
+            await started_again(node)
         else:
             asking.result()
         ended.cancel()
     return died
+
+
+async def started_again(node: RunningNode) -> None:
+    """From now on it does not die."""
+    node.program = ("-m", "aetherscale", "serve")
+    await node.start()
 
 
 async def asked(node: RunningNode, account: Account, key: str, task: str, options: dict[str, Any]) -> None:
@@ -90,12 +98,19 @@ async def played(node: RunningNode, image: Path) -> tuple[Account, bool]:
     return account, died
 
 
-async def settled(node: RunningNode, account: Account) -> None:
-    """Every answer is the same again, the log has each command once, and nothing is left on the host."""
+async def settled(node: RunningNode, account: Account) -> bool:
+    """Every answer is the same again, the log has each command once, and nothing is left on the host.
+
+    Whether the node died on the way, as it does where its fatal call is one of the last.
+    """
+    again, died = Account(), False
     for key, task, options, _ in STEPS:
-        again = await node.request(f"aether.v1.default.cmd.{task}", options, Nats_Msg_Id=key)
-        assert again[-1] == account.answers[key], key
-    assert await node.stop() == 0
+        died |= await until_answered(node, again, key, task, options)
+        assert again.answers[key] == account.answers[key], key
+    if await node.stop() != 0:
+        died = True
+        await started_again(node)
+        assert await node.stop() == 0
     assert guests(node.state_dir) == {}
     assert list((node.state_dir / "vms").iterdir()) == []
     assert len(list((node.state_dir / "images").glob("*.raw"))) == 1
@@ -114,6 +129,7 @@ async def settled(node: RunningNode, account: Account) -> None:
         await reader.close()
     assert [each.type for each in events].count("VmRequested") == 1
     assert [each.type for each in events].count("VmDeleted") == 1
+    return died
 
 
 async def test_a_node_that_is_killed_at_any_call_of_a_port_loses_nothing_and_leaves_nothing(
@@ -137,7 +153,12 @@ async def test_a_node_that_is_killed_at_any_call_of_a_port_loses_nothing_and_lea
         node.program = ("-m", "tests.support.mortal_node", str(number), str(tmp_path / f"calls-{number}"))
         await node.start()
         account, died = await played(node, image)
-        await settled(node, account)
+        died_late = await settled(node, account)
+        assert not (died and died_late)
+        died |= died_late
+        reached = len((tmp_path / f"calls-{number}").read_text().splitlines())
+        assert died == (reached == number), f"call {number}: {reached} calls were made"
         tried, deaths = tried + 1, deaths + died
     print(f"{len(names)} calls of ports, {tried} tried, {deaths} deaths: nothing lost, nothing left")
-    assert deaths >= tried - 3, "some replies are fewer where two chunks go out as one"
+    # Where two chunks go out as one there are fewer replies: how often depends on who is faster.
+    assert deaths > tried // 2

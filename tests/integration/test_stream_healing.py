@@ -74,7 +74,7 @@ async def test_a_stream_of_its_name_that_somebody_else_made_becomes_the_copy(
 ) -> None:
     await world.ask("STREAM.CREATE.OTHER", name="OTHER", subjects=["other.>"])
     for _ in range(3):
-        await world.bus.publish("other.x", b"theirs")
+        await world.put("other.x", b"theirs")
     made = {"name": NAME, "subjects": list(SUBJECTS), **config}
     await world.ask(f"STREAM.CREATE.{NAME}", **made)
     await world.append(20)
@@ -86,7 +86,7 @@ async def test_what_was_never_a_nodes_is_kept_under_another_name(world: World) -
     for number in (1, 2):
         await world.ask(f"STREAM.CREATE.{NAME}", name=NAME, subjects=["theirs.>"])
         for _ in range(3):
-            await world.bus.publish("theirs.x", b"%d" % number)
+            await world.put("theirs.x", b"%d" % number)
         await world.append(20)
         await world.start()
         await world.until_equal()

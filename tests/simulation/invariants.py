@@ -73,7 +73,10 @@ def check_views(world: World, folded: Folded) -> None:
     )
     for kind, views, registry in kinds:
         for entity_id, entity in registry.entities.items():
-            check_view(views[entity_id], msgspec.json.decode(encode(kind.view(entity.state, NODE, entity.version))))
+            check_view(
+                views[entity_id],
+                msgspec.json.decode(encode(kind.view(entity.state, NODE, entity.version, entity.requested_by))),
+            )
 
 
 def check_view(wanted: dict[str, Any], found: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Told:
     """An object as it looks from outside, one event after the other."""
 
     def __init__(self, node: str) -> None:
-        self.view: View = {"node": node, "revision": 0, "failure": None}
+        self.view: View = {"node": node, "revision": 0, "failure": None, "requested-by": None}
 
     def take(self, event: StoredEvent) -> None:
         """One more event."""
@@ -47,6 +47,8 @@ class Told:
         data = msgspec.msgpack.decode(event.data)
         getattr(self, f"on_{event.type}")(data)
         self.view["revision"] += 1
+        if event.actor not in ("aether:compute", "aether:images", "aether:node"):
+            self.view["requested-by"] = event.actor
         if self.view["phase"] != before:
             self.view["since"] = moment(event.time_us)
 

@@ -20,13 +20,14 @@ from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.images import effects as images
 from aetherscale.actors.images.component import Perform
 from aetherscale.bus.bus import Bus, Handler, Subscription
+from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.endpoint import Endpoint
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
 from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Make, Store, StoredEvent
-from aetherscale.host import Capacity, Endpoints
+from aetherscale.host import Broker, Capacity
 from aetherscale.settings import Settings
 from tests.simulation.world import World
 
@@ -63,14 +64,17 @@ class SimulatedPlatform:
     async def open_views(self, settings: Settings) -> Views:
         return SimulatedViews(self._world, self._number)
 
-    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Endpoints:
+    async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         endpoint = Endpoint("nats://simulated")
-        return lambda: endpoint
+        return Broker(lambda: endpoint)
 
-    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+    async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         bus = SimulatedBus(self._world, self._number, self._context)
         stack.push_async_callback(bus.close)
         return bus
+
+    async def callers(self, broker: Broker, bus: Bus, settings: Settings, stack: AsyncExitStack) -> Callers:
+        return Strangers()
 
     def compute(self, settings: Settings) -> ComputeDriver:
         return SimulatedHand(self._world, self._number, self._context)

@@ -26,7 +26,7 @@ from aetherscale.bus.bus import Bus
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.store import Append, Store
-from aetherscale.host import Endpoints, Host
+from aetherscale.host import Broker, Host
 from aetherscale.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class MortalHost(Host):
         store._backend.commit = mortal  # type: ignore[method-assign]
         return store
 
-    async def connect(self, broker: Endpoints, settings: Settings, stack: AsyncExitStack) -> Bus:
+    async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         bus = await super().connect(broker, settings, stack)
         publish: Any = bus.publish
 

@@ -87,6 +87,14 @@ class World:
             return answer
         raise AssertionError(what)
 
+    async def put(self, subject: str, body: bytes) -> None:
+        """Publish into whatever stream has the subject, and wait until it is stored: a plain message may be late."""
+        async for chunk in self.bus.request(subject, body, timeout_s=WAIT_S):
+            answer: dict[str, Any] = msgspec.json.decode(chunk)
+            assert "error" not in answer, answer
+            return
+        raise AssertionError(subject)
+
     async def content(self, name: str = NAME) -> list[StoredMessage]:
         stream = Stream(self.bus, name, (), description="", max_bytes=0)
         found: list[StoredMessage] = []

@@ -71,7 +71,7 @@ def host() -> Host:
 async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
     component: Component[Count, str] = Component(
         name="counting",
-        kind=Kind("count", Count, (Counted,), evolve, lambda count, node, revision: count),
+        kind=Kind("count", Count, (Counted,), evolve, lambda count, node, revision, requested_by: count),
         decider=Decider(
             lambda count, message, at_us: (), evolve, lambda count: Owed() if count.number % 2 == 1 else None
         ),

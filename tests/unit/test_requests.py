@@ -9,6 +9,7 @@ import pytest
 
 from aetherscale.bus import requests
 from aetherscale.bus.bus import Incoming
+from aetherscale.bus.callers import NOBODY
 from aetherscale.kernel import subjects
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -21,7 +22,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 def call(subject: str, body: bytes = b"", **headers: str) -> Call:
     incoming = Incoming(subject, body, {name.replace("_", "-"): value for name, value in headers.items()}, "")
-    return requests.read(incoming, subjects.parse(subject), OWNERS, now_us=NOW_US, new_id=lambda: "fresh")
+    return requests.read(incoming, subjects.parse(subject), OWNERS, actor=NOBODY, now_us=NOW_US, new_id=lambda: "fresh")
 
 
 def test_a_command_is_a_call_with_an_id_of_ours() -> None:

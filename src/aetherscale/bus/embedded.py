@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 HOST: Final = "127.0.0.1"
 USER: Final = "operator"
 ACCOUNT: Final = "AETHER"
+SYSTEM_ACCOUNT: Final = "SYS"
+SYSTEM_USER: Final = "node"
 READY_TIMEOUT_S: Final = 60.0
 """Recovering a store of millions of events takes seconds."""
 END_GRACE_S: Final = 5.0
@@ -81,6 +83,7 @@ class EmbeddedServer:
         self._limits = limits or Limits()
         self._binary = binary
         self._new_password = new_password
+        self._system_password = new_password()
         self._tasks = Tasks("nats-server")
         self._process: Process | None = None
         self._said: deque[str] = deque(maxlen=30)
@@ -91,6 +94,11 @@ class EmbeddedServer:
         """Where it is now; after a restart it may, rarely, be somewhere else."""
         assert self._endpoint is not None, "the server has been started"
         return self._endpoint
+
+    @property
+    def system(self) -> Endpoint:
+        """The way into its system account, which is the node's alone: there the server tells of its clients."""
+        return Endpoint(self.endpoint.url, SYSTEM_USER, self._system_password)
 
     @property
     def pid(self) -> int | None:
@@ -253,7 +261,11 @@ class EmbeddedServer:
                 "max_memory_store": self._limits.max_memory_store_bytes,
                 "sync_interval": "10s",
             },
-            "accounts": {ACCOUNT: {"jetstream": "enabled", "users": [{"user": USER, "password": password}]}},
+            "system_account": SYSTEM_ACCOUNT,
+            "accounts": {
+                ACCOUNT: {"jetstream": "enabled", "users": [{"user": USER, "password": password}]},
+                SYSTEM_ACCOUNT: {"users": [{"user": SYSTEM_USER, "password": self._system_password}]},
+            },
         }
 
 

@@ -1,10 +1,9 @@
 """Where requests come in: it listens for a node's components, makes each message a call, and streams the reply.
 
-    message ─▶ size ─▶ subject ─▶ headers ─▶ Call ─▶ serve(call) ─▶ chunks ─▶ reply subject, empty message at the end
-                  └──────────┴──────────┴───────────────┴─ Refused ─▶ error chunk ─┘
+    message ─▶ caller ─▶ size ─▶ subject ─▶ headers ─▶ Call ─▶ serve(call) ─▶ chunks ─▶ reply subject, empty message
+                           └──────────┴──────────┴───────────────┴─ Refused ─▶ error chunk ─┘
 
-Has never heard of what a task does. A call is made in the turn of the loop in which its message arrives, so that calls
-keep the order of their messages.
+Has never heard of what a task does. Calls keep the order of their messages (`arrivals.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ from typing import Final
 
 from aetherscale.bus import requests
 from aetherscale.bus.answers import Answer
+from aetherscale.bus.arrivals import MAX_ARRIVALS, Arrivals
 from aetherscale.bus.bus import Bus, Incoming, Subscription
+from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, subjects
 from aetherscale.kernel.calls import Call, Serve
@@ -47,11 +48,16 @@ STOPPING: Final = replies.error(
         details={"goes-on": True},
     )
 )
+BUSY: Final = "this node is answering {} requests, as many as it does at one time"
+LATER: Final = "wait a moment, then ask again"
 BROKEN: Final = replies.error(Refused(500, "the node made a mistake; its log says more"))
 
 
 class Ingress:
-    """The requests of one node. `owners` names, for each kind of object, the component that owns it."""
+    """The requests of one node. `owners` names, for each kind of object, the component that owns it.
+
+    Of a task among `queries` nobody will ask who its caller was.
+    """
 
     def __init__(
         self,
@@ -65,10 +71,14 @@ class Ingress:
         count: Count = lambda component, task, seconds, error: None,
         max_open_streams: int = MAX_OPEN_STREAMS,
         keepalive_s: float = KEEPALIVE_S,
+        callers: Callers | None = None,
+        queries: frozenset[str] = frozenset(),
     ) -> None:
         self._bus, self._serve, self._node, self._owners = bus, serve, node, owners
         self._clock, self._new_id, self._count = clock, new_id, count
         self._max_open_streams, self._keepalive_s = max_open_streams, keepalive_s
+        self._queries = queries
+        self._arrivals = Arrivals(callers or Strangers(), self._changes, self._take, self._too_many)
         self._streams = Tasks("streams")
         self._refusals = Tasks("refusals")
         self._background = Tasks("ingress")
@@ -93,7 +103,7 @@ class Ingress:
         for component in self._serve:
             wanted += subjects.subscriptions(component, self._node)
         self._subscriptions += await asyncio.gather(
-            *(self._bus.listen(subject, queue, self._take) for subject, queue in wanted),
+            *(self._bus.listen(subject, queue, self._arrivals.put) for subject, queue in wanted),
             self._bus.listen(f"{self._deserted}.*", "", self._desert),
         )
 
@@ -146,7 +156,7 @@ class Ingress:
 
     async def _listen_to(self, kind: str, object_id: str, tenant: str) -> Subscription:
         subject, queue = subjects.object_subscription(tenant, kind, object_id, self._node)
-        return await self._bus.listen(subject, queue, self._take)
+        return await self._bus.listen(subject, queue, self._arrivals.put)
 
     async def close(self) -> None:
         """Take no more; tell everybody who waits that the node stops. What was accepted is not given up."""
@@ -154,11 +164,20 @@ class Ingress:
         for subscription in (*self._subscriptions, *self._owned.values()):
             await subscription.unsubscribe()
         # A task that is cancelled before its first step says nothing, not even that it was cancelled.
+        await self._arrivals.close()
         await asyncio.sleep(0)
         for tasks in (self._streams, self._refusals, self._background):
             await tasks.close()
 
-    def _take(self, incoming: Incoming) -> None:
+    def _changes(self, incoming: Incoming) -> bool:
+        """Whether this may be a command: an event that comes of it says whose."""
+        return incoming.subject.rpartition(".")[2] not in self._queries
+
+    def _too_many(self, incoming: Incoming) -> None:
+        refused = Refused(503, BUSY.format(MAX_ARRIVALS), retryable=True, hint=LATER)
+        self._refuse(incoming, [], False, replies.error(refused))
+
+    def _take(self, incoming: Incoming, actor: str) -> None:
         targets: list[str] = []
         fan_out = False
         try:
@@ -169,7 +188,9 @@ class Ingress:
             requests.check_size(incoming)
             if address.subject_class == "rpc":
                 targets += requests.response_channels(incoming.body, address.tenant, besides=targets)
-            call = requests.read(incoming, address, self._owners, now_us=self._clock(), new_id=self._new_id)
+            call = requests.read(
+                incoming, address, self._owners, actor=actor, now_us=self._clock(), new_id=self._new_id
+            )
             chunks = self._call(call)
         except Refused as refused:
             self._refuse(incoming, targets, fan_out, replies.error(refused))
@@ -202,12 +223,7 @@ class Ingress:
             known = ", ".join(sorted(self._serve))
             raise Refused(404, f"component: got {call.component[:80]!r}, this node has {known}", field="component")
         if self._open[call.tenant] >= self._max_open_streams or len(self._streams) >= MAX_TENANTS_STREAMS:
-            raise Refused(
-                503,
-                f"this node is answering {self._max_open_streams} requests, as many as it does at one time",
-                retryable=True,
-                hint="wait a moment, then ask again",
-            )
+            raise Refused(503, BUSY.format(self._max_open_streams), retryable=True, hint=LATER)
         return self._serve[call.component](call)
 
     def _refuse(self, incoming: Incoming, targets: list[str], fan_out: bool, error: Chunk) -> None:

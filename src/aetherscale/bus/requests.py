@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from aetherscale.bus.bus import Incoming
+from aetherscale.bus.callers import NOBODY
 from aetherscale.kernel import subjects, wire
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -27,7 +28,6 @@ TRACEPARENT: Final = "traceparent"
 
 CLAIMED: Final = "Aether-Claimed-User"
 """Who a caller says that it is. The broker proves nothing of it, so the actor says that it is claimed."""
-ACTOR: Final = "user:nats"
 FIRST_VERSION_NAMES: Final[Mapping[str, str]] = {"computing": "compute"}
 """How the first version called its components."""
 
@@ -71,9 +71,15 @@ def check_size(incoming: Incoming) -> None:
 
 
 def read(
-    incoming: Incoming, address: Address, owners: Mapping[str, str], *, now_us: int, new_id: Callable[[], str]
+    incoming: Incoming,
+    address: Address,
+    owners: Mapping[str, str],
+    *,
+    actor: str,
+    now_us: int,
+    new_id: Callable[[], str],
 ) -> Call:
-    """The call that a message makes. `owners` names the component of each kind of object.
+    """The call that a message of `actor` makes. `owners` names the component of each kind of object.
 
     Raises `Refused`: 400 for a malformed header or first version's message, 404 for an unknown kind, 504 where the
     caller has stopped to wait already.
@@ -96,7 +102,7 @@ def read(
         component=component,
         task=task,
         body=body,
-        actor=_actor(headers),
+        actor=_actor(actor, headers),
         command_id=command_id,
         keyed=bool(key),
         correlation_id=_text(headers, CORRELATION) or _trace(headers) or command_id,
@@ -107,18 +113,19 @@ def read(
     )
 
 
-def _actor(headers: Mapping[str, str]) -> str:
-    """Who asks. All that is certain of a message on NATS is that its sender may publish there.
+def _actor(actor: str, headers: Mapping[str, str]) -> str:
+    """Who asks: what is known, and in parentheses what the message says beside that.
 
-    What it says beside that stands in parentheses, which no name has: nobody can be taken for somebody else.
+    No name has parentheses, so nobody can be taken for somebody else.
     """
     if CLAIMED not in headers:
-        return ACTOR
+        return actor
     value = headers[CLAIMED]
     if not _USER.fullmatch(value):
         expected = "1 to 64 letters, digits, '.', '_', '-', '@' and '+'"
         raise Refused(400, f"header {CLAIMED}: got {value[:80]!r}, expected {expected}", field=CLAIMED)
-    return f"{ACTOR} (says: {value})"
+    is_known = actor != NOBODY and actor.partition(":")[2] == value
+    return actor if is_known else f"{actor} (says: {value})"
 
 
 def _text(headers: Mapping[str, str], name: str) -> str:

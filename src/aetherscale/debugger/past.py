@@ -63,7 +63,7 @@ class Past(Struct, frozen=True):
             entity for entity in self.registries[kind].of_tenant(tenant) if deleted or entity.state.phase != "deleted"
         ]
         entities.sort(key=lambda entity: (entity.state.name, entity.id))
-        return [known.view(entity.state, self.node, entity.version) for entity in entities]
+        return [known.view(entity.state, self.node, entity.version, entity.requested_by) for entity in entities]
 
     def find(self, kind: str, tenant: str, reference: str) -> Entity[Any]:
         """The object that a name or an id means; where nobody bears the name now, whoever bore it last.
@@ -87,7 +87,7 @@ class Past(Struct, frozen=True):
 
     def view(self, kind: str, entity: Entity[Any]) -> Struct:
         """The view of one object."""
-        return self._kind(kind).view(entity.state, self.node, entity.version)
+        return self._kind(kind).view(entity.state, self.node, entity.version, entity.requested_by)
 
     def _kind(self, name: str) -> Kind[Any]:
         return next(kind for kind in self.kinds if kind.name == name)

@@ -18,7 +18,10 @@ class Call(Struct, frozen=True):
     body: bytes
     """JSON options of the task, or nothing."""
     actor: str
-    """Who asks, e.g. `user:nats`; what it only says of itself is in parentheses: `user:nats (says: joe)`."""
+    """Who asks: `unix:joe`, `nats:joe`, or `user:nats` where nobody knows; `docs/nats.md` has what each is worth.
+
+    What it only says of itself is in parentheses: `user:nats (says: joe)`.
+    """
     command_id: str
     """The caller's idempotency key, or one of ours."""
     keyed: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct, field
 
@@ -31,19 +31,22 @@ from aetherscale.kernel.telling import PLAIN, Telling
 
 S = TypeVar("S")
 
+OURSELVES: Final = "aether:"
+"""How the names of actors begin that are components of a node."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
     """A kind of entity: how its events are folded, how it looks from outside, and how its events are told.
 
-    `view(state, node, revision)` is a Struct with at least `id`, `name` and `phase`.
+    `view(state, node, revision, requested_by)` is a Struct with at least `id`, `name` and `phase`.
     """
 
     name: str
     state_type: type[S]
     event_types: tuple[type[Event], ...]
     evolve: Callable[[S | None, Any, int], S]
-    view: Callable[[S, str, int], Struct]
+    view: Callable[[S, str, int, str | None], Struct]
     telling: Telling[S] = PLAIN
     version: int = 1
     """Grows with each change of what `evolve` does that does not show in the type of the state, so that snapshots of
@@ -62,6 +65,8 @@ class Entity(Struct, Generic[S], frozen=True, gc=False):
     correlation_id: str
     """The correlation id of its last event, which owed work goes on with."""
     state: S
+    requested_by: str | None = None
+    """Whose command was carried out last; None where nobody has asked for anything."""
 
 
 class Registry(Struct, Generic[S]):
@@ -114,7 +119,12 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S]
 def advance(kind: Kind[S], entity: Entity[S] | None, recorded: Recorded, entity_id: str) -> Entity[S]:
     """The entity after one more event of its stream."""
     state = kind.evolve(None if entity is None else entity.state, recorded.event, recorded.time_us)
-    return Entity(entity_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state)
+    requested_by = entity.requested_by if entity is not None else None
+    if not recorded.actor.startswith(OURSELVES):
+        requested_by = recorded.actor
+    return Entity(
+        entity_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state, requested_by
+    )
 
 
 def event_types(kinds: tuple[Kind[Any], ...]) -> tuple[type[Event], ...]:

@@ -198,7 +198,7 @@ class Compute:
     def _item(self, entity: Entity[Vm]) -> Kept:
         known = self._items.get(entity.id)
         if known is None or known["vm"].revision != entity.version:
-            seen = view(entity.state, self._node, entity.version)
+            seen = view(entity.state, self._node, entity.version, entity.requested_by)
             known = Kept(item({"vm-id": entity.id, "vm": seen}))
             if entity.state.phase == "deleted":
                 self._items.pop(entity.id, None)

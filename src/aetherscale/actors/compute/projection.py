@@ -19,7 +19,7 @@ from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.times import to_rfc3339
 
 
-def view(vm: Vm, node: str, revision: int) -> VmView:
+def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> VmView:
     """The view of a VM that lives on `node`; `revision` is the version of its stream."""
     spec = vm.spec
     process = vm.process if vm.observed in ("running", "paused") else None
@@ -48,6 +48,7 @@ def view(vm: Vm, node: str, revision: int) -> VmView:
         restarts=vm.restarts,
         exit=_exit(vm.exit),
         ready_by=spec.ready_channel,
+        requested_by=requested_by,
     )
 
 

@@ -74,3 +74,5 @@ class VmView(Struct, frozen=True, rename="kebab"):
     exit: ExitView | None
     ready_by: ReadyChannel
     """How its guest says that it is ready: `none` where its image has no way to, and `running` is all that can be."""
+    requested_by: str | None
+    """Whose command was carried out last: see the actors in `docs/nats.md`."""

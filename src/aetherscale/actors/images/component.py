@@ -155,7 +155,7 @@ class Images:
     # --- queries -------------------------------------------------------------------------------------------------
 
     def _result(self, entity: Entity[Image]) -> Mapping[str, Any]:
-        return {"image-id": entity.id, "image": view(entity.state, self._node, entity.version)}
+        return {"image-id": entity.id, "image": view(entity.state, self._node, entity.version, entity.requested_by)}
 
     async def _list(self, options: ListImagesOptions, call: Call) -> AsyncIterator[Chunk]:
         wanted = [e for e in self._registry.of_tenant(call.tenant) if options.all or e.state.phase != "deleted"]

@@ -18,7 +18,7 @@ from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.times import to_rfc3339
 
 
-def view(image: Image, node: str, revision: int) -> ImageView:
+def view(image: Image, node: str, revision: int, requested_by: str | None = None) -> ImageView:
     """The view of an image that is kept on `node`; `revision` is the version of its stream."""
     failure = image.failure
     return ImageView(
@@ -35,6 +35,7 @@ def view(image: Image, node: str, revision: int) -> ImageView:
         ready=image.ready_channel,
         failure=ImageFailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None,
         revision=revision,
+        requested_by=requested_by,
     )
 
 

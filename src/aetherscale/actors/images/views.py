@@ -34,3 +34,5 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     ready: str
     failure: ImageFailureView | None
     revision: int
+    requested_by: str | None
+    """Whose command was carried out last: see the actors in `docs/nats.md`."""
