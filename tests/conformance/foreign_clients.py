@@ -99,7 +99,8 @@ async def test_what_readme_says_works_as_printed(tmp_path: Path, pytestconfig: p
         (programs / "nats").symlink_to(shutil.which(NATS) or NATS)
         (programs / "aetherscale").symlink_to(Path(sys.prefix) / "bin" / "aetherscale")
         clean = {
-            "PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path), "AETHERSCALE_STATE_DIR": str(node.state_dir),
+            "PATH": f"{programs}:/usr/bin:/bin", "XDG_CONFIG_HOME": str(tmp_path),
+            "AETHERSCALE_STATE_DIR": str(node.state_dir),
         }  # fmt: skip
         commands = readme_block("From any language", "nats req")
         out = await run("env", "-i", *(f"{name}={value}" for name, value in clean.items()), "bash", "-ec", commands)
