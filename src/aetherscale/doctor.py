@@ -27,7 +27,7 @@ from aetherscale.bus import rollcall
 from aetherscale.bus.blocking import Connection, connect
 from aetherscale.bus.bus import BusUnavailable, NotAuthorized
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
-from aetherscale.bus.endpoint import parse_endpoint, read_endpoint
+from aetherscale.bus.endpoint import outside, read_endpoint
 from aetherscale.debugger import upkeep
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.gateways.cli.program import Finding
@@ -309,7 +309,9 @@ def _log(settings: Settings) -> Iterator[Finding]:
 
 def _nats(settings: Settings) -> Iterator[Finding]:
     try:
-        endpoint = parse_endpoint(settings.nats_url) if settings.nats_url else read_endpoint(settings.state_dir)
+        endpoint = (
+            outside(settings.nats_url, settings.nats_files) if settings.nats_url else read_endpoint(settings.state_dir)
+        )
         with connect(endpoint) as connection:
             yield Finding("nats", "ok", f"{connection.url} answers")
             yield from _nodes(settings, connection)
@@ -318,7 +320,10 @@ def _nats(settings: Settings) -> Iterator[Finding]:
     except (ValueError, OSError) as error:
         yield Finding("nats", "error", str(error), "mend --nats, or the file that the message names")
     except NotAuthorized as refused:
-        mend = "mend the user and password, or the token, in --nats; without --nats, restart the node"
+        mend = (
+            "mend the credentials in --nats, or in the file that --nats-creds, --nats-nkey or --nats-token-file names; "
+            "without --nats, restart the node"
+        )
         yield Finding("nats", "error", str(refused), mend)
     except BusUnavailable as away:
         if servicehealth.is_asked_about(settings) and not settings.nats_url:

@@ -29,7 +29,7 @@ from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
 from aetherscale.bus.embedded import ACCOUNT, EmbeddedServer
-from aetherscale.bus.endpoint import Endpoint, parse_endpoint, write_endpoint
+from aetherscale.bus.endpoint import Endpoint, outside, write_endpoint
 from aetherscale.bus.nats import NatsBus
 from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.projections import Views
@@ -167,9 +167,9 @@ class Host:
     async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         """As in `Platform`."""
         if settings.nats_url is not None:
-            outside = parse_endpoint(settings.nats_url)
-            write_endpoint(settings.state_dir, outside, settings.run_dir)
-            return Broker(lambda: outside)
+            at = outside(settings.nats_url, settings.nats_files)
+            write_endpoint(settings.state_dir, at, settings.run_dir)
+            return Broker(lambda: at)
         server = EmbeddedServer(settings.state_dir, settings.node, run_dir=settings.run_dir)
         stack.push_async_callback(server.close)
         await server.start()

@@ -8,6 +8,10 @@ Flags stand over the environment over a file over defaults:
     --node           AETHERSCALE_NODE          node                 the one of the log that is there, else the host's
                                                                     name, made into a valid one
     --nats           AETHERSCALE_NATS          nats                 a server of our own on loopback
+                     (also AETHERSCALE_NATS_URL)
+    --nats-creds     AETHERSCALE_NATS_CREDS    nats-creds           none
+    --nats-nkey      AETHERSCALE_NATS_NKEY     nats-nkey            none
+    --nats-token-file  AETHERSCALE_NATS_TOKEN_FILE  nats-token-file  none
     --tenant         AETHERSCALE_TENANT        tenant               default
     --accelerator    AETHERSCALE_ACCELERATOR   accelerator          auto
     --supervisor     AETHERSCALE_SUPERVISOR    supervisor           auto
@@ -51,6 +55,9 @@ NAMES = (
     "state-dir",
     "node",
     "nats",
+    "nats-creds",
+    "nats-nkey",
+    "nats-token-file",
     "tenant",
     "accelerator",
     "supervisor",
@@ -74,6 +81,7 @@ MAX_FILE_BYTES = 1024**2
 _SIZE = re.compile(r"(?P<amount>[0-9]{1,18})(?P<unit>[KMGT]?)(?:i?B)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 _PREFIX = "AETHERSCALE_"
+_OTHER_NAMES = {"AETHERSCALE_NATS": "AETHERSCALE_NATS_URL"}
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -86,7 +94,9 @@ class Settings(Struct, frozen=True):
     is_named: bool = True
     """Whether somebody gave the name; else a log that is there already has its own."""
     nats_url: str | None = None
-    """An outside NATS server; None for one of our own on loopback."""
+    """An outside NATS server; None for one of our own on loopback. May have a password or a token in it."""
+    nats_files: Mapping[str, str] = {}
+    """Where its credentials are kept: `creds`, `nkey` or `token-file`, with the path."""
     stream_max_bytes: int = STREAM_MAX_BYTES
     """What the copy of the log on the NATS server may take there; beyond it the oldest events go first."""
     accelerator: Accelerator = "auto"
@@ -124,18 +134,21 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     given = dict(_from_file(flags.get("config"), environ))
     for name in NAMES:
         variable = _PREFIX + name.upper().replace("-", "_")
-        if environ.get(variable):
-            given[name] = (environ[variable], variable)
+        for known in (_OTHER_NAMES.get(variable, variable), variable):
+            if environ.get(known):
+                given[name] = (environ[known], known)
         if flags.get(name):
             given[name] = (flags[name], f"--{name}")
     cache = _text(given, "cache-dir")
     node = _name(given, "node")
     run_dir = _text(given, "run-dir")
+    nats_url = _text(given, "nats")
     return Settings(
         state_dir=_directory(_text(given, "state-dir") or _default_state_dir(environ), "state-dir"),
         node=node or node_name(os.uname().nodename),
         is_named=node is not None,
-        nats_url=_text(given, "nats"),
+        nats_url=nats_url,
+        nats_files=_nats_files(given, nats_url),
         accelerator=_one_of(given, "accelerator", ACCELERATORS),
         supervisor=_one_of(given, "supervisor", SUPERVISORS),
         stream_max_bytes=_stream_max_bytes(given),
@@ -164,6 +177,20 @@ def _directory(path: str, name: str) -> Path:
     if not _is_utf8(full):
         raise Refused(400, f"settings: {name}: got {full!r}, expected a path in UTF-8", field=name)
     return Path(full)
+
+
+def _nats_files(given: Mapping[str, tuple[Any, str]], nats_url: str | None) -> Mapping[str, str]:
+    """The files that the credentials for an outside server are kept in. Raises `Refused` (400)."""
+    files = {}
+    for kind in ("creds", "nkey", "token-file"):
+        name = f"nats-{kind}"
+        path = _text(given, name)
+        if path is not None:
+            if nats_url is None:
+                where = given[name][1]
+                raise Refused(400, f"settings: {where} is for another NATS server: name it with --nats", field=name)
+            files[kind] = str(_directory(path, name))
+    return files
 
 
 def _is_utf8(text: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from aetherscale.bus import protocol
+from aetherscale.bus import credentials, protocol
 from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized, TooLarge
 from aetherscale.bus.endpoint import servers
 from aetherscale.bus.protocol import Control, Delivery, Parser, ProtocolError
@@ -226,6 +226,9 @@ class Connection:
             "no_responders": True,
             "name": name,
         }
+        if endpoint.creds or endpoint.nkey:
+            nonce = info.get("nonce")
+            options |= credentials.answer(endpoint.creds, endpoint.nkey, nonce if isinstance(nonce, str) else "")
         if endpoint.user:
             options |= {"user": endpoint.user, "pass": endpoint.password}
         if endpoint.token:

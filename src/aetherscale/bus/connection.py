@@ -11,13 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from nats.protocol.parser import Parser as NatsParser
 
-from aetherscale.bus import protocol
+from aetherscale.bus import credentials, protocol
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.endpoint import Endpoint
 
@@ -66,6 +66,7 @@ class Connection(Client):
 
     async def open(self, servers: list[str], endpoint: Endpoint, name: str) -> None:
         """Connect to one of the servers, or raise OSError, nats.errors.Error or TimeoutError."""
+        proof = self._proof(endpoint)
         try:
             await self.connect(
                 servers,
@@ -80,6 +81,7 @@ class Connection(Client):
                 ping_interval=PING_INTERVAL_S,
                 pending_size=0,
                 error_cb=self._on_error,
+                **proof,
             )
         except BaseException as failure:
             await self.end()
@@ -95,6 +97,25 @@ class Connection(Client):
         # From Python 3.12 on, asyncio's own `writelines` on a connection that has just been lost watches its descriptor
         # again. The next connection gets that number, and nobody hears what it says, nor that it ends.
         transport.writelines = write_all  # type: ignore[method-assign]
+
+    def _proof(self, endpoint: Endpoint) -> dict[str, Any]:
+        """How nats-py is told to prove who we are, from files. Raises ValueError."""
+        if not (endpoint.creds or endpoint.nkey):
+            return {}
+        credentials.check(endpoint.creds, endpoint.nkey)
+        known: dict[str, Any] = {}
+
+        def sign(nonce: str) -> bytes:
+            known.update(credentials.answer(endpoint.creds, endpoint.nkey, nonce))
+            self._public_nkey = known.get("nkey")
+            signature: str = known["sig"]
+            return signature.encode()
+
+        def jwt() -> bytes:
+            text: str = known["jwt"]
+            return text.encode()
+
+        return {"signature_cb": sign, **({"user_jwt_cb": jwt} if endpoint.creds else {})}
 
     async def end(self) -> None:
         """Close, also where a cancellation has left nats-py half closed."""

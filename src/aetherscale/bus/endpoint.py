@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from aetherscale.bus import credentials
 from aetherscale.statedir import write_file
 
 FILE_NAME: Final = "nats.json"
@@ -30,6 +32,10 @@ class Endpoint(Struct, frozen=True, omit_defaults=True):
     password: str = ""
     description: str = ""
     token: str = ""
+    creds: str = ""
+    """The path of a file with a JWT and a seed; see `credentials.py`."""
+    nkey: str = ""
+    """The path of a file with a seed."""
 
 
 class Server(Struct, frozen=True):
@@ -63,6 +69,21 @@ def parse_endpoint(url: str, user: str = "", password: str = "", token: str = ""
     if not (user or password or token):
         user, password, token = found[0][1]
     return Endpoint(",".join(server.url for server, _ in found), user, password, token=token)
+
+
+def outside(url: str, files: Mapping[str, str]) -> Endpoint:
+    """The endpoint of a server that settings name, with secrets that are kept in files: `creds`, `nkey`, `token-file`.
+
+    Raises ValueError as `parse_endpoint` does, and for a file that cannot be used; never says what is in it.
+    """
+    endpoint = parse_endpoint(url)
+    if files and (len(files) > 1 or endpoint.user or endpoint.token):
+        given = [f"--nats-{name}" for name in files] + (["the URL"] if endpoint.user or endpoint.token else [])
+        raise ValueError(f"NATS credentials: got {' and '.join(given)}, expected one of them")
+    if "token-file" in files:
+        return replace(endpoint, token=credentials.read_token(files["token-file"]))
+    credentials.check(files.get("creds", ""), files.get("nkey", ""))
+    return replace(endpoint, creds=files.get("creds", ""), nkey=files.get("nkey", ""))
 
 
 def servers(endpoint: Endpoint) -> list[Server]:
@@ -104,7 +125,8 @@ def read_endpoint(state_dir: Path) -> Endpoint:
     path = state_dir / FILE_NAME
     try:
         told = msgspec.json.decode(path.read_bytes(), type=Endpoint)
-        return replace(parse_endpoint(told.url, told.user, told.password, told.token), description=told.description)
+        found = parse_endpoint(told.url, told.user, told.password, told.token)
+        return replace(found, description=told.description, creds=told.creds, nkey=told.nkey)
     except ValueError as broken:
         raise ValueError(f"{path}: {broken}; delete it and restart the node, which writes it anew") from None
 

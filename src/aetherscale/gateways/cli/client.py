@@ -16,7 +16,7 @@ from aetherscale import service
 from aetherscale.bus import blocking, rollcall
 from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized
 from aetherscale.bus.chunks import BadAnswer, Reply
-from aetherscale.bus.endpoint import FILE_NAME, Endpoint, parse_endpoint, read_endpoint
+from aetherscale.bus.endpoint import FILE_NAME, Endpoint, outside, parse_endpoint, read_endpoint
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
 from aetherscale.kernel import subjects
@@ -245,7 +245,7 @@ class Client:
         settings = self._settings
         if settings.nats_url is not None:
             try:
-                return parse_endpoint(settings.nats_url), "from --nats or the settings"
+                return outside(settings.nats_url, settings.nats_files), "from --nats or the settings"
             except ValueError as wrong:
                 raise bad_usage(str(wrong)) from None
         place = told_in(settings)
@@ -279,7 +279,7 @@ class Client:
 
     def _which_credentials(self) -> str:
         if self._settings.nats_url is not None:
-            return "mend the user and password, or the token, in --nats or AETHERSCALE_NATS"
+            return "mend the credentials in --nats or AETHERSCALE_NATS, or in the file that the settings name for them"
         return f"restart the node, which writes {self._settings.state_dir / FILE_NAME} anew"
 
     def _is_it_running(self) -> str:

@@ -88,7 +88,10 @@ class Entry(Struct, frozen=True):
 GLOBAL_OPTIONS: tuple[Option, ...] = (
     Option("json", "print JSON: one object, or one array for a list"),
     Option("state-dir", "the state directory of the node", "DIR", completes="dir"),
-    Option("nats", "the NATS server to use instead of the node's own, e.g. nats://USER:PASSWORD@HOST:4222", "URL"),
+    Option("nats", "the NATS server to use instead of the node's own, e.g. nats://HOST:4222", "URL"),
+    Option("nats-creds", "the .creds file to use with --nats", "FILE", completes="file"),
+    Option("nats-nkey", "the file with the seed of the nkey to use with --nats", "FILE", completes="file"),
+    Option("nats-token-file", "the file with the token to use with --nats", "FILE", completes="file"),
     Option("config", "the settings file to read", "FILE", completes="file"),
     Option("tenant", "the tenant whose objects are meant; `default` if not given", "NAME"),
     Option("help", "show the help of a command", short="h"),

@@ -36,7 +36,7 @@ from aetherscale.gateways.cli.tree import ENTRIES
 
 LARGEST_BYTES: Final = 64 * 1024
 STREAMS: Final = 2
-PLACES: Final = ("state-dir", "nats", "config")
+PLACES: Final = ("state-dir", "nats", "nats-creds", "nats-nkey", "nats-token-file", "config")
 """Options that name files and servers: the reader has its own, and opens no others for anybody."""
 DISPLAY: Final = re.compile(r"(?:TERM|COLUMNS|LINES|NO_COLOR|TZ|LANG|LC_[A-Z]+|AETHERSCALE_TENANT)")
 """What of the member's environment says how things are shown, and for whom."""

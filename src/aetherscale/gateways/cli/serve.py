@@ -100,12 +100,15 @@ SERVE = Command(
     examples=(
         "aetherscale",
         "aetherscale serve --state-dir ./state --node host1",
-        "aetherscale serve --nats nats://user:password@10.0.0.1:4222",
+        "aetherscale serve --nats nats://10.0.0.1:4222 --nats-creds ./node.creds",
     ),
     details=(
         "Prints the state directory, the NATS server and what to type next. A line that starts with `ready` means that "
         "it takes commands. SIGTERM or Ctrl-C ends it. Virtual machines keep running, and the next node on the same "
         "state directory finds them again.\n\n"
+        "Everybody on this host can read the arguments of a program. So give a password or a token for another NATS "
+        "server by --nats-creds, --nats-nkey or --nats-token-file, in the environment "
+        "(AETHERSCALE_NATS_URL=nats://user:password@10.0.0.1:4222), or in the file of settings, and not in --nats.\n\n"
         "Settings can be flags, variables in the environment (AETHERSCALE_STATE_DIR), or lines of a TOML file "
         '(`state-dir = "/srv/aetherscale"`). Flags override the environment, which overrides the file. The file is '
         "/etc/aetherscale/aetherscale.toml for root, else ~/.config/aetherscale/aetherscale.toml."
