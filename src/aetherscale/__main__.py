@@ -133,7 +133,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     import asyncio
     import logging
 
-    from aetherscale import service
+    from aetherscale import service, shortage
     from aetherscale.app import run_node
     from aetherscale.bus.embedded import EmbeddedServerError
     from aetherscale.eventstore.store import Locked, StoreError
@@ -175,8 +175,12 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         raise Refused(
             500,
             f"serve: the state directory {settings.state_dir} cannot be used: {where}{error.strerror or error}",
-            hint="aetherscale doctor; or give another --state-dir DIR",
+            hint=shortage.hint_of(error.errno) or "aetherscale doctor; or give another --state-dir DIR",
         ) from error
+    except RuntimeError as error:
+        if not shortage.lacks_threads(error):
+            raise
+        raise Refused(500, f"serve: {shortage.THREADS}", hint=shortage.MORE_THREADS) from error
     except ValueError as error:
         raise Refused(400, str(error)) from error
 

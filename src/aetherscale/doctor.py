@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale import service, servicehealth
+from aetherscale import service, servicehealth, shortage
 from aetherscale.actors.compute.qemu import accel, base, launch, memory, supervision, users
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus import rollcall
@@ -63,12 +63,24 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _supervision,
         _accelerator,
         _memory,
+        _limits,
         _state_dir,
         _log,
         _nats,
         _recipes,
     )
-    return tuple(finding for check in checks for finding in check(settings))
+    return tuple(finding for check in checks for finding in _made(check, settings))
+
+
+def _made(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    """What a check finds; that it could not be made is a finding too."""
+    try:
+        yield from check(settings)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        mend = shortage.hint_of(error.errno) or "look at what the message names, as the user of the node"
+        name = check.__name__.strip("_").replace("_", " ")
+        yield Finding(name, "error", f"could not be looked at: {where}{error.strerror or error}", mend)
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -216,6 +228,14 @@ def _memory(settings: Settings) -> Iterator[Finding]:
     else:
         mend = "end other programs, raise the limit of the control group, or give VMs less with --memory"
         yield Finding("memory", "warning", f"{found}: few or small VMs", mend)
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    low = tuple(shortage.low_limits())
+    for each in low:
+        yield Finding("limits", "warning", each.found, each.mend)
+    if not low:
+        yield Finding("limits", "ok", "of files, open files, processes and memory are none too low")
 
 
 def _state_dir(settings: Settings) -> Iterator[Finding]:

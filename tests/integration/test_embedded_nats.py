@@ -252,6 +252,19 @@ async def test_why_it_does_not_start_is_told_with_its_own_words(tmp_path: Path) 
         await server.start()
 
 
+async def test_for_want_of_memory_it_says_so_and_shows_no_stacks(tmp_path: Path) -> None:
+    program = tmp_path / "nats-server"
+    program.write_text(f'#!/bin/sh\nulimit -v 300000\nexec {embedded.find_binary()} "$@"\n')
+    program.chmod(0o755)
+    server = EmbeddedServer(tmp_path, "n1", binary=program)
+    with pytest.raises(
+        EmbeddedServerError, match=r"ended with \d+ before it was ready: (fatal error|runtime): "
+    ) as failure:
+        await server.start()
+    assert "ulimit -v" in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
 async def test_one_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "READY_TIMEOUT_S", 0.3)
     program = tmp_path / "nats-server"

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Protocol, TypeVar
 
+from aetherscale import shortage
 from aetherscale.actors.component import Owed
 from aetherscale.bus.tasks import Tasks
 
@@ -99,6 +100,8 @@ class OwedWork:
         except TimeoutError:
             return self._failed(effect, f"timed out after {effect.deadline_s:g} s")
         except Exception as fault:
+            if shortage.lacks_threads(fault):
+                return self._failed(effect, f"{shortage.THREADS}: {shortage.MORE_THREADS}")
             log.exception("%s: the driver failed at %s", entity_id, effect.key)
             return self._failed(effect, f"internal error: {type(fault).__name__}: {fault}")
 

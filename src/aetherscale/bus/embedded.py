@@ -28,6 +28,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from aetherscale import shortage
 from aetherscale.bus import processes
 from aetherscale.bus.endpoint import Endpoint, write_endpoint
 from aetherscale.bus.processes import Identity
@@ -51,6 +52,10 @@ _TAKEN: Final = "address already in use"
 
 # The parent may die between the fork and the request for a death signal: the shell looks once more.
 _GUARD: Final = 'test "$PPID" -eq "$1" && shift && exec "$@"'
+
+
+_RUNTIME: Final = ("runtime: ", "fatal error: ")
+"""How a line of Go's runtime begins that gives up: for want of memory, or of threads."""
 
 
 class EmbeddedServerError(Exception):
@@ -87,6 +92,7 @@ class EmbeddedServer:
         self._tasks = Tasks("nats-server")
         self._process: Process | None = None
         self._said: deque[str] = deque(maxlen=30)
+        self._fatal = ""
         self._endpoint: Endpoint | None = None
 
     @property
@@ -167,6 +173,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"nats-server: {missing}; install util-linux, or use --nats URL") from None
         self._process = process
         self._said.clear()
+        self._fatal = ""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 ready = await self._until_ready(process)
@@ -199,12 +206,18 @@ class EmbeddedServer:
 
     def _note(self, line: str) -> None:
         self._said.append(line)
+        if not self._fatal and line.startswith(_RUNTIME):
+            self._fatal = line
         if ("[ERR]" in line or "[FTL]" in line or "[WRN]" in line) and "Plaintext passwords" not in line:
             log.warning("nats-server: %s", line)
         else:
             log.debug("nats-server: %s", line)
 
     def _failure(self, what: str) -> str:
+        if self._fatal:
+            # The runtime of Go goes on with the stacks of all that ran, which say nothing to anybody here.
+            more = f"{shortage.MORE_THREADS}; or too little memory: ulimit -v, MemoryMax="
+            return f"nats-server {what}: {self._fatal}; {more}"
         said = "\n  ".join(self._said) or "(nothing)"
         return f"nats-server {what}. It said:\n  {said}\nIts configuration is {self._dir / 'server.conf'}."
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from aetherscale import shortage
 from aetherscale.actors.images.copying import Places, copy
 from aetherscale.actors.images.download import download, forget
 from aetherscale.actors.images.threads import until_stopped
@@ -187,4 +188,5 @@ def _no_transfer(error: OSError, part: Path) -> FetchFailed:
         part.unlink(missing_ok=True)
         forget(part)
         return FetchFailed(f"no room on the disk of {part.parent}", f"make room: df -h {part.parent}", retryable=False)
-    return FetchFailed(f"{part} cannot be written: {error.strerror or error}", "aetherscale doctor", retryable=False)
+    hint = shortage.hint_of(error.errno) or "aetherscale doctor"
+    return FetchFailed(f"{part} cannot be written: {error.strerror or error}", hint, retryable=False)

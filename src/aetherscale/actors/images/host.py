@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from aetherscale import incoming, statedir
+from aetherscale import incoming, shortage, statedir
 from aetherscale.actors.component import Progress
 from aetherscale.actors.images import effects, kept
 from aetherscale.actors.images.debian import BuildFailed
@@ -77,7 +77,11 @@ class HostImages:
             return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.hint, retryable=False)
         except OSError as failure:
             where = f": {failure.filename}" if failure.filename else ""
-            return EffectFailed(effect.key, f"{failure.strerror or failure}{where}", "aetherscale doctor")
+            return EffectFailed(
+                effect.key,
+                f"{failure.strerror or failure}{where}",
+                shortage.hint_of(failure.errno) or "aetherscale doctor",
+            )
 
     async def _fetch(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
         def say(step: str, **more: int | None) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import aiosqlite
 
-from aetherscale import statedir
+from aetherscale import shortage, statedir
 from aetherscale.eventstore.store import Closed, Damaged, InDoubt, NotALog, StorageFull, StoreError
 
 T = TypeVar("T")
@@ -144,7 +144,7 @@ def translated(error: sqlite3.Error | UnicodeDecodeError, path: Path, *, committ
     primary = None if code is None else code & 0xFF
     text = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
     if primary == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR_SHMSIZE and not committing):
-        return StorageFull(f"{path}: the disk is full: nothing was written; make room and repeat the command")
+        return full(path)
     if primary == sqlite3.SQLITE_NOTADB:
         return NotALog(f"{path}: this is not an event log, or its first bytes are damaged; it is left as it is")
     if primary == sqlite3.SQLITE_CORRUPT or isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in text:
@@ -154,6 +154,13 @@ def translated(error: sqlite3.Error | UnicodeDecodeError, path: Path, *, committ
     if primary == sqlite3.SQLITE_IOERR:
         return Damaged(f"{path}: the log cannot be read: {text}; {verify_hint(path)}")
     return StoreError(f"{path}: the log cannot be opened or read: {text}; is it yours to read?")
+
+
+def full(path: Path) -> StorageFull:
+    """That nothing more can be written."""
+    return StorageFull(
+        f"{path}: the disk is full{shortage.beyond_file_limit()}: nothing was written; make room and repeat the command"
+    )
 
 
 def verify_hint(path: Path) -> str:

@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
 from aetherscale.eventstore.plan import Plan, plan
-from aetherscale.eventstore.sqlite.connection import RESTART, SQLITE_ERRORS, translated
+from aetherscale.eventstore.sqlite.connection import RESTART, SQLITE_ERRORS, full, translated
 from aetherscale.eventstore.sqlite.files import HeadFile, Reserve
 from aetherscale.eventstore.sqlite.opening import insert_epochs
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, command_key
@@ -59,7 +59,7 @@ class LogWriting:
         urgent = all(append.urgent for append in appends)
         reserve = self._reserve
         if reserve is not None and reserve.spent and not reserve.refill() and not urgent:
-            raise StorageFull(f"{self._path}: the disk is full: nothing was written; make room and repeat the command")
+            raise full(self._path)
         try:
             return self._commit(appends)
         except StorageFull:

@@ -56,6 +56,7 @@ def _import_file(context: Context, file: Path, options: Mapping[str, Any], subje
 
 def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> tuple[str, str]:
     """Where the node finds the file now, and the node's name. Raises `Failure`."""
+    from aetherscale import shortage
     from aetherscale.filecopy import NotCopied
     from aetherscale.incoming import hand_over
 
@@ -67,6 +68,10 @@ def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> t
     except NotCopied as refused:
         raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.hint) from None
     except OSError as error:
+        lacking = shortage.hint_of(error.errno)
+        if lacking:
+            where = f"{state_dir}, to which the file is handed over"
+            raise Failure(500, f"image import: {where}: {error.strerror}", hint=lacking) from None
         ours = error.filename in (None, str(file))
         what = f"{file} cannot be read" if ours else f"the file cannot be handed over: {error.filename}"
         rights = "run this as the node's user, or as a member of its group"

@@ -104,13 +104,20 @@ def _run(words: Sequence[str], program: Program, entries: Sequence[Entry], defau
 
 def _failure_of_host(error: OSError, name: str) -> Failure:
     """What the host did not let us do, where no command has better words for it."""
+    from aetherscale import shortage
+
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-    return Failure(500, f"{name}: {where}{error.strerror or error}", hint="aetherscale doctor")
+    hint = shortage.hint_of(error.errno) or "aetherscale doctor"
+    return Failure(500, f"{name}: {where}{error.strerror or error}", hint=hint)
 
 
 def _own_fault(fault: Exception, name: str) -> Failure:
     if isinstance(fault, MemoryError):
         return Failure(500, f"{name}: there is not enough memory", hint="raise the limit, or end something else")
+    from aetherscale import shortage
+
+    if shortage.lacks_threads(fault):
+        return Failure(500, f"{name}: {shortage.THREADS}", hint="raise the limit: ulimit -u, TasksMax=, pids.max")
     import traceback
 
     places = traceback.extract_tb(fault.__traceback__)[: -PLACES - 1 : -1]

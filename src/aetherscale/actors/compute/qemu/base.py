@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from aetherscale import filecopy
+from aetherscale import filecopy, shortage
 from aetherscale.actors.compute.qemu.faults import HostFault
 
 NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -57,10 +57,7 @@ async def _copy(image: Path, base: Path) -> None:
     try:
         work = asyncio.get_running_loop().run_in_executor(thread, _copied, image, base, stopped)
     except RuntimeError as error:
-        raise HostFault(
-            f"could not copy the image {image}: {error}",
-            hint="the node may have no more threads: ulimit -u, TasksMax=, pids.max",
-        ) from error
+        raise HostFault(f"could not copy the image {image}: {error}", hint=shortage.MORE_THREADS) from error
     finally:
         thread.shutdown(wait=False)
     try:

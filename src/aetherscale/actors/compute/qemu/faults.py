@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
+
+from aetherscale import shortage
+
+_LASTING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
+"""What no second attempt a moment later mends."""
 
 
 class HostFault(Exception):
@@ -21,23 +27,7 @@ def fault_of(operation: str, error: OSError) -> HostFault:
     reason = f"could not {operation}: {error.strerror or error}"
     if error.filename is not None:
         reason += f" ({error.filename})"
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return HostFault(reason, hint="make room on the disk of the state directory: df -h", retryable=False)
-        case errno.EACCES | errno.EPERM | errno.EROFS:
-            return HostFault(
-                reason, hint="the state directory must belong to the user whom the node runs as", retryable=False
-            )
-        case errno.EMFILE | errno.ENFILE:
-            return HostFault(reason, hint="raise the limit of open files: ulimit -n, LimitNOFILE=")
-        case errno.EFBIG:
-            hint = "raise the largest file that the node may write: ulimit -f, LimitFSIZE="
-            return HostFault(reason, hint=hint, retryable=False)
-        case errno.EAGAIN:
-            hint = "the node may have no more processes: ulimit -u, LimitNPROC=, TasksMax=, pids.max"
-            return HostFault(reason, hint=hint)
-        case errno.ENOMEM:
-            hint = "stop another VM, or raise the memory that the node may have: ulimit -v, MemoryMax="
-            return HostFault(reason, hint=hint)
-        case _:
-            return HostFault(reason)
+    hint = shortage.hint_of(error.errno)
+    if not hint and error.errno in (errno.EACCES, errno.EPERM):
+        hint = "the state directory must belong to the user whom the node runs as"
+    return HostFault(reason, hint=hint, retryable=error.errno not in _LASTING)
