@@ -175,13 +175,15 @@ class Host:
         assert self.everything() == before
         self.type(("root", page["Restore"][at:]))
         assert self.vm()["phase"] == "ready"
+        self.good("root", "rm -r /var/lib/aetherscale.before")
 
         assert page["Upgrade"] != []
         self.type(("root", page["Upgrade"]))  # of the same version: nothing changes
         remove, purge, program = page["Uninstall"]
         guests = self.guests()
-        for line in (remove, purge):
-            self.good("root", f"{line.partition('#')[0]} --dry-run")
+        self.good("root", f"{remove.partition('#')[0]} --dry-run")
+        self.good("root", f"{purge.partition('#')[0]} --kill --dry-run")
+        assert self.guests() == guests, "nothing was done"
         self.type(("root", [remove]))
         assert self.guests() == guests, "they keep running"
         self.good("root", "/opt/aetherscale/bin/aetherscale host setup")
