@@ -111,7 +111,7 @@ def _packages(settings: Settings) -> Iterator[Finding]:
 
 def _nats_server(settings: Settings) -> Iterator[Finding]:
     if settings.nats_url is not None:
-        yield Finding("nats-server", "ok", "none of our own is needed: the settings name another one")
+        yield Finding("nats-server", "ok", "not needed: the settings name another server")
         return
     try:
         binary = find_binary()
@@ -159,7 +159,8 @@ def _isolation(settings: Settings) -> Finding:
             return Finding("isolation", "ok", f"each VM's process has a user of its own, from {users.MAPPER}")
         case "none":
             lacking = f" ({users.missing_for_switching()})" if os.geteuid() == 0 else ""
-            found = f"QEMU runs as {users.name_of_this_user()}{lacking}: who breaks out of it has all that the node has"
+            user = f"{users.name_of_this_user()}{lacking}"
+            found = f"QEMU runs as {user}: a guest that breaks out of it has everything that the node has"
             if settings.allow_unisolated:
                 return Finding("isolation", "warning", f"{found}; allowed by the setting allow-unisolated", OWN_USERS)
             mend = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
@@ -192,13 +193,13 @@ def _accelerator(settings: Settings) -> Iterator[Finding]:
             f"apt-get install {launch.WITHOUT_MORE} --reinstall qemu-system-x86; {QEMU_PROGRAM} --version",
         )
     else:
-        yield Finding("emulation", "ok", "QEMU ran a program in the jail that guests get")
+        yield Finding("emulation", "ok", "QEMU ran a program in the jail of a guest")
     yield _kvm(settings, qemu, vm_id)
 
 
 def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
     wanted: Literal["error", "warning"] = "error" if settings.accelerator == "kvm" else "warning"
-    without = "guests are emulated: many times slower, and QEMU promises no isolation then"
+    without = "guests are emulated: many times slower, and without isolation that QEMU guarantees"
     try:
         choice = asyncio.run(accel.Accelerators("kvm", settings.state_dir).choose(qemu, vm_id))
         jail = launch.jail_of(vm_id, choice.group)
@@ -217,7 +218,7 @@ def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
     if failure:
         mend = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
         return Finding("kvm", wanted, f"{failure}; {without}", mend)
-    return Finding("kvm", "ok", "QEMU ran a program on KVM in the jail that guests get")
+    return Finding("kvm", "ok", "QEMU ran a program on KVM in the jail of a guest")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:
@@ -227,7 +228,7 @@ def _memory(settings: Settings) -> Iterator[Finding]:
         yield Finding("memory", "ok", found)
     else:
         mend = "end other programs, raise the limit of the control group, or give VMs less with --memory"
-        yield Finding("memory", "warning", f"{found}: few or small VMs", mend)
+        yield Finding("memory", "warning", f"{found}, enough for few or small VMs", mend)
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
@@ -316,12 +317,12 @@ def _log(settings: Settings) -> Iterator[Finding]:
         mend = f"serve with --node {found.node}"
         yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", mend)
     else:
-        yield Finding("log", "ok", f"{found.events} events of node {found.node}; all as they were written")
+        yield Finding("log", "ok", f"{found.events} events of node {found.node}, all as they were written")
     behind_s = ((found.last_us or 0) - now_us()) / SECOND_US
     if behind_s > 1:
         last = to_rfc3339(found.last_us or 0)
         yield Finding(
-            "clock", "warning", f"the last event is of {last}, {behind_s:.0f} s ahead", "set the host's clock"
+            "clock", "warning", f"the last event is of {last}, {behind_s:.0f} s in the future", "set the host's clock"
         )
     else:
         yield Finding("clock", "ok", f"{to_rfc3339(now_us())}, after the last event")
@@ -338,10 +339,10 @@ def _nats(settings: Settings) -> Iterator[Finding]:
     except FileNotFoundError:
         yield Finding("nats", "ok", "no node serves this state directory yet")
     except (ValueError, OSError) as error:
-        yield Finding("nats", "error", str(error), "mend --nats, or the file that the message names")
+        yield Finding("nats", "error", str(error), "correct --nats, or the file that the message names")
     except NotAuthorized as refused:
         mend = (
-            "mend the credentials in --nats, or in the file that --nats-creds, --nats-nkey or --nats-token-file names; "
+            "correct the credentials in --nats, or in the file that --nats-creds, --nats-nkey or --nats-token-file names; "
             "without --nats, restart the node"
         )
         yield Finding("nats", "error", str(refused), mend)
@@ -349,7 +350,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         if servicehealth.is_asked_about(settings) and not settings.nats_url:
             yield Finding("nats", "error", f"no node answers: {away}", service.START)
         elif settings.nats_url:
-            yield Finding("nats", "error", str(away), "start that server, or mend --nats; or leave it out")
+            yield Finding("nats", "error", str(away), "start that server, or correct --nats, or leave it out")
         else:
             yield Finding("nats", "ok", f"no node serves now: {away}")
 

@@ -217,7 +217,7 @@ class Host:
             return "each virtual machine's QEMU has a user of its own"
         whom = users.name_of_this_user()
         if settings.allow_unisolated:
-            return f"none, as --allow-unisolated says: QEMU runs as {whom}, who has the log and all disks"
+            return f"none, as --allow-unisolated says: QEMU runs as {whom}, who can read the log and all disks"
         return f"QEMU would run as {whom}, so no virtual machine starts without --allow-unisolated"
 
     def images(self, settings: Settings) -> Perform:

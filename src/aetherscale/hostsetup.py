@@ -100,7 +100,9 @@ def _packages() -> Part:
     def install() -> None:
         if _which("apt-get") is None:
             raise Refused(
-                501, f"host setup: not installed: {', '.join(missing)}", hint="install what Debian calls so, then again"
+                501,
+                f"host setup: not installed: {', '.join(missing)}",
+                hint="install what Debian calls this, then run it again",
             )
         ended("apt-get", "update", limit_s=PACKAGES_S)
         done = ended(*line, limit_s=PACKAGES_S)
@@ -266,7 +268,8 @@ def _python() -> str:
             if parent in HOMES or not parent.stat().st_mode & stat.S_IXOTH:
                 raise Refused(
                     409,
-                    f"host setup: the service could not reach {place}: it runs as {USER}, and sees no homes",
+                    f"host setup: the service could not reach {place}: it runs as {USER}, and "
+                    "cannot see home directories",
                     hint="install aetherscale where all may read, and run its own `host setup`: "
                     "python3 -m venv /opt/aetherscale; /opt/aetherscale/bin/pip install …",
                 )

@@ -55,7 +55,9 @@ def require_systemd(what: str, *, dry_run: bool) -> None:
     """Raises `Refused` on a host without systemd, and where what is to be done takes root."""
     if not SYSTEMD.is_dir():
         raise Refused(
-            501, f"host {what}: this host is not run by systemd", hint="run `aetherscale serve` under what runs it"
+            501,
+            f"host {what}: this host is not run by systemd",
+            hint="run `aetherscale serve` under the init system of this host",
         )
     if os.geteuid() != 0 and not dry_run:
         own = Path(sys.executable).with_name("aetherscale")

@@ -272,7 +272,7 @@ def _text(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
         return None
     value, where = given[name]
     if not isinstance(value, str) or not value or "\x00" in value:
-        raise Refused(400, f"settings: {where}: got {repr(value)[:80]}, expected a text", field=name)
+        raise Refused(400, f"settings: {where}: got {repr(value)[:80]}, expected text", field=name)
     if not _is_utf8(value):
         raise Refused(400, f"settings: {where}: got {value[:80]!r}, expected UTF-8", field=name)
     return value

@@ -191,7 +191,7 @@ class TestTheHost:
     async def test_the_doctor_is_content_beside_a_node_that_runs(self, node: RunningNode) -> None:
         status, out, _ = await node.cli("doctor")
         assert status == 0, out
-        assert f"of node {node.name}; all as they were written" in out
+        assert f"of node {node.name}, all as they were written" in out
 
     async def test_the_doctor_sees_that_the_node_has_another_name(self, node: RunningNode) -> None:
         env = {**node.environment, "AETHERSCALE_NODE": "other"}

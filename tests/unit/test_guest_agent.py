@@ -180,7 +180,7 @@ async def test_a_program_is_asked_about_until_it_has_ended() -> None:
 
 async def test_a_program_that_does_not_end_is_left_to_go_on() -> None:
     async with guest(program()) as (_, port):
-        with pytest.raises(Refused, match="goes on in the guest") as refused:
+        with pytest.raises(Refused, match="continues in the guest") as refused:
             await port.execute(["/bin/sleep"], 0.3)
     assert refused.value.code == 504
 

@@ -56,7 +56,7 @@ class TestQcow2:
         image.write_bytes(content)
         assert inspect(image).format == "qcow2"
         content[104] = 2
-        assert reason(image, content) == "it is compressed in a way that is not known here"
+        assert reason(image, content) == "it is compressed in a way that is not supported"
         assert "compressed" in reason(image, qcow2_image(incompatible=8))
         content = qcow2_image(header_bytes=112)
         image.write_bytes(content)
@@ -70,11 +70,11 @@ class TestQcow2:
             ({"backing_offset": 512, "backing_size": 11}, "backing file"),
             ({"incompatible": 4}, "in another file"),
             ({"incompatible": 2}, "corrupt"),
-            ({"incompatible": 1 << 5}, "features that are not known here (bits 0x20)"),
-            ({"incompatible": 1 << 63}, "features that are not known"),
+            ({"incompatible": 1 << 5}, "features that are not supported (bits 0x20)"),
+            ({"incompatible": 1 << 63}, "features that are not supported"),
             ({"encryption": 1}, "encrypted"),
             ({"encryption": 2}, "encrypted"),
-            ({"snapshots": 1}, "1 snapshots"),
+            ({"snapshots": 1}, "internal snapshots (1)"),
             ({"snapshots_offset": 8}, "its table of snapshots, which is empty, is said to be at 8"),
             ({"snapshots_offset": 1 << 63}, "is said to be at 9223372036854775808"),
             ({"autoclear": 2}, "another, raw file"),
@@ -86,7 +86,7 @@ class TestQcow2:
             ({"cluster_bits": 22}, "cluster_bits are 22"),
             ({"cluster_bits": 0xFFFFFFFF}, "cluster_bits"),
             ({"virtual_size": 0}, "0 bytes"),
-            ({"virtual_size": (1 << 30) + 1}, "sectors"),
+            ({"virtual_size": (1 << 30) + 1}, "not a multiple of 512"),
             ({"l1_entries": 1}, "first table has 1 entries"),
             ({"l1_entries": (4 << 20) + 1}, "first table has"),
             ({"l1_offset": 0}, "first table is not in the file"),
@@ -150,7 +150,7 @@ class TestQcow2:
     def test_a_disk_larger_than_the_cap_is_refused(self, image: Path) -> None:
         image.write_bytes(qcow2_image())
         assert inspect(image, cap_bytes=1 << 30).format == "qcow2"
-        with pytest.raises(ImageRejected, match="a disk of 1073741824 bytes"):
+        with pytest.raises(ImageRejected, match="its disk has 1073741824 bytes"):
             inspect(image, cap_bytes=(1 << 30) - 1)
         assert "allowed" in reason(image, qcow2_image(virtual_size=DEFAULT_CAP_BYTES + 512, l1_entries=4097))
 
@@ -283,7 +283,7 @@ class TestRaw:
             inspect(link)
         os.mkfifo(tmp_path / "fifo")
         for path in (tmp_path / "fifo", tmp_path, Path("/dev/zero")):
-            with pytest.raises(ImageRejected, match="no regular file"):
+            with pytest.raises(ImageRejected, match="not a regular file"):
                 inspect(path)
 
 

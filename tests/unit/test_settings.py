@@ -95,7 +95,7 @@ class TestRefusals:
         ("text", "said"),
         [
             ('stat-dir = "/s"', "no such setting: 'stat-dir'"),
-            ("state-dir = 1", "got 1, expected a text"),
+            ("state-dir = 1", "got 1, expected text"),
             ('node = "Host 1"', "expected a letter, then letters, digits and dashes"),
             ('tenant = "sys"', "got 'sys'"),
             ('accelerator = "hvf"', "expected one of auto, kvm, tcg"),

@@ -33,7 +33,7 @@ _BOOT_SIGNATURE_OFFSET: Final = 510
 _HEAD_BYTES: Final = 36 * 1024
 _CONVERT: Final = "convert it: qemu-img convert -O qcow2 OLD NEW.qcow2"
 _UNPACK: Final = "unpack it first, and import what is in it"
-_WRONG_ADDRESS: Final = "look at the address: it gives something else than the image"
+_WRONG_ADDRESS: Final = "check the source: it is something else than an image"
 
 # Where, what, what it is, and what to do. The first that fits counts.
 _OTHERS: Final[tuple[tuple[int, bytes, str, str], ...]] = (
@@ -86,7 +86,7 @@ def inspect(path: Path, *, cap_bytes: int = DEFAULT_CAP_BYTES) -> ImageHeader:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ImageRejected("it is no regular file", "give the path of an image")
+            raise ImageRejected("it is not a regular file", "give the path of an image")
         return _inspect(descriptor, status.st_size, cap_bytes)
     finally:
         os.close(descriptor)
@@ -103,7 +103,7 @@ def _inspect(file: int, file_size: int, cap_bytes: int) -> ImageHeader:
         virtual_size = file_size
     if virtual_size > cap_bytes:
         raise ImageRejected(
-            f"it stands for a disk of {virtual_size} bytes, and {cap_bytes} are allowed", "make a smaller one"
+            f"its disk has {virtual_size} bytes, and at most {cap_bytes} are allowed", "import a smaller image"
         )
     return ImageHeader(image_format, virtual_size, file_size)
 
@@ -115,7 +115,7 @@ def _check_raw(head: bytes, tail: bytes, file_size: int) -> None:
         if head[offset : offset + len(magic)] == magic:
             raise ImageRejected(f"it is {what}, and neither qcow2 nor a raw disk", hint)
     if head[:64].lstrip().lower().startswith(_TEXTS):
-        raise ImageRejected("it is a text or a web page, and no disk image", _WRONG_ADDRESS)
+        raise ImageRejected("it is a text or a web page, not a disk image", _WRONG_ADDRESS)
     for magic, what, hint in _TAILS:
         if tail.startswith(magic):
             raise ImageRejected(f"it is {what}, and neither qcow2 nor a raw disk", hint)

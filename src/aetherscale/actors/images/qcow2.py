@@ -49,7 +49,7 @@ _MOST_BLOCKS_LOOKED_AT: Final = 16
 _MOST_OFFSET: Final = (1 << 63) - 1
 _OFFSET_MASK: Final = 0x00FFFFFFFFFFFE00
 
-_FLATTEN: Final = "make it stand for itself: qemu-img convert -O qcow2 OLD NEW.qcow2"
+_FLATTEN: Final = "make a flat copy: qemu-img convert -O qcow2 OLD NEW.qcow2"
 _AGAIN: Final = "get it again, and give its checksum: --sha256"
 
 
@@ -66,7 +66,7 @@ def check(file: int, file_size: int) -> int:
         refcount_clusters, snapshots, snapshots_offset,
     ) = _COMMON.unpack_from(head)  # fmt: skip
     if version not in (2, 3):
-        raise ImageRejected(f"it is qcow version {version}, and versions 2 and 3 are known", _FLATTEN)
+        raise ImageRejected(f"it is qcow version {version}; only versions 2 and 3 are supported", _FLATTEN)
     if backing_offset:
         raise ImageRejected("it has a backing file: it is only the difference to another image", _FLATTEN)
     if cluster_bits not in _CLUSTER_BITS:
@@ -74,11 +74,11 @@ def check(file: int, file_size: int) -> int:
     if encryption:
         raise ImageRejected("it is encrypted", "import an image that is not encrypted")
     if snapshots:
-        raise ImageRejected(f"it has {snapshots} snapshots in it", _FLATTEN)
+        raise ImageRejected(f"it contains internal snapshots ({snapshots})", _FLATTEN)
     if snapshots_offset % (1 << cluster_bits) or snapshots_offset > _MOST_OFFSET:
         raise ImageRejected(f"its table of snapshots, which is empty, is said to be at {snapshots_offset}", _FLATTEN)
     if virtual_size == 0 or virtual_size % 512:
-        raise ImageRejected(f"it stands for a disk of {virtual_size} bytes, which are no sectors of 512", _FLATTEN)
+        raise ImageRejected(f"its disk has {virtual_size} bytes, which is not a multiple of 512", _FLATTEN)
     features, refcount_order, header_bytes = 0, 4, _VERSION_2_BYTES
     if version == 3:
         features, refcount_order, header_bytes = _check_version_3(head, cluster_bits)
@@ -99,11 +99,11 @@ def _check_version_3(head: bytes, cluster_bits: int) -> tuple[int, int, int]:
     if features & _DATA_FILE:
         raise ImageRejected("its data are in another file", _FLATTEN)
     if unknown := features & ~_KNOWN_FEATURES:
-        raise ImageRejected(f"it needs features that are not known here (bits {unknown:#x})", _FLATTEN)
+        raise ImageRejected(f"it needs features that are not supported (bits {unknown:#x})", _FLATTEN)
     if autoclear & _RAW_DATA_FILE:
         raise ImageRejected("it says that its data are in another, raw file", _FLATTEN)
     if autoclear & _BITMAPS:
-        raise ImageRejected("it has dirty bitmaps in it, as backups leave them", _FLATTEN)
+        raise ImageRejected("it contains dirty bitmaps, as backups leave them", _FLATTEN)
     if header_bytes < _VERSION_3_BYTES or header_bytes % 8 or header_bytes > 1 << cluster_bits:
         raise ImageRejected(f"its header says that it has {header_bytes} bytes", _AGAIN)
     if refcount_order > _MOST_REFCOUNT_ORDER:
@@ -111,7 +111,7 @@ def _check_version_3(head: bytes, cluster_bits: int) -> tuple[int, int, int]:
     # The compression type is the first byte behind what every header of version 3 has: 0 is zlib, 1 is zstd.
     compression = head[_VERSION_3_BYTES : _VERSION_3_BYTES + 1] if header_bytes > _VERSION_3_BYTES else b"\0"
     if compression != (b"\1" if features & _COMPRESSION else b"\0"):
-        raise ImageRejected("it is compressed in a way that is not known here", _FLATTEN)
+        raise ImageRejected("it is compressed in a way that is not supported", _FLATTEN)
     if features & _SUBCLUSTERS and cluster_bits < 14:
         raise ImageRejected(f"it has subclusters in clusters of {1 << cluster_bits} bytes", _AGAIN)
     return features, refcount_order, header_bytes

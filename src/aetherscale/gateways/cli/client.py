@@ -279,7 +279,7 @@ class Client:
 
     def _which_credentials(self) -> str:
         if self._settings.nats_url is not None:
-            return "mend the credentials in --nats or AETHERSCALE_NATS, or in the file that the settings name for them"
+            return "correct the credentials in --nats or AETHERSCALE_NATS, or in the file that the settings name for them"
         return f"restart the node, which writes {self._settings.state_dir / FILE_NAME} anew"
 
     def _is_it_running(self) -> str:
@@ -304,7 +304,7 @@ def chunk_of(message: Incoming, reply: Reply) -> Chunk:
     try:
         chunk = reply.read(message)
     except BadAnswer as bad:
-        raise Failure(500, str(bad), hint="does another program answer in a node's place?") from None
+        raise Failure(500, str(bad), hint="another program may have answered in place of the node") from None
     if chunk.get("type") == "error":
         raise Failure.of_chunk(chunk)
     return chunk

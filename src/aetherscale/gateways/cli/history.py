@@ -19,5 +19,5 @@ async def opened_log(context: Context) -> AsyncIterator[PastLog]:
 
     async with opened(context.settings.state_dir, context.program.kinds()) as log:
         if not log.is_proved:
-            context.out.note("the log is large and was not proved first: aetherscale log verify")
+            context.out.note("the log is large and was not verified first; to verify it: aetherscale log verify")
         yield log

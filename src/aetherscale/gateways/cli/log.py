@@ -34,7 +34,7 @@ def _verify(context: Context) -> int:
         context.out.value(found)
     else:
         whole = f"{count(found.events, 'event')} in {count(found.commits, 'commit')} are as they were written"
-        context.out.line(whole if found.events or not found.problems else "nothing could be proved")
+        context.out.line(whole if found.events or not found.problems else "nothing could be verified")
         if found.witnessed is not None:
             context.out.line(f"{count(found.witnessed, 'witnessed head')} of {len(witnessed or ())} fit")
         for problem in found.problems:

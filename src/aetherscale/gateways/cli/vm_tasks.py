@@ -81,7 +81,7 @@ def list_vms(context: Context) -> None:
     elif vms:
         show_vms(context.out, vms, context.program.now_us(), wide=values["wide"])
     else:
-        context.out.note("no virtual machines; make one: aetherscale vm create web --image tiny")
+        context.out.note("no virtual machines; to create one: aetherscale vm create web --image tiny")
 
 
 def show_vm(context: Context) -> None:
@@ -149,7 +149,9 @@ def logs_vm(context: Context) -> None:
     values = context.values
     name, as_json = values["NAME"], context.out.json
     if values["since"] is not None:
-        raise later_version("vm logs --since: a serial line has no times in it", f"aetherscale vm logs {name} -n 100")
+        raise later_version(
+            "vm logs --since: the serial console records no times", f"aetherscale vm logs {name} -n 100"
+        )
     if values["lines"] is not None and values["tail"] is not None:
         raise bad_usage("vm logs: --lines and --tail: got both, expected one of them")
     options: dict[str, Any] = {"vm-id": name, "follow": values["follow"], "raw": not as_json}
@@ -180,7 +182,7 @@ def exec_vm(context: Context) -> int:
     options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
     stdin = whole_stdin(EXEC_INPUT_BYTES, timeout_s, asked_for=values["interactive"])
     if stdin is None:
-        context.out.note("stdin says nothing and does not end: the program gets none; -i waits for it")
+        context.out.note("stdin sends nothing and does not end, so the program gets no input; -i waits for it")
     if stdin:
         options["stdin"] = base64.b64encode(stdin).decode()
     with suggesting(context, "vm", values["NAME"]):
@@ -215,5 +217,5 @@ def console_vm(context: Context) -> None:
     name = context.values["NAME"]
     if context.out.json:
         hint = f"without --json; or, to read alone: aetherscale vm logs {name} --follow --json"
-        raise bad_usage("vm console: --json: a serial line is bytes, and no JSON", hint)
+        raise bad_usage("vm console: --json is refused: a serial console sends bytes, not JSON", hint)
     attach(context, name, context.values["detach-key"])

@@ -101,9 +101,9 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
 def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Failure:
     look = f"aetherscale {kind} show {progress.subject}"
     if progress.phase:
-        so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work goes on: this is no failure"
+        so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work continues; this is not a failure"
     else:
-        so_far = f"no word of {kind} {progress.subject} yet; it may be under way"
+        so_far = f"{kind} {progress.subject} has not been heard of yet; the work may have begun"
     return Failure(
         504,
         f"{what}; {so_far}",

@@ -201,7 +201,7 @@ def _kvm_group(uid: int | None) -> int | None:
         return node.st_gid
     raise HostFault(
         "/dev/kvm is not open to the VM's user",
-        hint="chgrp kvm /dev/kvm; chmod 660 /dev/kvm; a node that is not root belongs to the group kvm",
+        hint="chgrp kvm /dev/kvm; chmod 660 /dev/kvm; a node that is not root needs to be in the group kvm",
         retryable=False,
     )
 

@@ -109,7 +109,7 @@ class AgentPort(Port):
             async with asyncio.timeout(timeout_s):
                 return await self._run(argv, stdin)
         except TimeoutError:
-            raise Refused(504, f"{argv[0]!r} has not ended within {timeout_s:g} s; it goes on in the guest") from None
+            raise Refused(504, f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest") from None
         except AgentSilent as silent:
             raise Refused(
                 503,

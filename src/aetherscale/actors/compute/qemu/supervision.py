@@ -182,7 +182,7 @@ async def choose(wanted: Supervision) -> Supervisor:
 
 async def systemd_scopes() -> SystemdScopes:
     """Scopes, tried out. Raises `HostFault` that says why they cannot be made."""
-    hint = "with --supervisor auto they are processes without limits, which outlive the node all the same"
+    hint = "with --supervisor auto, VMs are processes without limits; they outlive the node all the same"
     if not _SYSTEMD.is_dir():
         raise HostFault("this host is not run by systemd", hint=hint, retryable=False)
     program = shutil.which("systemd-run")
