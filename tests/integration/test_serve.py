@@ -87,7 +87,7 @@ async def test_a_node_without_its_broker_says_that_it_takes_no_commands_yet(
     await node.start()
     ready = await said(node, "ready")
     assert ready.startswith("ready: node host1 takes commands as soon as its NATS server is there")
-    assert "cannot be reached yet and is tried again and again" in await said(node, "nats ")
+    assert "cannot be reached yet; the node keeps trying" in await said(node, "nats ")
     await server.start()
 
     async def takes_commands() -> bool:

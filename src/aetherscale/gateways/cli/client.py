@@ -151,7 +151,7 @@ class Client:
                 what = f"no node can be asked: its NATS server, {source}, does not let us in: {refused}"
                 raise self._nobody(what, hint=self._which_credentials()) from None
             except BusUnavailable as away:
-                what = f"no node answers: its NATS server, {source}, cannot be reached: {away}"
+                what = f"no node answers: {away} (the NATS server {source})"
                 raise self._nobody(what, hint=self._is_it_running()) from None
         return self._connection
 

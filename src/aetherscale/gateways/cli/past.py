@@ -138,7 +138,7 @@ def _short(value: Any) -> str:
 def _show_why(context: Context, found: Why) -> None:
     out, view = context.out, msgspec.to_builtins(found.view)
     since = local(view["since"]) if out.terminal else view["since"]
-    out.paragraph(f"{found.kind} {found.name} ({found.id}) is {view['phase']} since {since}: {found.summary}.", 4)
+    out.paragraph(f"{found.kind} {found.name} ({found.id}) is {view['phase']} (since {since}): {found.summary}.", 4)
     shown: set[tuple[str, str]] = set()
     for at, chapter in enumerate(found.chapters):
         out.line()

@@ -54,7 +54,9 @@ def _serve(context: Context) -> None:
         if refused:
             later = f"takes commands as soon as its NATS server can be used: {refused}"
         now = "takes commands" if ready.connected else later
-        out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, virtual machines keep running")
+        simulated = context.settings.simulated
+        guests = "virtual machines, which are simulated, end with it" if simulated else "virtual machines keep running"
+        out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, {guests}")
 
     context.program.serve(context.settings, on_ready)
 
@@ -81,7 +83,7 @@ SERVE = Command(
             "allow-unisolated",
             "start VMs even if QEMU would run as root or as the node's own user; only for guests that you trust",
         ),
-        Option("simulated", "simulate the guests in memory; they end with the node"),
+        Option("simulated", "simulate the guests in memory; they and their disks end with the node"),
         Option("stream-max-bytes", "how large the copy of the log on the NATS server may get; 1G if not given", "SIZE"),
         Option("cache-dir", "where downloaded packages are cached", "DIR", completes="dir"),
         Option(
