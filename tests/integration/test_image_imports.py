@@ -360,7 +360,7 @@ class TestHandedOver:
         )  # fmt: skip
         assert process.stderr is not None
         said = await process.stderr.readline()
-        assert b"handing the file over" in said
+        assert b"copying the file to the node" in said
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
         assert b"Traceback" not in err
