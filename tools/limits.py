@@ -30,19 +30,19 @@ PAGE: Final = ROOT / "docs/limits.md"
 LIKE_A_BOUND: Final = re.compile(r"_(S|BYTES|MIB|LIMIT|AT_ONCE|ATTEMPTS)$|(^|_)(MAX|MOST|WINDOW|LIMIT|TASKS)(_|$)")
 NAMED_CODE: Final = re.compile(r"\((\d{3})\)")
 KINDS: Final = {
-    "input": "What comes in",
-    "queue": "What waits",
-    "wait": "How long is waited",
-    "retry": "How often it is tried again",
-    "file": "What is written and kept",
+    "input": "Input",
+    "queue": "Queues",
+    "wait": "Waits",
+    "retry": "Retries",
+    "file": "Files and storage",
 }
 HEAD: Final = """\
 # Limits
 
 <!-- Made by `just limits` from tests/promises/limits.toml and the code. Change those, not this page. -->
 
-Every queue, wait, retry, file and input has its bound. This is where each is, what happens at it, and the test that
-runs into it. Options of commands have theirs in [subjects.md](subjects.md).
+Every queue, wait, retry, file and input has a limit. This page lists each limit, where it is in the code, what happens
+when it is reached, and the test that reaches it. The limits of a request's options are in [subjects.md](subjects.md).
 """
 
 
@@ -84,7 +84,7 @@ def page(limits: Iterable[Limit]) -> str:
     lines = [HEAD]
     limits = list(limits)
     for kind, title in KINDS.items():
-        lines += [f"## {title}\n", "| bound | where | what happens | shown by |", "| --- | --- | --- | --- |"]
+        lines += [f"## {title}\n", "| limit | where | what happens | shown by |", "| --- | --- | --- | --- |"]
         for limit in limits:
             if limit.kind == kind:
                 shown = "<br>".join(f"`{name.removeprefix('tests/')}`" for name in limit.shown_by)
