@@ -342,7 +342,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         yield Finding("nats", "error", str(error), "correct --nats, or the file that the message names")
     except NotAuthorized as refused:
         mend = (
-            "correct the credentials in --nats, or in the file that --nats-creds, --nats-nkey or --nats-token-file names; "
+            "correct the credentials in --nats, or in the file of --nats-creds, --nats-nkey or --nats-token-file; "
             "without --nats, restart the node"
         )
         yield Finding("nats", "error", str(refused), mend)

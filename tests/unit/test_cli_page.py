@@ -9,7 +9,7 @@ from aetherscale.gateways.cli import failures
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
 from aetherscale.gateways.cli.serve import SERVE
 from aetherscale.gateways.cli.tree import ENTRIES
-from aetherscale.settings import NAMES, load_settings
+from aetherscale.settings import _OTHER_NAMES, NAMES, load_settings
 from tests.support.node import ROOT
 
 PAGE = (ROOT / "docs/cli.md").read_text()
@@ -48,6 +48,7 @@ def test_the_settings_are_those_of_the_program() -> None:
         flag = f"`--{name}`" if name in flags else ""
         in_file = f"`{name}`" if name in NAMES else ""
         wanted.append([flag, f"`AETHERSCALE_{name.upper().replace('-', '_')}`", in_file])
+    wanted += [["", f"`{other}`", ""] for other in _OTHER_NAMES.values()]
     assert sorted(row[:3] for row in rows("Settings")) == sorted(wanted)
 
 

@@ -279,7 +279,9 @@ class Client:
 
     def _which_credentials(self) -> str:
         if self._settings.nats_url is not None:
-            return "correct the credentials in --nats or AETHERSCALE_NATS, or in the file that the settings name for them"
+            return (
+                "correct the credentials in --nats or AETHERSCALE_NATS, or in the file that the settings name for them"
+            )
         return f"restart the node, which writes {self._settings.state_dir / FILE_NAME} anew"
 
     def _is_it_running(self) -> str:
