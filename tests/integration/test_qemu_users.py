@@ -119,6 +119,23 @@ async def test_a_root_without_the_right_capabilities_starts_no_vm_as_root(node: 
     assert (found["status"], f"CAP_{lacking.upper()} is missing" in found["found"]) == ("error", True)
 
 
+@pytest.mark.skipif(users.way() != "switch", reason="only root has capabilities to lack")
+async def test_a_root_that_may_not_empty_its_bounding_set_gives_qemu_no_capability_all_the_same(
+    node: OrdinaryNode,
+) -> None:
+    node.within = ("setpriv", "--bounding-set=-setuid,-setpcap", "--inh-caps=-all", "--")
+    node.allowed = "1"
+    await node.start()
+    web = (await created(node, "web"))["vm"]
+    assert (web["isolation"], web["process-user"]) == ("none", "root")
+    (guest,) = guests(node.state_dir)
+    status = Path(f"/proc/{guest}/status").read_text()
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert f"{kind}:\t0000000000000000" in status, kind
+    assert "NoNewPrivs:\t1" in status, "so that no exec gives it any"
+    assert "CapBnd:\t0000000000000000" not in status, "or it could have been emptied"
+
+
 DOCKERS: Final = (
     "chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,sys_chroot,kill,"
     "audit_write"

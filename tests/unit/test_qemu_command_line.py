@@ -134,6 +134,12 @@ def test_a_node_that_is_not_root_still_gives_everything_else_away() -> None:
     assert "--bounding-set=-all" not in wrapped, "only CAP_SETPCAP lets it go, and setpriv would fail"
 
 
+def test_a_root_that_keeps_its_bounding_set_gives_all_up_right_before_qemu() -> None:
+    wrapped = launch.Jail(uid=None, drops_bounds=False, gives_up=True).wrap(["/usr/bin/qemu", "-x"])
+    assert [Path(word).name for word in wrapped[-3:]] == ["uncapable.py", "qemu", "-x"]
+    assert wrapped.index("--no-new-privs") < len(wrapped) - 3
+
+
 def test_a_root_that_stays_root_still_loses_its_bounding_set() -> None:
     assert "--bounding-set=-all" in launch.Jail(uid=None).wrap(["qemu"])
 

@@ -3,8 +3,8 @@
 The exec chain is `prlimit` → `setpriv` → QEMU, both of util-linux, 2.5 ms together: a jail made by `preexec_fn` would
 run Python between fork and exec of a process with threads, and QEMU's own `-runas` dies under its own `-sandbox`.
 
-Which user it becomes, and how, is said in `users.py`. Where it stays uid 0, of whatever user namespace, only an empty
-bounding set keeps exec from giving it every capability back: it is dropped wherever the kernel lets this process do so.
+Which user it becomes, and how, is said in `users.py`. Where it stays uid 0, of whatever user namespace, an empty
+bounding set keeps exec from giving it every capability back; without the right to empty that, `uncapable.py` does.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Jail:
     """Who gives a user namespace its uid, where this process may not switch to it."""
     drops_bounds: bool = True
     """Whether the bounding set goes: only CAP_SETPCAP lets it."""
+    gives_up: bool = False
+    """Whether each capability is given up beforehand: root that keeps its bounding set would have them again."""
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """The command, preceded by the programs that take everything away and then become it."""
@@ -53,27 +55,34 @@ class Jail:
         if self.uid is not None:
             groups = "--clear-groups" if self.group is None else f"--groups={self.group}"
             drop = [f"--reuid={self.uid}", f"--regid={self.uid}", groups, *drop]
-        return [program("prlimit"), *limits, "--", *self._mapped(), program("setpriv"), *drop, "--", *command]
+        before = [program("prlimit"), *limits, "--", *self._mapped(), program("setpriv"), *drop, "--"]
+        return [*before, *(_script("uncapable.py") if self.gives_up else ()), *command]
 
     def _mapped(self) -> list[str]:
         """What comes before `setpriv` where the uid is to be had in a user namespace of its own."""
         if self.mapper is None:
             return []
-        script = str(Path(__file__).with_name("mapped.py"))
         unshare = [program("unshare"), "--user", "--keep-caps", "--"]
-        return [*unshare, sys.executable, "-I", "-S", "-B", script, str(self.mapper), str(self.uid)]
+        return [*unshare, *_script("mapped.py"), str(self.mapper), str(self.uid)]
 
 
 def jail_of(vm_id: str, group: int | None = None, file_limit_bytes: int | None = None) -> Jail:
     """The jail of a VM's process, as this process can make it."""
     way = users.way()
+    drops_bounds = way == "map" or users.has_capability(users.CAP_SETPCAP)
     return Jail(
         uid=None if way == "none" else users.derived_uid(vm_id),
         group=group,
         file_limit_bytes=file_limit_bytes,
         mapper=users.MAPPER if way == "map" else None,
-        drops_bounds=way == "map" or users.has_capability(users.CAP_SETPCAP),
+        drops_bounds=drops_bounds,
+        gives_up=way == "none" and os.geteuid() == 0 and not drops_bounds,
     )
+
+
+def _script(name: str) -> list[str]:
+    """What runs a program of ours, which becomes what follows."""
+    return [sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name(name))]
 
 
 def program(name: str) -> str:
