@@ -143,10 +143,10 @@ class Work:
 
 
 class Effect:
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, deadline_s: float = 60.0) -> None:
         self.key = key
         self.not_before_us = 0
-        self.deadline_s = 0.05 if key == "hangs" else 60.0
+        self.deadline_s = 0.05 if key == "hangs" else deadline_s
 
 
 async def test_what_is_owed_is_done_once_and_then_what_is_owed_next() -> None:
@@ -197,3 +197,41 @@ async def test_a_driver_that_breaks_is_a_failure_and_is_logged(caplog: pytest.Lo
         await work.answered.wait()
     assert work.log == ["begin breaks", "breaks failed: internal error"]
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_waits_for_its_turn_has_all_its_time_when_it_comes() -> None:
+    """A fifth start of four at once: its deadline is for the start, not for the queue."""
+    turns, first_goes = asyncio.Semaphore(1), asyncio.Event()
+    owed = {"first": Effect("first", deadline_s=60.0), "fifth": Effect("fifth", deadline_s=0.02)}
+    answers: dict[str, str] = {}
+    both = asyncio.Event()
+    tasks = Tasks("test")
+
+    async def perform(entity_id: str, effect: Effect) -> str:
+        if entity_id == "first":
+            await first_goes.wait()
+        return "done"
+
+    def answer(entity_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
+        answers[entity_id] = outcome
+        owed.pop(entity_id)
+        if not owed:
+            both.set()
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        recorded.set_result(None)
+        return recorded
+
+    work = OwedWork(
+        owed.get, perform, lambda effect, reason: reason, answer, lambda: 0, tasks, gate=lambda effect: turns
+    )
+    work.reconsider("first")
+    work.reconsider("fifth")
+    # Longer than its deadline, by the clock that deadlines go by: it has waited in the queue for all of it by now.
+    waited = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, waited.set)
+    await waited.wait()
+    assert answers == {}, "nobody has had enough yet"
+    first_goes.set()
+    await both.wait()
+    assert answers == {"first": "done", "fifth": "done"}
+    await tasks.close()
