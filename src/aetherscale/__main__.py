@@ -25,6 +25,7 @@ PRIVATE = 0o077
 """The umask of a node: whatever it or a program of its makes is for its owner alone."""
 INTERRUPTED = 130
 """What a shell expects of a program that was ended by Ctrl-C."""
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 PYTHONS_OWN = gc.get_threshold()
 
 
@@ -75,14 +76,31 @@ def _briefly(work: Callable[[], int]) -> int:
 
         gc.set_threshold(SEARCH_AFTER)
         install()
+        end_in_order()
         return work()
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
+        for number in ENDING:
+            if signal.getsignal(number) is _end:
+                signal.signal(number, signal.SIG_DFL)
         # What is left is Python's own end, which has nothing to say of a Ctrl-C.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.freeze()
         gc.set_threshold(*PYTHONS_OWN)
+
+
+def end_in_order() -> None:
+    """Have SIGTERM and SIGHUP end the program as Ctrl-C does, with whatever was begun taken back: with 128 and their
+    number as exit status. One that is ignored, as under nohup(1), stays so.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def program() -> Program:

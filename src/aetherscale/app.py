@@ -63,7 +63,7 @@ class Ready(Struct, frozen=True):
 
 
 async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST) -> None:
-    """Run a node until SIGTERM or SIGINT. Guests run on.
+    """Run a node until SIGTERM, SIGINT or SIGHUP. Guests run on. A SIGHUP that is ignored, as under nohup(1), stays so.
 
     Raises `StoreError` where the log cannot be opened or can no longer be trusted, `EmbeddedServerError` where the
     nats-server of our own does not start, and OSError for a state directory that cannot be used.
@@ -71,8 +71,9 @@ async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platfo
     stop = asyncio.Event()
     build = service.build() if os.environ.get("NOTIFY_SOCKET") else ""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop.set)
     async with running(settings, platform) as (node, ready):
         on_ready(ready)
         notify(f"READY=1\nSTATUS={build}")

@@ -33,7 +33,7 @@ class Deviation(Exception):
 
 def demo() -> int:
     """Run the demo; answers with the exit status."""
-    with _signals_as_interrupts(), tempfile.TemporaryDirectory(prefix="aetherscale-demo-") as directory:
+    with tempfile.TemporaryDirectory(prefix="aetherscale-demo-") as directory:
         show = _Show(Path(directory))
         try:
             with ExitStack() as stack:
@@ -43,9 +43,9 @@ def demo() -> int:
             print(f"\nthe demo failed: {deviation}", file=sys.stderr)
             show.tell_of_the_node()
             return 1
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as ended:
             print("\ninterrupted; everything has been taken away again", file=sys.stderr)
-            return 130
+            return ended.code if isinstance(ended, SystemExit) and isinstance(ended.code, int) else 130
     if Path(directory).exists():
         print(f"\nthe demo failed: {directory} is still there", file=sys.stderr)
         return 1
@@ -284,18 +284,3 @@ def _heading(title: str, about: str) -> None:
 
 def _typed(*words: str) -> None:
     print(f"\n$ aetherscale {' '.join(words)}", flush=True)
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: with everything taken away again."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

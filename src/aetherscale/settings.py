@@ -38,7 +38,7 @@ from msgspec import Struct
 
 from aetherscale import service
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.names import is_name
+from aetherscale.kernel.names import NAME_RULE, is_name, name_like
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
 
 if TYPE_CHECKING:
@@ -281,8 +281,13 @@ def _text(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
 def _name(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
     value = _text(given, name)
     if value is not None and (not is_name(value) or value == SYSTEM):
-        expected = f"a letter, then letters, digits and dashes, at most 63; not {SYSTEM!r}"
-        raise Refused(400, f"settings: {given[name][1]}: got {value[:80]!r}, expected {expected}", field=name)
+        like = name_like(value)
+        raise Refused(
+            400,
+            f"settings: {given[name][1]}: got {value[:80]!r}, expected a name other than {SYSTEM!r}: {NAME_RULE}",
+            field=name,
+            hint=f"perhaps {like}" if like and like != SYSTEM else "",
+        )
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.driver import ComputeDriver, LogRange, OnHost
 from aetherscale.actors.compute.effects import DiskProvisioned, Ended, GuestReady
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.kernel.errors import Refused
@@ -54,17 +54,35 @@ async def test_every_reader_of_the_serial_line_sees_everything_and_anyone_may_ty
 async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: ComputeDriver, watcher: Watcher) -> None:
     await booted(driver, TINY)
     await watcher.until(GuestReady)
-    following = driver.logs(VM, follow=True, tail_bytes=1 << 20)
+    following = driver.logs(VM, LogRange(1 << 20), follow=True)
     await read_until((await driver.console(VM)).output(), b"# ")  # what is typed earlier may be lost in the guest
     await type_in(driver, "echo in-the-''log")
     await read_until(following, b"in-the-log")
     await ensure(driver, END, Ended)
-    stored = await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
+    stored = await whole(driver.logs(VM, LogRange(1 << 20), follow=False))
     assert b"in-the-log" in stored
-    assert await whole(driver.logs(VM, follow=True, tail_bytes=10)) == stored[-10:]
+    assert await whole(driver.logs(VM, LogRange(10), follow=True)) == stored[-10:]
     for follow in (False, True):
-        lines = await whole(driver.logs(VM, follow=follow, tail_bytes=0, lines=2))
+        lines = await whole(driver.logs(VM, LogRange(lines=2), follow=follow))
         assert lines == last_lines(stored, 2)
+        assert await whole(driver.logs(VM, LogRange(ago_s=3600), follow=follow)) == stored
+        assert await whole(driver.logs(VM, LogRange(ago_s=3600, lines=2), follow=follow)) == lines
+        assert await whole(driver.logs(VM, LogRange(since_us=0), follow=follow)) == stored
+        assert await whole(driver.logs(VM, LogRange(ago_s=-3600), follow=follow)) == b""
+
+
+async def test_what_the_host_has_of_a_vm_is_told(driver: ComputeDriver, watcher: Watcher) -> None:
+    assert driver.on_host(VM) == OnHost()
+    process = await booted(driver, TINY)
+    there = driver.on_host(VM)
+    assert there.pid == process.pid
+    assert there.uptime_s is not None
+    assert there.directory is not None
+    assert (there.disk, there.console_log) == (f"{there.directory}/disk.qcow2", f"{there.directory}/console.log")
+    await ensure(driver, END, Ended)
+    at_rest = driver.on_host(VM)
+    assert (at_rest.directory, at_rest.disk) == (there.directory, there.disk)
+    assert (at_rest.pid, at_rest.uptime_s) == (None, None)
 
 
 async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -95,5 +113,5 @@ async def test_a_vm_that_is_not_running_is_refused_as_such(driver: ComputeDriver
     with pytest.raises(Refused) as execute:
         await driver.execute(VM, ["true"], 1)
     with pytest.raises(Refused) as logs:
-        await whole(driver.logs(OTHER_VM, follow=True, tail_bytes=100))
+        await whole(driver.logs(OTHER_VM, LogRange(100), follow=True))
     assert [refused.value.code for refused in (console, execute, logs)] == [409, 409, 404]

@@ -173,7 +173,8 @@ class TestTheLog:
             status, _, err = await run(*words.split(), "--state-dir", str(tmp_path))
             assert status == 3, words
             assert "there is no event log" in err
-            assert "--state-dir" in err
+            assert "name the state directory of a node with --state-dir" in err
+            assert f"start one: aetherscale serve --state-dir {tmp_path}" in err
 
 
 class TestTheHost:

@@ -189,14 +189,17 @@ class TestOnATerminal:
         await terminal.until("\x1b[6n", "\x1b]11;?\x07", "sim:~#")
         terminal.type("\x1d")
         assert await terminal.end() == 0
-        await terminal.start(*console, env=node.environment)
+        short = (await node.vm("web"))["id"][:8]
+        await terminal.start(*console[:-1], short, env=node.environment)
         await terminal.until("as''ked", "sim:~#")
         assert "\x1b" not in terminal.shown
         terminal.type("\x1b[6n")
         await terminal.until("\x1b[6n")
         terminal.type("\x1d")
         assert await terminal.end() == 0
-        # Nobody answers where no terminal is: what the guest wrote is given as it was.
+        # A pipe may end at a terminal.
+        status, out, _ = await node.cli("vm", "console", "web", stdin="\necho pi''ped\n")
+        assert (status, "\x1b" in out, "piped\r\n" in out) == (0, False, True)
         assert "\x1b[6n" in await good(node, "vm", "logs", "web")
         await terminal.start(sys.executable, "-m", "aetherscale", "vm", "logs", "web", env=node.environment)
         assert await terminal.end() == 0

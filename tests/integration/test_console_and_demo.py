@@ -171,7 +171,7 @@ async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(cache: Path, tm
     assert processes_in(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_demo_that_is_interrupted_takes_everything_away(
     cache: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -184,7 +184,7 @@ async def test_a_demo_that_is_interrupted_takes_everything_away(
             assert line, "the demo ended before the VM ran"
     process.send_signal(number)
     _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "interrupted; everything has been taken away again" in err.decode()
     assert list(tmp_path.iterdir()) == []
     assert processes_in(tmp_path) == {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.effects import Booted, DiskProvisioned, EffectFailed, Ended, EndVm, GuestReady, VmGone
 from aetherscale.actors.compute.qemu import accel, launch, seriallog
 from aetherscale.actors.compute.qemu.driver import QEMU
@@ -127,7 +128,7 @@ async def test_a_guest_that_floods_its_serial_line_fills_neither_disk_nor_memory
         await watcher.until(GuestReady)
         typing = await driver.console(VM)
         await read_until(typing.output(), b"# ")
-        following = driver.logs(VM, follow=True, tail_bytes=1)
+        following = driver.logs(VM, LogRange(1), follow=True)
         said = await anext(following)
         await typing.send(b"seq 1000 6000; echo flood''ed\n")
         # What the console shows is in the log by then: it is from there that it is read.
@@ -137,7 +138,7 @@ async def test_a_guest_that_floods_its_serial_line_fills_neither_disk_nor_memory
         assert lines[first : first + 5001] == [b"%d" % number for number in range(1000, 6001)]
         logs = [qemu_world.directory() / name for name in ("console.log", "console.log.1")]
         assert max(log.stat().st_size for log in logs if log.exists()) <= FILE_BYTES
-        assert b"5999\r\n6000\r\nflooded" in await whole(driver.logs(VM, follow=False, tail_bytes=10_000))
+        assert b"5999\r\n6000\r\nflooded" in await whole(driver.logs(VM, LogRange(10_000), follow=False))
 
 
 async def test_the_number_of_cpus_that_is_named_as_the_most_is_one_that_starts(qemu_world: QemuWorld) -> None:

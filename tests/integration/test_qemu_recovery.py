@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.actors.compute.driver import Found
+from aetherscale.actors.compute.driver import Found, LogRange
 from aetherscale.actors.compute.effects import (
     Booted,
     DiskProvisioned,
@@ -89,7 +89,7 @@ async def test_a_guest_that_an_older_version_started_gets_its_line_from_the_next
         await console.send(b"\necho new-''line\n")
         said = await read_until(console.output(), b"new-line")
         assert said.startswith(b"what it said before\n")
-        assert b"new-line" in await whole(driver.logs(VM, follow=False, tail_bytes=1 << 20))
+        assert b"new-line" in await whole(driver.logs(VM, LogRange(1 << 20), follow=False))
 
 
 async def first_node(world: QemuWorld, image: str, *moment: str) -> Process:

@@ -14,7 +14,17 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from aetherscale.actors.component import Progress as ImageProgress
-from aetherscale.actors.compute.driver import ComputeDriver, Console, ExecResult, Found, Observe, Process, Progress
+from aetherscale.actors.compute.driver import (
+    ComputeDriver,
+    Console,
+    ExecResult,
+    Found,
+    LogRange,
+    Observe,
+    OnHost,
+    Process,
+    Progress,
+)
 from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.images import effects as images
@@ -251,8 +261,11 @@ class SimulatedHand:
     async def console(self, vm_id: str) -> Console:
         return await self._driver.console(vm_id)
 
-    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
-        return self._driver.logs(vm_id, follow=follow, tail_bytes=tail_bytes, lines=lines)
+    def on_host(self, vm_id: str) -> OnHost:
+        return self._driver.on_host(vm_id)
+
+    def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
+        return self._driver.logs(vm_id, wanted, follow=follow)
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         return await self._driver.execute(vm_id, argv, timeout_s, stdin)

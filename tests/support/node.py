@@ -185,12 +185,18 @@ class RunningNode:
         finally:
             await subscription.unsubscribe()
 
-    async def cli(self, *arguments: str) -> tuple[int, str, str]:
+    async def cli(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         """Run the command line: exit status, standard output, standard error."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aetherscale", *arguments), stdout=PIPE, stderr=PIPE, env=self.environment, cwd=ROOT
+            *(sys.executable, "-m", "aetherscale", *arguments),
+            stdin=None if stdin is None else PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=self.environment,
+            cwd=ROOT,
         )
-        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        given = None if stdin is None else stdin.encode()
+        out, err = await asyncio.wait_for(process.communicate(given), PATIENCE_S)
         assert process.returncode is not None
         assert TRACE not in err.decode(), err.decode()
         return process.returncode, out.decode(), err.decode()

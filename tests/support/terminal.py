@@ -11,6 +11,7 @@ import struct
 import termios
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 120.0
@@ -58,6 +59,13 @@ class Terminal:
     def type(self, keys: str) -> None:
         """Type."""
         os.write(self._master, keys.encode())
+
+    def send_child(self, number: signal.Signals) -> None:
+        """Send a signal to what the program, a shell, runs."""
+        assert self._process is not None
+        pid = self._process.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(child), number)
 
     async def end(self) -> int:
         """Wait for the program to end; answers with its exit status."""

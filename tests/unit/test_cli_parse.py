@@ -10,18 +10,53 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import inspect
 
-from aetherscale.actors.compute.commands import CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions
-from aetherscale.actors.images.commands import BuildImageOptions, ImportImageOptions
+from aetherscale.actors.compute.commands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    CreateVmOptions,
+    ExecOptions,
+    ListVmsOptions,
+    LogsOptions,
+    StopVmOptions,
+    VmOptions,
+)
+from aetherscale.actors.images.commands import BuildImageOptions, ImageOptions, ImportImageOptions, ListImagesOptions
 from aetherscale.gateways.cli import elsewhere, flat, tree
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
 from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
 from aetherscale.gateways.cli.parse import Parsed, parse
 from aetherscale.gateways.cli.wording import TYPED_AS, typed
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.wire import decode
 
 ROOT = Path(__file__).parents[2]
 WIRE = (CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions, ImportImageOptions, BuildImageOptions)
+
+
+def fields_of(kind: Any) -> tuple[inspect.Field, ...]:
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    return described.fields
+
+
+def patterns(kind: inspect.Type, description: str = "") -> list[tuple[str, str]]:
+    """Every pattern that a type has, with the words for it."""
+    match kind:
+        case inspect.Metadata():
+            return patterns(kind.type, (kind.extra_json_schema or {}).get("description", ""))
+        case inspect.StrType():
+            return [(kind.pattern, description)] if kind.pattern else []
+        case inspect.UnionType():
+            return [each for member in kind.types for each in patterns(member, description)]
+        case inspect.ListType():
+            return patterns(kind.item_type)
+        case inspect.DictType():
+            return patterns(kind.key_type) + patterns(kind.value_type)
+        case _:
+            return []
 
 
 def parsed(line: str) -> Parsed:
@@ -219,6 +254,35 @@ class TestWording:
         words |= {argument.name for _, command in commands() for argument in command.arguments}
         unnamed = {field for field in fields if not {field, *TYPED_AS.get(field, ())} & words}
         assert unnamed <= {"autostart", "raw", "stdin"}
+
+    def test_a_value_is_shown_as_it_was_typed_and_bounds_as_people_write_them(self) -> None:
+        for line, body, kind, said in (
+            ("vm create --image t --memory 1M", {"image": "t", "memory-mib": 1}, CreateVmOptions,
+             "--memory: got '1M', expected a whole number from 32 to 16777216 (guest memory in MiB)"),
+            ("vm stop T --grace 2d", {"grace-s": 172800.0}, StopVmOptions,
+             "--grace: got '2d', expected a number from 0 to 3600 (seconds that the guest has to shut down)"),
+            ("vm logs T -n 2000000", {"lines": 2_000_000}, LogsOptions,
+             "--lines: got '2000000', expected a whole number from 0 to 1000000 (lines)"),
+            ("vm exec T --timeout 2h x", {"command": ["x"], "timeout-s": 7200.0}, ExecOptions,
+             "--timeout: got '2h', expected a number above 0 to 3600 (seconds that it may take)"),
+        ):  # fmt: skip
+            with pytest.raises(Refused) as refused:
+                decode(msgspec.json.encode(body), kind, "compute.task")
+            failure = typed(Failure.of_refusal(refused.value), parsed(line))
+            assert failure.shown.partition(": ")[2] == said
+
+    def test_every_rule_of_a_text_is_told_in_words(self) -> None:
+        kinds = [*WIRE, ConsoleOptions, ConsoleInputOptions, ListVmsOptions, VmOptions, ImageOptions, ListImagesOptions]
+        rules = [rule for kind in kinds for field in fields_of(kind) for rule in patterns(field.type)]
+        assert len(rules) > 10
+        assert [pattern for pattern, description in rules if not description] == []
+
+    def test_a_label_is_refused_in_words(self) -> None:
+        for labels in ({"-a": "b"}, {"a$": "b"}, {"": "b"}, {"x" * 64: "b"}, {"a": "b\n"}, {"a": "x" * 257}):
+            with pytest.raises(Refused) as refused:
+                decode(msgspec.json.encode({"image": "t", "labels": labels}), CreateVmOptions, "compute.create-vm")
+            assert re.search(r"expected a (key: letters|value: text)", str(refused.value))
+            assert "\\A" not in str(refused.value)
 
     def test_a_hint_names_the_name_that_was_typed(self) -> None:
         failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")

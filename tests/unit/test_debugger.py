@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault
 from aetherscale.debugger.diff import diff
@@ -91,6 +92,28 @@ class TestReplay:
         assert past.views("vm", "other") == []
         with pytest.raises(Refused, match="knows no vm 'web'"):
             past.find("vm", "other", "web")
+
+    async def test_the_beginning_of_an_id_means_the_object_that_alone_has_it(self, node: MemoryNode) -> None:
+        made = await node.final("compute", "create-vm", WEB)
+        log = debugging(node)
+        past = await log.state_at(await log.head())
+        whole = made["vm-id"]
+        assert past.find("vm", "default", whole[:4]).id == past.find("vm", "default", whole[:15]).id == whole
+        for reference in (whole[:3], "0" * 15, whole[:8] + "x"):
+            with pytest.raises(Refused, match="the log knows no vm"):
+                past.find("vm", "default", reference)
+        with pytest.raises(Refused, match="the log knows no vm"):
+            past.find("vm", "other", whole[:8])
+        registry = past.registries["vm"]
+        entity = registry.entities[whole]
+        like = replace(entity, id=whole[:10] + "abcdef")
+        registry.entities[like.id] = like
+        with pytest.raises(Refused) as refused:
+            past.find("vm", "default", whole[:10])
+        assert refused.value.code == 400
+        ids = sorted([whole, like.id])
+        assert refused.value.message == f"{whole[:10]!r} is the beginning of 2 ids: web ({ids[0]}), web ({ids[1]})"
+        assert past.find("vm", "default", whole).id == whole
 
     async def test_a_moment_is_a_number_or_a_time(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB)

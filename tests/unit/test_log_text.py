@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from aetherscale.actors.compute.commands import EXEC_INPUT_BYTES, ExecOptions, LogsOptions
 from aetherscale.actors.compute.component import Compute
+from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
@@ -30,9 +31,7 @@ class Pieces(SimulatedDriver):
         super().__init__(SimulatedHost())
         self.pieces = pieces
 
-    async def logs(
-        self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None
-    ) -> AsyncIterator[bytes]:
+    async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         for piece in self.pieces:
             yield piece
 

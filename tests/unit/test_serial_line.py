@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aetherscale.actors.compute import readers
+from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.qemu import console, seriallog
 from aetherscale.actors.compute.qemu.console import LineReader, SerialLine, stored_log, written_out
 from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, CONSOLE_LOG_BEFORE, CONSOLE_PIPE, VmDirectory
@@ -101,7 +102,7 @@ class Qemu:
 
 
 async def stored(log: SerialLog, tail_bytes: int = 1 << 30) -> bytes:
-    return b"".join([piece async for piece in stored_log(log, tail_bytes)])
+    return b"".join([piece async for piece in stored_log(log, LogRange(tail_bytes))])
 
 
 async def rest(reader: LineReader) -> bytes:
@@ -150,7 +151,7 @@ async def test_past_and_present_meet_without_a_gap_and_without_a_byte_twice(
     qemu = Qemu(directory)
     qemu.say(numbers(0, 700))  # one file and a half
     await qemu.written(numbers(699, 700))
-    reader = qemu.line.follow(tail_bytes)
+    reader = qemu.line.follow(LogRange(tail_bytes))
     assert reader.past_bytes == min(tail_bytes, 5600)
     qemu.say(numbers(700, 900))
     await qemu.end()
@@ -186,7 +187,7 @@ async def test_the_bound_holds_while_no_node_is_there(directory: VmDirectory) ->
 @pytest.mark.usefixtures("small_limits")
 async def test_a_follower_gets_every_byte_in_its_order_through_all_files(directory: VmDirectory) -> None:
     qemu = Qemu(directory)
-    output = qemu.line.follow(0).output()
+    output = qemu.line.follow(LogRange(0)).output()
     said = b""
     for number in range(0, 2500, 50):
         qemu.say(numbers(number, number + 50))
@@ -202,12 +203,12 @@ async def test_a_follower_may_begin_so_many_lines_before_the_end(directory: VmDi
     qemu = Qemu(directory)
     qemu.say(b"".join(lines[:700]))  # one file and a part of the next
     await qemu.written(lines[699])
-    reader = qemu.line.follow(0, count)
+    reader = qemu.line.follow(LogRange(lines=count))
     assert reader.past_bytes == 7 * count
     qemu.say(b"".join(lines[700:]))
     await qemu.end()
     assert await rest(reader) == b"".join(lines[700 - count :])
-    assert b"".join([piece async for piece in stored_log(qemu.line.log, 0, 5)]) == b"".join(lines[-5:])
+    assert b"".join([piece async for piece in stored_log(qemu.line.log, LogRange(lines=5))]) == b"".join(lines[-5:])
 
 
 @pytest.mark.usefixtures("small_limits")
@@ -217,7 +218,7 @@ async def test_a_follower_that_is_left_behind_is_told_and_goes_on_with_the_oldes
     qemu = Qemu(directory)
     qemu.say(numbers(0, 1))
     await qemu.written(numbers(0, 1))
-    reader = qemu.line.follow(8)
+    reader = qemu.line.follow(LogRange(8))
     qemu.say(numbers(1, 2500))
     await qemu.end()
     said = await rest(reader)
@@ -279,7 +280,7 @@ async def test_a_new_run_begins_with_nothing_on_the_line_and_everything_in_the_l
     qemu = Qemu(directory)
     qemu.say(b"run 2\n")
     await qemu.written(b"run 2\n")
-    console_reader, follower = qemu.line.attach(), qemu.line.follow(1000)
+    console_reader, follower = qemu.line.attach(), qemu.line.follow(LogRange(1000))
     await qemu.end()
     assert await rest(console_reader) == b"run 2\n"
     assert await rest(follower) == b"run 1\nrun 2\n"

@@ -96,7 +96,7 @@ class TestRefusals:
         [
             ('stat-dir = "/s"', "no such setting: 'stat-dir'"),
             ("state-dir = 1", "got 1, expected text"),
-            ('node = "Host 1"', "expected a letter, then letters, digits and dashes"),
+            ('node = "Host 1"', "expected a name other than 'sys': lower-case letters a-z, digits and dashes"),
             ('tenant = "sys"', "got 'sys'"),
             ('accelerator = "hvf"', "expected one of auto, kvm, tcg"),
             ('supervisor = "runit"', "expected one of auto, systemd, detached"),

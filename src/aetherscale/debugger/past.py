@@ -31,7 +31,7 @@ from aetherscale.eventstore.store import (
 from aetherscale.kernel.errors import Code, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
-from aetherscale.kernel.names import is_id
+from aetherscale.kernel.names import ambiguous, is_id, is_short_id
 from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
 from aetherscale.statedir import NotOurs
 
@@ -66,12 +66,17 @@ class Past(Struct, frozen=True):
         return [known.view(entity.state, self.node, entity.version, entity.requested_by) for entity in entities]
 
     def find(self, kind: str, tenant: str, reference: str) -> Entity[Any]:
-        """The object that a name or an id means; where nobody bears the name now, whoever bore it last.
+        """The object that a name, an id or its beginning means; where nobody bears the name now, whoever bore it last.
 
-        Raises `Refused` (404).
+        Raises `Refused`: 404 where there is none, 400 where a beginning means several.
         """
         registry = self.registries[kind]
         found = registry.find(kind, tenant, reference)
+        if found is None and is_short_id(reference):
+            meant = [entity for entity in registry.of_tenant(tenant) if entity.id.startswith(reference)]
+            if len(meant) > 1:
+                raise ambiguous(reference, [(entity.id, entity.state.name) for entity in meant])
+            found = meant[0] if meant else None
         if found is None and not is_id(reference):
             bearers = [entity for entity in registry.of_tenant(tenant) if entity.state.name == reference]
             found = max(bearers, key=lambda entity: entity.seq, default=None)
@@ -230,7 +235,8 @@ def log_of(state_dir: Path) -> Path:
             raise Refused(
                 404,
                 f"there is no event log: {path}",
-                hint="name the state directory of a node with --state-dir, or start one: aetherscale serve",
+                hint="name the state directory of a node with --state-dir",
+                details={"missing": "event-log"},
             )
     return path
 

@@ -32,12 +32,18 @@ def from_text(text: str, now_us: int, zone: tzinfo | None = None) -> int:
     try:
         if words == "now":
             return now_us
-        if ago := _AGO.fullmatch(words):
-            long_ago = timedelta(seconds=sum(int(n) * _SECONDS[unit[0]] for n, unit in _PART.findall(ago[1])))
+        if (long_ago_s := ago_s(words)) is not None:
+            long_ago = timedelta(seconds=long_ago_s)
             return (_EPOCH + timedelta(microseconds=now_us) - long_ago - _EPOCH) // timedelta(microseconds=1)
         return _microseconds(_on_a_day(words, now_us, zone) or datetime.fromisoformat(text.strip()), zone)
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"expected {EXPECTED}") from None
+
+
+def ago_s(text: str) -> int | None:
+    """How long ago, for what says that, like `5m`; None for anything else."""
+    ago = _AGO.fullmatch(" ".join(text.lower().split()))
+    return None if ago is None else sum(int(n) * _SECONDS[unit[0]] for n, unit in _PART.findall(ago[1]))
 
 
 def _on_a_day(words: str, now_us: int, zone: tzinfo | None) -> datetime | None:

@@ -6,9 +6,15 @@ The patterns are anchored with `\\A` and `\\Z`: `$` would let a trailing newline
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta
+
+from aetherscale.kernel.errors import Refused
+
+CANDIDATES: Final = 5
+"""So many of the objects that a short id may mean are named."""
 
 NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
 IMAGE_NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z"
@@ -77,6 +83,23 @@ Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=64)]
 def is_id(reference: str) -> bool:
     """Whether a reference is an id; otherwise it can only be a name, since no name starts with a digit."""
     return re.fullmatch(ID_PATTERN, reference) is not None
+
+
+def is_short_id(reference: str) -> bool:
+    """Whether it is the beginning of an id, as lists show it: no name begins with a digit."""
+    return re.fullmatch(r"[0-9][0-9a-f]{3,14}", reference) is not None
+
+
+def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> Refused:
+    """What is said of the beginning of several ids; these come with the names of what has them."""
+    known = ", ".join(f"{name} ({whole})" for whole, name in sorted(meant)[:CANDIDATES])
+    more = f" and {len(meant) - CANDIDATES} more" if len(meant) > CANDIDATES else ""
+    return Refused(
+        400,
+        f"{short!r} is the beginning of {len(meant)} ids: {known}{more}",
+        field=field,
+        hint="give more of the id, or the name",
+    )
 
 
 def is_name(text: str) -> bool:

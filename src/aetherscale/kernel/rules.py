@@ -128,7 +128,7 @@ def _is_number(shape: inspect.IntType | inspect.FloatType, value: Any) -> bool:
 def _numbers(shape: inspect.IntType | inspect.FloatType, about: str) -> str:
     number = "a whole number" if isinstance(shape, inspect.IntType) else "a number"
     bounds = [
-        f"{word} {bound:g}"
+        f"{word} {int(bound) if bound == int(bound) else bound}"
         for word, bound in (("from", shape.ge), ("above", shape.gt), ("to", shape.le), ("below", shape.lt))
         if bound is not None
     ]

@@ -22,7 +22,7 @@ DEFAULT_DISK_GIB = 10
 DEFAULT_GRACE_S = 30.0
 
 GraceS = Annotated[float, Meta(ge=0, le=3600, description="seconds that the guest has to shut down")]
-TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024)]
+TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024, description="bytes")]
 ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
 EXEC_INPUT_BYTES: Final = 128 * 1024
 """What a program in a guest can be given as its stdin, which fits into one message beside the command."""
@@ -73,15 +73,19 @@ class ListVmsOptions(Message, frozen=True):
 class LogsOptions(Message, frozen=True):
     """Options of `vm-logs`: the serial line's log, its last `tail-bytes`, and with `follow` what comes after.
 
-    With `lines` so many of the last lines instead. Each item has the `text`, in which what is not UTF-8 is U+FFFD; with
-    `raw` it has the bytes instead, as `data` in base64.
+    With `lines` so many of the last lines instead. With `since` (RFC 3339), or `since-s` (so many seconds ago by the
+    node's own clock), everything from that moment on, or so many of its last lines; a status `since` comes first and
+    tells what is not known of it. Each item has the `text`, in which what is not UTF-8 is U+FFFD; with `raw` it has the
+    bytes instead, as `data` in base64.
     """
 
     vm_id: Reference = ""
     follow: bool = False
     tail_bytes: TailBytes = 64 * 1024
-    lines: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    lines: Annotated[int, Meta(ge=0, le=1_000_000, description="lines")] | None = None
     raw: bool = False
+    since: Annotated[str, Meta(max_length=64, description="a time, RFC 3339")] | None = None
+    since_s: Annotated[float, Meta(ge=0, le=100 * 366 * 86400, description="seconds ago")] | None = None
 
 
 class ConsoleOptions(Message, frozen=True):
@@ -115,7 +119,7 @@ class ExecOptions(Message, frozen=True):
     command: ExecCommand
     stdin: Annotated[bytes, Meta(max_length=EXEC_INPUT_BYTES)] = b""
     vm_id: Reference = ""
-    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    timeout_s: Annotated[float, Meta(gt=0, le=3600, description="seconds that it may take")] = 30.0
 
 
 class VmSpec(Struct, frozen=True, rename="kebab"):

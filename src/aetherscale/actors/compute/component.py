@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import codecs
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from msgspec import Struct
 
 from aetherscale.actors.actor import Actor
 from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
-from aetherscale.actors.compute import commands, effects, events
+from aetherscale.actors.compute import commands, effects, events, logs
 from aetherscale.actors.compute.commands import (
     ConsoleInputOptions,
     CreateVmOptions,
@@ -219,20 +218,13 @@ class Compute:
         yield result({"count": len(wanted)})
 
     async def _info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
-        yield result(self._result(self._find(options.vm_id, call)))
+        entity = self._find(options.vm_id, call)
+        yield result({**self._result(entity), "host": self._driver.on_host(entity.id)})
 
     async def _logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
-        # A character may be in two pieces.
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pieces = self._driver.logs(vm.id, follow=options.follow, tail_bytes=options.tail_bytes, lines=options.lines)
-        async for data in pieces:
-            if options.raw:
-                yield item({"data": base64.b64encode(data).decode()})
-            elif text := decoder.decode(data):
-                yield item({"text": text})
-        if rest := decoder.decode(b"", final=True):
-            yield item({"text": rest})
+        async for chunk in logs.told(self._driver, vm.id, options):
+            yield chunk
         yield result({"vm-id": vm.id})
 
     async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:

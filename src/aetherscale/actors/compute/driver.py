@@ -6,6 +6,7 @@ One contract suite runs on both. A driver keeps no truth of its own: whatever it
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
@@ -44,6 +45,49 @@ class ExecResult(Struct, frozen=True):
     stdout: bytes
     stderr: bytes
     truncated: bool
+
+
+@dataclass(slots=True)
+class LogRange:
+    """What is wanted of a serial log: all since a moment, else the last bytes; of these only so many of the last lines.
+
+    Who answers says in it what is not known.
+    """
+
+    tail_bytes: int = 0
+    lines: int | None = None
+    since_us: int | None = None
+    ago_s: float | None = None
+    """The same by the clock of the host: so long ago."""
+    went_back: bool = False
+    """Some of the answer may be older than `since_us`: the clock of the host was set back while it was written."""
+    has_no_times: bool = False
+    """Of some of the answer it is not known when it came."""
+
+    def doubt(self, *, went_back: bool, has_no_times: bool) -> None:
+        """Say what is not known, before the first byte of the answer."""
+        self.went_back, self.has_no_times = went_back, has_no_times
+
+    def moment_us(self, now_us: int) -> int | None:
+        """Since when, where that was asked for; `now_us` is the clock of the host."""
+        return self.since_us if self.ago_s is None else now_us - round(self.ago_s * 1_000_000)
+
+    def so_long_ago_s(self, now_us: int) -> float | None:
+        """The same as how long ago."""
+        moment_us = self.moment_us(now_us)
+        return None if moment_us is None else (now_us - moment_us) / 1_000_000
+
+
+class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
+    """What the host of a VM has of it at this moment. What is not there is left out."""
+
+    directory: str | None = None
+    disk: str | None = None
+    console_log: str | None = None
+    pid: int | None = None
+    """The process of QEMU, as the host counts them."""
+    uptime_s: int | None = None
+    """For how long that process has been there."""
 
 
 class Console(Protocol):
@@ -101,10 +145,14 @@ class ComputeDriver(Protocol):
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         ...
 
-    def logs(self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
-        """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends.
+    def on_host(self, vm_id: str) -> OnHost:
+        """Where the VM's files are, and which process it is."""
+        ...
 
-        It begins `tail_bytes` before the end, or with `lines` so many lines before it.
+    def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
+        """What is wanted of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
+
+        Raises `Refused` (404) where the VM has no log on this host.
         """
         ...
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from aetherscale.actors.compute.driver import Console, ExecResult, Found, Observe, Process, Progress
+from aetherscale.actors.compute.driver import Console, ExecResult, Found, LogRange, Observe, OnHost, Process, Progress
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
@@ -27,6 +27,7 @@ from aetherscale.actors.compute.effects import (
 )
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated_host import SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
 
 _CALL_LIMIT_S: Final = 5.0
@@ -193,14 +194,29 @@ class SimulatedDriver:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         return self._live(vm_id).readers.attach()
 
-    async def logs(
-        self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """The serial log, oldest byte first; `follow` goes on until the process ends. Raises `Refused` (404)."""
+    def on_host(self, vm_id: str) -> OnHost:
+        """Where the VM's files would be, and which process it is."""
+        process = self._host.live(vm_id)
+        root = f"/simulated/{vm_id}" if vm_id in self._host.disks else None
+        return OnHost(
+            directory=root,
+            disk=f"{root}/disk.qcow2" if root else None,
+            console_log=f"{root}/console.log" if root else None,
+            pid=process.pid if process else None,
+            uptime_s=int(asyncio.get_running_loop().time() - process.begun_s) if process else None,
+        )
+
+    async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
+        """What is wanted of the log, oldest byte first; `follow` goes on until the process ends. Raises `Refused`."""
         if vm_id not in self._host.disks:
             raise Refused(404, f"the VM {vm_id} has no log on this host")
         stored = self._host.log(vm_id)
-        past = stored[max(0, len(stored) - tail_bytes) :] if lines is None else last_lines(stored, lines)
+        if (ago_s := wanted.so_long_ago_s(now_us())) is not None:
+            past = self._host.log_since(vm_id, ago_s)
+        else:
+            past = stored[max(0, len(stored) - wanted.tail_bytes) :] if wanted.lines is None else stored
+        if wanted.lines is not None:
+            past = last_lines(past, wanted.lines)
         process = self._host.live(vm_id)
         if process is None or not follow:
             if past:

@@ -75,6 +75,7 @@ class SimulatedProcess:
         self.pid = pid
         self.start_ticks = pid * 100
         self.boot_id = host.boot_id
+        self.begun_s = asyncio.get_running_loop().time()
         self.ready_channel = effect.ready_channel
         self.behaviour = behaviour
         self.gone = asyncio.Event()
@@ -220,6 +221,8 @@ class SimulatedHost:
         self.interfere: Callable[[ComputeEffect], Awaitable[None]] = _no_interference
         """Awaited before each effect: it may take its time, hang, or raise `SimulatedFault`."""
         self._logs: dict[str, bytearray] = {}
+        self._written: dict[str, list[tuple[float, int]]] = {}
+        """When each piece of a log was written, by the event loop, and how long it is."""
         self._last_pid = 1000
 
     @property
@@ -252,10 +255,18 @@ class SimulatedHost:
         log = self._logs.setdefault(vm_id, bytearray())
         log += data
         del log[:-LOG_LIMIT_BYTES]
+        self._written.setdefault(vm_id, []).append((asyncio.get_running_loop().time(), len(data)))
 
     def log(self, vm_id: str) -> bytes:
         """The log of a VM's serial line."""
         return bytes(self._logs.get(vm_id, b""))
+
+    def log_since(self, vm_id: str, ago_s: float) -> bytes:
+        """What was written to it since so long ago."""
+        since_s = asyncio.get_running_loop().time() - ago_s
+        count = sum(size for time_s, size in self._written.get(vm_id, []) if time_s >= since_s)
+        log = self.log(vm_id)
+        return log[max(0, len(log) - count) :]
 
     def put_aside(self, vm_id: str, name: str) -> str:
         """Keep what there is of the VM under this name; where it is now, "" for nowhere."""
@@ -269,3 +280,4 @@ class SimulatedHost:
         self.disks.pop(vm_id, None)
         self.processes.pop(vm_id, None)
         self._logs.pop(vm_id, None)
+        self._written.pop(vm_id, None)

@@ -20,6 +20,7 @@ from aetherscale.bus.endpoint import FILE_NAME, Endpoint, outside, parse_endpoin
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
 from aetherscale.kernel import subjects
+from aetherscale.kernel.names import ambiguous, is_short_id
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,8 +41,6 @@ BACK_S: Final = 10.0
 BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
-SHORT_ID: Final = re.compile(r"[0-9][0-9a-f]{3,14}")
-"""No name begins with a digit, and no id is as short."""
 SHORT_IDS: Final = (("vm-id", "vm", "compute", "list-vms"), ("image", "image", "images", "list-images"))
 LOOK: Final = "aetherscale vm list; aetherscale image list"
 
@@ -87,13 +86,12 @@ class Client:
         """Options in which the beginning of an id, as lists show it, has become the id. Raises `Failure`."""
         for field, kind, component, task in SHORT_IDS:
             short = options.get(field)
-            if isinstance(short, str) and SHORT_ID.fullmatch(short):
-                ids = [item[kind]["id"] for item in self.items(component, task, {"all": True})]
-                found = [each for each in ids if each.startswith(short)]
+            if isinstance(short, str) and is_short_id(short):
+                views = [item[kind] for item in self.items(component, task, {"all": True})]
+                found = [view for view in views if view["id"].startswith(short)]
                 if len(found) > 1:
-                    message = f"{short!r} is the beginning of {len(found)} ids: {', '.join(found[:5])}"
-                    raise Failure(400, message, hint="give more of it, or the name", details={"field": field})
-                options = {**options, field: found[0]} if found else options
+                    raise Failure.of_refusal(ambiguous(short, [(view["id"], view["name"]) for view in found], field))
+                options = {**options, field: found[0]["id"]} if found else options
         return options
 
     def first_version(

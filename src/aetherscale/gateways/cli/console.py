@@ -85,7 +85,8 @@ class _Line:
         self._tenant = context.settings.tenant
         self._session = context.program.new_token()
         self.connection = context.client.connection
-        body = msgspec.json.encode({"vm-id": reference, "session": self._session, "window-bytes": WINDOW_BYTES})
+        wanted = context.client.whole({"vm-id": reference})
+        body = msgspec.json.encode({**wanted, "session": self._session, "window-bytes": WINDOW_BYTES})
         self._subject = subjects.command(self._tenant, "compute", "vm-console")
         self._reply = self.connection.ask(self._subject, body)
         self._parts = Reply(self._subject)
@@ -99,8 +100,8 @@ class _Line:
         self.node = str(chunk["node"])
         self.history_bytes = int(chunk.get("history-bytes", 0))
         """How much of what is heard, from its beginning, was there before."""
-        unasked = self.history_bytes if interactive else sys.maxsize
-        self._history = History(unasked if os.isatty(STDOUT) else 0)
+        # Also where stdout is a pipe: at its end there may be a terminal all the same.
+        self._history = History(self.history_bytes if interactive else sys.maxsize)
         self.ending: Ending | None = None
         """How the node said that it is over."""
         self._seen_bytes = 0
@@ -236,26 +237,32 @@ class _Relay:
 
 @contextmanager
 def _raw(terminal: bool) -> Iterator[None]:
-    """Every key as it is typed, where there is a terminal; as it was again at the end, also at that by a signal."""
-    before = termios.tcgetattr(STDIN) if terminal else None
-    handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Every key as it is typed, where there is a terminal; as it was again at the end, and while we are stopped."""
+    if not terminal:
+        yield
+        return
+    before = termios.tcgetattr(STDIN)
+
+    def stop(number: int, _frame: object) -> None:
+        """SIGTSTP: nobody types it here, where ctrl-z goes to the guest, but anybody may send it."""
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        # From here on we go on again.
+        signal.signal(number, stop)
+        tty.setraw(STDIN, termios.TCSADRAIN)
+
+    handler = signal.signal(signal.SIGTSTP, stop)
     try:
-        if before is not None:
-            # What was typed since the line that says how to leave is kept.
-            tty.setraw(STDIN, termios.TCSADRAIN)
+        # What was typed since the line that says how to leave is kept.
+        tty.setraw(STDIN, termios.TCSADRAIN)
         yield
     finally:
-        if before is not None:
-            # Not what the terminal still had to show, nor what it answered to it: the shell would take it for typed.
-            with suppress(termios.error):
-                termios.tcflush(STDIN, termios.TCIOFLUSH)
-                termios.tcsetattr(STDIN, termios.TCSANOW, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _end(number: int, frame: object) -> None:
-    sys.exit(128 + number)
+        # Not what the terminal still had to show, nor what it answered to it: the shell would take it for typed.
+        with suppress(termios.error):
+            termios.tcflush(STDIN, termios.TCIOFLUSH)
+            termios.tcsetattr(STDIN, termios.TCSANOW, before)
+        signal.signal(signal.SIGTSTP, handler)
 
 
 def _shown(key: bytes) -> str:

@@ -40,12 +40,8 @@ def _list(context: Context) -> None:
         context.out.table(HEADERS, rows, layout=Layout(spare=spare, cut="DATA", wide=wide))
 
 
-def _tail(context: Context) -> int:
-    try:
-        asyncio.run(_tailed(context))
-    except KeyboardInterrupt:
-        return 0
-    return 0
+def _tail(context: Context) -> None:
+    asyncio.run(_tailed(context))
 
 
 def _show(context: Context) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
@@ -88,7 +89,7 @@ def _heard(context: Context, node: str) -> Witnessed:
         try:
             heard = beats.receive(HEARTBEAT_S)
         except BusUnavailable as away:
-            raise Failure(503, str(away), hint="aetherscale serve", status=NO_NODE) from None
+            raise Failure(503, str(away), hint=start(context.settings), status=NO_NODE) from None
     if heard is None:
         raise Failure(
             503, f"no node {node!r} was heard within {HEARTBEAT_S:g} s", hint="aetherscale node list", status=NO_NODE

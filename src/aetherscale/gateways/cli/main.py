@@ -95,7 +95,12 @@ def _run(words: Sequence[str], program: Program, entries: Sequence[Entry], defau
     try:
         status = parsed.node.run(context) or DONE
     except Refused as refused:
-        raise typed(Failure.of_refusal(refused), parsed) from None
+        failure = Failure.of_refusal(refused)
+        if failure.details.get("missing") == "event-log":
+            from aetherscale.gateways.cli.place import start
+
+            failure.hint += f", or start one: {start(context.settings)}"
+        raise typed(failure, parsed) from None
     except Failure as failure:
         raise typed(failure, parsed) from None
     sys.stdout.flush()  # what stdout does not take has to be known while it can be told

@@ -276,24 +276,8 @@ def _live_progress(subject: str) -> Iterator[Progress]:
         redirect_stdout=False,
         redirect_stderr=False,
     )
-    with _ended_in_order(), live:
+    with live:
         yield progress
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """An end by a signal leaves the terminal as it was: with its cursor."""
-    import signal
-
-    def end(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _progress_text(progress: Progress) -> Text:

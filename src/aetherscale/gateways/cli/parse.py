@@ -24,11 +24,21 @@ class Parsed(Struct, frozen=True):
     program: str
     is_default: bool = False
     """Whether no command was named at all, and this is the one that needs no word."""
+    texts: Mapping[str, str] = {}
+    """What was typed for an option that takes a value, as it was typed."""
 
     @property
     def name(self) -> str:
         """As it is typed: `aetherscale vm create`."""
         return " ".join((self.program, *self.path))
+
+
+class _Given(dict[str, Any]):
+    """The values of what was typed, by the name of the option or argument, and the texts that they were read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, str] = {}
 
 
 class _Words:
@@ -51,7 +61,7 @@ class _Words:
 def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", program: str = DEFAULT_NAME) -> Parsed:
     """The command that is meant. Without any command word it is the one called `default`."""
     left = _Words(words)
-    given: dict[str, Any] = {}
+    given = _Given()
     path: list[str] = []
     node: Command | Group | None = None
     is_default = False
@@ -73,7 +83,7 @@ def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", pro
     if isinstance(node, Command):
         # Whoever named no command has no reason to think of one.
         values = _values(node, left, given, program if is_default else " ".join((program, *path)))
-        return Parsed(tuple(path), node, values, program, is_default)
+        return Parsed(tuple(path), node, values, program, is_default, given.texts)
     return Parsed(tuple(path), node, _complete(given, GLOBAL_OPTIONS), program)
 
 
@@ -99,7 +109,7 @@ def _member(word: str, node: Command | Group | None, entries: Sequence[Entry], w
     raise bad_usage(f"{where}: no such command: {word!r}", hint or f"{where} --help")
 
 
-def _values(command: Command, left: _Words, given: dict[str, Any], name: str) -> Mapping[str, Any]:
+def _values(command: Command, left: _Words, given: _Given, name: str) -> Mapping[str, Any]:
     options = (*command.options, *GLOBAL_OPTIONS)
     arguments = list(command.arguments)
     if command.refused:
@@ -161,7 +171,7 @@ def _take(
     option: Option | None,
     word: str,
     left: _Words,
-    given: dict[str, Any],
+    given: _Given,
     name: str,
     options: Sequence[Option],
     arguments: Sequence[Argument] = (),
@@ -183,6 +193,7 @@ def _take(
             raise bad_usage(f"{name}: {flag} needs a value: {option.metavar}", f"{name} --help")
         value = left.next()
     read = _read(option, flag, value, name)
+    given.texts[option.name] = value
     if option.many:
         given.setdefault(option.name, []).append(read)
     else:

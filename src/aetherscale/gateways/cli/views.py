@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aetherscale.gateways.cli.grammar import Option
-from aetherscale.gateways.cli.moments import ago, short_id
+from aetherscale.gateways.cli.moments import ago, lasted, local, short_id
 from aetherscale.gateways.cli.output import Layout, Output
 
 View = Mapping[str, Any]
@@ -75,6 +75,16 @@ TABLES: Final[Mapping[str, Show]] = {"vm": show_vms, "image": show_images}
 def show_object(out: Output, view: View) -> None:
     """All that is known of one object, a field on each line, nested ones with dots."""
     out.fields(_flat("", view))
+
+
+def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
+    """All that is known of a VM; on a terminal with times as a human reads them."""
+    shown = dict(vm)
+    if (uptime_s := shown.pop("uptime-s", None)) is not None:
+        shown["uptime"] = lasted(uptime_s) if out.terminal else f"{uptime_s} s"
+    if out.terminal:
+        shown["since"] = f"{local(vm['since'])} ({ago(vm['since'], now_us)})"
+    show_object(out, shown)
 
 
 def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:

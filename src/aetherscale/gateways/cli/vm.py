@@ -15,7 +15,6 @@ _ENDING = (
     Option("kill", "end it at once, without asking the guest to shut down"),
     Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
 )
-_SINCE = "not in this version: the serial console records no times"
 _LATER = "not in this version: refused"
 
 VM = Group(
@@ -148,17 +147,22 @@ VM = Group(
             options=(
                 Option("follow", "follow new output until the VM ends or Ctrl-C", short="f"),
                 Option("lines", "only the last N lines", "N", number, short="n"),
-                Option("tail", "only the last BYTES bytes; 64 KiB if neither is given", "BYTES", number),
-                Option("since", _SINCE, "TIME"),
+                Option("tail", "only the last BYTES bytes; 64 KiB if none of these is given", "BYTES", number),
+                Option("since", "only what came since then: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "TIME"),
             ),
             examples=(
                 "aetherscale vm logs web -n 20",
                 "aetherscale vm logs web -f -n 0",
+                "aetherscale vm logs web --since 5m",
                 "aetherscale vm logs web --tail 2000",
             ),
             details=(
                 "The output is what the guest wrote, byte for byte. On a terminal, control sequences are left out. "
                 "With --json it is text, and each byte that is not UTF-8 becomes U+FFFD. The last 4 to 8 MiB are kept."
+                "\n\n"
+                "A time like 5m counts back by the node's clock. --since shows whole lines, and may begin up to a "
+                "second early. It begins earlier, never later, in old parts of a log that a VM wrote without a pause, "
+                "and where the clock was set back."
             ),
         ),
         Command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from typing import Any
 
 from msgspec.structs import replace
@@ -13,9 +13,9 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness, later_version
 from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.streams import ends_with_its_reader, whole_stdin
-from aetherscale.gateways.cli.views import show_object, show_vms
+from aetherscale.gateways.cli.views import show_vm_to_human, show_vms
 from aetherscale.gateways.cli.wording import typed
-from aetherscale.gateways.cli.work import carry_out, info, suggesting
+from aetherscale.gateways.cli.work import carry_out, suggesting
 
 EXEC_INPUT_BYTES = 128 * 1024
 """What a node takes as the stdin of a program: more does not fit into one message."""
@@ -86,11 +86,14 @@ def list_vms(context: Context) -> None:
 
 def show_vm(context: Context) -> None:
     """Show everything that is known of a VM."""
-    vm = info(context, "vm", context.values["NAME"])
+    reference = context.values["NAME"]
+    with suggesting(context, "vm", reference):
+        found = context.client.result("compute", "vm-info", {"vm-id": reference})
+    vm = {**found["vm"], **found.get("host", {})}
     if context.out.json:
         context.out.value(vm)
     else:
-        show_object(context.out, vm)
+        show_vm_to_human(context.out, vm, context.program.now_us())
 
 
 def start_vm(context: Context) -> int:
@@ -148,28 +151,49 @@ def logs_vm(context: Context) -> None:
     """Write what a VM wrote to its serial line."""
     values = context.values
     name, as_json = values["NAME"], context.out.json
-    if values["since"] is not None:
-        raise later_version(
-            "vm logs --since: the serial console records no times", f"aetherscale vm logs {name} -n 100"
-        )
-    if values["lines"] is not None and values["tail"] is not None:
-        raise bad_usage("vm logs: --lines and --tail: got both, expected one of them")
+    beginnings = [f"--{option}" for option in ("lines", "since") if values[option] is not None]
+    if beginnings and values["tail"] is not None:
+        raise bad_usage(f"vm logs: {beginnings[0]} and --tail: got both, expected one of them")
     options: dict[str, Any] = {"vm-id": name, "follow": values["follow"], "raw": not as_json}
     if values["lines"] is not None:
         options["lines"] = values["lines"]
     if values["tail"] is not None:
         options["tail-bytes"] = values["tail"]
+    options |= _since(values["since"], context.program.now_us())
     shown = context.out.bytes()
     chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
     watched = ends_with_its_reader() if values["follow"] else nullcontext()
-    with watched, closing(chunks), suggesting(context, "vm", name), suppress(KeyboardInterrupt):
+    with watched, closing(chunks), suggesting(context, "vm", name):
         for chunk in chunks:
             if chunk["type"] != "item":
+                _tell_doubts(context, chunk)
                 continue
             if as_json:
                 context.out.json_line({"text": chunk["text"]})
             else:
                 shown.write(base64.b64decode(chunk["data"]))
+
+
+def _since(text: str | None, now_us: int) -> dict[str, Any]:
+    """A moment as the options of `vm-logs`; what counts back from now does so by the clock of the node."""
+    from aetherscale.kernel.moments import EXPECTED, ago_s, from_text
+    from aetherscale.kernel.times import to_rfc3339
+
+    if text is None:
+        return {}
+    try:
+        passed_s = ago_s(text)
+        return {"since": to_rfc3339(from_text(text, now_us))} if passed_s is None else {"since-s": passed_s}
+    except (ValueError, OverflowError):
+        raise bad_usage(f"vm logs: --since: got {text[:80]!r}, expected {EXPECTED}") from None
+
+
+def _tell_doubts(context: Context, chunk: Mapping[str, Any]) -> None:
+    """What the node does not know of the moments of a log."""
+    if chunk.get("clock-went-back"):
+        context.out.note("the clock of the host was set back while this was written: some of it is older")
+    if chunk.get("has-no-times"):
+        context.out.note("an older version wrote some of this and kept no times: some of it may be older")
 
 
 def exec_vm(context: Context) -> int:

@@ -21,6 +21,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "memory-mib": ("memory",),
     "name": ("name", "NAME"),
     "recipe": ("RECIPE",),
+    "since-s": ("since",),
     "source": ("SOURCE",),
     "ssh-keys": ("ssh-key",),
     "tail-bytes": ("tail",),
@@ -30,6 +31,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The fields of messages that are not called as the option or argument that fills them."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
+_NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
 _ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
 
 
@@ -40,6 +42,10 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
     field = str(failure.details.get("field") or "").partition(".")[0]
     if word := _word(field, parsed.node):
         shown = failure.message.replace(f"field '{field}'", word, 1).replace(f"'{field}'", word, 1)
+        text = parsed.texts.get(word.removeprefix("--"))
+        if text is not None:
+            # What was read as a number of MiB, or of seconds, was typed as 2G, or as 5m.
+            shown = _NUMBER.sub(lambda found: f"got {text!r}, expected", shown, count=1)
         failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
     name = parsed.values.get("NAME") or parsed.values.get("vm-id")
     if isinstance(name, list) and len(name) == 1:

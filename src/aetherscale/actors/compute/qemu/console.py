@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final
 
+from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.seriallog import LOG_LIMIT_BYTES, PIECE_BYTES, Cursor, SerialLog
 from aetherscale.actors.compute.qemu.session import Monitor, Rejected
 from aetherscale.actors.compute.readers import READER_LIMIT_BYTES, RECENT_BYTES, last_lines
+from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -79,11 +81,9 @@ class SerialLine:
         cursor = self.log.before_end(min(RECENT_BYTES, self._run_bytes()))
         return self._new_reader(cursor, READER_LIMIT_BYTES)
 
-    def follow(self, tail_bytes: int, lines: int | None = None) -> LineReader:
-        """A new reader, which gets the last `tail_bytes`, or lines, of the log first, and every byte after that."""
-        if lines is None:
-            return self._new_reader(self.log.before_end(tail_bytes), None)
-        past, cursor = _lines_before_end(self.log, lines)
+    def follow(self, wanted: LogRange) -> LineReader:
+        """A new reader, which gets what is wanted of the log first, and every byte after that."""
+        past, cursor = _beginning(self.log, wanted)
         return self._new_reader(cursor, None, past)
 
     def _run_bytes(self) -> int:
@@ -231,27 +231,30 @@ class LineReader:
         self._cursor.close()
 
 
-def _lines_before_end(serial_log: SerialLog, count: int) -> tuple[bytes, Cursor]:
-    """The last lines of the log, and the place behind them."""
-    cursor = serial_log.before_end(LOG_LIMIT_BYTES)
+def _beginning(serial_log: SerialLog, wanted: LogRange) -> tuple[bytes, Cursor]:
+    """What is wanted of the log, as far as it is no longer there to be read, and the place where reading goes on."""
+    if (moment_us := wanted.moment_us(now_us())) is not None:
+        cursor, place = serial_log.since(moment_us)
+        if place is not None:
+            wanted.doubt(went_back=place.went_back, has_no_times=place.has_no_times)
+    else:
+        cursor = serial_log.before_end(wanted.tail_bytes if wanted.lines is None else LOG_LIMIT_BYTES)
+    if wanted.lines is None:
+        return b"", cursor
     data = bytearray()
     while piece := cursor.read():
         data += piece
         del data[:-LOG_LIMIT_BYTES]
-    return last_lines(bytes(data), count), cursor
+    return last_lines(bytes(data), wanted.lines), cursor
 
 
-async def stored_log(serial_log: SerialLog, tail_bytes: int, lines: int | None = None) -> AsyncIterator[bytes]:
-    """The last `tail_bytes`, or lines, of the log of a VM, in pieces."""
-    if lines is not None:
-        text, cursor = _lines_before_end(serial_log, lines)
-        cursor.close()
-        for at in range(0, len(text), PIECE_BYTES):
-            yield text[at : at + PIECE_BYTES]
-        return
-    cursor = serial_log.before_end(tail_bytes)
-    left = cursor.behind()
+async def stored_log(serial_log: SerialLog, wanted: LogRange) -> AsyncIterator[bytes]:
+    """What is wanted of the log of a VM, in pieces."""
+    past, cursor = _beginning(serial_log, wanted)
+    left = cursor.behind() if wanted.lines is None else 0
     try:
+        for at in range(0, len(past), PIECE_BYTES):
+            yield past[at : at + PIECE_BYTES]
         while left and (data := cursor.read()[:left]):
             left -= len(data)
             yield data

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from weakref import WeakValueDictionary
 
 from aetherscale import statedir
-from aetherscale.actors.compute.driver import Console, ExecResult, Found, Observe, Process, Progress
+from aetherscale.actors.compute.driver import Console, ExecResult, Found, LogRange, Observe, OnHost, Process, Progress
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
@@ -272,10 +272,18 @@ class QemuDriver:
         """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
         return self._live(vm_id).line.attach()
 
-    async def logs(
-        self, vm_id: str, *, follow: bool, tail_bytes: int, lines: int | None = None
-    ) -> AsyncIterator[bytes]:
-        """The serial log of the VM, oldest byte first; `follow` goes on until the VM's process ends.
+    def on_host(self, vm_id: str) -> OnHost:
+        """Where the VM's files are, and which process it is."""
+        machine = self._machines.get(vm_id)
+        alive = machine if machine is not None and not machine.gone.is_set() else None
+        return OnHost(
+            *self._directory(vm_id).places(),
+            pid=alive.pid if alive else None,
+            uptime_s=identity.age_s(alive.start_ticks) if alive else None,
+        )
+
+    async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
+        """What is wanted of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
 
         Raises `Refused` (404) where nothing is there.
         """
@@ -287,10 +295,10 @@ class QemuDriver:
             serial_log = machine.line.log if machine is not None else SerialLog(directory)
             if machine is None or machine.gone.is_set():
                 await written_out(serial_log)
-            async for piece in stored_log(serial_log, tail_bytes, lines):
+            async for piece in stored_log(serial_log, wanted):
                 yield piece
             return
-        reader = machine.line.follow(tail_bytes, lines)
+        reader = machine.line.follow(wanted)
         try:
             async for piece in reader.output():
                 yield piece

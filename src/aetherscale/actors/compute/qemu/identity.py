@@ -10,6 +10,7 @@ of other users. What is on record, or who holds the VM's socket in a directory t
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,11 @@ def start_ticks(pid: int) -> int | None:
     # The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return int(fields[_START_TICKS_FIELD - 3])
+
+
+def age_s(ticks: int) -> int:
+    """For how many seconds there has been a process that started then, also while the host was suspended."""
+    return max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
 
 
 def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:

@@ -3,6 +3,7 @@
     base.img      hard link to the image: the directory is whole by itself, deleting the image does not hurt it
     disk.qcow2    what the guest has written, an overlay on base.img
     console.log   what the guest wrote to its serial line, bounded; console.log.1 is what was before it
+    console.moments, console.moments.1   when what is in these came
     console.pipe  leads from QEMU to whoever writes these (`seriallog.py`)
     qemu.log      what QEMU says on stderr in its present run
     run.json      which process the present run is
@@ -38,6 +39,8 @@ DISK: Final = "disk.qcow2"
 CONSOLE_LOG: Final = "console.log"
 CONSOLE_LOG_BEFORE: Final = "console.log.1"
 CONSOLE_PIPE: Final = "console.pipe"
+MOMENTS: Final = "console.moments"
+MOMENTS_BEFORE: Final = "console.moments.1"
 QEMU_LOG: Final = "qemu.log"
 RECORD: Final = "run.json"
 QMP: Final = "qmp.sock"
@@ -80,6 +83,13 @@ class VmDirectory:
         """Whether there is a directory; a symbolic link is none."""
         return self.path.is_dir() and not self.path.is_symlink()
 
+    def places(self) -> tuple[str | None, str | None, str | None]:
+        """The paths of the directory, the disk and the log, where there is a directory."""
+        if not self.exists():
+            return None, None, None
+        root = self.path.resolve()
+        return str(root), str(root / DISK), str(root / CONSOLE_LOG)
+
     def make(self) -> None:
         """Make it, where it is not there yet. Raises `OSError`."""
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -121,6 +131,19 @@ class VmDirectory:
         with os.fdopen(descriptor, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             return os.pread(file.fileno(), limit_bytes, max(0, size - limit_bytes))
+
+    def head(self, name: str, limit_bytes: int) -> bytes:
+        """The beginning of a file, empty where it cannot be read."""
+        try:
+            descriptor = self.open_file(name, os.O_RDONLY)
+        except OSError:
+            return b""
+        try:
+            return os.pread(descriptor, limit_bytes, 0)
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
 
     def free_bytes(self) -> int:
         """What QEMU, which is not root, can still write where the directory is."""

@@ -1,10 +1,11 @@
 """What a guest wrote to its serial line, on disk: two files of bounded size, written by a keeper of their own.
 
     guest ─▶ UART ─▶ QEMU ─▶ console.pipe ─▶ keeper ─▶ console.log, and what was before it console.log.1
+                                               └─────▶ console.moments, console.moments.1: when it came
 
-QEMU's own `logfile=` writes a byte again when the line did not take it at once, and has no bound. The keeper is a shell
-that runs head(1): it takes the bytes in order, needs no node, and ends by itself when QEMU's end of the pipe is closed,
-which is when QEMU is gone. So a byte has one place, and whoever reads does it from here.
+QEMU's own `logfile=` writes a byte again when the line did not take it at once, and has no bound. The keeper
+(`keeper.py`) takes the bytes in order, needs no node, and ends by itself when QEMU's end of the pipe is closed, which
+is when QEMU is gone. So a byte has one place, and whoever reads does it from here.
 """
 
 from __future__ import annotations
@@ -13,31 +14,22 @@ import errno
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Final
 
-from aetherscale.actors.compute.qemu.layout import CONSOLE_LOG, CONSOLE_LOG_BEFORE, CONSOLE_PIPE, VmDirectory
+from aetherscale.actors.compute.qemu import keeper
+from aetherscale.actors.compute.qemu.layout import (
+    CONSOLE_LOG,
+    CONSOLE_LOG_BEFORE,
+    CONSOLE_PIPE,
+    VmDirectory,
+)
+from aetherscale.actors.compute.qemu.serialtimes import Place, place_of
 
 LOG_LIMIT_BYTES: Final = 8 * 1024 * 1024
 """Both files together."""
 PIECE_BYTES: Final = 64 * 1024
-
-# $1 is the log, $2 what one file may hold. head ends well at the end of the input and where the file is full: the size
-# tells which. Where the disk is full, what comes is thrown away until there is room, since the guest would wait.
-_KEEPER: Final = """
-exec 2> /dev/null
-while :; do
-    size=$(stat -c %s "$1") || size=0
-    if [ "$size" -ge "$2" ]; then
-        mv -f "$1" "$1.1" && size=0 || exit 1
-    fi
-    if stdbuf -o0 head -c $(($2 - size)) >> "$1"; then
-        [ "$(stat -c %s "$1")" -ge "$2" ] || exit 0
-    else
-        [ "$(head -c 4096 | wc -c)" -gt 0 ] || exit 0
-    fi
-done
-"""
 
 
 class SerialLog:
@@ -69,8 +61,8 @@ class SerialLog:
         try:
             writing = os.open(f"/proc/self/fd/{reading}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             os.set_blocking(reading, True)
-            keeper = subprocess.Popen(
-                ["/bin/sh", "-c", _KEEPER, "serial-log", str(path), str(LOG_LIMIT_BYTES // 2)],
+            begun = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, str(path), str(LOG_LIMIT_BYTES // 2)],
                 stdin=reading,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -80,9 +72,9 @@ class SerialLog:
                 start_new_session=True,
             )
             # It outlives this node, as it should; Popen would complain of a child that nobody waited for.
-            keeper.returncode = 0
-            self.keeper = keeper.pid
-            _begun.add(keeper.pid)
+            begun.returncode = 0
+            self.keeper = begun.pid
+            _begun.add(begun.pid)
         finally:
             os.close(reading)
         return writing
@@ -143,6 +135,21 @@ class SerialLog:
         cursor.skip(cursor.behind() - count)
         return cursor
 
+    def since(self, moment_us: int) -> tuple[Cursor, Place | None]:
+        """At the beginning of the line in which the first byte is that may have come at this moment or later.
+
+        The caller closes the cursor. The place says what is not known; None where there is no file.
+        """
+        opened = self._opened()
+        try:
+            if not opened:
+                return Cursor(self), None
+            place = place_of(self._directory, opened, moment_us)
+            return Cursor(self, os.dup(opened[place.file]), place.offset), place
+        finally:
+            for file in opened:
+                os.close(file)
+
     def files(self) -> Iterator[int]:
         """Descriptors of the files that are there, the older one first; each is closed when the next is asked for."""
         opened = self._opened()
@@ -173,13 +180,15 @@ class SerialLog:
 class Cursor:
     """A place between two bytes of a log, from which it is read on. Its file stays open, so it is never mistaken."""
 
-    def __init__(self, serial_log: SerialLog) -> None:
+    def __init__(self, serial_log: SerialLog, file: int | None = None, offset: int = 0) -> None:
+        """At this byte of a file, which is the cursor's from now on; without one, at the oldest byte of all."""
         self._log = serial_log
-        self._file: int | None = None
-        self._offset = 0
+        self._file = file
+        self._offset = offset
         self.has_gap = False
         """Whether what followed was gone before it was read; the reader sets it back."""
-        self._advance()
+        if file is None:
+            self._advance()
 
     def read(self) -> bytes:
         """What follows, at most a piece; nothing where nothing does."""
