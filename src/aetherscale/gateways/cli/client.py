@@ -182,7 +182,8 @@ class Client:
             except NoResponders:
                 if back_until_s is None or time.monotonic() >= back_until_s:
                     who = f"node {node!r} does not answer" if node else "no node answers"
-                    raise self._nobody(f"{who} on {self.connection.url}, {self._endpoint()[1]}") from None
+                    what = f"{who} on {self.connection.url}, {self._endpoint()[1]}"
+                    raise self._nobody(what, hint="aetherscale node list" if node else "") from None
                 time.sleep(BACK_STEP_S)
             except BusUnavailable as away:
                 self.close()

@@ -202,7 +202,7 @@ def exec_vm(context: Context) -> int:
     timeout_s = values["timeout"]
     if values["tty"]:
         hint = f"aetherscale vm console {values['NAME']}, or without -t: a program then has stdin, and no terminal"
-        raise later_version("vm exec -t: a guest agent gives a program no terminal", hint)
+        raise later_version("vm exec -t (a guest agent gives a program no terminal)", hint)
     options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
     stdin = whole_stdin(EXEC_INPUT_BYTES, timeout_s, asked_for=values["interactive"])
     if stdin is None:
