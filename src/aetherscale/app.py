@@ -31,7 +31,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, Views, load
 from aetherscale.eventstore.store import Damaged
-from aetherscale.host import Host, Platform
+from aetherscale.host import Broker, Host, Platform
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
@@ -107,7 +107,7 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         await node.start()
         bus = await platform.connect(broker, settings, stack)
         callers = await platform.callers(broker, bus, settings, stack)
-        await _open_doors(settings, platform, node, bus, callers, event_log, stack)
+        await _open_doors(settings, platform, node, broker, bus, callers, event_log, stack)
         _audit(platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
         head, isolation = await event_log.head(), platform.isolation(settings)
@@ -150,6 +150,7 @@ async def _open_doors(
     settings: Settings,
     platform: Platform,
     node: Node,
+    broker: Broker,
     bus: Bus,
     callers: Callers,
     event_log: EventLog,
@@ -176,7 +177,9 @@ async def _open_doors(
         return await _report(settings, platform, node, event_log, instance, publisher, heartbeat)
 
     heartbeat = Heartbeat(bus, report, (settings.node, event_log.epoch, instance))
-    publisher = Publisher(event_log, bus, max_bytes=settings.stream_max_bytes, rivalry=heartbeat.rivalry)
+    publisher = Publisher(
+        event_log, bus, max_bytes=settings.stream_max_bytes, rivalry=heartbeat.rivalry, lost=broker.lost
+    )
     for door in (heartbeat, publisher, services, ingress):
         stack.push_async_callback(door.close)
     Ownership(node, ingress).begin(event_log)

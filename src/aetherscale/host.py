@@ -25,6 +25,7 @@ from aetherscale.actors.compute.simulated_host import SimulatedHost
 from aetherscale.actors.images.component import Perform
 from aetherscale.actors.images.header import write_overlay
 from aetherscale.actors.images.host import HostImages, Imports
+from aetherscale.actors.publisher import not_ours
 from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
@@ -53,6 +54,8 @@ class Broker(Struct, frozen=True):
 
     endpoint: Endpoints
     system: Endpoints | None = None
+    lost: Callable[[], str] = not_ours
+    """Why one of our own has no JetStream, and what is done about it; "" where it has it."""
 
 
 class Capacity(Struct, frozen=True):
@@ -173,7 +176,7 @@ class Host:
         server = EmbeddedServer(settings.state_dir, settings.node, run_dir=settings.run_dir)
         stack.push_async_callback(server.close)
         await server.start()
-        return Broker(lambda: server.endpoint, lambda: server.system)
+        return Broker(lambda: server.endpoint, lambda: server.system, lambda: server.trouble)
 
     async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         """As in `Platform`."""

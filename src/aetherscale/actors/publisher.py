@@ -17,6 +17,7 @@ from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import Bus, BusUnavailable
 from aetherscale.bus.jetstream import (
     MAX_HEADER_BYTES,
+    NO_JETSTREAM,
     NO_ROOM,
     SUBJECTS_OVERLAP,
     StoredMessage,
@@ -73,10 +74,16 @@ async def _no_rival() -> str:
     return ""
 
 
+def not_ours() -> str:
+    """What a broker says of its JetStream that is not ours."""
+    return ""
+
+
 class Publisher:
     """Publishes from `start` to `close`. `alarm` is told what a human has to know.
 
-    `rivalry` says whether another node of this name is there, who would take our stream for that of an earlier log.
+    `rivalry` says whether another node of this name is there, who would take our stream for that of an earlier log;
+    `lost` says why a broker of our own has no JetStream, and what is done about it.
     """
 
     def __init__(
@@ -86,6 +93,7 @@ class Publisher:
         *,
         alarm: Callable[[str], None] = lambda text: None,
         rivalry: Callable[[], Awaitable[str]] = _no_rival,
+        lost: Callable[[], str] = not_ours,
         max_bytes: int = MAX_BYTES,
         replicas: int = 1,
         ack_timeout_s: float = ACK_TIMEOUT_S,
@@ -93,6 +101,7 @@ class Publisher:
         scrub_interval_s: float = SCRUB_INTERVAL_S,
     ) -> None:
         self._source, self._bus, self._alarm, self._rivalry = source, bus, alarm, rivalry
+        self._lost = lost
         self._ack_timeout_s = ack_timeout_s
         self._compare_interval_s, self._scrub_interval_s = compare_interval_s, scrub_interval_s
         node = source.node
@@ -174,12 +183,13 @@ class Publisher:
 
     async def _failed(self, failure: BusUnavailable | StreamError) -> None:
         """Say why events wait, once; look whether a new stream would take what this one does not."""
+        way = self._way(failure)
         if str(failure) != self._told:
-            log.warning("events wait in the log until they can be published: %s%s", failure, self._way(failure))
+            log.warning("events wait in the log until they can be published: %s%s", failure, way)
             self._told = str(failure)
         if isinstance(failure, BusUnavailable):
             return
-        self._trouble = f"the copy of the log on JetStream stands still: {failure}{self._way(failure)}"
+        self._trouble = f"the copy of the log on JetStream stands still: {failure}{way}"
         self._failures += 1
         if self._failures >= STUCK_AFTER and await self._has_room():
             self._damage = "it stores nothing any more"
@@ -346,6 +356,10 @@ class Publisher:
     def _way(self, failure: BusUnavailable | StreamError) -> str:
         """What to do about a failure, where that is known."""
         code = failure.code if isinstance(failure, StreamError) else 0
+        if lost := self._lost():
+            return f"; {lost}"
+        if code == NO_JETSTREAM:
+            return "; turn it on, or use the embedded one"
         if code == SUBJECTS_OVERLAP:
             return "; delete the stream that takes the subjects of this one, or give it others: nats stream ls"
         if code not in NO_ROOM:

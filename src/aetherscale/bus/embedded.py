@@ -29,7 +29,7 @@ import msgspec
 from msgspec import Struct
 
 from aetherscale import shortage
-from aetherscale.bus import processes
+from aetherscale.bus import jetstore, processes
 from aetherscale.bus.endpoint import Endpoint, write_endpoint
 from aetherscale.bus.processes import Identity
 from aetherscale.bus.tasks import Tasks
@@ -48,7 +48,14 @@ END_GRACE_S: Final = 5.0
 FIRST_RETRY_S: Final = 0.02
 LAST_RETRY_S: Final = 5.0
 PORT_ATTEMPTS: Final = 5
+REVIVAL_STEP_S: Final = 2.0
+FIRST_REVIVAL_S: Final = 0.5
+LAST_REVIVAL_S: Final = 600.0
+"""Between two starts for the sake of JetStream, which cut off every client for a moment."""
 _TAKEN: Final = "address already in use"
+_NO_JETSTREAM: Final = "Can't start JetStream: "
+_DISABLING: Final = "disabling JetStream: "
+_GONE: Final = "] JetStream Shutdown"
 
 # The parent may die between the fork and the request for a death signal: the shell looks once more.
 _GUARD: Final = 'test "$PPID" -eq "$1" && shift && exec "$@"'
@@ -88,12 +95,15 @@ class EmbeddedServer:
         self._limits = limits or Limits()
         self._binary = binary
         self._new_password = new_password
-        self._system_password = new_password()
+        self._system_password = ""
         self._tasks = Tasks("nats-server")
         self._process: Process | None = None
         self._said: deque[str] = deque(maxlen=30)
         self._fatal = ""
         self._endpoint: Endpoint | None = None
+        self._store = self._dir / "jetstream"
+        self._lost = self._obstacle = ""
+        """Why it has no JetStream though it runs, and why that cannot be mended yet."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -116,9 +126,10 @@ class EmbeddedServer:
         make(self._dir)
         await self._end_leftover()
         self._binary = self._binary or find_binary()
-        port, password = self._kept()
+        port, password, self._system_password = self._kept()
         await self._launch(port, password or self._new_password())
         self._tasks.spawn(self._keep_running(), "keep running")
+        self._tasks.spawn(self._keep_jetstream(), "keep JetStream")
 
     async def close(self) -> None:
         """End it tidily."""
@@ -126,6 +137,44 @@ class EmbeddedServer:
         if self._process is not None:
             await self._end(self._process)
         (self._dir / "process.json").unlink(missing_ok=True)
+
+    @property
+    def trouble(self) -> str:
+        """Why it runs without JetStream, and what is done about that; "" where it has it."""
+        if not self._lost:
+            return ""
+        if self._obstacle:
+            return f"{self._obstacle}; mend that, and JetStream is started again by itself"
+        return (
+            f"JetStream ended: {self._lost}; it is started again by itself. If that does not help, stop the node, move "
+            f"{self._store} away, and start the node again"
+        )
+
+    async def _keep_jetstream(self) -> None:
+        """Start the server anew where it has lost JetStream, once its store can be written, and not too often."""
+        wait_s = FIRST_REVIVAL_S
+        while True:
+            await asyncio.sleep(min(wait_s, REVIVAL_STEP_S))
+            process = self._process
+            if not self._lost or process is None or process.returncode is not None:
+                continue
+            self._obstacle = await asyncio.to_thread(jetstore.obstacle, self._store)
+            if self._obstacle:
+                continue
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LAST_REVIVAL_S)
+            log.warning("nats-server (pid %d) has lost JetStream (%s); starting it anew", process.pid, self._lost)
+            self._lost = ""
+            await self._stop(process)
+
+    async def _stop(self, process: Process) -> None:
+        """End a process whose words are still listened to."""
+        process.terminate()
+        try:
+            async with asyncio.timeout(END_GRACE_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
 
     async def _keep_running(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -146,11 +195,31 @@ class EmbeddedServer:
                 log.error("nats-server does not come back; trying again: %s", failure)
 
     async def _launch(self, port: int, password: str) -> None:
+        """Start one process and wait until it is ready: without JetStream where it does not start with it.
+
+        What is kept in JetStream is a copy. Everything else that the server is for needs none.
+        """
+        try:
+            await self._launch_with(port, password, jetstream=True)
+            return
+        except EmbeddedServerError:
+            said = [line.partition(_NO_JETSTREAM)[2] for line in self._said if _NO_JETSTREAM in line]
+            if not said:
+                raise
+        if not await asyncio.to_thread(jetstore.obstacle, self._store) and (aside := jetstore.put_aside(self._store)):
+            log.error("JetStream does not start with %s (%s); it is kept as %s", self._store, said[-1], aside)
+            await self._launch_with(port, password, jetstream=True)
+            return
+        log.error("JetStream does not start with %s (%s); the server runs without it", self._store, said[-1])
+        await self._launch_with(port, password, jetstream=False)
+        self._lost = said[-1]
+
+    async def _launch_with(self, port: int, password: str, *, jetstream: bool) -> None:
         """Start one process and wait until it is ready; on another port where something else has taken the one."""
         for _ in range(PORT_ATTEMPTS):
             chosen = port or _free_port()
             config = self._dir / "server.conf"
-            write_file(config, msgspec.json.format(msgspec.json.encode(self._config(chosen, password))))
+            write_file(config, msgspec.json.format(msgspec.json.encode(self._config(chosen, password, jetstream))))
             if await self._spawn(config):
                 self._endpoint = Endpoint(
                     f"nats://{HOST}:{chosen}", USER, password, f"the embedded broker of aetherscale node {self._node}"
@@ -173,7 +242,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"nats-server: {missing}; install util-linux, or use --nats URL") from None
         self._process = process
         self._said.clear()
-        self._fatal = ""
+        self._fatal = self._lost = self._obstacle = ""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 ready = await self._until_ready(process)
@@ -208,6 +277,10 @@ class EmbeddedServer:
         self._said.append(line)
         if not self._fatal and line.startswith(_RUNTIME):
             self._fatal = line
+        if _GONE in line:
+            # Also where the server ends as a whole; then another one is started, which has it again.
+            whys = [said.partition(_DISABLING)[2] for said in self._said if _DISABLING in said]
+            self._lost = whys[-1] if whys else "it was turned off"
         if ("[ERR]" in line or "[FTL]" in line or "[WRN]" in line) and "Plaintext passwords" not in line:
             log.warning("nats-server: %s", line)
         else:
@@ -250,36 +323,42 @@ class EmbeddedServer:
                 f"({failure!r}); end it, then start the node again"
             ) from None
 
-    def _kept(self) -> tuple[int, str]:
-        """Port and password as chosen before; 0 and "" where there is nothing to keep."""
+    def _kept(self) -> tuple[int, str, str]:
+        """Port and passwords as chosen before, so that a full disk need not take them; else 0, "" and a new one."""
+        system = self._new_password()
         try:
             kept = msgspec.json.decode((self._dir / "server.conf").read_bytes(), type=_Kept)
-            return kept.port, kept.accounts[ACCOUNT].users[0].password
+            if SYSTEM_ACCOUNT in kept.accounts:
+                system = kept.accounts[SYSTEM_ACCOUNT].users[0].password
+            return kept.port, kept.accounts[ACCOUNT].users[0].password, system
         except FileNotFoundError:
-            return 0, ""
+            return 0, "", system
         except (msgspec.DecodeError, KeyError, IndexError) as broken:
             log.warning("the configuration of the embedded NATS is damaged (%r); making it anew", broken)
-            return 0, ""
+            return 0, "", system
 
-    def _config(self, port: int, password: str) -> dict[str, Any]:
+    def _config(self, port: int, password: str, jetstream: bool) -> dict[str, Any]:
         """NATS configuration files may be JSON. A tenant would be one more account here."""
-        return {
+        of_account = {"jetstream": "enabled"} if jetstream else {}
+        config: dict[str, Any] = {
             "server_name": f"aether-{self._node}",
             "host": HOST,
             "port": port,
             "max_payload": self._limits.max_payload_bytes,
-            "jetstream": {
-                "store_dir": str(self._dir / "jetstream"),
-                "max_file_store": self._limits.max_file_store_bytes,
-                "max_memory_store": self._limits.max_memory_store_bytes,
-                "sync_interval": "10s",
-            },
             "system_account": SYSTEM_ACCOUNT,
             "accounts": {
-                ACCOUNT: {"jetstream": "enabled", "users": [{"user": USER, "password": password}]},
+                ACCOUNT: {**of_account, "users": [{"user": USER, "password": password}]},
                 SYSTEM_ACCOUNT: {"users": [{"user": SYSTEM_USER, "password": self._system_password}]},
             },
         }
+        if jetstream:
+            config["jetstream"] = {
+                "store_dir": str(self._store),
+                "max_file_store": self._limits.max_file_store_bytes,
+                "max_memory_store": self._limits.max_memory_store_bytes,
+                "sync_interval": "10s",
+            }
+        return config
 
 
 class _User(Struct):

@@ -25,6 +25,8 @@ A = TypeVar("A", bound=Answer)
 
 API: Final = "$JS.API"
 TIMEOUT_S: Final = 10.0
+NO_JETSTREAM: Final = -1
+"""The code of our own for a server that has none, or has turned it off."""
 STREAM_NOT_FOUND: Final = 10059
 NAME_IN_USE: Final = 10058
 NO_MESSAGE: Final = 10037
@@ -238,7 +240,7 @@ class Stream:
         except MalformedAnswer as broken:
             raise StreamError(f"{what}: an answer that is none: {broken}") from None
         except NoResponders:
-            raise StreamError(f"{what}: this broker has no JetStream; turn it on, or use the embedded one") from None
+            raise StreamError(f"{what}: this broker has no JetStream", NO_JETSTREAM) from None
         except TimeoutError:
             raise StreamError(f"{what}: no answer within {TIMEOUT_S:.0f} s") from None
         raise StreamError(f"{what}: an empty answer")
