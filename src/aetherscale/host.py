@@ -29,9 +29,10 @@ from aetherscale.actors.publisher import not_ours
 from aetherscale.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
-from aetherscale.bus.embedded import ACCOUNT, EmbeddedServer
+from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import Endpoint, outside, write_endpoint
 from aetherscale.bus.nats import NatsBus
+from aetherscale.bus.serverconf import ACCOUNT
 from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.projections import Views
 from aetherscale.eventstore.sqlite import open_store

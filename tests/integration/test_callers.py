@@ -18,9 +18,10 @@ from aetherscale.bus import blocking, peers
 from aetherscale.bus.blocking import Connection
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.callers import NOBODY, NatsCallers
-from aetherscale.bus.embedded import ACCOUNT, EmbeddedServer
+from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import Endpoint, parse_endpoint
 from aetherscale.bus.nats import NatsBus
+from aetherscale.bus.serverconf import ACCOUNT
 from tests.integration.conftest import MakeNode
 from tests.support.nats_server import NatsServer
 

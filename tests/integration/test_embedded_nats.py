@@ -16,9 +16,10 @@ import msgspec
 import pytest
 
 from aetherscale.bus import embedded, processes
-from aetherscale.bus.embedded import EmbeddedServer, EmbeddedServerError, Limits, find_binary
+from aetherscale.bus.embedded import EmbeddedServer, EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import Endpoint, read_endpoint
 from aetherscale.bus.nats import NatsBus
+from aetherscale.bus.serverconf import Limits
 from tests.support.eventually import ended
 
 pytestmark = pytest.mark.integration

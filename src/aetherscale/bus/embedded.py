@@ -23,25 +23,20 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from aetherscale import shortage
-from aetherscale.bus import jetstore, processes
+from aetherscale.bus import jetstore, processes, serverconf
 from aetherscale.bus.endpoint import Endpoint, write_endpoint
 from aetherscale.bus.processes import Identity
+from aetherscale.bus.serverconf import HOST, SYSTEM_USER, USER, Limits
 from aetherscale.bus.tasks import Tasks
 from aetherscale.statedir import make, write_file
 
 log = logging.getLogger(__name__)
 
-HOST: Final = "127.0.0.1"
-USER: Final = "operator"
-ACCOUNT: Final = "AETHER"
-SYSTEM_ACCOUNT: Final = "SYS"
-SYSTEM_USER: Final = "node"
 READY_TIMEOUT_S: Final = 60.0
 """Recovering a store of millions of events takes seconds."""
 END_GRACE_S: Final = 5.0
@@ -67,14 +62,6 @@ _RUNTIME: Final = ("runtime: ", "fatal error: ")
 
 class EmbeddedServerError(Exception):
     """The nats-server does not start; says why, with the end of what it said and what to do."""
-
-
-class Limits(Struct, frozen=True):
-    """What the server may use."""
-
-    max_file_store_bytes: int = 10 * 1024**3
-    max_memory_store_bytes: int = 64 * 1024**2
-    max_payload_bytes: int = 1024**2
 
 
 class EmbeddedServer:
@@ -126,8 +113,9 @@ class EmbeddedServer:
         make(self._dir)
         await self._end_leftover()
         self._binary = self._binary or find_binary()
-        port, password, self._system_password = self._kept()
-        await self._launch(port, password or self._new_password())
+        kept = serverconf.read(self._dir / "server.conf")
+        self._system_password = kept.system_password or self._new_password()
+        await self._launch(kept.port, kept.password or self._new_password())
         self._tasks.spawn(self._keep_running(), "keep running")
         self._tasks.spawn(self._keep_jetstream(), "keep JetStream")
 
@@ -219,7 +207,9 @@ class EmbeddedServer:
         for _ in range(PORT_ATTEMPTS):
             chosen = port or _free_port()
             config = self._dir / "server.conf"
-            write_file(config, msgspec.json.format(msgspec.json.encode(self._config(chosen, password, jetstream))))
+            chosen_now = serverconf.Chosen(chosen, password, self._system_password)
+            store = self._store if jetstream else None
+            write_file(config, serverconf.encode(self._node, chosen_now, self._limits, store))
             if await self._spawn(config):
                 self._endpoint = Endpoint(
                     f"nats://{HOST}:{chosen}", USER, password, f"the embedded broker of aetherscale node {self._node}"
@@ -322,56 +312,6 @@ class EmbeddedServer:
                 f"nats-server: pid {identity.pid} of an earlier node has the store {self._dir} and does not end "
                 f"({failure!r}); end it, then start the node again"
             ) from None
-
-    def _kept(self) -> tuple[int, str, str]:
-        """Port and passwords as chosen before, so that a full disk need not take them; else 0, "" and a new one."""
-        system = self._new_password()
-        try:
-            kept = msgspec.json.decode((self._dir / "server.conf").read_bytes(), type=_Kept)
-            if SYSTEM_ACCOUNT in kept.accounts:
-                system = kept.accounts[SYSTEM_ACCOUNT].users[0].password
-            return kept.port, kept.accounts[ACCOUNT].users[0].password, system
-        except FileNotFoundError:
-            return 0, "", system
-        except (msgspec.DecodeError, KeyError, IndexError) as broken:
-            log.warning("the configuration of the embedded NATS is damaged (%r); making it anew", broken)
-            return 0, "", system
-
-    def _config(self, port: int, password: str, jetstream: bool) -> dict[str, Any]:
-        """NATS configuration files may be JSON. A tenant would be one more account here."""
-        of_account = {"jetstream": "enabled"} if jetstream else {}
-        config: dict[str, Any] = {
-            "server_name": f"aether-{self._node}",
-            "host": HOST,
-            "port": port,
-            "max_payload": self._limits.max_payload_bytes,
-            "system_account": SYSTEM_ACCOUNT,
-            "accounts": {
-                ACCOUNT: {**of_account, "users": [{"user": USER, "password": password}]},
-                SYSTEM_ACCOUNT: {"users": [{"user": SYSTEM_USER, "password": self._system_password}]},
-            },
-        }
-        if jetstream:
-            config["jetstream"] = {
-                "store_dir": str(self._store),
-                "max_file_store": self._limits.max_file_store_bytes,
-                "max_memory_store": self._limits.max_memory_store_bytes,
-                "sync_interval": "10s",
-            }
-        return config
-
-
-class _User(Struct):
-    password: str
-
-
-class _Account(Struct):
-    users: list[_User]
-
-
-class _Kept(Struct):
-    port: int
-    accounts: dict[str, _Account]
 
 
 def find_binary() -> Path:

@@ -13,7 +13,6 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
-from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
