@@ -226,7 +226,7 @@ async def test_events_and_views_of_a_real_node_name_the_user(make_node: MakeNode
     events = {event["type"]: event["actor"] for event in json.loads(out)}
     assert (events["VmRequested"], events["VmReady"]) == (ME, "aether:compute")
     _, out, _ = await node.cli("why", "vm", "web")
-    assert f"{ME} asked for the VM 'web'" in out
+    assert f"{ME} asked to create the VM 'web'" in out
     _, out, _ = await node.cli("vm", "show", "web", "--json")
     assert json.loads(out)["requested-by"] == ME
     _, out, _ = await node.cli("vm", "show", "web")
