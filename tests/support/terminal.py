@@ -10,7 +10,7 @@ import signal
 import struct
 import termios
 from asyncio.subprocess import Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,16 @@ class Terminal:
                     await self._news.wait()
         except TimeoutError:
             raise AssertionError(f"waited for {texts}, shown was:\n{self.shown}") from None
+
+    async def until_true(self, ask: Callable[[str], bool]) -> None:
+        """Wait until what has been shown is as asked."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not ask(self.shown):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"shown was:\n{self.shown}") from None
 
     def type(self, keys: str) -> None:
         """Type."""

@@ -274,13 +274,10 @@ class QemuDriver:
 
     def on_host(self, vm_id: str) -> OnHost:
         """Where the VM's files are, and which process it is."""
-        machine = self._machines.get(vm_id)
-        alive = machine if machine is not None and not machine.gone.is_set() else None
-        return OnHost(
-            *self._directory(vm_id).places(),
-            pid=alive.pid if alive else None,
-            uptime_s=identity.age_s(alive.start_ticks) if alive else None,
-        )
+        machine, places = self._machines.get(vm_id), self._directory(vm_id).places()
+        if machine is None or machine.gone.is_set():
+            return OnHost(*places)
+        return OnHost(*places, machine.pid, identity.age_s(machine.start_ticks))
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """What is wanted of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.

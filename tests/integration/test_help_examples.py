@@ -1,0 +1,151 @@
+"""Every example of every help works as it stands, typed into a shell, on a node with simulated guests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import MakeNode
+from tests.support.cli import BIN, good, simulated_node
+from tests.support.node import PATIENCE_S, RunningNode
+from tests.unit.test_cli_parse import commands
+
+pytestmark = pytest.mark.integration
+
+NOT_RUN = {
+    "aetherscale serve --nats nats://10.0.0.1:4222": "test_credentials.py serves so",
+    "aetherscale image import https://images.example/debian-12.qcow2": "test_image_imports.py downloads",
+    "aetherscale demo": "test_console_and_demo.py runs it",
+    "aetherscale host setup": "it changes the host; tests/systemd runs it",
+    "aetherscale host remove": "likewise",
+    "nats --context aetherscale micro ls": "a program of others",
+}
+"""By how they begin."""
+STATUS = {
+    "aetherscale vm exec web --json -- sh -c 'exit 7'": {7},
+    # Whether all is well depends on the host.
+    "aetherscale doctor": {0, 1},
+    "aetherscale doctor --json": {0, 1},
+}
+FOLLOWING = ("aetherscale events tail", "aetherscale vm logs web -f")
+AT_REST = ("aetherscale log archive", "aetherscale log import", "aetherscale log verify --state-dir")
+"""What needs a state directory without a node."""
+
+
+def examples() -> list[str]:
+    return [example for _, command in commands() for example in command.examples]
+
+
+class Shell:
+    """Where a user types: a directory with the files that the examples speak of."""
+
+    def __init__(self, node: RunningNode, directory: Path) -> None:
+        self.node, self.directory = node, directory
+        self.environ = {
+            **node.environment,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "XDG_CONFIG_HOME": str(directory / "config"),
+        }
+
+    async def start(self, line: str) -> Process:
+        found = json.loads((self.node.state_dir / "nats.json").read_text())
+        line = line.replace("/mnt/elsewhere", str(self.directory))
+        address = found["url"].removeprefix("nats://")
+        line = line.replace("user:password@10.0.0.1:4222", f"{found['user']}:{found['password']}@{address}")
+        place = self.directory / "small" if "tar c ." in line else self.directory
+        return await asyncio.create_subprocess_exec(
+            *("bash", "-c", f"set -o pipefail; {line}"),
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self.environ, cwd=place, start_new_session=True,
+        )  # fmt: skip
+
+    async def run(self, line: str) -> tuple[int, str, str]:
+        process = await self.start(line)
+        out, err = await asyncio.wait_for(process.communicate(b"\n"), PATIENCE_S)
+        assert process.returncode is not None
+        assert "Traceback" not in err.decode()
+        return process.returncode, out.decode(), err.decode()
+
+    async def prepare(self, line: str) -> None:
+        """Make what an example takes for granted."""
+        vms = {vm["name"]: vm["phase"] for vm in await self.node.vms()}
+        creates = " create " in line
+        if creates and (name := line.split()[3]) in vms:
+            await good(self.node, "vm", "delete", name, "--kill")
+        for name in ("web", "db") if not creates else ():
+            if name not in vms:
+                await good(self.node, "vm", "create", name, "--image", "blank")
+            elif vms[name] == "stopped":
+                await good(self.node, "vm", "start", name)
+        if "--for stopped" in line:
+            await good(self.node, "vm", "stop", "web", "--kill")
+        if "image delete tiny" in line:
+            for vm in await self.node.vms():
+                await good(self.node, "vm", "delete", vm["id"], "--kill")
+
+    async def follow(self, line: str) -> None:
+        """Run what goes on for ever until it has shown something, and end it as Ctrl-C does."""
+        process = await self.start(line)
+        if "vm logs" in line:  # it ends with its VM, also with one that has ended before
+            await good(self.node, "vm", "stop", "web", "--kill")
+            await asyncio.wait_for(process.communicate(), PATIENCE_S)
+            assert process.returncode == 0, line
+            return
+        assert process.stdout is not None
+        reading = asyncio.ensure_future(process.stdout.read(1))
+        while not reading.done():
+            # It follows from a moment that nobody is told of.
+            await good(self.node, "vm", "restart", "web")
+            await asyncio.wait([reading], timeout=0.1)
+        assert await reading
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        assert (process.returncode, err) == (130, b""), line
+
+
+async def test_every_example_does_what_it_says(make_node: MakeNode, tmp_path: Path) -> None:
+    node = await simulated_node(make_node, tmp_path)
+    await good(node, "vm", "create", "web", "--image", "blank")
+    place = tmp_path / "home"
+    (place / "small").mkdir(parents=True)
+    shutil.copy(tmp_path / "blank.img", place / "debian-12.qcow2")
+    shell = Shell(node, place)
+    await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "debian-12", "--ready", "channel")
+    await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "tiny", "--ready", "channel")
+    for number in range(8):
+        await good(node, "vm", "create", f"vm-{number}", "--image", "blank", "--no-wait")
+    await good(node, "log", "witness", str(place / "heads.jsonl"))
+    lines = [line for line in examples() if not line.startswith(tuple(NOT_RUN))]
+    assert all(any(line.startswith(left_out) for line in examples()) for left_out in NOT_RUN)
+    ran, wrong, is_at_rest = 0, [], False
+    for line in sorted(lines, key=lambda line: (line.startswith(AT_REST), "image delete tiny" in line)):
+        if line.startswith("aetherscale serve") or line == "aetherscale":
+            continue
+        ran += 1
+        if line.startswith(AT_REST):
+            if not is_at_rest:
+                await node.stop()
+                shutil.copytree(node.state_dir, place / "copy")
+            is_at_rest = True
+        else:
+            await shell.prepare(line)
+        if "image import" in line:
+            await good(node, "image", "delete", "debian-12")
+        if "image build tiny" in line:
+            continue  # it needs Debian's packages
+        if line.startswith(FOLLOWING):
+            await shell.follow(line)
+            continue
+        status, out, err = await shell.run(line)
+        if status not in STATUS.get(line, {0}):
+            wrong.append(f"$ {line}\n[{status}] {out}{err}")
+        elif "--json" in line:
+            assert [json.loads(each) for each in out.splitlines()], line
+    assert not wrong, "\n".join(wrong)
+    assert ran > 60
