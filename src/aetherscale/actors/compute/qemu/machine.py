@@ -39,6 +39,10 @@ LOG_TAIL_BYTES: Final = 2048
 _RETRY_MIN_S: Final = 1.0
 _RETRY_MAX_S: Final = 30.0
 _QUIT_PATIENCE_S: Final = 2.0
+HOST_GOES_S: Final = 2.0
+"""How long the end of a QEMU by a signal is kept to oneself: where the host goes down, the node ends as well."""
+_BY_SIGNAL: Final = "terminating on signal "
+"""What QEMU says last when it heeds SIGTERM, SIGHUP or SIGINT (os-posix.c), which it does in whatever state."""
 
 
 class Exit(NamedTuple):
@@ -81,6 +85,7 @@ class Machine:
         self._monitor: Monitor | None = None
         self._ready_port: ReadyPort | None = None
         self._asked_to_go = False
+        self._late: asyncio.TimerHandle | None = None
         self._attaching = asyncio.Lock()
         asyncio.get_running_loop().add_reader(pidfd, self._has_exited)
 
@@ -167,6 +172,8 @@ class Machine:
 
     def detach(self) -> None:
         """Let go of everything and leave the process alone; the machine is of no more use."""
+        if self._late is not None:
+            self._late.cancel()
         if not self.gone.is_set():
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -190,11 +197,20 @@ class Machine:
         self._let_go()
         self.line.finish()
         if not self._asked_to_go:
-            unknown = "exit status unknown: the process was not this node's child" if self.exit == Exit() else ""
-            code, number = self.exit
-            killed = self._why_killed() if unknown or number == signal.SIGKILL else ""
-            detail = killed or unknown
-            self.reports(VmGone(self.directory.vm_id, self.run, code, number, detail, self.log_tail()))
+            self._tell_of_the_end(self.log_tail())
+
+    def _tell_of_the_end(self, log_tail: str) -> None:
+        code, number = self.exit
+        unknown = "exit status unknown: the process was not this node's child" if self.exit == Exit() else ""
+        killed = self._why_killed() if unknown or number == signal.SIGKILL else ""
+        told = _BY_SIGNAL in log_tail.rpartition("\n")[2]
+        detail = "a signal on this host ended QEMU" if told else killed or unknown
+        gone = VmGone(self.directory.vm_id, self.run, code, number, detail, log_tail)
+        if told:
+            # The host may be going down. Then the next node shall find that it was rebooted, and no crash in the log.
+            self._late = asyncio.get_running_loop().call_later(HOST_GOES_S, self.reports, gone)
+        else:
+            self.reports(gone)
 
     # --- what is asked of QEMU ---------------------------------------------------------------------------------------
 
