@@ -28,6 +28,7 @@ from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
 from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
 from aetherscale.gateways.cli.parse import Parsed, parse
+from aetherscale.gateways.cli.vm_tasks import _labels
 from aetherscale.gateways.cli.wording import TYPED_AS, typed
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.wire import decode
@@ -284,6 +285,17 @@ class TestWording:
             assert re.search(r"expected a (key: letters|value: text)", str(refused.value))
             assert "\\A" not in str(refused.value)
 
+    def test_a_hint_means_the_tenant_and_the_node_that_were_typed(self) -> None:
+        def hint(line: str) -> str:
+            return typed(Failure(404, "no such image", hint="aetherscale image list, or: aetherscale image build tiny"),
+                         parsed(line)).hint  # fmt: skip
+
+        assert hint("vm create --image t") == "aetherscale image list, or: aetherscale image build tiny"
+        assert hint("--tenant bob vm create --image t") == (
+            "aetherscale --tenant bob image list, or: aetherscale --tenant bob image build tiny"
+        )
+        assert hint("vm create --image t --state-dir '/a b'").startswith("aetherscale --state-dir '/a b' image list")
+
     def test_a_hint_names_the_name_that_was_typed(self) -> None:
         failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")
         assert typed(failure, parsed("vm exec web ls")).hint == "aetherscale vm start web"
@@ -359,3 +371,12 @@ class TestFlatVerbs:
         assert parse([], flat.ENTRIES, program=flat.NAME).node is None
         with pytest.raises(Failure, match="aetherscale-cli: no such command: 'list-vm'"):
             parse(["list-vm"], flat.ENTRIES, program=flat.NAME)
+
+
+class TestLabels:
+    def test_one_key_has_one_value(self) -> None:
+        assert _labels([("env", "a"), ("env", "a"), ("b", "")]) == {"env": "a", "b": ""}
+        with pytest.raises(Failure) as failure:
+            _labels([("env", "a"), ("x", "y"), ("env", "b")])
+        assert failure.value.status == 2
+        assert "'env' is given as 'a' and as 'b'" in str(failure.value)

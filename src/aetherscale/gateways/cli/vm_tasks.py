@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -34,7 +34,7 @@ def create_vm(context: Context) -> None:
         "disk-gib": values["disk"],
         "node": values["node"],
         "restart": values["restart"],
-        "labels": dict(values["label"]),
+        "labels": _labels(values["label"]),
         "virtual-network": values["network"],
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
@@ -71,10 +71,19 @@ def _done(context: Context, task: str, options: Mapping[str, Any], subject: str)
     return vm
 
 
+def _labels(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The labels as they were typed. Raises `Failure` where one key has two values: none of them is the right one."""
+    labels = dict(given)
+    for key, value in given:
+        if labels[key] != value:
+            raise bad_usage(f"--label: {key!r} is given as {value!r} and as {labels[key]!r}; a label has one value")
+    return labels
+
+
 def list_vms(context: Context) -> None:
     """Show all VMs."""
     values = context.values
-    options = {"all": values["all"], "labels": dict(values["label"])}
+    options = {"all": values["all"], "labels": _labels(values["label"])}
     vms = [item["vm"] for item in context.client.items("compute", "list-vms", options, node=values["node"] or "")]
     if context.out.json:
         context.out.value(vms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Final
 
@@ -32,6 +33,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
 """The fields of messages that are not called as the option or argument that fills them."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
+_COMMAND: Final = re.compile(r"\baetherscale (?=(?:vm|image|events|why|replay) )")
 _ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
 
 
@@ -52,7 +54,14 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
         (name,) = name
     if isinstance(name, str) and not is_id(name):
         failure.hint = _ID.sub(name, failure.hint)
+    failure.hint = _COMMAND.sub(lambda _: f"aetherscale {_whose(parsed)}", failure.hint)
     return failure
+
+
+def _whose(parsed: Parsed) -> str:
+    """What has to be typed again so that a command of the hint means the objects that this one meant."""
+    named = {option: parsed.texts[option] for option in ("tenant", "state-dir") if option in parsed.texts}
+    return "".join(f"--{option} {shlex.quote(text)} " for option, text in named.items())
 
 
 def _word(field: str, command: Command) -> str:
