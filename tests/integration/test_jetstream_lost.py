@@ -125,3 +125,22 @@ async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_
     await until_whole(node)
     await make_vm(node, "three", tmp_path / "disk.raw")
     await until_whole(node)
+
+
+@as_root
+async def test_a_store_that_is_full_at_the_start_is_told_and_used_once_it_has_room(
+    make_node: MakeNode, tmp_path: Path
+) -> None:
+    node = make_node("--simulated")
+    await node.start()
+    await make_vm(node, "one", tmp_path / "disk.raw")
+    assert await node.stop() == 0
+    store = node.state_dir / "nats" / "jetstream"
+    full = 'mount -t tmpfs -o size=64k tmpfs "$0" && { cat /dev/zero > "$0/fill" || :; } && exec "$@"'
+    node.within = ("unshare", "--mount", "sh", "-c", full, str(store))
+    await node.start()
+    await make_vm(node, "two", tmp_path / "disk.raw")
+    await until_told(node, "the copy of the log on JetStream stands still")
+    remount = ("nsenter", "-t", str(node.pid), "-m", "mount", "-o", "remount,size=50m", str(store))
+    assert await (await asyncio.create_subprocess_exec(*remount)).wait() == 0
+    await until_whole(node)
