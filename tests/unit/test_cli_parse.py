@@ -329,6 +329,15 @@ class TestHelp:
                         seen += 1
         assert seen > 10
 
+    def test_options_stand_where_they_are_understood_and_what_belongs_together_is_on_one_line(self) -> None:
+        for path, command in commands():
+            text = help_of_command(command, f"aetherscale {path}")
+            assert not re.search(r"(\[default:|\|)$", text, re.MULTILINE), path
+            assert "\u00a0" not in text
+            if command.options and any(argument.rest for argument in command.arguments):
+                assert text.startswith(f"usage: aetherscale {path} [options] ")
+        assert values("vm exec --timeout 5s web ls --timeout")["COMMAND"] == ["ls", "--timeout"]
+
     def test_the_help_names_every_argument_option_and_example(self) -> None:
         for path, command in commands():
             text = help_of_command(command, f"aetherscale {path}")

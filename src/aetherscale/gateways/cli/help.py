@@ -10,6 +10,8 @@ from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, 
 WIDTH = 79
 """Fits a terminal of 80 columns."""
 COLUMN = 26
+_TOGETHER = "\u00a0"
+"""Stands for a space at which no line is broken."""
 
 
 def help_of_program(entries: Sequence[Entry], program: str, about: str) -> str:
@@ -62,12 +64,16 @@ def help_of_command(command: Command, name: str) -> str:
 
 def usage(command: Command) -> str:
     """The words of a command in one line, after its name."""
+    options = "[options]" if command.options else ""
     words = []
+    if any(argument.rest for argument in command.arguments):
+        # What follows those that take every word is theirs.
+        words, options = [options], ""
     for argument in command.arguments:
         shown = f"{argument.name} …" if argument.rest or argument.many else argument.name
         words.append(shown if argument.required else f"[{shown}]")
     words += [f"--{option.name} {option.metavar}" for option in command.options if option.needed]
-    return "".join(f" {word}" for word in (*words, "[options]" if command.options else "") if word)
+    return "".join(f" {word}" for word in (*words, options) if word)
 
 
 def _options(options: Iterable[Option]) -> list[str]:
@@ -80,15 +86,16 @@ def _flag(option: Option) -> str:
 
 
 def _meaning(item: Option | Argument) -> str:
-    one_of = f" ({' | '.join(item.choices)})" if item.choices else ""
-    default = f" [default: {item.default}]" if isinstance(item, Option) and item.default is not None else ""
+    one_of = f" ({f'{_TOGETHER}|{_TOGETHER}'.join(item.choices)})" if item.choices else ""
+    default = f" [default:{_TOGETHER}{item.default}]" if isinstance(item, Option) and item.default is not None else ""
     return f"{item.help}{one_of}{default}"
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
     lines = []
     for left, right in rows:
-        first, *others = textwrap.wrap(right, WIDTH - COLUMN, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(right, WIDTH - COLUMN, break_on_hyphens=False) or [""]
+        first, *others = (line.replace(_TOGETHER, " ") for line in wrapped)
         if len(left) + 4 > COLUMN:
             lines += [f"  {left}", " " * COLUMN + first]
         else:

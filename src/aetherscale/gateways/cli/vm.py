@@ -147,7 +147,7 @@ VM = Group(
             options=(
                 Option("follow", "follow new output until the VM ends or Ctrl-C", short="f"),
                 Option("lines", "only the last N lines", "N", number, short="n"),
-                Option("tail", "only the last BYTES bytes; 64 KiB if none of these is given", "BYTES", number),
+                Option("tail", "only the last BYTES bytes; 64 KiB, unless -n or --since is given", "BYTES", number),
                 Option("since", "only what came since then: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "TIME"),
             ),
             examples=(
