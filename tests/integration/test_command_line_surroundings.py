@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.support.cli import good, simulated_node
-from tests.support.node import PATIENCE_S, ROOT, RunningNode
+from tests.support.node import PATIENCE_S, RunningNode
 from tests.support.surroundings import BYTES, Surroundings, commands, hostile, lines
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -36,8 +36,12 @@ async def node(make_node: MakeNode, tmp_path: Path) -> RunningNode:
 class Runner:
     """Runs many commands, a few at a time, and keeps what is wrong with each."""
 
-    def __init__(self, node: RunningNode) -> None:
+    def __init__(self, node: RunningNode, directory: Path) -> None:
         self._node = node
+        # Some commands write the file that they are given the name of.
+        self._place = directory / "here"
+        self._place.mkdir(exist_ok=True)
+        self._place.chmod(0o777)
         self._room = asyncio.Semaphore(AT_ONCE)
         self.wrong: list[str] = []
         self.runs = 0
@@ -56,7 +60,7 @@ class Runner:
         async with self._room:
             process = await asyncio.create_subprocess_exec(
                 *("sh", "-c", surroundings.within, "sh", "setpriv", "--pdeathsig", "KILL", *command),
-                stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, env=env, cwd=ROOT,
+                stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, env=env, cwd=self._place,
             )  # fmt: skip
             out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         self.runs += 1
@@ -95,7 +99,7 @@ async def test_no_command_ends_in_a_traceback_whatever_it_is_started_in(
         if surroundings.needs_root and os.geteuid() != 0:
             continue
         with subtests.test(name):
-            runner = Runner(node)
+            runner = Runner(node, tmp_path)
             await runner.all(surroundings, both[at % SHARE :: SHARE])
             assert not runner.wrong, f"{len(runner.wrong)} of {runner.runs}:\n" + "\n".join(runner.wrong)
 
@@ -108,7 +112,7 @@ async def test_no_word_in_any_place_makes_a_traceback(
         (BYTES, "", "\x1b[2J", "x" * 5000, "-", "²", "9" * 400, "a\u2028b", "../..", "\U0001f600")
     ):
         with subtests.test(repr(word[:20])):
-            runner = Runner(node)
+            runner = Runner(node, tmp_path)
             variants = [variant for line in typed for variant in _with(word, line)]
             await runner.all(Surroundings(), variants[at % SHARE :: SHARE])
             assert not runner.wrong, f"{len(runner.wrong)} of {runner.runs}:\n" + "\n".join(runner.wrong)
