@@ -45,9 +45,9 @@ conformance *args:
     npm install --prefix tests/conformance --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
     AETHERSCALE_NATS_CLI="$cache/nats" {{ bin }}/pytest tests/conformance/foreign_clients.py {{ args }}
 
-# Everything: style, types, dependency rules, every test.
+# Everything: style, types, dependency rules, every test; two tests at a time, since most of them wait for a guest.
 test *args: lint types
-    {{ bin }}/pytest {{ args }}
+    {{ bin }}/pytest -n 2 {{ args }}
 
 # Simulated crashes: `just sim --seeds 500`, or `just sim --seed 7` for one again; see docs/simulation.md.
 sim *args:
