@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,7 +42,8 @@ def _list(context: Context) -> None:
 
 
 def _tail(context: Context) -> None:
-    asyncio.run(_tailed(context))
+    with suppress(KeyboardInterrupt):  # it ends in no other way
+        asyncio.run(_tailed(context))
 
 
 def _show(context: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -171,8 +171,10 @@ def logs_vm(context: Context) -> None:
     options |= _since(values["since"], context.program.now_us())
     shown = context.out.bytes()
     chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
-    watched = ends_with_its_reader() if values["follow"] else nullcontext()
-    with watched, closing(chunks), suggesting(context, "vm", name):
+    follows = values["follow"]
+    watched = ends_with_its_reader() if follows else nullcontext()
+    interrupted = suppress(KeyboardInterrupt) if follows else nullcontext()  # following ends in no other way
+    with interrupted, watched, closing(chunks), suggesting(context, "vm", name):
         for chunk in chunks:
             if chunk["type"] != "item":
                 _tell_doubts(context, chunk)
