@@ -47,7 +47,7 @@ conformance *args:
 
 # Everything: style, types, dependency rules, every test; two tests at a time, since most of them wait for a guest.
 test *args: lint types
-    {{ bin }}/pytest -n 2 {{ args }}
+    {{ bin }}/pytest -n 2 --dist worksteal {{ args }}
 
 # Simulated crashes: `just sim --seeds 500`, or `just sim --seed 7` for one again; see docs/simulation.md.
 sim *args:

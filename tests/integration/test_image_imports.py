@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import sys
+import tempfile
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
@@ -387,7 +388,8 @@ class TestHandedOver:
         self, tmp_path: Path
     ) -> None:
         """The node's directory belongs to 2001:2002, and the caller is 3001 with the group 2002."""
-        for directory in (tmp_path, *tmp_path.parents[:2]):
+        below_tmp = len(tmp_path.relative_to(tempfile.gettempdir()).parts)
+        for directory in (tmp_path, *tmp_path.parents[: below_tmp - 1]):
             directory.chmod(0o755)
         state = tmp_path / "service"
         state.mkdir()

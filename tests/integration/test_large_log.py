@@ -97,4 +97,4 @@ async def test_what_reads_a_large_log_says_that_it_was_not_proved(
     state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await asyncio.to_thread(run, ["--state-dir", str(state_dir), "events", "list"], program()) == 0
-    assert "not proved" in capsys.readouterr().err
+    assert "was not verified" in capsys.readouterr().err

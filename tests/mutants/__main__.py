@@ -28,7 +28,7 @@ ROOT: Final = Path(__file__).parents[2]
 SOURCE: Final = ROOT / "src" / "aetherscale"
 EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
 PURE: Final = ("commands", "decider", "effects", "events", "projection", "sentences", "state", "views")
-TESTS: Final = ("tests/unit",)
+TESTS: Final = ("tests/unit", "tests/mutants/lives.py")
 
 
 def main(arguments: Sequence[str]) -> int:

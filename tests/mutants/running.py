@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import selectors
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Final, Literal, TypeVar
 
@@ -18,6 +20,7 @@ import pytest
 
 from tests.mutants.mutations import Mutant
 
+SOURCE: Final = Path(__file__).parents[2] / "src"
 KILLED: Final = 3
 SURVIVED: Final = 0
 IMPOSSIBLE: Final = 4
@@ -150,8 +153,10 @@ def swap(mutant: Mutant, alive: Sequence[FunctionType]) -> None:
 
 
 def _alive(files: Sequence[str]) -> dict[str, list[FunctionType]]:
-    """Every function of the files that there is now."""
+    """Every function of the files. What is imported only where it is needed is imported now."""
     found: dict[str, list[FunctionType]] = {name: [] for name in files}
+    for name in files:
+        importlib.import_module(".".join(Path(name).relative_to(SOURCE).with_suffix("").parts))
     for each in gc.get_objects():
         if isinstance(each, FunctionType) and each.__code__.co_filename in found:
             found[each.__code__.co_filename].append(each)
