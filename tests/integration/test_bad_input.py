@@ -131,7 +131,7 @@ async def test_a_flood_of_garbage_does_not_keep_honest_callers_waiting_for_ever(
     for number in range(20_000):
         await client.publish(f"{CMD}.compute.create-vm", b'{"image": %d}' % number)
     await client.flush()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):  # a bound on a hang
         assert (await node.request(f"{CMD}.compute.list-vms", {}))[-1] == {"type": "result", "count": 0}
 
 

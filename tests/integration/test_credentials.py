@@ -17,6 +17,7 @@ from aetherscale.bus.endpoint import Endpoint, outside, parse_endpoint
 from aetherscale.bus.nats import NatsBus
 from tests.integration.conftest import MakeNode
 from tests.support.eventually import logged
+from tests.support.names import KNOWS_LOCALHOST
 from tests.support.nats_jwt import Operator, creds, key
 from tests.support.nats_server import NatsServer
 
@@ -42,7 +43,7 @@ WITH_USER = {"authorization": {"user": "joe@home", "password": SECRET}}
     ("options", "url"),
     [
         (WITH_TOKEN, "nats://{secret}@127.0.0.1:{port}"),
-        (WITH_TOKEN, "NATS://{secret}@LOCALHOST:{port}"),
+        (WITH_TOKEN, "NATS://{secret}@" + ("LOCALHOST" if KNOWS_LOCALHOST else "127.0.0.1") + ":{port}"),
         (WITH_USER, "nats://joe%40home:{secret}@127.0.0.1:{port}"),
         (WITH_USER, "Nats://joe%40home:{secret}@127.0.0.1:{port}/"),
         ({}, "127.0.0.1:{port}"),

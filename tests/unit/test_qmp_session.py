@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
+from qemu.qmp import QMPClient
 
 from aetherscale.actors.compute.qemu import session
 from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive
@@ -151,6 +152,16 @@ async def test_a_connection_that_is_closed_at_once_is_unresponsive() -> None:
     async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
         fake.writer.close()
         with pytest.raises(Unresponsive):
+            await Monitor.connect(ours, tasks, lambda name, data: None, lambda: None)
+
+
+async def test_a_connection_that_is_lost_while_it_is_made_is_unresponsive(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(self: object, address: object) -> None:
+        raise AssertionError  # as qemu.qmp does where the connection has ended in the same turn
+
+    monkeypatch.setattr(QMPClient, "connect", gone)
+    async with connections() as (_, ours, tasks):
+        with pytest.raises(Unresponsive, match="lost as soon as it was made"):
             await Monitor.connect(ours, tasks, lambda name, data: None, lambda: None)
 
 

@@ -124,6 +124,9 @@ class Monitor:
         except _BROKEN as error:
             # What breaks while a cancelled attempt is being cleared away comes as it is.
             raise Unresponsive(f"QMP: {error!r}") from error
+        except AssertionError as error:
+            # qemu.qmp takes for granted that a connection is there still when it has been made.
+            raise Unresponsive("QMP: the connection was lost as soon as it was made") from error
 
     def send_descriptor(self, descriptor: int) -> None:
         """Hand over a descriptor, which the next `add-fd` takes. Raises `Unresponsive`."""
