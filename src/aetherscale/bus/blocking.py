@@ -249,6 +249,9 @@ class Connection:
             self._socket.settimeout(CONNECT_S)
             self._socket.sendall(data)
         except OSError as error:
+            # A server that hangs up says why before it does; its words may have come and not been read yet.
+            while self.read(0):
+                pass
             raise self._lost(f"the connection was lost: {error.strerror or error}") from error
 
     def _lost(self, what: str) -> BusUnavailable:
