@@ -104,17 +104,23 @@ async def test_jetstream_that_is_turned_off_while_it_runs_is_turned_on_again(
     await until_whole(node)
 
 
-@as_root
-async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_node: MakeNode, tmp_path: Path) -> None:
+async def on_a_store_that_is(mounted: str, make_node: MakeNode, tmp_path: Path) -> tuple[RunningNode, Path]:
+    """A node with two VMs, the second made on a store that a script has mounted at "$0"; and where the store is."""
     node = make_node("--simulated")
     await node.start()
     await make_vm(node, "one", tmp_path / "disk.raw")
     assert await node.stop() == 0
     store = node.state_dir / "nats" / "jetstream"
-    mount = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
-    node.within = ("unshare", "--mount", "sh", "-c", mount, str(store))
+    node.within = ("unshare", "--mount", "sh", "-c", mounted, str(store))
     await node.start()
     await make_vm(node, "two", tmp_path / "disk.raw")
+    return node, store
+
+
+@as_root
+async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_node: MakeNode, tmp_path: Path) -> None:
+    mounted = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
+    node, store = await on_a_store_that_is(mounted, make_node, tmp_path)
     await until_told(
         node, f"{store} cannot be written: Read-only file system; mend that, and JetStream is started again"
     )
@@ -131,15 +137,8 @@ async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_
 async def test_a_store_that_is_full_at_the_start_is_told_and_used_once_it_has_room(
     make_node: MakeNode, tmp_path: Path
 ) -> None:
-    node = make_node("--simulated")
-    await node.start()
-    await make_vm(node, "one", tmp_path / "disk.raw")
-    assert await node.stop() == 0
-    store = node.state_dir / "nats" / "jetstream"
     full = 'mount -t tmpfs -o size=64k tmpfs "$0" && { cat /dev/zero > "$0/fill" || :; } && exec "$@"'
-    node.within = ("unshare", "--mount", "sh", "-c", full, str(store))
-    await node.start()
-    await make_vm(node, "two", tmp_path / "disk.raw")
+    node, store = await on_a_store_that_is(full, make_node, tmp_path)
     await until_told(node, "the copy of the log on JetStream stands still")
     remount = ("nsenter", "-t", str(node.pid), "-m", "mount", "-o", "remount,size=50m", str(store))
     assert await (await asyncio.create_subprocess_exec(*remount)).wait() == 0
