@@ -23,7 +23,7 @@ from aetherscale.actors.images.threads import to_the_end
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 """Has no files, and depends on the current kernel."""
 
-_ROOTS = ("busybox-static", "grub-pc-bin", "grub-common", "qemu-guest-agent", "e2fsprogs")
+_ROOTS = ("busybox-static", "grub-pc-bin", "grub-common", "qemu-guest-agent", "e2fsprogs", "bsdutils")
 
 # `quiet` leaves errors and panics on the console. The cryptographic self-tests would take a sixth of the boot.
 _KERNEL_COMMAND_LINE = "console=ttyS0 quiet cryptomgr.notests"
@@ -34,7 +34,7 @@ _MODULES = (
 )
 
 # Programs that are linked dynamically: where their packages have them, and so the guest.
-_PROGRAMS = ("usr/sbin/qemu-ga", "sbin/mke2fs")
+_PROGRAMS = ("usr/sbin/qemu-ga", "sbin/mke2fs", "usr/bin/script")
 _LOADER = "ld-linux-x86-64.so.2"
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _REPORT = "report this, with the version of the distribution"
