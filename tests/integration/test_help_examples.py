@@ -31,6 +31,7 @@ NOT_RUN = {
 """By how they begin."""
 STATUS = {
     "aetherscale vm exec web --json -- sh -c 'exit 7'": {7},
+    "aetherscale vm exec -it web -- sh": {2},  # there is no terminal here
     # Whether all is well depends on the host.
     "aetherscale doctor": {0, 1},
     "aetherscale doctor --json": {0, 1},

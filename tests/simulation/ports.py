@@ -24,6 +24,8 @@ from aetherscale.actors.compute.driver import (
     OnHost,
     Process,
     Progress,
+    Terminal,
+    Window,
 )
 from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
 from aetherscale.actors.compute.simulated import SimulatedDriver
@@ -260,6 +262,9 @@ class SimulatedHand:
 
     async def console(self, vm_id: str) -> Console:
         return await self._driver.console(vm_id)
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
+        return await self._driver.terminal(vm_id, argv, window, term)
 
     def on_host(self, vm_id: str) -> OnHost:
         return self._driver.on_host(vm_id)

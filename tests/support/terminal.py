@@ -70,6 +70,19 @@ class Terminal:
         """Type."""
         os.write(self._master, keys.encode())
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the window another size, as who drags its corner does."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def hang_up(self) -> None:
+        """End the program as a terminal that is closed does."""
+        self.send(signal.SIGHUP)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def send_child(self, number: signal.Signals) -> None:
         """Send a signal to what the program, a shell, runs."""
         assert self._process is not None

@@ -129,7 +129,7 @@ class TestWords:
 
     def test_what_runs_in_a_guest_is_taken_as_it_is(self) -> None:
         for line in ("vm exec web -- ls -l --json", "vm exec web ls -l --json"):
-            assert values(line) == {"NAME": "web", "COMMAND": ["ls", "-l", "--json"], "timeout": 30.0}
+            assert values(line) == {"NAME": "web", "COMMAND": ["ls", "-l", "--json"], "detach-key": b"\x1d"}
         assert values("vm exec web --json -- ls")["json"] is True
         assert values("vm exec web -- -x -- y")["COMMAND"] == ["-x", "--", "y"]
 

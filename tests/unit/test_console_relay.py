@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 
 import pytest
 
 from aetherscale.gateways.cli import console
-from aetherscale.gateways.cli.console import Ending, _Relay
+from aetherscale.gateways.cli.client import ANSWER_S
+from aetherscale.gateways.cli.console import Ending, _Line, _Relay
+from aetherscale.gateways.cli.failures import Failure
 
 
 class Line:
@@ -160,3 +163,96 @@ def test_a_sign_of_life_goes_out_while_the_guest_floods(ends: Ends, monkeypatch:
     for _ in range(10):
         assert carrying._turn() is None
     assert line.signs == 10
+
+
+class Sized(Line):
+    def __init__(self, *pieces: bytes, for_ever: bool = False) -> None:
+        super().__init__(*pieces, for_ever=for_ever)
+        self.sizes: list[os.terminal_size] = []
+
+    def has_size(self, size: os.terminal_size) -> None:
+        self.sizes.append(size)
+
+
+def test_a_terminal_is_told_of_its_size_and_ends_with_stdin(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Sized(b"hello")
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((90, 30)))
+    os.write(ends.typing, b"ls\x03")
+    os.close(ends.typing)
+    assert _Relay(line, b"\x1d", "", follows_size=True).run() == "left"  # type: ignore[arg-type]
+    assert line.typed == b"ls\x03"
+    assert line.sizes == [os.terminal_size((90, 30))]
+    assert line.has_left
+
+
+def test_each_other_size_of_the_window_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Sized(b"hello")
+    sizes = [os.terminal_size(size) for size in ((80, 24), (90, 30), (100, 40))]
+    now = iter(sizes)
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: next(now))
+    before = signal.getsignal(signal.SIGWINCH)
+    carrying = _Relay(line, b"\x1d", "", follows_size=True)  # type: ignore[arg-type]
+    assert carrying._turn() is None
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGWINCH)
+        assert carrying._turn() is None
+    assert line.sizes == sizes
+    os.write(ends.typing, b"\x1d")
+    assert carrying.run() == "left"
+    assert signal.getsignal(signal.SIGWINCH) is before
+
+
+def test_the_key_that_detaches_leaves_a_program_that_floods(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Sized(b"x" * 4096, for_ever=True)
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((90, 30)))
+    os.write(ends.typing, b"\x03\x1dnot typed")
+    assert _Relay(line, b"\x1d", "", follows_size=True).run() == "left"  # type: ignore[arg-type]
+    assert line.typed == b"\x03"
+    assert line.has_left
+
+
+def test_a_terminal_that_has_gone_has_no_size_and_leaves(ends: Ends) -> None:
+    line = Sized(b"hello")
+    os.close(ends.typing)
+    assert _Relay(line, b"\x1d", "", follows_size=True).run() == "left"  # type: ignore[arg-type]
+    assert line.sizes == [], "stdin is none here: asking it fails as one that has gone does"
+
+
+def test_a_terminal_that_does_not_know_its_size_tells_none() -> None:
+    assert console._sides(os.terminal_size((0, 24))) == console._sides(os.terminal_size((80, 0))) == {}
+    assert console._sides(os.terminal_size((80, 24))) == {"rows": 24, "columns": 80}
+
+
+def test_a_node_that_falls_silent_before_the_program_has_begun_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    class Node:
+        """Says that it starts the program, and nothing more."""
+
+        url = "nats://node"
+        tenant = "default"
+        state_dir = nats_url = None
+
+        def __getattr__(self, name: str) -> Node:
+            return self
+
+        def new_token(self) -> str:
+            return "token"
+
+        def whole(self, options: dict[str, str]) -> dict[str, str]:
+            return options
+
+        def ask(self, subject: str, body: bytes) -> Node:
+            return self
+
+        def receive(self, timeout_s: float) -> dict[str, str] | None:
+            waits.append(timeout_s)
+            return {"type": "status", "status": "progress"} if len(waits) == 1 else None
+
+    monkeypatch.setattr(console, "chunk_of", lambda message, parts: message)
+    monkeypatch.setattr(console, "start", lambda settings: "aetherscale serve")
+    with pytest.raises(Failure, match="no node answers"):
+        _Line(Node(), "web", interactive=True, task="vm-terminal", what={"command": ["sh"]})  # type: ignore[arg-type]
+    assert waits == [ANSWER_S, console.BEGIN_S]

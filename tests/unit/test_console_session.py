@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
 from aetherscale.actors.compute import console
-from aetherscale.actors.compute.console import PIECE_BYTES, Consoles, Session
+from aetherscale.actors.compute.commands import ConsoleInputOptions
+from aetherscale.actors.compute.console import PIECE_BYTES, Consoles, Program, Session
+from aetherscale.actors.compute.driver import Window
 from aetherscale.actors.compute.readers import Reader, Readers
 from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import SimulatedHost
+from aetherscale.actors.compute.simulated_terminal import SimulatedTerminal
+from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 
 WAIT_S = 30.0
@@ -131,3 +136,70 @@ async def test_what_is_typed_into_a_vm_that_has_ended_is_no_mistake_of_the_node(
             session.hear(b"x")
             await turns()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class OneTerminal(OneLine):
+    """Its only VM has this terminal, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = SimulatedTerminal(Window(24, 80), "xterm", lambda terminal: None)
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> SimulatedTerminal:
+        return self.made
+
+
+PROGRAM = Program(["sh"], Window(24, 80), "xterm")
+CALL = Call(
+    tenant="default", component="compute", task="console-input", body=b"", actor="user:test", command_id="c",
+    keyed=False, correlation_id="corr", deadline_us=None,
+)  # fmt: skip
+
+
+async def say(consoles: Consoles, **options: Any) -> None:
+    async for _ in consoles.typed(ConsoleInputOptions(session="s", **options), CALL):
+        pass
+
+
+async def test_a_terminal_has_the_size_that_its_caller_says_last() -> None:
+    driver = OneTerminal()
+    consoles = Consoles(driver)
+    async with consoles.attached("vm", "default", "s", None, PROGRAM):
+        await say(consoles, rows=30, columns=90)
+        await say(consoles, rows=1, columns=65_535)
+        assert driver.made.window == Window(1, 65_535)
+        await say(consoles)
+        assert driver.made.window == Window(1, 65_535)
+
+
+@pytest.mark.parametrize(("given", "missing"), [("rows", "columns"), ("columns", "rows")])
+async def test_half_a_size_is_refused_and_nothing_is_typed(given: str, missing: str) -> None:
+    driver = OneTerminal()
+    consoles = Consoles(driver)
+    async with consoles.attached("vm", "default", "s", None, PROGRAM):
+        with pytest.raises(Refused, match="expected both") as refused:
+            await say(consoles, data=b"exit\r", **{given: 30})
+        await turns()
+        assert (refused.value.code, refused.value.field) == (400, missing)
+        assert driver.made.window == Window(24, 80)
+        assert driver.made.exit_code is None
+
+
+async def test_a_serial_line_has_no_size() -> None:
+    driver = OneLine()
+    consoles = Consoles(driver)
+    async with consoles.attached("vm", "default", "s"):
+        with pytest.raises(Refused, match="a serial line has no size") as refused:
+            await say(consoles, rows=30, columns=90)
+        assert (refused.value.code, refused.value.field) == (400, "rows")
+
+
+async def test_a_program_that_reads_nothing_is_typed_to_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "INPUT_LIMIT", 2)
+    consoles = Consoles(OneTerminal())
+    async with consoles.attached("vm", "default", "s", None, PROGRAM):
+        for _ in range(2):
+            await say(consoles, data=b"x")
+        with pytest.raises(Refused, match="the program does not read its terminal") as refused:
+            await say(consoles, data=b"x")
+        assert refused.value.code == 503

@@ -342,7 +342,11 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
     vm_id = (await node.final("compute", "create-vm", {"image": "tiny", "name": "web"}, tenant=BLUE))["vm-id"]
     image_id = (await node.final("images", "image-info", {"image": "tiny"}, tenant=BLUE))["image-id"]
     nothing = "1" * 16
-    more: dict[str, dict[str, Any]] = {"exec-vm": {"command": ["true"]}, "vm-console": {"session": "s"}}
+    more: dict[str, dict[str, Any]] = {
+        "exec-vm": {"command": ["true"]},
+        "vm-console": {"session": "s"},
+        "vm-terminal": {"session": "s", "command": ["true"]},
+    }
     assert node.node is not None
     for component, tasks in node.node.tasks.items():
         for task in tasks:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 import pytest
 
+from aetherscale.actors.compute.driver import Terminal
 from aetherscale.actors.compute.effects import PauseReason, ProcessUser
 from aetherscale.actors.compute.events import VmBooted
 from aetherscale.actors.compute.projection import view
+from aetherscale.actors.compute.simulated import SimulatedDriver
 from aetherscale.actors.compute.simulated_host import Behaviour
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.work import tell
+from aetherscale.kernel.errors import Refused
 from tests.support.memory_node import MemoryNode
 from tests.support.vm_pasts import DISK, REQUESTED, given
 
@@ -78,16 +82,60 @@ HELD: Mapping[PauseReason, tuple[str, str]] = {
 }
 
 
+@pytest.mark.parametrize(("task", "more"), [("exec-vm", {}), ("vm-terminal", {"session": "s"})])
 @pytest.mark.parametrize("reason", HELD)
 async def test_a_program_in_a_guest_that_is_held_is_refused_with_the_reason(
-    node: MemoryNode, reason: PauseReason
+    node: MemoryNode, reason: PauseReason, task: str, more: dict[str, str]
 ) -> None:
     await node.final("compute", "create-vm", WEB)
     await hold(node, reason)
-    answer = await node.final("compute", "exec-vm", {"vm-id": "web", "command": ["true"]})
+    answer = await node.final("compute", task, {"vm-id": "web", "command": ["true"], **more})
     why, what_to_do = HELD[reason]
     assert (answer["code"], answer["message"]) == (409, f"the VM 'web' is paused: {why}")
     assert what_to_do in answer["details"]["hint"]
+
+
+async def test_a_guest_that_is_held_while_a_program_starts_is_told_as_the_reason(
+    node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def terminal(self: SimulatedDriver, *asked: object) -> Terminal:
+        await hold(node, "disk")
+        raise Refused(504, "'true' has not begun within 30 s")
+
+    monkeypatch.setattr(SimulatedDriver, "terminal", terminal)
+    await node.final("compute", "create-vm", WEB)
+    asked = {"vm-id": "web", "session": "s", "command": ["true"]}
+    answer = await node.final("compute", "vm-terminal", asked)
+    assert (answer["code"], answer["message"]) == (409, f"the VM 'web' is paused: {HELD['disk'][0]}")
+
+
+async def test_a_program_on_a_terminal_tells_its_output_and_how_it_has_ended(node: MemoryNode) -> None:
+    await node.final("compute", "create-vm", WEB)
+    told = await node.ask("compute", "vm-terminal", {"vm-id": "web", "session": "s", "command": ["echo", "hi"]})
+    assert [chunk.get("status") for chunk in told[:2]] == ["progress", "attached"]
+    assert [base64.b64decode(chunk["data"]) for chunk in told if chunk["type"] == "item"] == [b"hi\r\n"]
+    assert (told[-1]["reason"], told[-1]["exit-code"]) == ("ended", 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"rows": 0}, "rows"),
+        ({"columns": 65_536}, "columns"),
+        ({"term": "-x"}, "term"),
+        ({"term": "x" * 65}, "term"),
+        ({"term": "xterm\n"}, "term"),
+        ({"command": []}, "command"),
+        ({"session": ""}, "session"),
+    ],
+)
+async def test_a_terminal_that_is_asked_for_wrongly_is_refused(
+    node: MemoryNode, wrong: dict[str, object], field: str
+) -> None:
+    await node.final("compute", "create-vm", WEB)
+    asked = {"vm-id": "web", "session": "s", "command": ["true"], **wrong}
+    answer = await node.final("compute", "vm-terminal", asked)
+    assert (answer["code"], answer["details"]["field"]) == (400, field)
 
 
 async def test_a_view_tells_how_the_guest_says_that_it_is_ready(node: MemoryNode) -> None:

@@ -23,6 +23,7 @@ DEFAULT_GRACE_S = 30.0
 
 GraceS = Annotated[float, Meta(ge=0, le=3600, description="seconds that the guest has to shut down")]
 TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024, description="bytes")]
+Side = Annotated[int, Meta(ge=1, le=65535, description="characters")]
 ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
 EXEC_INPUT_BYTES: Final = 128 * 1024
 """What a program in a guest can be given as its stdin, which fits into one message beside the command."""
@@ -104,13 +105,33 @@ class ConsoleOptions(Message, frozen=True):
 class ConsoleInputOptions(Message, frozen=True):
     """Options of `console-input`: type `data` (base64), or leave; nothing at all says "still here".
 
-    `seen-bytes` is how much of the output the caller has taken so far, for one that has given `window-bytes`.
+    `seen-bytes` is how much of the output the caller has taken so far, for one that has given `window-bytes`. `rows`
+    and `columns` together are the size that the caller's window has from now on, for a session of `vm-terminal`.
     """
 
     session: Channel
     data: bytes = b""
     detach: bool = False
     seen_bytes: Annotated[int, Meta(ge=0)] | None = None
+    rows: Side | None = None
+    columns: Side | None = None
+
+
+class TerminalOptions(Message, frozen=True):
+    """Options of `vm-terminal`: run `command` in the guest on a terminal of its own, of the size and kind (`term`).
+
+    The session is one as of `vm-console`: status `attached`, items with `data`, and `console-input` to type. Of the
+    output nothing is left out. The result's `reason` is `ended`, `detached` or `silence`; its `exit-code` is null where
+    the program's end is not known, as where the VM ended first. Whoever leaves hangs up on the program.
+    """
+
+    session: Channel
+    command: ExecCommand
+    vm_id: Reference = ""
+    window_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] | None = None
+    rows: Side = 24
+    columns: Side = 80
+    term: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9+._-]{0,63}\Z", description="a value of TERM")] = "xterm"
 
 
 class ExecOptions(Message, frozen=True):

@@ -7,7 +7,7 @@ import base64
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -24,9 +24,9 @@ from aetherscale.actors.compute.commands import (
     StopVmOptions,
     VmOptions,
 )
-from aetherscale.actors.compute.console import Consoles
+from aetherscale.actors.compute.console import Consoles, Program, Session
 from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
-from aetherscale.actors.compute.driver import ComputeDriver, Process
+from aetherscale.actors.compute.driver import ComputeDriver, Process, Window
 from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.projection import VM_KIND, announce, reservations, settle, view
 from aetherscale.actors.compute.sentences import held
@@ -122,6 +122,7 @@ class Compute:
                 "vm-logs": QueryTask(LogsOptions, self._logs),
                 "exec-vm": QueryTask(ExecOptions, self._exec),
                 "vm-console": QueryTask(commands.ConsoleOptions, self._console),
+                "vm-terminal": QueryTask(commands.TerminalOptions, self._terminal),
                 "console-input": QueryTask(ConsoleInputOptions, self._consoles.typed),
             },
         )
@@ -249,17 +250,34 @@ class Compute:
 
     async def _console(self, options: commands.ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
-        async with self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes) as session:
-            yield status(
-                "attached",
-                vm_id=vm.id,
-                node=self._node,
-                session=options.session,
-                history_bytes=session.console.past_bytes,
-            )
+        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes)
+        async for chunk in self._relayed(attached, vm.id, options.session):
+            yield chunk
+
+    async def _terminal(self, options: commands.TerminalOptions, call: Call) -> AsyncIterator[Chunk]:
+        vm = self._alive(options.vm_id, call)
+        _refuse_paused(vm.state)
+        yield status("progress", vm_id=vm.id, step="starting the program")
+        program = Program(options.command, Window(options.rows, options.columns), options.term)
+        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes, program)
+        try:
+            async for chunk in self._relayed(attached, vm.id, options.session):
+                yield chunk
+        except Refused:
+            _refuse_paused(self._alive(vm.id, call).state)
+            raise
+
+    async def _relayed(
+        self, attached: AbstractAsyncContextManager[Session], vm_id: str, name: str
+    ) -> AsyncIterator[Chunk]:
+        """What a session says, from `attached` to its result."""
+        async with attached as session:
+            past_bytes = session.console.past_bytes
+            yield status("attached", vm_id=vm_id, node=self._node, session=name, history_bytes=past_bytes)
             async for data in session.output():
                 yield item({"data": base64.b64encode(data).decode()})
-        yield result({"vm-id": vm.id, "reason": session.reason})
+        told = {"vm-id": vm_id, "reason": session.reason}
+        yield result(told if session.terminal is None else {**told, "exit-code": session.terminal.exit_code})
 
     def _alive(self, reference: str, call: Call) -> Entity[Vm]:
         entity = self._find(reference, call)

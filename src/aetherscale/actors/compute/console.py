@@ -1,4 +1,4 @@
-"""Console sessions: callers who are attached to serial lines, and what they type.
+"""Sessions: callers who are attached to a serial line or to the terminal of a program, and what they type.
 
 A session lasts for as long as its caller is heard of: whoever says nothing for `SILENCE_S` has gone away.
 """
@@ -6,12 +6,12 @@ A session lasts for as long as its caller is heard of: whoever says nothing for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from aetherscale.actors.compute.commands import ConsoleInputOptions
-from aetherscale.actors.compute.driver import ComputeDriver, Console
+from aetherscale.actors.compute.driver import ComputeDriver, Console, Terminal, Window
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -26,11 +26,23 @@ PIECE_BYTES: Final = 8 * 1024
 """What is sent at a time."""
 
 
-class Session:
-    """One caller at one serial line."""
+class Program(NamedTuple):
+    """What is to run on a terminal of its own."""
 
-    def __init__(self, console: Console, tasks: Tasks, window_bytes: int | None) -> None:
+    argv: Sequence[str]
+    window: Window
+    term: str
+
+
+class Session:
+    """One caller at one serial line, or at one terminal."""
+
+    def __init__(
+        self, console: Console, tasks: Tasks, window_bytes: int | None, terminal: Terminal | None = None
+    ) -> None:
         self.console = console
+        self.terminal = terminal
+        """The same, where it is one."""
         self.reason: Literal["ended", "detached", "silence"] = "ended"
         """Why its output ends: the VM's process did, the caller left, or was not heard of any more."""
         self._window_bytes = window_bytes
@@ -66,7 +78,10 @@ class Session:
             try:
                 self._typed.put_nowait(data)
             except asyncio.QueueFull:
-                raise Refused(503, "the guest does not read its serial line", retryable=True) from None
+                raise Refused(503, self._unread(), retryable=True) from None
+
+    def _unread(self) -> str:
+        return "the program does not read its terminal" if self.terminal else "the guest does not read its serial line"
 
     def end(self, reason: Literal["detached", "silence"]) -> None:
         """Leave the line: its output ends, and with it the caller's reply."""
@@ -102,16 +117,21 @@ class Consoles:
 
     @asynccontextmanager
     async def attached(
-        self, vm_id: str, tenant: str, name: str, window_bytes: int | None = None
+        self, vm_id: str, tenant: str, name: str, window_bytes: int | None = None, program: Program | None = None
     ) -> AsyncIterator[Session]:
-        """A session for as long as the block lasts. Raises `Refused` where it cannot be had."""
+        """A session for as long as the block lasts, at the serial line or at a program's terminal.
+
+        Raises `Refused` where it cannot be had.
+        """
         key = (tenant, name)
         others = sum(1 for taken, _ in self._taken if taken == tenant)
         if key in self._taken or others >= SESSION_LIMIT:
             raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
         self._taken.add(key)
         try:
-            session = Session(await self._driver.console(vm_id), self._tasks, window_bytes)
+            terminal = await self._driver.terminal(vm_id, *program) if program else None
+            console = terminal or await self._driver.console(vm_id)
+            session = Session(console, self._tasks, window_bytes, terminal)
             self._sessions[key] = session
             try:
                 yield session
@@ -126,7 +146,19 @@ class Consoles:
         session = self._sessions.get((call.tenant, options.session))
         if session is None:
             raise Refused(404, f"no such session: {options.session!r}", field="session")
+        size = (options.rows, options.columns)
+        if size != (None, None):
+            self._resize(session, *size)
         session.hear(options.data, options.seen_bytes)
         if options.detach:
             session.end("detached")
         yield result({})
+
+    @staticmethod
+    def _resize(session: Session, rows: int | None, columns: int | None) -> None:
+        if rows is None or columns is None:
+            field = "columns" if columns is None else "rows"
+            raise Refused(400, "compute.console-input: got one of 'rows' and 'columns', expected both", field=field)
+        if session.terminal is None:
+            raise Refused(400, "a serial line has no size: got 'rows' and 'columns'", field="rows")
+        session.terminal.resize(Window(rows, columns))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -111,6 +111,34 @@ class Console(Protocol):
         ...
 
 
+TERMINAL_LIMIT: Final = 16
+"""Terminals in one guest at a time. A virtio controller has 31 ports, and two are taken."""
+
+
+class Window(Struct, frozen=True):
+    """The size of a terminal, in characters."""
+
+    rows: int
+    columns: int
+
+
+class Terminal(Console, Protocol):
+    """A program in the guest on a terminal of its own. Its output ends with it, or with the VM's process.
+
+    Nothing of the output is lost: where it is not read, the program waits. `close` hangs up on a program that has not
+    ended, as a telephone line does.
+    """
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the program has ended, once its output has; None where that is not known."""
+        ...
+
+    def resize(self, window: Window) -> None:
+        """The terminal has this size from now on; the program is told."""
+        ...
+
+
 class ComputeDriver(Protocol):
     """Ensure effects, report observations, read what guests say."""
 
@@ -158,6 +186,14 @@ class ComputeDriver(Protocol):
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program in the guest through its agent; `stdin` is all of its input. Raises `Refused` without agent."""
+        ...
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
+        """Start a program in the guest on a terminal of its own, of the kind `term`.
+
+        Raises `Refused`: 409 where the VM has no process or too many terminals, 400 where there is no such program,
+        501 where the guest lacks what is needed, 503 without agent, 504 where it does not begin in time.
+        """
         ...
 
     async def close(self) -> None:

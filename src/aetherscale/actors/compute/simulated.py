@@ -7,7 +7,19 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from aetherscale.actors.compute.driver import Console, ExecResult, Found, LogRange, Observe, OnHost, Process, Progress
+from aetherscale.actors.compute.driver import (
+    TERMINAL_LIMIT,
+    Console,
+    ExecResult,
+    Found,
+    LogRange,
+    Observe,
+    OnHost,
+    Process,
+    Progress,
+    Terminal,
+    Window,
+)
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
@@ -27,6 +39,7 @@ from aetherscale.actors.compute.effects import (
 )
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated_host import SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated_terminal import SimulatedTerminal
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
 
@@ -231,27 +244,52 @@ class SimulatedDriver:
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program, of which the guest knows a few. Raises `Refused` without agent."""
+        self._agent(vm_id)
+        code, printed = _program(argv, stdin)
+        return ExecResult(code, None, printed, b"", truncated=False)
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
+        """Start a program on a terminal: a shell, or one of the few that end at once. Raises `Refused`."""
+        process = self._agent(vm_id)
+        if not process.behaviour.has_terminals:
+            raise Refused(501, "a program cannot have a terminal: the guest has no `script` of util-linux")
+        if len(process.terminals) >= TERMINAL_LIMIT:
+            raise Refused(409, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
+        ended = None if argv[-1] == "sh" else _program(argv, b"")
+        terminal = SimulatedTerminal(window, term, process.terminals.discard)
+        process.terminals.add(terminal)
+        if ended is None:
+            terminal.prompt()
+        else:
+            terminal.run(*ended)
+        return terminal
+
+    def _agent(self, vm_id: str) -> SimulatedProcess:
         process = self._live(vm_id)
         if not process.behaviour.has_agent or not process.is_ready:
             raise Refused(503, "no guest agent answers in this VM", retryable=True)
-        name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
-        known: dict[str, tuple[int, bytes]] = {
-            "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
-            "cat": (0, stdin),
-            "true": (0, b""),
-            "false": (1, b""),
-            "uname": (0, b"Linux sim\n"),
-            "tar": (0, b""),
-        }
-        if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
-            known["sh"] = int(asked[1]) % 256, b""
-        if name not in known:
-            raise Refused(400, f"the guest agent could not run {argv[0]!r}: no such program", field="command")
-        code, printed = known[name]
-        return ExecResult(code, None, printed, b"", truncated=False)
+        return process
 
     def _live(self, vm_id: str) -> SimulatedProcess:
         process = self._host.live(vm_id)
         if process is None:
             raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
         return process
+
+
+def _program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
+    """The status and the output of one of the programs that a guest knows. Raises `Refused`."""
+    name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
+    known: dict[str, tuple[int, bytes]] = {
+        "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
+        "cat": (0, stdin),
+        "true": (0, b""),
+        "false": (1, b""),
+        "uname": (0, b"Linux sim\n"),
+        "tar": (0, b""),
+    }
+    if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
+        known["sh"] = int(asked[1]) % 256, b""
+    if name not in known:
+        raise Refused(400, f"the guest agent could not run {argv[0]!r}: no such program", field="command")
+    return known[name]

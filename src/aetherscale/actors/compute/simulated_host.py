@@ -27,6 +27,7 @@ from aetherscale.actors.compute.effects import (
     VmHeld,
 )
 from aetherscale.actors.compute.readers import Readers
+from aetherscale.actors.compute.simulated_terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Refused
 
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
@@ -48,6 +49,8 @@ class Behaviour(Struct, frozen=True):
     crash_after_s: float | None = None
     """When QEMU itself dies of SIGSEGV."""
     has_agent: bool = True
+    has_terminals: bool = True
+    """Whether the guest has what a program on a terminal needs."""
     is_unresponsive: bool = False
     """QMP hangs: whatever needs it times out, and only SIGKILL helps."""
 
@@ -89,6 +92,7 @@ class SimulatedProcess:
         self.is_ready = False
         self.held: PauseReason | None = None
         self.readers = Readers(self._typed)
+        self.terminals: set[SimulatedTerminal] = set()
         self._host = host
         self._line = bytearray()
         self._ended_as: GuestEnded | None = None
@@ -142,6 +146,7 @@ class SimulatedProcess:
         self.gone.set()
         self.guest_ended.set()
         self.readers.end()
+        self._hang_up()
         if not self.is_asked_to_go:
             self._report(VmGone(self.vm_id, self.run, *self.exit))
 
@@ -159,7 +164,12 @@ class SimulatedProcess:
         self.observe = None
         self.is_child = False
         self.readers.end()
+        self._hang_up()
         self.readers = Readers(self._typed, self.readers.recent)
+
+    def _hang_up(self) -> None:
+        for terminal in tuple(self.terminals):
+            terminal.hang_up()
 
     def write(self, data: bytes) -> None:
         """The guest writes to its serial line."""

@@ -1,6 +1,6 @@
-"""`vm console`: this terminal as one reader and typist of a VM's serial line.
+"""`vm console`: this terminal as one reader and typist of a VM's serial line. `vm exec -t`: as that of a program.
 
-    reply of vm-console ──▶ screen ──▶ stdout       stdin ──▶ console-input (no reply)
+    reply of the session ─▶ screen ──▶ stdout       stdin ──▶ console-input (no reply)
                                └─ what has been shown, and every 10 s "still here" ──▶ console-input
 
 The node sends no more than a window beyond what has been shown, so that what is seen is what is, however fast the guest
@@ -15,13 +15,14 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
 import select
 import signal
 import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal
 
@@ -35,11 +36,14 @@ from aetherscale.gateways.cli.failures import NO_NODE, Failure
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.screen import Screen
 from aetherscale.gateways.cli.terminalqueries import History
+from aetherscale.gateways.cli.windowsize import Resized
 from aetherscale.gateways.cli.work import suggesting
 from aetherscale.kernel import subjects
 
 STILL_HERE_S: Final = 10.0
 CHUNK_BYTES: Final = 4096
+BEGIN_S: Final = 90.0
+"""How long a node may take to start a program: it gives up earlier, and says why."""
 WINDOW_BYTES: Final = 32 * 1024
 """What the node may have sent that has not been shown yet."""
 QUIET_S: Final = 2.0
@@ -77,21 +81,76 @@ def attach(context: Context, reference: str, detach_key: bytes) -> None:
     context.out.note(f"\n{reference} has ended" if ending == "ended" else f"\nleft {reference}; it runs on")
 
 
-class _Line:
-    """The serial line of a VM, as one session of its node hears it and types into it."""
+def run_on_terminal(context: Context, reference: str, command: Sequence[str], detach_key: bytes) -> int:
+    """Run a program in the guest on this terminal until it ends; its exit status.
 
-    def __init__(self, context: Context, reference: str, *, interactive: bool) -> None:
+    Raises `Failure`, also for the detach key, which hangs up on the program.
+    """
+    what = {"command": command, **_sides(os.get_terminal_size(STDIN)), **_kind()}
+    ending: Ending = "ended"
+    why = "its end was not told"
+    try:
+        with suggesting(context, "vm", reference):
+            line = _Line(context, reference, interactive=True, task="vm-terminal", what=what)
+        try:
+            with _raw(terminal=True):
+                ending = _Relay(line, detach_key, "", follows_size=True).run()
+        except Failure as told:  # by the node, as where it stops
+            why = told.message.partition(";")[0]
+    except BusUnavailable as away:
+        raise Failure(
+            503, f"the connection to the node was lost: {away}", hint=start(context.settings), status=NO_NODE
+        ) from None
+    if line.exit_code is not None:
+        return line.exit_code
+    context.out.note("")  # the program may have left the cursor anywhere
+    if ending == "left":
+        raise Failure(409, f"left {command[0]!r} before it had ended; it was hung up")
+    if ending == "silence":
+        why = "its node had heard nothing of this session"
+    raise Failure(
+        503,
+        f"{command[0]!r} has lost its terminal, and how it ended is not known: {why}",
+        hint=f"does the VM still run? aetherscale vm show {reference}",
+    )
+
+
+def _sides(size: os.terminal_size) -> dict[str, int]:
+    """As a node takes them; nothing where a terminal does not know its size, as on a serial line."""
+    return {"rows": size.lines, "columns": size.columns} if size.lines and size.columns else {}
+
+
+def _kind() -> dict[str, str]:
+    """TERM, where it has a value that a guest may know."""
+    term = os.environ.get("TERM", "")
+    return {"term": term} if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+._-]{0,63}", term) else {}
+
+
+class _Line:
+    """The serial line of a VM, or a terminal in it, as one session of its node hears it and types into it."""
+
+    def __init__(
+        self,
+        context: Context,
+        reference: str,
+        *,
+        interactive: bool,
+        task: str = "vm-console",
+        what: Mapping[str, Any] | None = None,
+    ) -> None:
         """Attach. Raises `Failure`, `BusUnavailable`."""
         self._tenant = context.settings.tenant
         self._session = context.program.new_token()
         self.connection = context.client.connection
         wanted = context.client.whole({"vm-id": reference})
-        body = msgspec.json.encode({**wanted, "session": self._session, "window-bytes": WINDOW_BYTES})
-        self._subject = subjects.command(self._tenant, "compute", "vm-console")
-        self._reply = self.connection.ask(self._subject, body)
+        body = {**wanted, **(what or {}), "session": self._session, "window-bytes": WINDOW_BYTES}
+        self._subject = subjects.command(self._tenant, "compute", task)
+        self._reply = self.connection.ask(self._subject, msgspec.json.encode(body))
         self._parts = Reply(self._subject)
         try:
             chunk = self._next(ANSWER_S)
+            if chunk is not None and chunk.get("status") == "progress":
+                chunk = self._next(BEGIN_S)
         except NoResponders:
             chunk = None
         if chunk is None:
@@ -104,6 +163,8 @@ class _Line:
         self._history = History(self.history_bytes if interactive else sys.maxsize)
         self.ending: Ending | None = None
         """How the node said that it is over."""
+        self.exit_code: int | None = None
+        """Of a program that has ended, where the node knows it."""
         self._seen_bytes = 0
 
     def heard(self) -> tuple[bytes, int] | None:
@@ -111,6 +172,7 @@ class _Line:
         while (chunk := self._next(0)) is not None:
             if chunk["type"] == "result":
                 self.ending = "silence" if chunk.get("reason") == "silence" else "ended"
+                self.exit_code = chunk.get("exit-code")
                 return None
             if chunk["type"] == "item":
                 data = base64.b64decode(chunk["data"])
@@ -130,6 +192,11 @@ class _Line:
         self._seen_bytes += count
         self._say({"seen-bytes": self._seen_bytes})
 
+    def has_size(self, size: os.terminal_size) -> None:
+        """Our window has this size now."""
+        if sides := _sides(size):
+            self._say(sides)
+
     def leave(self) -> None:
         """Tell the node that nobody listens any more."""
         self._say({"detach": True})
@@ -148,9 +215,10 @@ class _Line:
 class _Relay:
     """Carries bytes both ways."""
 
-    def __init__(self, line: _Line, detach_key: bytes | None, again: str) -> None:
+    def __init__(self, line: _Line, detach_key: bytes | None, again: str, *, follows_size: bool = False) -> None:
         self._line = line
         self._key = detach_key
+        self._resized = Resized() if follows_size else None
         self._again = again.encode()
         """What is shown once more where the history ends, which has scrolled it away."""
         self._history_left = line.history_bytes
@@ -160,6 +228,8 @@ class _Relay:
         self._poll.register(self._screen.fileno(), select.POLLIN)
         self._poll.register(STDIN, select.POLLIN)
         self._poll.register(STDOUT, 0)  # it is told unasked when nobody reads any more
+        if self._resized is not None:
+            self._poll.register(self._resized.fileno(), select.POLLIN)
         self._next_sign_s = time.monotonic() + STILL_HERE_S
         self._has_asked = False
         """Whether anything was typed, so that there may be an answer."""
@@ -175,6 +245,8 @@ class _Relay:
         finally:
             if ending == "left":
                 self._screen.drop()
+            if self._resized is not None:
+                self._resized.close()
             self._line.leave()
         return ending
 
@@ -183,6 +255,9 @@ class _Relay:
         events = dict(self._poll.poll(self._patience_ms()))
         if events.get(STDOUT) or self._screen.failure is not None:
             raise BrokenPipeError
+        if self._resized is not None and self._resized.is_new():
+            with suppress(OSError):  # the terminal has gone, which is seen below
+                self._line.has_size(os.get_terminal_size(STDIN))
         if STDIN in events and self._typed():
             return "left"
         if shown := self._screen.shown():

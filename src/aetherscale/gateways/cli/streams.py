@@ -20,6 +20,14 @@ FIRST_WORD_S: Final = 2.0
 """How soon a stdin that nobody asked for has to say something, or end."""
 
 
+def stdin_is_a_terminal() -> bool:
+    """Whether somebody can type."""
+    try:
+        return os.isatty(STDIN)
+    except OSError:
+        return False
+
+
 def whole_stdin(limit_bytes: int, timeout_s: float, *, asked_for: bool) -> bytes | None:
     """What comes from stdin, to its end.
 

@@ -15,6 +15,7 @@ _ENDING = (
     Option("kill", "end it at once, without asking the guest to shut down"),
     Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
 )
+_DETACH_KEY = Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]")
 _LATER = "not in this version: refused"
 
 VM = Group(
@@ -130,7 +131,7 @@ VM = Group(
             "attach to the serial console of a VM",
             vm_tasks.console_vm,
             arguments=(_NAME,),
-            options=(Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]"),),
+            options=(_DETACH_KEY,),
             examples=("aetherscale vm console web", "echo uptime | aetherscale vm console web"),
             details=(
                 "Several people can attach at once: all see the same output, and all can type.\n\n"
@@ -171,12 +172,14 @@ VM = Group(
             vm_tasks.exec_vm,
             arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
             options=(
-                Option("timeout", "how long the program may take, like 30s", "TIME", seconds, default="30s"),
+                Option("timeout", "how long the program may take, like 5m; 30s if not given", "TIME", seconds),
                 Option("interactive", "read stdin to its end, even from a terminal", short="i"),
-                Option("tty", "not in this version: the agent has no terminal; use `vm console`", short="t"),
+                Option("tty", "give the program this terminal, and whatever is typed", short="t"),
+                _DETACH_KEY,
             ),
             examples=(
                 "aetherscale vm exec web -- uname -a",
+                "aetherscale vm exec -it web -- sh",
                 "aetherscale vm exec web --json -- sh -c 'exit 7'",
                 "tar c . | aetherscale vm exec web -- tar x -C /data",
             ),
@@ -185,10 +188,13 @@ VM = Group(
                 "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
                 "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
                 "Unless stdin is a terminal, it is read to its end and then given to the program; at most 128 KiB. If "
-                "stdin sends nothing for 2 s, it is ignored, unless -i is given. The guest agent supports neither "
-                "interactive input nor a terminal, so -t is refused.\n\n"
-                "The output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have the program "
-                "print binary data as text (base64)."
+                "stdin sends nothing for 2 s, it is ignored, unless -i is given.\n\n"
+                "With -t, the program has a terminal in the guest, of the size of this one, until it ends. Every key "
+                "goes to the program, also Ctrl-C, except the one that detaches. That key, or closing this terminal, "
+                "hangs up on the program. stdin must be a terminal; --json and --timeout are refused. The guest needs "
+                "`script` of util-linux and `stty`.\n\n"
+                "Without -t, the output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have "
+                "the program print binary data as text (base64)."
             ),
         ),
         Command(

@@ -10,15 +10,17 @@ from typing import Any
 from msgspec.structs import replace
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness, later_version
+from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness
 from aetherscale.gateways.cli.files import text_of
-from aetherscale.gateways.cli.streams import ends_with_its_reader, whole_stdin
+from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import show_vm_to_human, show_vms
 from aetherscale.gateways.cli.wording import typed
 from aetherscale.gateways.cli.work import carry_out, suggesting
 
 EXEC_INPUT_BYTES = 128 * 1024
 """What a node takes as the stdin of a program: more does not fit into one message."""
+EXEC_S = 30.0
+"""How long a program may take that has no terminal, unless --timeout says so."""
 SIGNAL_BASE = 128
 """As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
 
@@ -210,10 +212,9 @@ def _tell_doubts(context: Context, chunk: Mapping[str, Any]) -> None:
 def exec_vm(context: Context) -> int:
     """Run a program in the guest; answers with its exit status."""
     values = context.values
-    timeout_s = values["timeout"]
     if values["tty"]:
-        hint = f"aetherscale vm console {values['NAME']}, or without -t: a program then has stdin, and no terminal"
-        raise later_version("vm exec -t (a guest agent gives a program no terminal)", hint)
+        return _exec_on_terminal(context)
+    timeout_s = EXEC_S if values["timeout"] is None else values["timeout"]
     options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
     stdin = whole_stdin(EXEC_INPUT_BYTES, timeout_s, asked_for=values["interactive"])
     if stdin is None:
@@ -232,6 +233,21 @@ def exec_vm(context: Context) -> int:
     if ended["signal"] is not None:
         return SIGNAL_BASE + int(ended["signal"])
     return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED
+
+
+def _exec_on_terminal(context: Context) -> int:
+    from aetherscale.gateways.cli.console import run_on_terminal
+
+    name, command = context.values["NAME"], context.values["COMMAND"]
+    for option, is_given in (("--json", context.out.json), ("--timeout", context.values["timeout"] is not None)):
+        if is_given:
+            raise bad_usage(f"vm exec: -t and {option}: got both, expected one of them", f"leave out -t or {option}")
+    if not stdin_is_a_terminal():
+        raise bad_usage(
+            "vm exec: -t is refused: the input device is not a TTY",
+            "leave out -t; the program then gets what comes from stdin",
+        )
+    return run_on_terminal(context, name, command, context.values["detach-key"])
 
 
 def wait_vm(context: Context) -> None:

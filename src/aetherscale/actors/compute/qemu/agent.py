@@ -101,43 +101,50 @@ class AgentPort(Port):
             await self._call("guest-ping")
 
     async def execute(self, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
-        """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`.
-
-        The agent has no way to tell of the end unasked: it is asked, ever more seldom, up to twice a second.
-        """
+        """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._run(argv, stdin)
+                return await self.ended(await self.start(argv, stdin))
         except TimeoutError:
             raise Refused(504, f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest") from None
-        except AgentSilent as silent:
-            raise Refused(
-                503,
-                f"no answer from the guest agent: {silent}",
-                hint="does the image have qemu-guest-agent, and is it running?",
-                retryable=True,
-            ) from silent
-        except AgentRefused as refused:
-            raise Refused(400, f"the guest agent could not run {argv[0]!r}: {refused}", field="command") from refused
 
-    async def _run(self, argv: Sequence[str], stdin: bytes) -> ExecResult:
+    async def start(self, argv: Sequence[str], stdin: bytes = b"") -> int:
+        """Start a program and return its pid in the guest. Raises `Refused`."""
         arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin:
             arguments["input-data"] = base64.b64encode(stdin).decode()
-        async with self._turn:
-            started = await self._call("guest-exec", INPUT if stdin else None, **arguments)
-        pid = started.get("pid") if isinstance(started, dict) else None
-        if not isinstance(pid, int):
-            raise AgentSilent("it started the program and gave no pid")
-        pause_s = _POLL_MIN_S
-        while True:
+        try:
             async with self._turn:
-                answer = await self._exchange("guest-exec-status", {"pid": pid}, OUTPUT)
-            result = _cut_result(bytes(answer.line)) if answer.cut else _result(_returned(bytes(answer.line)))
-            if result is not None:
-                return result
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _POLL_MAX_S)
+                started = await self._call("guest-exec", INPUT if stdin else None, **arguments)
+            pid = started.get("pid") if isinstance(started, dict) else None
+            if not isinstance(pid, int):
+                raise AgentSilent("it started the program and gave no pid")
+            return pid
+        except AgentSilent as silent:
+            raise _no_answer(silent) from silent
+        except AgentRefused as refused:
+            raise Refused(400, f"the guest agent could not run {argv[0]!r}: {refused}", field="command") from refused
+
+    async def ended(self, pid: int) -> ExecResult:
+        """Wait for the end of a program that was started. Raises `Refused`.
+
+        The agent has no way to tell of it unasked: it is asked, ever more seldom, up to twice a second.
+        """
+        pause_s = _POLL_MIN_S
+        try:
+            while True:
+                async with self._turn:
+                    answer = await self._exchange("guest-exec-status", {"pid": pid}, OUTPUT)
+                result = _cut_result(bytes(answer.line)) if answer.cut else _result(_returned(bytes(answer.line)))
+                if result is not None:
+                    return result
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _POLL_MAX_S)
+        except AgentSilent as silent:
+            raise _no_answer(silent) from silent
+        except AgentRefused as refused:
+            what = f"the guest agent does not know the program with pid {pid} any more: {refused}"
+            raise Refused(503, what, hint="has the guest been restarted?", retryable=True) from refused
 
     async def _call(self, command: str, limits: _Limits | None = None, /, **arguments: object) -> Any:
         answer = await self._exchange(command, arguments, limits or CALL)
@@ -177,6 +184,15 @@ class AgentPort(Port):
         finally:
             self._answer = None
         return answer
+
+
+def _no_answer(silent: AgentSilent) -> Refused:
+    return Refused(
+        503,
+        f"no answer from the guest agent: {silent}",
+        hint="does the image have qemu-guest-agent, and is it running?",
+        retryable=True,
+    )
 
 
 def _returned(line: bytes) -> Any:

@@ -15,7 +15,18 @@ from typing import Final, Literal
 from weakref import WeakValueDictionary
 
 from aetherscale import statedir
-from aetherscale.actors.compute.driver import Console, ExecResult, Found, LogRange, Observe, OnHost, Process, Progress
+from aetherscale.actors.compute.driver import (
+    Console,
+    ExecResult,
+    Found,
+    LogRange,
+    Observe,
+    OnHost,
+    Process,
+    Progress,
+    Terminal,
+    Window,
+)
 from aetherscale.actors.compute.effects import (
     Booted,
     BootVm,
@@ -37,6 +48,7 @@ from aetherscale.actors.compute.effects import (
 )
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
 from aetherscale.actors.compute.qemu.accel import Accelerators
+from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
@@ -307,7 +319,15 @@ class QemuDriver:
 
         A guest that has just become ready may be about to start its agent, so it is given a moment.
         """
-        guest = self._live(vm_id).guest
+        return await (await self._agent(self._live(vm_id))).execute(argv, timeout_s, stdin)
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
+        """Start a program in the guest on a terminal of its own. Raises `Refused`."""
+        machine = self._live(vm_id)
+        return await machine.terminals.open(await self._agent(machine), argv, window, term)
+
+    async def _agent(self, machine: Machine) -> AgentPort:
+        guest = machine.guest
         try:
             async with asyncio.timeout(_AGENT_WAIT_S):
                 await guest.agent_open.wait()
@@ -319,7 +339,7 @@ class QemuDriver:
                 retryable=True,
             ) from None
         assert guest.agent is not None, "the port that was opened is connected"
-        return await guest.agent.execute(argv, timeout_s, stdin)
+        return guest.agent
 
     def _live(self, vm_id: str) -> Machine:
         machine = self._machines.get(vm_id)

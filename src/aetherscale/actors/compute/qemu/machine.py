@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import Observe
@@ -31,6 +31,7 @@ from aetherscale.actors.compute.qemu.session import (
     Uuid,
     shaped,
 )
+from aetherscale.actors.compute.qemu.terminals import Terminals
 from aetherscale.bus.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Machine:
         self._tasks = tasks
         self._chores = Chores(tasks, f"VM {directory.vm_id}")
         self.guest = Guest(directory, record, self._execute, self._chores, self.reports)
+        self.terminals = Terminals(directory.vm_id, self._execute, self._send_descriptor, tasks)
         self._pidfd = pidfd
         self._why_killed = why_killed
         self._monitor: Monitor | None = None
@@ -100,7 +102,7 @@ class Machine:
                 if self._monitor is None:
                     connection = self.directory.connect(QMP)
                     monitor = await Monitor.connect(
-                        connection, self._tasks, self.guest.on_event, self._on_lost, greeting_limit_s
+                        connection, self._tasks, self._on_event, self._on_lost, greeting_limit_s
                     )
                     try:
                         await self.line.connect(monitor)
@@ -149,7 +151,9 @@ class Machine:
             await self.guest.settle(status)
         if self._ready_port is not None:
             self._ready_port.ask()
-        for device in shaped(await self._execute("query-chardev"), list[CharDevice]):
+        devices = shaped(await self._execute("query-chardev"), list[CharDevice])
+        self._chores.begin("terminals", lambda: self.terminals.clear(devices))
+        for device in devices:
             if device.label == "agent" and device.frontend_open:
                 self.guest.agent_opened()
 
@@ -164,6 +168,11 @@ class Machine:
                 log.info("VM %s, pid %d: %s", self.directory.vm_id, self.pid, silent)
             else:
                 return
+
+    def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
+        if name == "VSERPORT_CHANGE" and not data.get("open"):
+            self.terminals.port_closed(str(data.get("id")))
+        self.guest.on_event(name, data)
 
     def _on_lost(self) -> None:
         self._monitor = None
@@ -182,6 +191,7 @@ class Machine:
 
     def _let_go(self) -> None:
         self.guest.forget()
+        self.terminals.let_go()
         if self._monitor is not None:
             self._monitor.close()
         for port in (self.guest.agent, self._ready_port):
@@ -214,10 +224,15 @@ class Machine:
 
     # --- what is asked of QEMU ---------------------------------------------------------------------------------------
 
-    async def _execute(self, command: str) -> Any:
+    async def _execute(self, command: str, **arguments: object) -> Any:
         if self._monitor is None:
             raise Unresponsive("QMP is not connected")
-        return await self._monitor.execute(command)
+        return await self._monitor.execute(command, **arguments)
+
+    def _send_descriptor(self, descriptor: int) -> None:
+        if self._monitor is None:
+            raise Unresponsive("QMP is not connected")
+        self._monitor.send_descriptor(descriptor)
 
     async def _status(self) -> str:
         return shaped(await self._execute("query-status"), RunState).status

@@ -129,7 +129,7 @@ class Monitor:
             raise Unresponsive("QMP: the connection was lost as soon as it was made") from error
 
     def send_descriptor(self, descriptor: int) -> None:
-        """Hand over a descriptor, which the next `add-fd` takes. Raises `Unresponsive`."""
+        """Hand over a descriptor, which the next `add-fd` or `getfd` takes. Raises `Unresponsive`."""
         try:
             # With a blank, as JSON may have anywhere. Nothing else is under way: every command awaits its answer.
             socket.send_fds(self._connection, [b" "], [descriptor])

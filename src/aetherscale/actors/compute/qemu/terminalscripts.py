@@ -1,0 +1,70 @@
+"""What a guest's shell runs for a program on a terminal, and what it means where that does not begin. POSIX sh."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aetherscale.kernel.errors import Refused
+
+START: Final = r"""
+tries=0
+until port=$(grep -lxF "$1" /sys/class/virtio-ports/*/name 2> /dev/null) && [ -n "$port" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 100 ] || { echo no-port >&2; exit 1; }
+    sleep 0.1 2> /dev/null || sleep 1
+done
+port=${port%/name}
+script --version < /dev/null 2> /dev/null | grep -q util-linux || { echo no-script >&2; exit 1; }
+command -v stty > /dev/null || { echo no-stty >&2; exit 1; }
+command -v "$3" > /dev/null || { echo no-program >&2; exit 1; }
+exec 3<> "/dev/${port##*/}"
+export TERM="$5" SHELL=/bin/sh
+sh -c "$6" "$port/name" "$1" "$2" "$4" <&3 >&3 3>&-
+printf '\036%s-%s\036' "$4" "$?" >&3
+"""
+"""Run by the agent, with the port's name, what runs on the terminal, the program, the token, TERM, and `WATCHED`."""
+
+WATCHED: Final = r"""
+(
+    {
+        while sleep 1; read -r name < "$0" && [ "$name" = "$1" ]; do :; done
+        tr '\0' ' ' < "/proc/$$/cmdline" | grep -qF "$3" && kill -9 "$$"
+    } < /dev/null > /dev/null 2>&1 &
+)
+exec script -qefc "$2" /dev/null
+"""
+"""Becomes `script`, and ends it once the port is gone; the kernel then hangs up the terminal that `script` has made.
+
+Who watches is nobody's child, since `script` may wait for all of its own. Neither the agent nor a node is needed.
+"""
+
+ON_TERMINAL: Final = r"stty sane; stty iutf8 2> /dev/null; stty {size}; printf '\036%s+%s\036' {token} $(tty); exec "
+RESIZE: Final = 'stty rows "$1" cols "$2" < "$0"'
+
+_LACKS: Final = {
+    "no-script": ("the guest has no `script` of util-linux", "bsdutils on Debian, util-linux-script on Fedora"),
+    "no-stty": ("the guest has no `stty`", "coreutils"),
+}
+
+
+def no_shell(refused: Refused) -> Refused:
+    """What is lacking where the agent could not even start a shell."""
+    return Refused(
+        501,
+        f"a program cannot have a terminal in this guest: {refused.message}",
+        hint="the guest needs Linux and /bin/sh; without a terminal, vm exec may work without -t",
+    )
+
+
+def refusal(word: str, program: str) -> Refused:
+    """Why it never began, from what `START` has said; retryable where that is none of its words."""
+    if word == "no-program":
+        return Refused(400, f"the guest could not run {program!r}: no such program", field="command")
+    if word in _LACKS:
+        what, package = _LACKS[word]
+        hint = f"install it in the guest ({package}); without a terminal, vm exec works without -t"
+        return Refused(501, f"a program cannot have a terminal: {what}", hint=hint)
+    if word == "no-port":
+        what, hint = "its kernel has not found the port", "it needs the module virtio_console"
+        return Refused(501, f"a program cannot have a terminal in this guest: {what}", hint=hint)
+    return Refused(503, f"{program!r} has not got a terminal in the guest: {word[-500:]}", retryable=True)

@@ -1,0 +1,329 @@
+"""Programs with a terminal in a real guest: what the command line makes of them, and what is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+import pytest
+from qemu.qmp import QMPClient
+
+from aetherscale.actors.compute.driver import ComputeDriver, Window
+from aetherscale.actors.compute.effects import GuestReady
+from aetherscale.actors.compute.qemu.driver import QemuDriver
+from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.kernel.errors import Refused
+from tests.support.compute_fixtures import qemu_world, tiny_image_file
+from tests.support.compute_worlds import (
+    TINY,
+    VM,
+    QemuWorld,
+    agent_answers,
+    booted,
+    identity,
+    read_until,
+    whole,
+)
+from tests.support.compute_worlds import (
+    node as running,
+)
+from tests.support.eventually import asked_until
+from tests.support.node import PATIENCE_S, ROOT, RunningNode
+from tests.support.terminal import Terminal
+
+__all__ = ["qemu_world", "tiny_image_file"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+SIZE = Window(40, 120)
+
+
+def aetherscale(*words: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "aetherscale", *words)
+
+
+@pytest.fixture
+async def terminal() -> AsyncIterator[Terminal]:
+    made = Terminal()
+    yield made
+    await made.close()
+
+
+async def until_status(driver: ComputeDriver, argv: list[str], status: int) -> None:
+    """Run a program in the guest again and again until it ends so."""
+
+    async def ask() -> bool:
+        return (await driver.execute(VM, argv, PATIENCE_S)).exit_code == status
+
+    await asked_until(ask, PATIENCE_S)
+
+
+async def until_exec(node: RunningNode, argv: list[str], status: int) -> None:
+    """The same through the command line."""
+
+    async def ask() -> bool:
+        return (await node.cli("vm", "exec", "web", "--", *argv))[0] == status
+
+    await asked_until(ask, PATIENCE_S)
+
+
+async def ports(world: QemuWorld) -> list[str]:
+    """The terminals that are plugged in, as QEMU says while no node is connected to it."""
+    monitor = QMPClient()
+    async with asyncio.timeout(PATIENCE_S):
+        await monitor.connect(VmDirectory(world.state_dir / "vms", VM).connect("qmp.sock"))
+        devices = await monitor.execute("query-chardev")
+        await monitor.disconnect()
+    assert isinstance(devices, list)
+    return [device["label"] for device in devices if device["label"].startswith("terminal-")]
+
+
+async def test_exec_on_a_terminal_is_as_if_the_program_ran_here(node: RunningNode, terminal: Terminal) -> None:
+    await made(node)
+    before = terminal.mode
+    for step in (shell_on_a_terminal, program_that_floods, ways_to_leave, ends_of_a_program, end_of_the_vm):
+        await step(node, terminal)
+        assert terminal.mode == before
+
+
+async def made(node: RunningNode) -> None:
+    status, _, err = await node.cli("vm", "create", "web", "--image", "tiny", "--memory", "192M")
+    assert status == 0, err
+    await until_exec(node, ["true"], 0)
+
+
+async def run(node: RunningNode, terminal: Terminal, *words: str) -> None:
+    await terminal.start(*aetherscale("vm", "exec", "-it", "web", "--", *words), env=node.environment)
+
+
+async def shell_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
+    """Keys, Ctrl-C, the size of the window, and the exit status."""
+    before = terminal.mode
+    await run(node, terminal, "sh")
+    await terminal.until("# ")
+    assert terminal.mode != before, "it is raw"
+    terminal.type("stty size; echo $TERM\r")
+    await terminal.until("40 120", "xterm-256color")
+    terminal.type("sh -c \"trap 'stty size' WINCH; echo wait''ing; while :; do sleep 1; done\"\r")
+    await terminal.until("waiting")
+    terminal.resize(30, 90)
+    await terminal.until("waiting", "30 90")
+    terminal.resize(25, 70)
+    await terminal.until("30 90", "25 70")
+    # The shell between says hello: by then it is in the foreground, and dies of Ctrl-C, as does what it becomes.
+    terminal.type("\x03sh -c \"echo be''gin; exec sleep 4711\"\r")
+    await terminal.until("begin")
+    terminal.type("\x03echo status-''$?\r")
+    await terminal.until("status-130")
+    terminal.type("exit 7\r")
+    assert await terminal.end() == 7
+
+
+async def program_that_floods(node: RunningNode, terminal: Terminal) -> None:
+    """Ctrl-C is heard whatever the program writes."""
+    await run(node, terminal, "yes")
+    await terminal.until("y\r\n" * 10_000)
+    terminal.type("\x03")
+    assert await terminal.end() == 130
+
+
+async def ways_to_leave(node: RunningNode, terminal: Terminal) -> None:
+    """The key that detaches, a window that is closed and a signal hang up on the program, and restore the terminal."""
+    before = terminal.mode
+    ways: tuple[tuple[Callable[[], None], int], ...] = (
+        (lambda: terminal.type("\x1d"), 1),
+        (terminal.hang_up, 129),
+        (lambda: terminal.send(signal.SIGTERM), 143),
+    )
+    for leave, status in ways:
+        await run(node, terminal, "sh", "-c", "echo ra''w; exec tail -f /dev/null")
+        await terminal.until("raw")
+        assert terminal.mode != before
+        await until_exec(node, ["pidof", "tail"], 0)
+        leave()
+        assert await terminal.end() == status
+        assert terminal.mode == before
+        assert ("left 'sh' before it had ended; it was hung up" in terminal.shown) == (status == 1)
+        await until_exec(node, ["pidof", "tail"], 1)
+
+
+async def ends_of_a_program(node: RunningNode, terminal: Terminal) -> None:
+    """One that a signal ends, and one that is not there."""
+    await run(node, terminal, "sh", "-c", "kill -9 $$")
+    assert await terminal.end() == 137
+    await run(node, terminal, "nosuch")
+    assert await terminal.end() == 2
+    assert "the guest could not run 'nosuch': no such program" in terminal.shown
+
+
+async def end_of_the_vm(node: RunningNode, terminal: Terminal) -> None:
+    await run(node, terminal, "sh")
+    await terminal.until("# ")
+    assert (await node.cli("vm", "stop", "web", "--kill"))[0] == 0
+    assert await terminal.end() == 1
+    assert "'sh' has lost its terminal, and how it ended is not known" in terminal.shown
+
+
+async def test_the_end_of_the_node_restores_the_terminal_and_the_next_one_hangs_up(
+    node: RunningNode, terminal: Terminal
+) -> None:
+    await made(node)
+    before = terminal.mode
+    for end, status, told in (
+        (node.kill, 4, "error: the connection to the node was lost"),
+        (node.stop, 1, "'sh' has lost its terminal, and how it ended is not known: the node is stopping"),
+    ):
+        await run(node, terminal, "sh", "-c", "echo ra''w; exec tail -f /dev/null")
+        await terminal.until("raw")
+        assert terminal.mode != before
+        await until_exec(node, ["pidof", "tail"], 0)
+        await end()
+        assert await terminal.end() == status
+        assert told in terminal.shown
+        assert terminal.mode == before
+        await node.start()
+        await until_exec(node, ["pidof", "tail"], 1)
+
+
+async def test_without_a_terminal_a_shell_runs_what_is_piped_to_it(node: RunningNode) -> None:
+    await made(node)
+    process = await asyncio.create_subprocess_exec(
+        *aetherscale("vm", "exec", "-i", "web", "sh"),
+        stdin=PIPE, stdout=PIPE, stderr=PIPE, env=node.environment, cwd=ROOT,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(b"uptime\nexit 3\n"), PATIENCE_S)
+    assert (process.returncode, err) == (3, b"")
+    assert b"load average" in out
+
+
+async def test_a_stdin_that_is_no_terminal_is_refused_as_docker_does(node: RunningNode) -> None:
+    for options in ("-t", "-it"):
+        process = await asyncio.create_subprocess_exec(
+            *aetherscale("vm", "exec", options, "web", "--", "sh"),
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, env=node.environment, cwd=ROOT,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(process.communicate(b"exit 3\n"), PATIENCE_S)
+        assert (process.returncode, out) == (2, b"")
+        assert b"the input device is not a TTY" in err
+
+
+async def test_who_goes_away_hangs_up_and_the_port_is_taken_out(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with running(driver) as watcher:
+        await booted(driver, TINY, ready="agent")
+        await watcher.until(GuestReady)
+        await agent_answers(driver)
+        kept = await driver.terminal(VM, ["sh"], SIZE, "xterm")
+        for _ in range(2):
+            gone = await driver.terminal(VM, ["tail", "-f", "/dev/null"], SIZE, "xterm")
+            await gone.close()
+            await until_status(driver, ["pidof", "tail"], 1)
+        await kept.send(b"echo still-''here\r")
+        await read_until(kept.output(), b"still-here")
+        await kept.close()
+    assert await ports(qemu_world) == []
+
+
+async def test_a_program_is_hung_up_also_where_the_agent_is_silent(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with running(driver):
+        await ready(driver)
+        kept, gone = [await driver.terminal(VM, argv, SIZE, "xterm") for argv in (["sh"], ["tail", "-f", "/dev/null"])]
+        await kept.send(b"kill -STOP $(pidof qemu-ga); pidof tail && echo ru''ns\r")
+        await read_until(kept.output(), b"runs")
+        await gone.close()
+        await kept.send(b"while pidof tail; do sleep 1; done; echo en''ded\r")
+        await read_until(kept.output(), b"ended")
+        await kept.send(b"exit 3\r")
+        await whole(kept.output())
+        assert kept.exit_code == 3
+        async with asyncio.timeout(PATIENCE_S):
+            await kept.close()
+    assert await ports(qemu_world) == []
+
+
+async def test_what_a_node_that_is_gone_has_left_is_hung_up_by_the_next(qemu_world: QemuWorld) -> None:
+    first = qemu_world.driver()
+    async with running(first) as watcher:
+        process = await booted(first, TINY, ready="agent")
+        await watcher.until(GuestReady)
+        await agent_answers(first)
+        await first.terminal(VM, ["tail", "-f", "/dev/null"], SIZE, "xterm")
+        await until_status(first, ["pidof", "tail"], 0)
+    assert len(await ports(qemu_world)) == 1
+    second = qemu_world.driver()
+    async with running(second) as watcher:
+        assert await second.adopt(identity(process, "agent"))
+        await agent_answers(second)
+        await until_status(second, ["pidof", "tail"], 1)
+        fresh = await second.terminal(VM, ["sh", "-c", "exit 5"], SIZE, "xterm")
+        assert await whole(fresh.output()) == b""
+        assert fresh.exit_code == 5
+        await fresh.close()
+    assert await ports(qemu_world) == []
+
+
+async def ready(driver: QemuDriver) -> None:
+    """A VM whose agent answers."""
+    await booted(driver, TINY, ready="agent")
+    await agent_answers(driver)
+
+
+async def test_nothing_is_lost_of_what_a_program_writes_faster_than_it_is_read(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with running(driver):
+        await ready(driver)
+        count = await driver.terminal(VM, ["seq", "1", "120000"], SIZE, "xterm")
+        said = b""
+        async with asyncio.timeout(PATIENCE_S), aclosing(count.output()) as output:  # type: ignore[type-var]
+            async for piece in output:
+                said += piece
+                if len(said) < 2_000:
+                    # By then QEMU, the guest's kernel and `script` are full, and `seq` waits.
+                    await until_status(driver, ["pidof", "seq"], 0)
+        assert said == b"".join(b"%d\r\n" % number for number in range(1, 120_001))
+        assert count.exit_code == 0
+        await count.close()
+
+
+async def test_a_guest_that_lacks_what_a_terminal_needs_is_refused_with_what_to_install(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with running(driver):
+        await ready(driver)
+        assert (await driver.execute(VM, ["mv", "/usr/bin/script", "/usr/bin/script.away"], 30)).exit_code == 0
+        with pytest.raises(Refused, match="`script` of util-linux") as refused:
+            await driver.terminal(VM, ["sh"], SIZE, "xterm")
+        assert refused.value.code == 501
+        assert "bsdutils" in refused.value.hint
+        # One that is another program of the same name, as that of busybox, is none either.
+        assert (await driver.execute(VM, ["ln", "-s", "/bin/busybox", "/usr/bin/script"], 30)).exit_code == 0
+        with pytest.raises(Refused, match="`script` of util-linux"):
+            await driver.terminal(VM, ["sh"], SIZE, "xterm")
+        await driver.execute(VM, ["mv", "-f", "/usr/bin/script.away", "/usr/bin/script"], 30)
+        assert (await driver.execute(VM, ["mv", "/bin/sh", "/bin/sh.away"], 30)).exit_code == 0
+        with pytest.raises(Refused, match=r"cannot have a terminal in this guest: .*'/bin/sh'") as refused:
+            await driver.terminal(VM, ["true"], SIZE, "xterm")
+        assert refused.value.code == 501
+        assert "the guest needs Linux and /bin/sh" in refused.value.hint
+        await driver.execute(VM, ["mv", "/bin/sh.away", "/bin/sh"], 30)
+        back = await driver.terminal(VM, ["true"], SIZE, "xterm")
+        await whole(back.output())
+        assert back.exit_code == 0
+        await back.close()
+    assert await ports(qemu_world) == []
+
+
+async def test_a_guest_that_is_restarted_from_within_ends_its_terminals(qemu_world: QemuWorld) -> None:
+    driver = qemu_world.driver()
+    async with running(driver):
+        await ready(driver)
+        shell = await driver.terminal(VM, ["sh"], SIZE, "xterm")
+        await shell.send(b"reboot -f\r")
+        await whole(shell.output())
+        assert shell.exit_code is None
+        await shell.close()
+    assert await ports(qemu_world) == []
