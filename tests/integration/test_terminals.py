@@ -8,6 +8,9 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
@@ -16,6 +19,7 @@ from aetherscale.actors.compute.driver import ComputeDriver, Window
 from aetherscale.actors.compute.effects import GuestReady
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.kernel.errors import Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
@@ -314,6 +318,34 @@ async def test_a_guest_that_lacks_what_a_terminal_needs_is_refused_with_what_to_
         await whole(back.output())
         assert back.exit_code == 0
         await back.close()
+    assert await ports(qemu_world) == []
+
+
+@pytest.mark.parametrize("refused_command", ["chardev-add", "device_add"])
+async def test_a_port_that_qemu_refuses_leaves_no_descriptor_there(
+    qemu_world: QemuWorld, refused_command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = qemu_world.driver()
+    async with running(driver):
+        process = await booted(driver, TINY, ready="agent")
+        await agent_answers(driver)
+        execute = Machine._execute
+
+        async def spoiled(self: Machine, command: str, **arguments: object) -> Any:
+            more = {"nonsense": True} if command == refused_command else {}
+            return await execute(self, command, **arguments, **more)
+
+        tries, descriptors = 3, Path(f"/proc/{process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        with monkeypatch.context() as patched:
+            patched.setattr(driver._machines[VM].terminals, "_execute", partial(spoiled, driver._machines[VM]))
+            for _ in range(tries):
+                with pytest.raises(Refused, match=r"no terminal could be plugged into the VM: .*nonsense"):
+                    await driver.terminal(VM, ["sh"], SIZE, "xterm")
+        assert len(list(descriptors.iterdir())) < before + tries, "QEMU may open one of its own"
+        echo = await driver.terminal(VM, ["echo", "hi"], SIZE, "xterm")
+        assert await whole(echo.output()) == b"hi\r\n"
+        await echo.close()
     assert await ports(qemu_world) == []
 
 
