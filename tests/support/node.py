@@ -205,8 +205,9 @@ class RunningNode:
         assert self._process is not None
         process, self._process = self._process, None
         if self._client is not None:
-            await self._client.close()
-            self._client = None
+            client, self._client = self._client, None
+            with contextlib.suppress(OSError):  # the broker may have gone before it took the last bytes
+                await client.close()
         with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
             process.send_signal(how)
         status = await asyncio.wait_for(process.wait(), PATIENCE_S)

@@ -59,6 +59,7 @@ def emulated(place: Path) -> Path:
     firmware = bytearray(0x10000)
     firmware[RESET_VECTOR : RESET_VECTOR + 4] = FSIN + FOREVER
     (place / "fsin.bin").write_bytes(firmware)
+    (place / "fsin.bin").chmod(0o644)
     wrapper = place / "qemu-with-fsin"
     wrapper.write_text(
         "#!/bin/sh\n"

@@ -124,7 +124,8 @@ class Publisher:
         self._pipeline: Pipeline | None = None
         self._failures = 0
         """How often in a row nothing could be stored."""
-        self._trouble, self._trouble_seq = "", 0
+        self._trouble, self._due_seq = "", 0
+        """What stopped the copy, until what was due at a later turn is stored."""
         self.halted = ""
         """Why nothing is published, where that is so."""
 
@@ -133,7 +134,7 @@ class Publisher:
         """Why the copy stands still, and what to do about it; "" where it does not."""
         if self.halted:
             return f"the copy of the log on JetStream, {self._stream.name}, is not published to: {self.halted}"
-        moves = self._pipeline is not None and self._pipeline.stored >= self._trouble_seq
+        moves = self._pipeline is not None and self._pipeline.stored >= self._due_seq
         return "" if moves else self._trouble
 
     @property
@@ -219,7 +220,7 @@ class Publisher:
         if isinstance(decided, SetAside | Rebuild) and not damage and (rivalry := await self._rivalry()):
             # Each of two would put the other's stream away, again and again.
             decided = Halt(rivalry)
-        self._doubtful_seq = self._trouble_seq = 0
+        self._doubtful_seq = 0
         return decided
 
     async def _prepare(self, decided: Create | Continue | Rebuild | SetAside) -> tuple[int, int]:
@@ -252,8 +253,9 @@ class Publisher:
     async def _publish(self, after: int, replayed_to: int) -> None:
         """Publish all that the log has and gets, until it is time to compare again."""
         made = Pipeline(self._stream, after, ack_timeout_s=self._ack_timeout_s, on_failure=self.compare_soon)
+        due_seq = min(after + 1, await self._source.head())
         async with made as pipeline:
-            self._pipeline = pipeline
+            self._pipeline, self._due_seq = pipeline, due_seq
             self._doubtful_seq = after + 1
             bound = asyncio.timeout(self._compare_interval_s)
             try:
@@ -266,7 +268,8 @@ class Publisher:
             finally:
                 self._bound = None
                 self._stored_seq, self._pipeline = pipeline.stored, None
-                self._trouble_seq = pipeline.stored + 1
+                if pipeline.stored >= due_seq:
+                    self._trouble = ""
                 if pipeline.stored > after:
                     self._failures = 0
                 self._doubtful_seq = pipeline.stored + 1
