@@ -30,7 +30,7 @@ from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, Views, load
-from aetherscale.eventstore.store import Damaged
+from aetherscale.eventstore.store import StoreError
 from aetherscale.host import Broker, Host, Platform
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import event_types
@@ -63,7 +63,9 @@ class Ready(Struct, frozen=True):
 
 
 async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST) -> None:
-    """Run a node until SIGTERM, SIGINT or SIGHUP. Guests run on. A SIGHUP that is ignored, as under nohup(1), stays so.
+    """Run a node until SIGTERM, SIGINT or SIGHUP. Guests run on.
+
+    One that is ignored stays so: SIGHUP under nohup(1), SIGINT in a shell script that does not wait for its jobs.
 
     Raises `StoreError` where the log cannot be opened or can no longer be trusted, `EmbeddedServerError` where the
     nats-server of our own does not start, and OSError for a state directory that cannot be used.
@@ -103,12 +105,13 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         )
         node = Node(ports, registries)
         stack.push_async_callback(node.close)
+        _watch("guard", platform.guard(settings), node, stack)
         event_log.on_commit(snapshots.committed)
         await node.start()
         bus = await platform.connect(broker, settings, stack)
         callers = await platform.callers(broker, bus, settings, stack)
         await _open_doors(settings, platform, node, broker, bus, callers, event_log, stack)
-        _audit(platform.audit(settings), node, stack)
+        _watch("audit", platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
         head, isolation = await event_log.head(), platform.isolation(settings)
         url, trouble = broker.endpoint().url, bus.trouble
@@ -116,18 +119,20 @@ async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterato
         yield node, ready
 
 
-def _audit(proof: Coroutine[None, None, Damaged | None] | None, node: Node, stack: AsyncExitStack) -> None:
-    """Prove the log now, where it was too large to be proved before."""
-    if proof is None:
+def _watch(
+    name: str, doubt: Coroutine[None, None, StoreError | None] | None, node: Node, stack: AsyncExitStack
+) -> None:
+    """Let the node end where a doubt turns out to be true."""
+    if doubt is None:
         return
 
-    async def prove() -> None:
-        if damage := await proof:
-            node.distrust(damage)
+    async def watch() -> None:
+        if failure := await doubt:
+            node.distrust(failure)
 
-    auditing = Tasks("audit")
-    stack.push_async_callback(auditing.close)
-    auditing.spawn(prove(), "prove")
+    watching = Tasks(name)
+    stack.push_async_callback(watching.close)
+    watching.spawn(watch(), "watch")
 
 
 async def _load(views: Views, event_log: EventLog, stack: AsyncExitStack) -> tuple[Registries, Snapshots]:

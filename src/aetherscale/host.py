@@ -39,6 +39,7 @@ from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.sqlite.opening import owner_of
 from aetherscale.eventstore.sqlite.views import SqliteViews
 from aetherscale.eventstore.store import Damaged, Store, StoreError
+from aetherscale.guard import guard
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
 from aetherscale.settings import Settings
 
@@ -124,6 +125,10 @@ class Platform(Protocol):
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         """A proof of the log that takes too long for the start, with the damage that it finds; None for no need."""
+        ...
+
+    def guard(self, settings: Settings) -> Coroutine[None, None, StoreError]:
+        """Waits until the state directory can no longer be used, and says why."""
         ...
 
 
@@ -239,6 +244,10 @@ class Host:
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         """As in `Platform`."""
         return audit(settings.state_dir) if is_large(_log(settings)) else None
+
+    def guard(self, settings: Settings) -> Coroutine[None, None, StoreError]:
+        """As in `Platform`."""
+        return guard(settings.state_dir)
 
 
 def _log(settings: Settings) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale.bus import embedded, processes
+from aetherscale.bus import embedded, leftover, processes
 from aetherscale.bus.embedded import EmbeddedServer, EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import Endpoint, read_endpoint
 from aetherscale.bus.nats import NatsBus
@@ -291,3 +291,31 @@ async def test_its_limits_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert "error" in answer
         await bus.close()
         await server.close()
+
+
+async def test_the_server_of_a_node_that_lives_is_not_ended_and_its_record_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftover, "NODE_PATIENCE_S", 0.1)
+    node = await asyncio.create_subprocess_exec("setpriv", "--pdeathsig", "KILL", "sleep", "600")
+    orphan = await start_orphan(tmp_path)
+    identity, parent = processes.identify(orphan.pid), processes.identify(node.pid)
+    assert identity is not None
+    path = tmp_path / "nats/process.json"
+    on_record = leftover.Server(**msgspec.structs.asdict(identity), node=parent)
+    path.write_bytes(msgspec.json.encode(on_record))
+    with pytest.raises(EmbeddedServerError, match=rf"the node that runs as pid {node.pid} uses .*nats too"):
+        await EmbeddedServer(tmp_path, "n1").start()
+    leftover.forget(path, os.getpid())
+    assert msgspec.json.decode(path.read_bytes(), type=leftover.Server) == on_record
+    assert processes.identify(orphan.pid) == identity
+
+    node.kill()
+    await node.wait()
+    server = EmbeddedServer(tmp_path, "n1")
+    await server.start()
+    await orphan.communicate()
+    kept = msgspec.json.decode(path.read_bytes(), type=leftover.Server)
+    assert (kept.pid, kept.node) == (server.pid, processes.identify(os.getpid()))
+    await server.close()
+    assert not path.exists()

@@ -38,7 +38,17 @@ from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
-from aetherscale.eventstore.store import PAGE, Accepted, Append, Damaged, InDoubt, Make, Store, StoredEvent
+from aetherscale.eventstore.store import (
+    PAGE,
+    Accepted,
+    Append,
+    Damaged,
+    InDoubt,
+    Make,
+    Store,
+    StoredEvent,
+    StoreError,
+)
 from aetherscale.host import Broker, Capacity
 from aetherscale.settings import Settings
 from tests.simulation.world import World
@@ -99,6 +109,9 @@ class SimulatedPlatform:
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         return None
+
+    async def guard(self, settings: Settings) -> StoreError:
+        return await asyncio.Future()
 
 
 class SimulatedBackend(MemoryBackend):

@@ -25,12 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from aetherscale import shortage
-from aetherscale.bus import jetstore, processes, serverconf
+from aetherscale.bus import jetstore, leftover, serverconf
 from aetherscale.bus.endpoint import Endpoint, write_endpoint
-from aetherscale.bus.processes import Identity
 from aetherscale.bus.serverconf import HOST, SYSTEM_USER, USER, Limits
 from aetherscale.bus.tasks import Tasks
 from aetherscale.statedir import make, write_file
@@ -89,6 +86,7 @@ class EmbeddedServer:
         self._fatal = ""
         self._endpoint: Endpoint | None = None
         self._store = self._dir / "jetstream"
+        self._record = self._dir / "process.json"
         self._lost = self._obstacle = ""
         """Why it has no JetStream though it runs, and why that cannot be mended yet."""
 
@@ -111,7 +109,10 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Start it, and from now on again whenever it ends. Raises `EmbeddedServerError`."""
         make(self._dir)
-        await self._end_leftover()
+        try:
+            await leftover.end(self._record, grace_s=END_GRACE_S)
+        except leftover.StillInUse as in_use:
+            raise EmbeddedServerError(str(in_use)) from None
         self._binary = self._binary or find_binary()
         kept = serverconf.read(self._dir / "server.conf")
         self._system_password = kept.system_password or self._new_password()
@@ -124,7 +125,7 @@ class EmbeddedServer:
         await self._tasks.close()
         if self._process is not None:
             await self._end(self._process)
-        (self._dir / "process.json").unlink(missing_ok=True)
+            leftover.forget(self._record, self._process.pid)
 
     @property
     def trouble(self) -> str:
@@ -243,9 +244,7 @@ class EmbeddedServer:
             raise
         if ready:
             self._tasks.spawn(self._listen_to(process), "log")
-            identity = processes.identify(process.pid)
-            if identity is not None:
-                write_file(self._dir / "process.json", msgspec.json.encode(identity))
+            leftover.record(self._record, process.pid)
             return True
         code = await process.wait()
         if any(_TAKEN in line for line in self._said):
@@ -293,25 +292,6 @@ class EmbeddedServer:
             except TimeoutError:
                 process.kill()
         await process.communicate()
-
-    async def _end_leftover(self) -> None:
-        """Two servers on one store damage it: end one that has outlived its node, if it is exactly that one."""
-        path = self._dir / "process.json"
-        try:
-            identity = msgspec.json.decode(path.read_bytes(), type=Identity)
-        except FileNotFoundError:
-            return
-        except msgspec.DecodeError as broken:
-            log.warning("%s is damaged (%s); no leftover nats-server can be looked for", path, broken)
-            return
-        try:
-            if await processes.end(identity, grace_s=END_GRACE_S):
-                log.warning("ended a nats-server (pid %d) that had outlived its node", identity.pid)
-        except (TimeoutError, PermissionError) as failure:
-            raise EmbeddedServerError(
-                f"nats-server: pid {identity.pid} of an earlier node has the store {self._dir} and does not end "
-                f"({failure!r}); end it, then start the node again"
-            ) from None
 
 
 def find_binary() -> Path:

@@ -70,6 +70,24 @@ async def end(identity: Identity, *, grace_s: float) -> bool:
         os.close(descriptor)
 
 
+async def lives_on(identity: Identity, *, patience_s: float) -> bool:
+    """Whether this process is still there after so long; answers at once where it is not."""
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if identify(identity.pid) != identity:
+            return False
+        async with asyncio.timeout(patience_s):
+            await _ended(descriptor)
+        return False
+    except TimeoutError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 async def _ended(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
