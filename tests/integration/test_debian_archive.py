@@ -65,6 +65,16 @@ async def versions(archive: Archive, *names: str, into: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in (into / "usr/share").iterdir()}
 
 
+async def test_a_program_that_finds_no_room_is_told_as_that_and_not_tried_again() -> None:
+    with pytest.raises(BuildFailed, match=r"no room on the disk: `dd .*` failed") as full:
+        await run("dd", "if=/dev/zero", "of=/dev/full", "count=1")
+    assert (full.value.hint, full.value.retryable) == ("make room: df -h; df -i", False)
+    assert "No space left on device" in full.value.log_tail
+    with pytest.raises(BuildFailed, match=r"failed with exit status 1$") as other:
+        await run("sh", "-c", "exit 1")
+    assert other.value.retryable
+
+
 async def test_packages_are_fetched_and_unpacked_and_old_ones_forgotten(own: OwnArchive, tmp_path: Path) -> None:
     own.publish(("one", "1", "two | three, libfour"), ("two", "1", ""), ("libfour", "1", ""))
     archive = Archive(tmp_path / "cache", configuration=own.apt_configuration)

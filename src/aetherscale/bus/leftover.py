@@ -55,16 +55,16 @@ async def end(path: Path, *, grace_s: float) -> None:
     node = server.node
     if node is not None and node.pid != os.getpid() and await processes.lives_on(node, patience_s=NODE_PATIENCE_S):
         raise StillInUse(
-            f"nats-server: the node that runs as pid {node.pid} uses {path.parent} too, as if its state directory had been moved or "
-            f"copied while it ran; end it (kill {node.pid}), then start this one again"
+            f"nats-server: the node that runs as pid {node.pid} uses {path.parent} too, as if its state directory had "
+            f"been moved or copied while it ran; end it (kill {node.pid}), then start this one again"
         )
     try:
         if await processes.end(Identity(server.pid, server.start_ticks, server.boot_id, server.exe), grace_s=grace_s):
             log.warning("ended a nats-server (pid %d) that had outlived its node", server.pid)
     except (TimeoutError, PermissionError) as failure:
         raise StillInUse(
-            f"nats-server: pid {server.pid} of an earlier node has the store {path.parent} and does not end ({failure!r}); end it, "
-            "then start the node again"
+            f"nats-server: pid {server.pid} of an earlier node has the store {path.parent} and does not end "
+            f"({failure!r}); end it, then start the node again"
         ) from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -30,6 +31,8 @@ _LOG_TAIL_CHARACTERS = 2000
 _DEPENDS_OPTIONS = tuple(
     f"--no-{relation}" for relation in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 )
+_NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't have enough free space")
+"""What programs say, in the locale C, on a disk that is full; the last is apt's."""
 _DEPENDENCY = re.compile(r" ( |\|)(?:Pre)?Depends: (\S+)")
 _URI_LINE = re.compile(r"'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})")
 
@@ -242,6 +245,8 @@ async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s:
         await _end(process)
     if process.returncode != 0:
         log_tail = errors.decode(errors="replace")[-_LOG_TAIL_CHARACTERS:]
+        if any(word in log_tail for word in _NO_ROOM):
+            raise BuildFailed(f"no room on the disk: {called} failed", "make room: df -h; df -i", log_tail=log_tail)
         raise BuildFailed(
             f"{called} failed with exit status {process.returncode}",
             "see what it said; on a host without a network, import an image instead",
