@@ -118,8 +118,8 @@ async def shell_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     await terminal.until("waiting", "30 90")
     terminal.resize(25, 70)
     await terminal.until("30 90", "25 70")
-    # The shell between says hello: by then it is in the foreground, and dies of Ctrl-C, as does what it becomes.
-    terminal.type("\x03sh -c \"echo be''gin; exec sleep 4711\"\r")
+    # A trap of its own: a shell that is just about to begin a program may miss Ctrl-C.
+    terminal.type("\x03sh -c \"trap 'exit 130' INT; echo be''gin; while :; do sleep 1; done\"\r")
     await terminal.until("begin")
     terminal.type("\x03echo status-''$?\r")
     await terminal.until("status-130")

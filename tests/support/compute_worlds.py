@@ -257,11 +257,14 @@ async def type_in(driver: ComputeDriver, line: str, vm_id: str = VM) -> None:
 async def read_until(output: AsyncIterator[bytes], text: bytes) -> bytes:
     """What a stream says up to and including a text."""
     said = b""
-    async with asyncio.timeout(PATIENCE_S):
-        async for piece in output:
-            said += piece
-            if text in said:
-                return said
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            async for piece in output:
+                said += piece
+                if text in said:
+                    return said
+    except TimeoutError:
+        raise AssertionError(f"waited for {text!r}, said was: {said[-2000:]!r}") from None
     raise AssertionError(f"the stream ended without {text!r}: {said[-2000:]!r}")
 
 
