@@ -128,7 +128,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Change]]:  # noqa: C901  # a 
             yield f"{number} -> {number + 1}", _setter("value", number + 1)
         case ast.Constant(value=str() as text) if WORD.fullmatch(text):
             yield f"{text!r} -> another word", _setter("value", f"x{text}")
-        case ast.Return() if node.value is not None and not _is_none(node.value):
+        case ast.Return() if node.value is not None and not _is_falsy(node.value):
             yield "returns None", _setter("value", ast.Constant(None))
         case ast.Call(func=ast.Name(id="replace")):
             for index, keyword in enumerate(node.keywords):
@@ -160,8 +160,9 @@ def _dropper(field: str, index: int) -> Change:
     return change
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_falsy(node: ast.expr) -> bool:
+    """Whether None in its place says the same to whoever asks for its truth; `False -> True` is made anyway."""
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 def _is_text(node: ast.BinOp) -> bool:

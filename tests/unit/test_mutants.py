@@ -19,6 +19,10 @@ def bounded(number: int, kind: str = "plain") -> str | None:
         return "small"
     return None
 
+def is_small(number: int) -> bool:
+    """Say whether it is small."""
+    return False
+
 class Counter:
     """Counts."""
 
@@ -56,10 +60,11 @@ def test_every_small_change_is_made_once_and_nothing_is_changed_that_does_not_ru
         (7, "bounded", "the condition negated"),
         (8, "bounded", "'small' -> another word"),
         (8, "bounded", "returns None"),
-        (15, "Counter.__init__", "0 -> 1"),
-        (19, "Counter.add", "1 -> 2"),
-        (19, "Counter.add", "the assignment dropped"),
-        (20, "Counter.add", "the call dropped"),
+        (13, "is_small", "False -> True"),
+        (19, "Counter.__init__", "0 -> 1"),
+        (23, "Counter.add", "1 -> 2"),
+        (23, "Counter.add", "the assignment dropped"),
+        (24, "Counter.add", "the call dropped"),
     ]
 
 

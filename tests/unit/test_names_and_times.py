@@ -42,3 +42,25 @@ def test_a_moment_is_the_same_after_a_round_trip(moment_us: int) -> None:
 @given(st.integers(0, 4_000_000_000_000_000), st.integers(0, 4_000_000_000_000_000))
 def test_moments_sort_as_text(one: int, other: int) -> None:
     assert (one < other) == (to_rfc3339(one) < to_rfc3339(other))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment_us"),
+    [
+        ("1970-01-01T00:00:00.000000Z", 0),
+        ("1970-01-01T00:00:00.000001Z", 1),
+        ("1970-01-01T00:00:01Z", 1_000_000),
+        ("1970-01-01T02:00:01+02:00", 1_000_000),
+        ("1969-12-31T19:00:00-05:00", 0),
+        ("1970-01-01T00:00:01", 1_000_000),
+        ("1970-01-02", 86_400_000_000),
+    ],
+)
+def test_a_moment_is_read_with_its_offset_and_is_utc_without_one(text: str, moment_us: int) -> None:
+    assert from_rfc3339(text) == moment_us
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "1970-13-01", "1970-01-01T25:00:00Z"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"isoformat|month|hour"):
+        from_rfc3339(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from aetherscale.kernel import subjects
@@ -13,26 +15,27 @@ ID = derive_id("vm", "web")
 
 
 @pytest.mark.parametrize(
-    ("made", "expected"),
+    ("made", "tokens", "expected"),
     [
-        (subjects.command("acme", "compute", "create-vm"), "aether.v1.acme.cmd.compute.create-vm"),
-        (subjects.node_command("acme", "n1", "compute", "list-vms"), "aether.v1.acme.node.n1.compute.list-vms"),
-        (subjects.object_command("acme", "vm", ID, "stop-vm"), f"aether.v1.acme.obj.vm.{ID}.stop-vm"),
-        (subjects.all_command("acme", "compute", "list-vms"), "aether.v1.acme.all.compute.list-vms"),
-        (subjects.auction("acme", "compute"), "aether.v1.acme.auction.compute"),
-        (subjects.every_tenants_command("compute", "create-vm"), "aether.v1.*.cmd.compute.create-vm"),
-        (subjects.rpc("acme"), "aether.v1.acme.rpc"),
-        (subjects.response_channel("acme", "c-1"), "aether.v1.acme.rsp.c-1"),
-        (subjects.heartbeat("n1"), "aether.v1.sys.hb.n1"),
-        (subjects.event("acme", "n1", "vm", ID, "VmBooted"), f"aether.v1.acme.evt.n1.vm.{ID}.vm-booted"),
-        (subjects.object_events("acme", "vm", ID), f"aether.v1.acme.evt.*.vm.{ID}.*"),
-        (subjects.node_events("n1"), "aether.v1.*.evt.n1.>"),
-        (subjects.event_stream("n1"), "AETHER_EVT_n1"),
-        (subjects.node_queue("n1"), "n-n1"),
+        (subjects.command, ("acme", "compute", "create-vm"), "aether.v1.acme.cmd.compute.create-vm"),
+        (subjects.node_command, ("acme", "n1", "compute", "list-vms"), "aether.v1.acme.node.n1.compute.list-vms"),
+        (subjects.object_command, ("acme", "vm", ID, "stop-vm"), f"aether.v1.acme.obj.vm.{ID}.stop-vm"),
+        (subjects.all_command, ("acme", "compute", "list-vms"), "aether.v1.acme.all.compute.list-vms"),
+        (subjects.auction, ("acme", "compute"), "aether.v1.acme.auction.compute"),
+        (subjects.every_tenants_command, ("compute", "create-vm"), "aether.v1.*.cmd.compute.create-vm"),
+        (subjects.rpc, ("acme",), "aether.v1.acme.rpc"),
+        (subjects.response_channel, ("acme", "c-1"), "aether.v1.acme.rsp.c-1"),
+        (subjects.heartbeat, ("n1",), "aether.v1.sys.hb.n1"),
+        (subjects.ask_nodes, (), "aether.v1.sys.all.node.info"),
+        (subjects.event, ("acme", "n1", "vm", ID, "VmBooted"), f"aether.v1.acme.evt.n1.vm.{ID}.vm-booted"),
+        (subjects.object_events, ("acme", "vm", ID), f"aether.v1.acme.evt.*.vm.{ID}.*"),
+        (subjects.node_events, ("n1",), "aether.v1.*.evt.n1.>"),
+        (subjects.event_stream, ("n1",), "AETHER_EVT_n1"),
+        (subjects.node_queue, ("n1",), "n-n1"),
     ],
 )
-def test_subjects_are_what_the_contract_says(made: str, expected: str) -> None:
-    assert made == expected
+def test_subjects_are_what_the_contract_says(made: Callable[..., str], tokens: tuple[str, ...], expected: str) -> None:
+    assert made(*tokens) == expected
 
 
 def test_a_node_listens_to_what_any_node_takes_in_a_queue_of_all_and_to_the_rest_in_its_own() -> None:
@@ -96,3 +99,25 @@ def test_an_objects_subject_takes_its_id_alone_and_nobody_is_the_system() -> Non
     with pytest.raises(Refused, match="the tenant 'sys'") as refusal:
         subjects.parse("aether.v1.sys.cmd.compute.create-vm")
     assert refusal.value.field == "tenant"
+
+
+@pytest.mark.parametrize(
+    ("reply", "may"),
+    [
+        ("_INBOX.a.1", True),
+        ("other.v1.rsp.c-1", True),
+        ("aetherial.c-1", True),
+        ("aether.v1.acme.rsp.c-1", True),
+        ("aether.v1.other.rsp.c-1", False),
+        ("aether.v1.acme.cmd.compute.create-vm", False),
+        ("aether.c-1", False),
+        ("$JS.API.STREAM.DELETE.x", False),
+        ("_INBOX.*", False),
+        ("_INBOX.>", False),
+        ("_INBOX..1", False),
+        ("_INBOX.a b", False),
+        ("", False),
+    ],
+)
+def test_a_node_answers_on_callers_inboxes_and_on_no_subject_with_a_meaning(reply: str, may: bool) -> None:
+    assert subjects.may_answer(reply, "acme") is may

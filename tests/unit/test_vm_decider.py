@@ -138,7 +138,10 @@ class TestStopping:
     def test_a_failed_vm_that_is_stopped_is_stopped(self) -> None:
         crashed = given(replace(REQUESTED, spec=replace(SPEC, restart="never")), DISK, BOOTED, exited("crash"))
         assert phase_of(crashed) == "failed"
-        assert phase_of(crashed.when(STOP).then(STOPPING)) == "stopped"
+        stopped = crashed.when(STOP).then(STOPPING)
+        assert phase_of(stopped) == "stopped"
+        assert stopped.state is not None
+        assert stopped.state.failure is None
 
     def test_a_process_that_will_not_end_is_never_called_stopped(self) -> None:
         vm = running().when(KILL).then_types(events.VmStopRequested)
@@ -157,6 +160,25 @@ class TestStarting:
     def test_a_start_of_a_running_vm_changes_nothing(self) -> None:
         running().when(START).nothing_happens()
         given(REQUESTED, DISK).when(START).nothing_happens()
+
+    def test_one_that_is_coming_up_needs_no_restart(self) -> None:
+        given(REQUESTED).when(RESTART).nothing_happens()
+        given(REQUESTED, DISK).when(RESTART).nothing_happens()
+        given(REQUESTED).when(START).nothing_happens()
+
+    @pytest.mark.parametrize("asked", [START, RESTART])
+    def test_one_that_was_to_stay_down_once_it_has_a_disk_comes_up(self, asked: Any) -> None:
+        vm = given(REQUESTED, STOPPING).when(asked).then(events.VmStartRequested())
+        assert phase_of(vm) == "provisioning"
+        assert isinstance(vm.when(effects.DiskProvisioned("", 1024)).then(DISK).owed, effects.BootVm)
+
+    def test_a_start_is_noted_once_while_it_stops(self) -> None:
+        vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested())
+        vm.when(START).nothing_happens()
+
+    def test_a_restart_while_it_stops_is_a_restart(self) -> None:
+        vm = running().when(STOP).then(STOPPING).when(RESTART).then(events.VmRestartRequested(30.0))
+        assert isinstance(vm.when(effects.VmGone(VM, 1)).then(exited("user")).owed, effects.BootVm)
 
     def test_a_stopped_vm_starts_with_its_next_run(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user")).when(START).then(events.VmStartRequested())
@@ -239,6 +261,12 @@ class TestTheHostComesBack:
     def test_a_process_that_is_found_is_adopted(self) -> None:
         running().when(commands.VmAdopted(VM, 1)).then(events.VmAdopted(1))
 
+    @pytest.mark.parametrize("found", [commands.VmAdopted(VM, 1), commands.VmLost(VM, 1, "boot-a")])
+    def test_what_is_found_of_an_older_run_or_of_one_without_a_process_is_past(self, found: Any) -> None:
+        given(REQUESTED, DISK).when(found).nothing_happens()
+        again = (exited("crash"), events.VmStartRequested(), replace(BOOTED, run=2))
+        given(REQUESTED, DISK, BOOTED, *again).when(found).nothing_happens()
+
     def test_one_that_vanished_unseen_is_a_failure_of_unknown_status(self) -> None:
         vm = running("never").when(commands.VmLost(VM, 1, "boot-a")).then(exited("unknown"))
         assert phase_of(vm) == "failed"
@@ -254,6 +282,8 @@ class TestTheHostComesBack:
         back = (exited("host-reboot"), events.VmRestartScheduled(0, to_rfc3339(NOON_US)))
         vm = running("never").when(commands.VmLost(VM, 1, "boot-b")).then(*back)
         assert isinstance(vm.owed, effects.BootVm)
+        assert vm.state is not None
+        assert vm.state.requested == "running"
 
     def test_without_autostart_it_stays_down_after_a_reboot(self) -> None:
         vm = given(replace(REQUESTED, spec=replace(SPEC, autostart=False)), DISK, BOOTED)

@@ -11,6 +11,7 @@ from aetherscale.actors.compute import commands, effects, events
 from aetherscale.actors.compute.commands import VmLost
 from aetherscale.actors.compute.projection import settle
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US
 from tests.support.vm_pasts import (
     BOOTED,
@@ -75,7 +76,9 @@ class TestFailing:
         again = cleared.when(START).then_types(events.VmStartRequested)
         assert isinstance(again.owed, effects.BootVm)
 
-        retried = vm.when(failed("clear-2-1")).then_types(events.VmStepFailed)
+        later = to_rfc3339(NOON_US + SECOND_US)
+        step = events.VmStepFailed("stopping", 2, 1, "it broke", "mend it", "the end of the log", later)
+        retried = vm.when(failed("clear-2-1")).then(step)
         assert isinstance(retried.owed, effects.EndVm)
         assert retried.owed.key == "clear-2-2"
         given_up = vm.when(failed("clear-2-1", retryable=False)).then_types(events.VmStepFailed)

@@ -169,7 +169,8 @@ class TestAStopIsAskedForAnd:
         vm = running("never").when(RESTART).then_types(events.VmRestartRequested)
         vm = vm.when(effects.Ended("end-1-1")).then(exited("user"))
         vm = vm.when(effects.Booted("", VM, 2, 1, 1, "boot-a", "tcg")).then_types(events.VmBooted)
-        vm.when(effects.VmGone(VM, 2, exit_code=1)).then(exited("crash", run=2, exit_code=1))
+        vm = vm.when(effects.VmGone(VM, 2, exit_code=1)).then(exited("crash", run=2, exit_code=1))
+        assert (phase_of(vm), vm.owed) == ("failed", None), "what was asked for once is done once"
 
     def test_the_attempts_at_the_end_are_counted_from_its_beginning(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(failed("shut-down-1-1")).then_types(events.VmStepFailed)

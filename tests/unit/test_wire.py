@@ -151,6 +151,11 @@ def test_what_was_closed_again_is_no_nesting() -> None:
     assert decode(body, CreateVmOptions, "x").image == "a"
 
 
+def test_what_was_closed_makes_no_room_for_what_nests_too_deeply_after_it() -> None:
+    body = b'{"image": "a", "vpn": [' + b"[]," * MAX_DEPTH + b"[" * MAX_DEPTH
+    assert f"nested deeper than {MAX_DEPTH} levels" in refused(body).message
+
+
 def test_a_body_may_be_as_large_as_the_limit_says() -> None:
     body = b'{"image": "a"}'
     assert decode(body + b" " * (MAX_BODY_BYTES - len(body)), CreateVmOptions, "x").image == "a"
@@ -159,6 +164,13 @@ def test_a_body_may_be_as_large_as_the_limit_says() -> None:
 def test_a_name_that_is_too_long_for_a_message_is_cut() -> None:
     for body in (b'{"%b": 1}', b'{"image": "a", "vpn": {"%b": 1, "%b": 1}}'):
         assert len(refused(body.replace(b"%b", b"k" * 100)).field) == 64
+
+
+def test_a_message_repeats_no_more_of_a_name_than_fits_on_a_line() -> None:
+    refusal = refused(b'{"%b": 1}'.replace(b"%b", b"k" * 1000))
+    sentence = "Object contains unknown field `"
+    said = sentence + "k" * (300 - len(sentence))
+    assert refusal.message == f"compute.create-vm: field {'k' * 64!r}: {said}"
 
 
 class Shaped(Message, frozen=True):

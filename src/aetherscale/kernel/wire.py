@@ -47,7 +47,7 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
     check_depth(body, what)
     try:
         message = msgspec.json.decode(body or b"{}", type=kind)
-        json.loads(body or b"{}", object_pairs_hook=_unique)
+        json.loads(body or b"{}", object_pairs_hook=_check_unique)
     except msgspec.ValidationError as invalid:
         raise _refused(str(invalid), what, kind, body) from None
     except _TwiceError as twice:
@@ -62,20 +62,19 @@ class _TwiceError(ValueError):
     """A key that occurs twice in one object."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
+def _check_unique(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
             raise _TwiceError(key)
-        found[key] = value
-    return found
+        seen.add(key)
 
 
 def check_depth(body: bytes, what: str) -> None:
     """Raises `Refused` (400) for JSON that nests more deeply than `MAX_DEPTH`."""
     depth = 0
     for token in _NESTING.finditer(body):
-        first = token.group()[:1]
+        first = token.group()[0]
         if first in b"[{":
             depth += 1
             if depth > MAX_DEPTH:

@@ -182,13 +182,8 @@ def _exit_reason(vm: Vm, *, unseen: bool) -> events.ExitReason:
 
 
 def _restarts(vm: Vm, exited: events.VmExited) -> bool:
-    match vm.spec.restart:
-        case "always":
-            return True
-        case "on-failure":
-            return exited.reason in FAILED_EXITS
-        case "never":
-            return False
+    policy = vm.spec.restart
+    return policy == "always" or (policy == "on-failure" and exited.reason in FAILED_EXITS)
 
 
 def _failed(vm: Vm, failed: effects.EffectFailed, at_us: int) -> Sequence[VmEvent]:

@@ -133,7 +133,8 @@ def settle(task: str, vm: Vm) -> bool:
 def _is_up(vm: Vm) -> bool:
     if vm.undone:
         if vm.phase == "deleted" or vm.stuck:
-            raise _failed(vm, "the VM could not be created, and what had been created of it has been removed")
+            cleanup = "has been removed" if vm.phase == "deleted" else "could not be removed"
+            raise _failed(vm, f"the VM could not be created, and what had been created of it {cleanup}")
         return False
     if vm.requested == "deleted":
         raise Refused(409, f"the VM {vm.name!r} was deleted before it was ready")

@@ -181,8 +181,6 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             return _stop(vm, force=event.kill)
         case VmStartRequested():
             return _start(replace(vm, requested="running", failure=None, restarts=0, stuck=False))
-        case VmRequested():
-            return vm
         case DiskProvisioned():
             spec = replace(vm.spec, disk_mib=event.disk_mib)
             vm = replace(vm, has_disk=True, spec=spec, attempt=1, not_before_us=0)
@@ -202,7 +200,6 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
                 start_next=False,
                 unsure=False,
                 failure=None,
-                attempt=1,
                 stuck=False,
             )
             return _stop(vm, force=event.kill)
@@ -226,36 +223,28 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
             assert vm.failure is not None
             reason = f"{vm.failure.reason}; given up after {event.restarts} restarts"
             return replace(vm, failure=replace(vm.failure, reason=reason))
-        case VmAdopted():
+        case VmAdopted() | VmRequested():
             return vm
         case VmStepFailed():
             return _step_failed(vm, event)
         case VmCleared():
             return replace(vm, unsure=False, attempt=1, not_before_us=0)
         case VmStrayFound() if vm.phase == "deleted":
-            return replace(
-                vm,
-                phase="stopped",
-                requested="deleted",
-                stray=True,
-                kept_as=event.keep_as,
-                attempt=1,
-                not_before_us=0,
-                stuck=False,
-            )
+            return replace(vm, phase="stopped", stray=True, kept_as=event.keep_as, attempt=1, not_before_us=0)
         case VmStrayFound():
-            return replace(vm, unsure=True, attempt=1, not_before_us=0)
+            return replace(vm, unsure=True)
         case VmCollected():
             return replace(vm, phase="deleted", stray=False, kept_as=event.kept_in)
         case VmUndone():
-            return replace(vm, requested="deleted", undone=True, phase="failed", unsure=False, attempt=1, stuck=False)
+            # It follows on a failure for good, and stays failed until nothing of it is left.
+            return replace(vm, requested="deleted", undone=True, unsure=False, attempt=1, stuck=False)
         case VmDeleted():
-            return replace(vm, phase="deleted", observed="absent", has_disk=False, process=None)
+            return replace(vm, phase="deleted", observed="absent", has_disk=False)
 
 
 def pending(vm: Vm) -> ComputeEffect | None:
     """The one piece of work that is owed to the host now; see the drawing above."""
-    if vm.unsure and vm.phase in ("stopped", "failed") and vm.requested != "deleted":
+    if vm.unsure and vm.phase in ("stopped", "failed"):
         return EndVm(key=f"clear-{vm.run}-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
     if vm.stuck:
         return None
@@ -296,10 +285,10 @@ def pending(vm: Vm) -> ComputeEffect | None:
                 deadline_s=vm.grace_s + ASKING_S,
                 not_before_us=vm.not_before_us,
             )
-        case "stopped" | "failed" if vm.stray:
-            key = f"collect-{vm.kept_as}-{vm.attempt}"
-            return CollectVm(key=key, vm_id=vm.id, keep_as=vm.kept_as, not_before_us=vm.not_before_us)
         case "stopped" | "failed" if vm.requested == "deleted":
+            if vm.stray:
+                key = f"collect-{vm.kept_as}-{vm.attempt}"
+                return CollectVm(key=key, vm_id=vm.id, keep_as=vm.kept_as, not_before_us=vm.not_before_us)
             return RemoveVm(key=f"remove-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
         case _:
             return None
@@ -330,11 +319,11 @@ def is_down(vm: Vm) -> bool:
 
 
 def _start(vm: Vm) -> Vm:
-    if vm.phase in ("running", "ready", "paused", "stopping"):
+    if vm.phase == "stopping":
         return replace(vm, start_next=True)
     if vm.observed in ("running", "paused"):
         # It failed to end: it has to, before it can start again.
-        return replace(vm, phase="stopping", force=True, start_next=True, attempt=1, not_before_us=0)
+        return replace(vm, phase="stopping", force=True, start_next=True, attempt=1)
     if not vm.has_disk:
         return replace(vm, phase="provisioning", attempt=1, not_before_us=0)
     return _boot(vm)
@@ -350,12 +339,7 @@ def _boot(vm: Vm) -> Vm:
         force=False,
         asked_down=False,
         start_next=False,
-        ended="",
-        ended_detail="",
-        process=None,
-        paused_reason=None,
         unsure=False,
-        stuck=False,
         attempt=1,
         not_before_us=0,
     )
@@ -387,10 +371,8 @@ def _exited(vm: Vm, event: VmExited) -> Vm:
         observed="exited",
         exit=event,
         stuck=False,
-        ready=False,
         process=None,
         paused_reason=None,
-        force=False,
         ended="",
         ended_detail="",
         attempt=1,
