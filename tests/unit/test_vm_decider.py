@@ -67,6 +67,9 @@ class TestComingUp:
         again.when(effects.GuestReady(VM, 1, "channel")).nothing_happens()
         again.when(effects.VmGone(VM, 1)).nothing_happens()
 
+    def test_a_process_that_ends_before_its_boot_is_answered_is_the_boots_to_tell(self) -> None:
+        given(REQUESTED, DISK).when(effects.VmGone(VM, 1, exit_code=1)).nothing_happens()
+
     def test_an_id_is_made_once(self) -> None:
         running().when(CREATE).is_refused(409, "exists already")
 
@@ -175,6 +178,11 @@ class TestStarting:
     def test_a_start_is_noted_once_while_it_stops(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested())
         vm.when(START).nothing_happens()
+
+    def test_a_start_is_noted_while_a_guest_that_has_ended_is_let_go(self) -> None:
+        vm = running("never").when(effects.GuestEnded(VM, 1, "shutdown")).then(ENDED)
+        vm = vm.when(START).then(events.VmStartRequested())
+        assert isinstance(vm.when(effects.Ended("end-1-1")).then(exited("guest")).owed, effects.BootVm)
 
     def test_a_restart_while_it_stops_is_a_restart(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(RESTART).then(events.VmRestartRequested(30.0))

@@ -121,6 +121,12 @@ class TestDeleting:
         assert isinstance(vm.owed, effects.RemoveVm)
         assert phase_of(vm.when(effects.Removed("remove-1")).then(events.VmDeleted())) == "deleted"
 
+    def test_a_removal_that_fails_says_so_and_is_tried_again(self) -> None:
+        past = (REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmDeleteRequested(kill=False, grace_s=30))
+        later = to_rfc3339(NOON_US + SECOND_US)
+        step = events.VmStepFailed("removing", 1, 1, "it broke", "mend it", "the end of the log", later)
+        given(*past).when(failed("remove-1")).then(step)
+
     def test_a_second_delete_changes_nothing(self) -> None:
         running().when(DELETE).then_types(events.VmDeleteRequested).when(DELETE).nothing_happens()
 

@@ -177,6 +177,12 @@ class TestTheView:
         seen = view(state_of(*past), "host1", 1)
         assert (seen.accelerator, seen.isolation) == (accelerator, "none" if accelerator else None)
 
+    def test_the_end_of_the_last_run_is_shown(self) -> None:
+        assert view(state_of(*UP), "host1", 1).exit is None
+        seen = view(state_of(*UP, exited("crash", exit_code=1, detail="killed")), "host1", 1).exit
+        assert seen is not None
+        assert (seen.reason, seen.exit_code, seen.signal, seen.detail) == ("crash", 1, None, "killed")
+
     def test_a_failure_is_shown_whole(self) -> None:
         seen = view(state_of(*DOWN, DELETING, stuck("removing")), "host1", 7, "user:web").failure
         assert seen is not None

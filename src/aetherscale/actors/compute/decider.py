@@ -79,7 +79,8 @@ def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence
     down = is_down(vm)
     match command:
         case StartVm():
-            coming_up = vm.phase not in ("stopped", "failed", "stopping") and vm.requested == "running"
+            # Nobody wants one running that is stopped: who ended it, or what, has changed that.
+            coming_up = vm.requested == "running" and vm.phase not in ("failed", "stopping")
             if coming_up or (vm.phase == "stopping" and vm.start_next):
                 return ()
             return (events.VmStartRequested(),)
