@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aetherscale.kernel.names import derive_id, is_id, is_name
+from aetherscale.kernel.names import ambiguous, derive_id, is_id, is_name, is_short_id
 from aetherscale.kernel.times import from_rfc3339, to_rfc3339
 
 
@@ -26,6 +26,30 @@ def test_an_id_is_a_function_of_its_parts_and_never_a_name(parts: list[str]) -> 
     made = derive_id(*[part.encode("utf-8", "replace").decode() for part in parts])
     assert is_id(made)
     assert not is_name(made)
+
+
+@pytest.mark.parametrize(("digits", "short"), [(3, False), (4, True), (15, True), (16, False)])
+def test_the_beginning_of_an_id_has_four_digits_and_is_no_whole_id(digits: int, short: bool) -> None:
+    assert is_short_id("0123456789abcdef"[:digits]) is short
+
+
+@pytest.mark.parametrize("text", ["web1", "abcd", "12g4", "12AB", ""])
+def test_what_begins_no_id(text: str) -> None:
+    assert not is_short_id(text)
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [
+        (2, "2 ids: web0 (120000), web1 (120001)"),
+        (5, "5 ids: web0 (120000), web1 (120001), web2 (120002), web3 (120003), web4 (120004)"),
+        (7, "7 ids: web0 (120000), web1 (120001), web2 (120002), web3 (120003), web4 (120004) and 2 more"),
+    ],
+)
+def test_who_is_meant_by_the_beginning_of_several_ids_is_named_up_to_five(count: int, named: str) -> None:
+    refusal = ambiguous("1200", [(f"12000{number}", f"web{number}") for number in reversed(range(count))], "vm-id")
+    assert (refusal.code, refusal.message, refusal.field) == (400, f"'1200' is the beginning of {named}", "vm-id")
+    assert refusal.hint == "give more of the id, or the name"
 
 
 def test_the_borders_between_the_parts_of_an_id_count() -> None:

@@ -13,7 +13,7 @@ from msgspec import Meta
 from aetherscale.actors.compute.commands import CreateVmOptions
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import is_name, name_like
-from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, Message, decode
+from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, Message, decode, encode
 
 
 def refused(body: bytes) -> Refused:
@@ -211,6 +211,10 @@ def test_a_body_that_is_no_object_has_no_fields_to_speak_of() -> None:
 def test_brackets_inside_text_are_no_nesting() -> None:
     body = b'{"image": "a", "labels": {"k": "' + b"[" * 100 + b'"}}'
     assert decode(body, CreateVmOptions, "x").labels == {"k": "[" * 100}
+
+
+def test_a_message_is_written_in_the_order_of_its_fields_without_its_defaults() -> None:
+    assert encode(Shaped(bare="f", inner="b", plain="x", either="c")) == b'{"plain":"x","either":"c"}'
 
 
 def test_an_empty_body_stands_for_no_options() -> None:
