@@ -99,7 +99,11 @@ class TestReplay:
         past = await log.state_at(await log.head())
         whole = made["vm-id"]
         assert past.find("vm", "default", whole[:4]).id == past.find("vm", "default", whole[:15]).id == whole
-        for reference in (whole[:3], "0" * 15, whole[:8] + "x"):
+        for reference in (whole[:3], whole[:1]):
+            with pytest.raises(Refused, match="expected a name, or at least 4 characters of an id") as refused:
+                past.find("vm", "default", reference)
+            assert refused.value.code == 400
+        for reference in ("0" * 15, whole[:8] + "x"):
             with pytest.raises(Refused, match="the log knows no vm"):
                 past.find("vm", "default", reference)
         with pytest.raises(Refused, match="the log knows no vm"):

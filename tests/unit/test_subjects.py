@@ -93,6 +93,24 @@ def test_a_subject_has_neither_fewer_nor_more_tokens(subject: str) -> None:
         assert refusal.value.field == "subject"
 
 
+RULE = "expected a name.*: lower-case letters a-z, digits and dashes; it begins with a letter, ends with a letter"
+
+
+@pytest.mark.parametrize(
+    ("subject", "field", "said"),
+    [
+        ("aether.v1.Default.cmd.compute.list-vms", "tenant", f"got the tenant 'Default', {RULE}"),
+        ("aether.v1.sys.cmd.compute.list-vms", "tenant", "got the tenant 'sys', expected a name other than 'sys'"),
+        ("aether.v1.acme.node.Host1.compute.list-vms", "subject", f"got the node 'Host1', {RULE}"),
+        ("aether.v1.acme.obj.vm.web.stop-vm", "subject", "got the object 'web', expected an id of 16 digits 0-9 and"),
+    ],
+)
+def test_the_whole_rule_is_said_of_a_token_that_breaks_it(subject: str, field: str, said: str) -> None:
+    with pytest.raises(Refused, match=said) as refusal:
+        subjects.parse(subject)
+    assert (refusal.value.code, refusal.value.field) == (400, field)
+
+
 def test_an_objects_subject_takes_its_id_alone_and_nobody_is_the_system() -> None:
     with pytest.raises(Refused):
         subjects.parse("aether.v1.acme.obj.vm.web.stop-vm")

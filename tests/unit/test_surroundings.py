@@ -154,7 +154,7 @@ def test_an_address_that_is_none_is_told_with_its_file(tmp_path: Path, content: 
 
 def test_a_file_as_state_directory_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Failure, match="is no directory"):
+    with pytest.raises(Failure, match="file is not a directory"):
         _ = Client(Settings(tmp_path / "file", "n"), program()).connection
 
 

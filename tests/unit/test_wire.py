@@ -91,6 +91,35 @@ def test_every_rule_is_said_in_words_with_what_was_got(body: str, said: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (rb'{"image": "\ud800"}', "image"),
+        (rb'{"image": "a", "name": "\udc00x"}', "name"),
+        (rb'{"image": "a", "labels": {"k": "\ud800"}}', "labels.k"),
+        (rb'{"image": "a", "ssh-keys": ["a", "\ud800\ud800"]}', "ssh-keys"),
+        (rb'{"image": "a", "\ud800": 1}', "\ufffd"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_told_as_such(body: bytes, field: str) -> None:
+    refusal = refused(body)
+    assert (refusal.code, refusal.field) == (400, field)
+    said = r"got half of a surrogate pair, like \ud800 alone, expected whole characters"
+    assert refusal.message == f"compute.create-vm: field {field!r}: {said}"
+
+
+@pytest.mark.parametrize("body", [rb'{"image": "a', rb'{"image": "\ud800'])
+def test_a_body_that_was_cut_off_is_not_json(body: bytes) -> None:
+    assert "the body is not JSON" in refused(body).message
+
+
+@pytest.mark.parametrize("reference", ["3", "3ad", "3ad4", "3ad41234567890abc"])
+def test_of_a_part_of_an_id_no_name_is_made(reference: str) -> None:
+    refusal = refused(b'{"image": "%s"}' % reference.encode())
+    assert f"got {reference!r}, expected a name" in refusal.message
+    assert refusal.hint == ""
+
+
+@pytest.mark.parametrize(
     ("text", "name"),
     [("VM1", "vm1"), ("web-", "web"), ("1a", "a"), ("My Web.Server", "my-web-server"), ("é", ""), ("a" * 70, "a" * 63)],
 )

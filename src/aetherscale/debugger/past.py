@@ -31,7 +31,7 @@ from aetherscale.eventstore.store import (
 from aetherscale.kernel.errors import Code, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
-from aetherscale.kernel.names import ambiguous, is_id, is_short_id
+from aetherscale.kernel.names import ambiguous, is_id, is_short_id, too_short
 from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
 from aetherscale.statedir import NotOurs
 
@@ -70,6 +70,8 @@ class Past(Struct, frozen=True):
 
         Raises `Refused`: 404 where there is none, 400 where a beginning means several.
         """
+        if refused := too_short(reference):
+            raise refused
         registry = self.registries[kind]
         found = registry.find(kind, tenant, reference)
         if found is None and is_short_id(reference):

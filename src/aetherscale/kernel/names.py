@@ -15,10 +15,13 @@ from aetherscale.kernel.errors import Refused
 
 CANDIDATES: Final = 5
 """So many of the objects that a short id may mean are named."""
+LEAST_SHORT_ID: Final = 4
+"""How much of an id has to be given."""
 
 NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
 IMAGE_NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z"
 ID_PATTERN: Final = r"\A[0-9][0-9a-f]{15}\Z"
+ID_LENGTH: Final = 16
 CHANNEL_PATTERN: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
 KEY_PATTERN: Final = r"\A[\x20-\x7e]{1,128}\Z"
 
@@ -87,7 +90,20 @@ def is_id(reference: str) -> bool:
 
 def is_short_id(reference: str) -> bool:
     """Whether it is the beginning of an id, as lists show it: no name begins with a digit."""
-    return re.fullmatch(r"[0-9][0-9a-f]{3,14}", reference) is not None
+    return begins_id(reference) and LEAST_SHORT_ID <= len(reference) < ID_LENGTH
+
+
+def begins_id(reference: str) -> bool:
+    """Whether it can only be meant as an id or its beginning, however long it is: no name begins with a digit."""
+    return re.fullmatch(r"[0-9][0-9a-f]*", reference) is not None
+
+
+def too_short(reference: str, field: str = "") -> Refused | None:
+    """What is said of less of an id than has to be given; None for anything else."""
+    if not begins_id(reference) or len(reference) >= LEAST_SHORT_ID:
+        return None
+    expected = f"a name, or at least {LEAST_SHORT_ID} characters of an id"
+    return Refused(400, f"got {reference!r}, expected {expected}", field=field, hint="give more of the id, or the name")
 
 
 def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> Refused:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from aetherscale.kernel.names import IMAGE_NAME_PATTERN, NAME_PATTERN, name_like
+from aetherscale.kernel.names import ID_PATTERN, IMAGE_NAME_PATTERN, NAME_PATTERN, begins_id, name_like
 
 MOST_SHOWN: Final = 80
 """How much of a wrong value is shown to whoever sent it."""
@@ -62,7 +62,7 @@ def broken_field(kind: Any, field: str, body: Mapping[str, Any]) -> Broken | Non
 def shown(value: Any) -> str:
     """A value as it is shown to whoever sent it. What may hold a password is not repeated."""
     match value:
-        case str() if "://" in value:
+        case str() if "://" in value and not value.startswith("file://"):
             return "an address"
         case str():
             return repr(value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}…")
@@ -103,7 +103,9 @@ def _wrong_text(shape: inspect.StrType, value: Any, about: str) -> Broken:
     most = f" of at most {shape.max_length} characters" if shape.max_length is not None else ""
     instead = ""
     if isinstance(value, str) and shape.pattern is not None:
-        if IMAGE_NAME_PATTERN in shape.pattern:
+        if ID_PATTERN in shape.pattern and begins_id(value):
+            instead = ""  # a part of an id, of which no part of a name can be made
+        elif IMAGE_NAME_PATTERN in shape.pattern:
             instead = name_like(value, image=True)
         elif NAME_PATTERN in shape.pattern:
             instead = name_like(value)

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.names import is_id, is_name
+from aetherscale.kernel.names import ID_RULE, NAME_RULE, is_id, is_name
 
 ROOT: Final = "aether.v1"
 QUEUE: Final = "aether"
@@ -161,7 +161,11 @@ def parse(subject: str) -> Address:
         raise _malformed(subject)
     tenant, subject_class, rest = tokens[2], tokens[3], tokens[4:]
     if not is_name(tenant) or tenant == SYSTEM:
-        raise Refused(400, f"subject: got the tenant {tenant!r}, expected a name other than {SYSTEM!r}", field="tenant")
+        raise Refused(
+            400,
+            f"subject: got the tenant {tenant[:80]!r}, expected a name other than {SYSTEM!r}: {NAME_RULE}",
+            field="tenant",
+        )
     match subject_class, rest:
         case "rpc", []:
             return Address("rpc", tenant)
@@ -173,6 +177,10 @@ def parse(subject: str) -> Address:
             return Address("node", tenant, component, task, target=node)
         case "obj", [kind, object_id, task] if is_name(kind) and is_id(object_id) and is_name(task):
             return Address("obj", tenant, task=task, kind=kind, target=object_id)
+        case "obj", [kind, object_id, task] if is_name(kind) and is_name(task):
+            raise Refused(400, f"subject: got the object {object_id[:80]!r}, expected {ID_RULE}", field="subject")
+        case "node", [node, component, task] if is_name(component) and is_name(task):
+            raise Refused(400, f"subject: got the node {node[:80]!r}, expected a name: {NAME_RULE}", field="subject")
         case _:
             raise _malformed(subject)
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _PATH = re.compile(r" - at `(?:key` in `)?\$(?P<path>[^`]*)`\Z")
 _NAMED = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
@@ -54,8 +55,39 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
         field = str(twice)
         raise Refused(400, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
     except (ValueError, RecursionError) as broken:
+        if field := _half_a_pair(body):
+            raise Refused(
+                400,
+                f"{what}: field {field[:64]!r}: got half of a surrogate pair, like \\ud800 alone, "
+                "expected whole characters",
+                field=field[:64],
+            ) from None
         raise Refused(400, f"{what}: the body is not JSON: {str(broken)[:200]}", hint="send one JSON object") from None
     return message
+
+
+def _half_a_pair(body: bytes) -> str:
+    """The field of a text that no UTF-8 can say, though JSON can write it; "" where that is not what is wrong."""
+    import json
+
+    try:
+        pairs = [("", json.loads(body))]
+    except (ValueError, RecursionError):
+        return ""
+    while pairs:
+        field, value = pairs.pop()
+        match value:
+            case str() if _SURROGATE.search(value):
+                return field or "$"
+            case dict():
+                inside = f"{field}." if field else ""
+                pairs += [(f"{inside}{name}", member) for name, member in value.items()]
+                pairs += [(_SURROGATE.sub("\ufffd", f"{inside}{name}"), name) for name in value]
+            case list():
+                pairs += [(field, member) for member in value]
+            case _:
+                pass
+    return ""
 
 
 class _TwiceError(ValueError):

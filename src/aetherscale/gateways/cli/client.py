@@ -20,7 +20,7 @@ from aetherscale.bus.endpoint import FILE_NAME, Endpoint, outside, parse_endpoin
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
 from aetherscale.kernel import subjects
-from aetherscale.kernel.names import ambiguous, is_short_id
+from aetherscale.kernel.names import ambiguous, is_short_id, too_short
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -86,12 +86,18 @@ class Client:
         """Options in which the beginning of an id, as lists show it, has become the id. Raises `Failure`."""
         for field, kind, component, task in SHORT_IDS:
             short = options.get(field)
+            if isinstance(short, str) and (refused := too_short(short, field)):
+                raise Failure.of_refusal(refused)
             if isinstance(short, str) and is_short_id(short):
                 views = [item[kind] for item in self.items(component, task, {"all": True})]
                 found = [view for view in views if view["id"].startswith(short)]
                 if len(found) > 1:
                     raise Failure.of_refusal(ambiguous(short, [(view["id"], view["name"]) for view in found], field))
-                options = {**options, field: found[0]["id"]} if found else options
+                if not found:
+                    what, hint = {"vm": "VM", "image": "image"}[kind], f"aetherscale {kind} list --all"
+                    message = f"no {what} has an id that begins with {short!r}"
+                    raise Failure(404, message, hint=hint, details={"field": field})
+                options = {**options, field: found[0]["id"]}
         return options
 
     def first_version(
@@ -261,7 +267,7 @@ class Client:
                 raise self._nobody(f"no node can be asked: {why}", hint) from None
             raise self._nobody(f"no node can be asked: {path} is readable by its owner alone") from None
         except NotADirectoryError:
-            raise self._nobody(f"no node can be asked: {place} is no directory", "--state-dir DIR") from None
+            raise self._nobody(f"no node can be asked: {place} is not a directory", "--state-dir DIR") from None
         except OSError as error:
             raise self._nobody(f"no node can be asked: {path} cannot be read: {error.strerror}") from None
         except ValueError as broken:
