@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -74,11 +75,26 @@ try:
 except BrokenPipeError:
     sys.exit(7)
 """
+WAITS_IN_A_LOOP = """
+import asyncio, sys
+from aetherscale.gateways.cli.streams import read_by_somebody
+async def work():
+    print("watching", file=sys.stderr, flush=True)
+    try:
+        await asyncio.sleep(600)
+    except OSError:
+        sys.exit("taken for a lost connection")
+try:
+    asyncio.run(read_by_somebody(work()))
+except BrokenPipeError:
+    sys.exit(7)
+"""
 
 
-def test_the_end_of_the_reader_is_seen_by_who_has_nothing_to_write() -> None:
+@pytest.mark.parametrize("program", [WAITS, WAITS_IN_A_LOOP], ids=["alone", "in a loop"])
+def test_the_end_of_the_reader_is_seen_by_who_has_nothing_to_write(program: str) -> None:
     reading, writing = os.pipe()
-    process = subprocess.Popen([sys.executable, "-c", WAITS], stdout=writing, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert process.stderr is not None
     assert process.stderr.readline() == b"watching\n"
@@ -87,7 +103,23 @@ def test_the_end_of_the_reader_is_seen_by_who_has_nothing_to_write() -> None:
     process.stderr.close()
 
 
-def test_a_reader_that_stays_changes_nothing() -> None:
-    program = WAITS.replace("time.sleep(600)", "print('done')")
+@pytest.mark.parametrize(
+    "program",
+    [
+        WAITS.replace("time.sleep(600)", "print('done')"),
+        WAITS_IN_A_LOOP.replace("asyncio.sleep(600)", "asyncio.sleep(0, print('done'))"),
+    ],
+    ids=["alone", "in a loop"],
+)
+def test_a_reader_that_stays_changes_nothing(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=WAIT_S)
     assert done.stdout == b"done\n"
+
+
+def test_an_interrupt_of_a_loop_stays_one() -> None:
+    process = subprocess.Popen([sys.executable, "-c", WAITS_IN_A_LOOP], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"watching\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT_S)
+    assert b"KeyboardInterrupt" in err

@@ -13,7 +13,9 @@ from typing import Final
 
 from aetherscale.kernel.times import SECOND_US
 
-EXPECTED: Final = "a time like 16:00, yesterday, 2026-11-28 or 2026-11-28T16:00:00Z, or how long ago, like 5m or 2h"
+EXPECTED: Final = (
+    "a time like 16:00, yesterday, today, tomorrow, 2026-11-28 or 2026-11-28T16:00:00Z, or how long ago, like 5m or 2h"
+)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}

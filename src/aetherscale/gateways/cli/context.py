@@ -28,6 +28,12 @@ class Context:
         """What was typed, by the name of the option or argument."""
         return self.parsed.values
 
+    def suggest(self, text: str) -> None:
+        """A note with commands to type, which mean the objects that this one meant."""
+        from aetherscale.gateways.cli.wording import again
+
+        self.out.note(again(text, self.parsed))
+
     @cached_property
     def settings(self) -> Settings:
         """Flags over environment over file over defaults. Raises `Refused`."""

@@ -13,9 +13,10 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
-from aetherscale.gateways.cli.history import opened_log
-from aetherscale.gateways.cli.moments import local, short_id
+from aetherscale.gateways.cli.history import opened_log, position, tell_future
+from aetherscale.gateways.cli.moments import local, local_with_zone, short_id
 from aetherscale.gateways.cli.output import Layout
+from aetherscale.gateways.cli.streams import read_by_somebody
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import WIDE, show_object
 from aetherscale.kernel.messages import stream_name
@@ -43,7 +44,7 @@ def _list(context: Context) -> None:
 
 def _tail(context: Context) -> None:
     with suppress(KeyboardInterrupt):  # it ends in no other way
-        asyncio.run(_tailed(context))
+        asyncio.run(read_by_somebody(_tailed(context)))
 
 
 def _show(context: Context) -> None:
@@ -51,7 +52,8 @@ def _show(context: Context) -> None:
     if context.out.json:
         context.out.value(event)
         return
-    show_object(context.out, event)
+    shown = {**event, "time": local_with_zone(event["time"])} if context.out.terminal else event
+    show_object(context.out, shown)
 
 
 def _catalogue(context: Context) -> None:
@@ -89,7 +91,8 @@ async def _between(context: Context, log: PastLog, head: int) -> tuple[int, int]
     now_us = context.program.now_us()
     if since is not None:
         after = max(after, await log.before(since, now_us))
-    last = head if until is None else await log.position(until, now_us)
+        tell_future(context, since, "no event is that late")
+    last = head if until is None else await position(context, log, until, "all events until now are shown")
     before = context.values["before"]
     return after, last if before is None else min(last, before - 1)
 

@@ -50,10 +50,10 @@ def local_clock(time: str) -> str:
     return f"{here:%H:%M:%S}.{here.microsecond // 1000:03}"
 
 
-def zone(time: str) -> str:
-    """How far we are from UTC at that moment: `+01:00`."""
-    text = _here(time).strftime("%z")
-    return f"{text[:3]}:{text[3:5]}"
+def local_with_zone(time: str) -> str:
+    """`2026-01-31 13:00:00 +01:00` where we are, with how far that is from UTC."""
+    zone = _here(time).strftime("%z")
+    return f"{local(time)} {zone[:3]}:{zone[3:5]}"
 
 
 def short_id(full: str) -> str:

@@ -33,6 +33,7 @@ LEAST_TEXT: Final = 40
 
 _BYTE: Final = re.compile("[\udc80-\udcff]")
 _BYTE_IN_REPR: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
+_COMMAND: Final = "aetherscale "
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
 
@@ -80,6 +81,22 @@ def _escaped(found: re.Match[str]) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
+def _broken(text: str, hang: int) -> str:
+    """A line for a terminal, broken between words; what follows the first line is indented."""
+    import shutil
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns - 1, hang + LEAST_TEXT)
+    return "\n".join(
+        textwrap.wrap(text, width, subsequent_indent=" " * hang, break_on_hyphens=False, break_long_words=False)
+    )
+
+
+def _fitted(line: str, hang: int) -> str:
+    """The same; a line that is short stays as it is, and one with a command in it is one line, to be copied."""
+    return line if len(line) <= LEAST_TEXT or _COMMAND in line else _broken(line, hang)
+
+
 class Output:
     """Where a command writes. `json` is whether JSON was asked for."""
 
@@ -107,12 +124,7 @@ class Output:
         if not self.terminal:
             self.line(text)
             return
-        import shutil
-        import textwrap
-
-        width = max(shutil.get_terminal_size().columns - 1, hang + LEAST_TEXT)
-        lines = textwrap.wrap(text, width, subsequent_indent=" " * hang, break_on_hyphens=False, break_long_words=False)
-        self.line("\n".join(lines))
+        self.line(_broken(text, hang))
 
     def raw(self, text: str) -> None:
         """Text of a guest, as it is; on a terminal without what would drive the terminal."""
@@ -154,16 +166,25 @@ class Output:
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
             first, *others = str(value).rstrip("\n").split("\n")
-            self.line(f"{name:<{width}}  {first}")
-            for other in others:
-                self.line(f"{'':<{width}}  {other}")
+            for line in (f"{name:<{width}}  {first}", *(f"{'':<{width}}  {other}" for other in others)):
+                self.line(_fitted(line, width + 2) if self.terminal else line)
 
     # --- beside the data -----------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
         """Something for a human to know that is not the data; nothing where JSON was asked for."""
         if not self.json:
-            print(harmless(text), file=sys.stderr, flush=True)
+            self._beside(text)
+
+    def caution(self, text: str) -> None:
+        """That what was asked for is not what it may be taken for: on stderr, also where JSON was asked for."""
+        self._beside(f"note: {text}")
+
+    def _beside(self, text: str) -> None:
+        text = harmless(text)
+        if sys.stderr.isatty():
+            text = "\n".join(_fitted(line, 4) for line in text.split("\n"))
+        print(text, file=sys.stderr, flush=True)
 
     def failure(self, failure: Failure) -> None:
         """What went wrong: where, why, the end of the log that shows it, and what to type next."""
@@ -175,7 +196,7 @@ class Output:
             lines += ["the end of its log:", *(f"  | {line}" for line in log_tail.splitlines()[-15:])]
         if failure.hint:
             lines.append(f"hint: {in_utf8(failure.hint)}")
-        print(harmless("\n".join(lines)), file=sys.stderr, flush=True)
+        self._beside("\n".join(lines))
 
     @contextmanager
     def progress(self, subject: str) -> Iterator[Progress]:

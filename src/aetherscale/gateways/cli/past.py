@@ -11,8 +11,8 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
-from aetherscale.gateways.cli.history import opened_log
-from aetherscale.gateways.cli.moments import local, local_clock, zone
+from aetherscale.gateways.cli.history import opened_log, position
+from aetherscale.gateways.cli.moments import local_clock, local_with_zone
 from aetherscale.gateways.cli.views import TABLES, WIDE, count
 
 if TYPE_CHECKING:
@@ -70,13 +70,12 @@ def _why(context: Context) -> None:
 
 async def _past(context: Context, moment: str | None) -> Any:
     async with opened_log(context) as log:
-        return await log.state_at(await log.position(moment, context.program.now_us()))
+        return await log.state_at(await position(context, log, moment))
 
 
 async def _two(context: Context, first: str, second: str | None) -> tuple[Any, Any]:
     async with opened_log(context) as log:
-        now_us = context.program.now_us()
-        positions = [await log.position(moment, now_us) for moment in (first, second)]
+        positions = [await position(context, log, moment, "the present is taken") for moment in (first, second)]
         return await log.state_at(positions[0]), await log.state_at(positions[1])
 
 
@@ -85,7 +84,7 @@ async def _explained(context: Context, kind_name: str) -> Why:
 
     kinds = context.program.kinds()
     async with opened_log(context) as log:
-        past = await log.state_at(await log.position(context.values["at"], context.program.now_us()))
+        past = await log.state_at(await position(context, log, context.values["at"]))
         with meant(context.values["NAME"]):
             entity = past.find(kind_name, context.settings.tenant, context.values["NAME"])
         kind = next(kind for kind in kinds if kind.name == kind_name)
@@ -137,7 +136,7 @@ def _short(value: Any) -> str:
 
 def _show_why(context: Context, found: Why) -> None:
     out, view = context.out, msgspec.to_builtins(found.view)
-    since = local(view["since"]) if out.terminal else view["since"]
+    since = local_with_zone(view["since"]) if out.terminal else view["since"]
     out.paragraph(f"{found.kind} {found.name} ({found.id}) is {view['phase']} (since {since}): {found.summary}.", 4)
     shown: set[tuple[str, str]] = set()
     for at, chapter in enumerate(found.chapters):
@@ -163,7 +162,7 @@ def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
     """The first sentence with who and when; under it what came of it; each with its time: UTC, or of this place."""
     first, *others = chapter.sentences
     who = f"{chapter.actor} " if chapter.role == "request" else ""
-    time = f"{local(first.time)} {zone(first.time)}" if here else first.time
+    time = local_with_zone(first.time) if here else first.time
     lines = [f"{time}  {elsewhere}{who}{first.text}  [event {first.seq}, command {chapter.command_id}]"]
     if chapter.cause is not None:
         lines.append(f"  because of {chapter.cause}")

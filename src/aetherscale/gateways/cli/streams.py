@@ -7,9 +7,9 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from aetherscale.gateways.cli.failures import Failure, bad_usage
 
@@ -67,6 +67,46 @@ def ends_with_its_reader() -> Iterator[None]:
     """Raise `BrokenPipeError` as soon as nobody reads stdout any more, also while nothing is written to it."""
     main = threading.main_thread().ident
     assert main is not None, "there is a main thread"
+    before = signal.signal(signal.SIGPIPE, _nobody_reads)
+    try:
+        # From the end of the watch on a late signal is as good as none.
+        with _watch(lambda: signal.pthread_kill(main, signal.SIGPIPE), lambda: signal.signal(signal.SIGPIPE, before)):
+            yield
+    except _Unread:
+        raise BrokenPipeError from None
+
+
+async def read_by_somebody(work: Coroutine[Any, Any, None]) -> None:
+    """Await the work; it is cancelled, and `BrokenPipeError` raised, as soon as nobody reads stdout any more.
+
+    In a loop, since a signal that raises there is lost in whichever callback it happens to interrupt.
+    """
+    import asyncio  # late: most commands need no loop, and start sooner without it
+
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    is_done = is_unread = False
+
+    def end() -> None:
+        nonlocal is_unread
+        if not is_done:
+            is_unread = task.cancel()
+
+    try:
+        with _watch(lambda: loop.call_soon_threadsafe(end)):
+            await work
+    except asyncio.CancelledError:
+        if not is_unread:
+            raise
+        task.uncancel()
+        raise BrokenPipeError from None
+    finally:
+        is_done = True
+
+
+@contextmanager
+def _watch(gone: Callable[[], object], last: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Call `gone`, in a thread of its own, once nobody reads stdout any more, and `last` before the watch ends."""
     over, tell = os.pipe()
 
     def watch() -> None:
@@ -74,18 +114,14 @@ def ends_with_its_reader() -> Iterator[None]:
         poll.register(STDOUT, 0)
         poll.register(over, select.POLLIN)
         if any(descriptor == STDOUT for descriptor, _ in poll.poll()):
-            signal.pthread_kill(main, signal.SIGPIPE)
+            gone()
 
-    before = signal.signal(signal.SIGPIPE, _nobody_reads)
     watcher = threading.Thread(target=watch, name="reader", daemon=True)
     watcher.start()
     try:
         yield
-    except _Unread:
-        raise BrokenPipeError from None
     finally:
-        # From here on a late signal is as good as none.
-        signal.signal(signal.SIGPIPE, before)
+        last()
         os.close(tell)
         watcher.join()
         os.close(over)

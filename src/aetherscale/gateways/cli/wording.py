@@ -33,7 +33,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
 """The fields of messages that are not called as the option or argument that fills them."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
-_COMMAND: Final = re.compile(r"\baetherscale (?=(?:vm|image|events|why|replay) )")
+_COMMAND: Final = re.compile(r"\baetherscale (?=(?:vm|image|events|why|replay|diff|log|node) )")
 _ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
 
 
@@ -54,8 +54,13 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
         (name,) = name
     if isinstance(name, str) and not is_id(name):
         failure.hint = _ID.sub(name, failure.hint)
-    failure.hint = _COMMAND.sub(lambda _: f"aetherscale {_whose(parsed)}", failure.hint)
+    failure.hint = again(failure.hint, parsed)
     return failure
+
+
+def again(text: str, parsed: Parsed) -> str:
+    """A text whose commands mean the node and the tenant that were typed."""
+    return _COMMAND.sub(lambda _: f"aetherscale {_whose(parsed)}", text)
 
 
 def _whose(parsed: Parsed) -> str:
