@@ -44,7 +44,7 @@ ABOUT_ERRORS: Final = {
     500: ("the host could not do it, or the node made a mistake", "1"),
     501: ("this version does not have it", "1"),
     503: ("the node is stopping or busy, or nobody listens", "4 where no node answered, else 1"),
-    504: ("the time to wait ran out; `message` says whether the work goes on", "5"),
+    504: ("the time to wait ran out; `message` says whether the work goes on", "5, or 1 where it does not go on"),
     507: ("the disk is full; nothing was done", "1"),
 }
 

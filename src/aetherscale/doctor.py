@@ -164,7 +164,9 @@ def _isolation(settings: Settings) -> Finding:
             if settings.allow_unisolated:
                 return Finding("isolation", "warning", f"{found}; allowed by the setting allow-unisolated", OWN_USERS)
             mend = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
-            return Finding("isolation", "error", f"{found}, so no VM starts", mend)
+            return Finding(
+                "isolation", "error", f"{found}, so no VM starts unless its node runs with --allow-unisolated", mend
+            )
 
 
 def _supervision(settings: Settings) -> Iterator[Finding]:
@@ -236,7 +238,7 @@ def _limits(settings: Settings) -> Iterator[Finding]:
     for each in low:
         yield Finding("limits", "warning", each.found, each.mend)
     if not low:
-        yield Finding("limits", "ok", "of files, open files, processes and memory are none too low")
+        yield Finding("limits", "ok", "the limits of file size, open files, processes and memory are high enough")
 
 
 def _state_dir(settings: Settings) -> Iterator[Finding]:

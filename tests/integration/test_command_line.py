@@ -185,6 +185,14 @@ REFUSALS = [
     ("vm create db --image blank --group g", 1, "'groups' does not work", "leave"),
     ("vm create db --image blank --init-script /nosuch", 2, "/nosuch cannot be read", ""),
     ("vm create db --image blank --node other", 4, "node 'other' does not answer", "aetherscale node list"),
+    ("node show other", 4, "no node 'other' answers", "aetherscale node list"),
+    ("log witness heads.jsonl --of other", 4, "no node 'other' answers", "aetherscale node list"),
+    ("vm show 3ad", 2, "got '3ad', expected a name, or at least 4 characters of an id", "give more of the id"),
+    ("vm stop 3", 2, "got '3', expected a name, or at least 4 characters of an id", "give more of the id"),
+    ("image show 3ad", 2, "got '3ad', expected a name, or at least 4 characters of an id", "give more of the id"),
+    ("why vm 3ad", 2, "got '3ad', expected a name, or at least 4 characters of an id", "give more of the id"),
+    ("vm show 3ad4", 3, "no VM has an id that begins with '3ad4'", "aetherscale vm list --all"),
+    ("image show 3ad4", 3, "no image has an id that begins with '3ad4'", "aetherscale image list --all"),
     ("image import ftp://host/x", 2, "expected a file, or an http or https URL", ""),
     ("network create lab", 1, "aetherscale network: not in this version", "user-mode networking"),
     ("vpn list", 1, "not in this version", ""),
@@ -215,6 +223,46 @@ class TestRefusals:
                 assert hint in error["details"].get("hint", "")
         assert len(await told(node, "events", "list")) == before, "a refusal is no event"
 
+    async def test_notes_name_the_node_and_the_tenant_that_were_typed(self, node: RunningNode, tmp_path: Path) -> None:
+        link = tmp_path / "a link"
+        link.symlink_to(node.state_dir)
+        typed = f"aetherscale --tenant acme --state-dir '{link}'"
+        for words, note in (
+            ("vm list", f"no virtual machines; to create one: {typed} vm create web --image tiny\n"),
+            ("image list", f"no images; to build one: {typed} image build tiny\n"),
+        ):
+            words_typed = (*words.split(), "--tenant", "acme", "--state-dir", str(link))
+            assert await node.cli(*words_typed) == (0, "", note)
+        _, _, err = await node.cli("image", "build", "tiny", "--tenant", "acme", "--state-dir", str(link))
+        assert f"next: {typed} vm create --image tiny\n" in err
+        _, _, err = await node.cli(
+            "vm", "create", "web", "--image", "tiny", "--tenant", "acme", "--state-dir", str(link)
+        )
+        assert f"next: {typed} vm console web\n" in err
+
+    @pytest.mark.parametrize("json_too", ["", " --json"])
+    async def test_where_stdout_is_closed_it_is_said_what_was_done(self, node: RunningNode, json_too: str) -> None:
+        for line, done in (
+            ("vm create web --image blank", "VM web ({}) is ready"),
+            ("vm stop web", "VM web ({}) is stopped"),
+            ("vm start web --no-wait", "VM web ({}) is "),
+            ("vm exec web -- echo x", "the program has run"),
+            ("vm delete web", "VM web ({}) is deleted"),
+        ):
+            words = line.split(" -- ")
+            typed = " -- ".join((f"{words[0]}{json_too}", *words[1:]))
+            status, err = await closed(node, typed)
+            (vm,) = await told(node, "vm", "list", "--all")
+            assert status == 1, err
+            told_done = f"the request was taken all the same: {done.format(vm['id'])}"
+            assert f"stdout cannot be written: Bad file descriptor; {told_done}" in err
+            if line.endswith("--no-wait"):
+                await good(node, "vm", "wait", "web")
+        status, err = await closed(node, f"image delete blank{json_too}")
+        (image,) = await told(node, "image", "list", "--all")
+        assert (status, f"all the same: image blank ({image['id']}) is deleted" in err) == (1, True), err
+        assert await closed(node, "image list --all") == (1, "error: stdout cannot be written: Bad file descriptor\n")
+
     async def test_a_human_reads_the_same_refusal(self, node: RunningNode) -> None:
         status, out, err = await node.cli("vm", "show", "wbe")
         assert (status, out, err) == (3, "", "error: no such VM: 'wbe'\nhint: aetherscale vm list\n")
@@ -224,3 +272,11 @@ class TestRefusals:
         assert status == 1
         assert "error: image import: /nosuch/file.img cannot be read: No such file or directory" in err
         assert "hint: " in err
+
+
+async def closed(node: RunningNode, line: str) -> tuple[int | None, str]:
+    """The status and the stderr of a command whose stdout is closed."""
+    command = f"exec '{sys.executable}' -m aetherscale {line} >&-"
+    process = await asyncio.create_subprocess_exec("sh", "-c", command, stderr=PIPE, env=node.environment, cwd=ROOT)
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    return process.returncode, err.decode()

@@ -115,6 +115,40 @@ class TestTheLog:
         tail.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(tail.wait(), PATIENCE_S) == 0
 
+    @pytest.mark.parametrize("words", ["events tail --after 0", "events tail --after 0 --json", "vm logs web -f"])
+    async def test_what_follows_ends_when_its_reader_has_enough(self, node: RunningNode, words: str) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        follower = await asyncio.create_subprocess_exec(
+            *("bash", "-c", f"set -o pipefail; '{sys.executable}' -m aetherscale {words} | head -n 1"),
+            stdout=PIPE,
+            stderr=PIPE,
+            env=node.environment,
+            cwd=ROOT,
+        )
+        out, err = await asyncio.wait_for(follower.communicate(), PATIENCE_S)
+        assert (follower.returncode, out.count(b"\n"), err) == (0, 1, b"")
+
+    async def test_of_a_moment_that_is_still_to_come_it_is_said_what_is_shown(self, node: RunningNode) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        seq = len(await told(node, "events", "list"))
+        for words, instead in (
+            ("replay --at", "the present is shown"),
+            ("why vm web --at", "the present is shown"),
+            ("diff 1", "the present is taken"),
+            ("diff", "the present is taken"),
+            ("events list --since", "no event is that late"),
+            ("events list --until", "all events until now are shown"),
+            ("vm logs web --since", "only what is written from then on is shown"),
+        ):
+            for moment in ("tomorrow", "2999-01-01"):
+                for json_too in ((), ("--json",)):
+                    status, _, err = await node.cli(*words.split(), moment, *json_too)
+                    assert (status, err.count("note: ")) == (0, 1), (words, moment, err)
+                    assert f"note: {moment} is in the future; {instead}" in err
+            for moment in ("5m", "yesterday", str(seq)) if "logs" not in words else ("5m", "yesterday"):
+                assert "future" not in (await node.cli(*words.split(), moment))[2]
+        assert await told(node, "replay", "--at", "tomorrow") == await told(node, "replay")
+
     async def test_a_log_moves_as_lines(self, node: RunningNode, tmp_path: Path) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")
         lines = tmp_path / "log.jsonl"
@@ -137,7 +171,9 @@ class TestTheLog:
         status, _, err = await node.cli("log", "archive")
         assert (status, "another process writes to this log: pid" in err) == (1, True)
         await node.stop()
-        assert "nothing to seal" in await good(node, "log", "archive")
+        assert "stay as they are, since the newest 100000 are kept" in await good(node, "log", "archive")
+        assert "could be sealed; a segment needs 1000" in await good(node, "log", "archive", "--keep", "1")
+        assert "are before 3; a segment needs 1000" in await good(node, "log", "archive", "--before", "3")
         await claim_names(node, 1100)
         asked = ("replay --json", "why vm web", "diff 1 4", "events list", "log verify", "log export")
         before = [await good(node, *words.split()) for words in asked]

@@ -24,7 +24,7 @@ from aetherscale.gateways.cli.client import Client
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.settings import Settings
 from tests.integration.conftest import MakeNode
-from tests.support.cli import BIN, good, run, simulated_node
+from tests.support.cli import BIN, good, run, simulated_node, told
 from tests.support.nats_server import NatsServer
 from tests.support.node import PATIENCE_S, RunningNode
 from tests.support.terminal import Terminal
@@ -212,6 +212,19 @@ class TestOnATerminal:
         await terminal.start(sys.executable, "-m", "aetherscale", "vm", "logs", "web", env=node.environment)
         assert await terminal.end() == 0
         assert "\x1b" not in terminal.shown
+
+    async def test_on_a_terminal_one_event_and_why_show_local_time_with_its_offset(
+        self, node: RunningNode, terminal: Terminal
+    ) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        here = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} \+05:30")
+        environment = {**node.environment, "TZ": "XST-5:30"}
+        for words in (("events", "show", "1"), ("why", "vm", "web")):
+            await terminal.start(sys.executable, "-m", "aetherscale", *words, env=environment)
+            assert await terminal.end() == 0
+            assert here.search(terminal.shown.partition("\r\n\r\n")[0].replace("\r\n   ", "")), terminal.shown
+            assert "Z" not in here.sub("", terminal.shown)
+        assert (await told(node, "events", "show", "1"))["time"] in await good(node, "events", "show", "1")
 
     async def test_a_reader_that_has_enough_is_no_error(self, node: RunningNode) -> None:
         done = await asyncio.to_thread(

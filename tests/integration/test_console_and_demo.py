@@ -79,7 +79,7 @@ async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     await terminal.until("interrupted")
     terminal.type(f"echo not-sent-{DETACH}")
     assert await terminal.end() == 0
-    assert "left web; it runs on" in terminal.shown
+    assert "detached; web keeps running" in terminal.shown
     assert terminal.mode == before
     assert (await node.vm("web"))["phase"] == "ready"
 
@@ -96,7 +96,7 @@ async def console_without_a_terminal(node: RunningNode) -> None:
         *aetherscale("vm", "console", "web"), stdin=PIPE, stdout=PIPE, stderr=PIPE, env=node.environment, cwd=ROOT
     )
     out, err = await asyncio.wait_for(process.communicate(b"\x03\necho pi''ped\n"), PATIENCE_S)
-    assert (process.returncode, b"left web; it runs on" in err) == (0, True)
+    assert (process.returncode, b"detached; web keeps running" in err) == (0, True)
     assert b"piped" in out
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from aetherscale.gateways.cli import help as texts
+from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import Command, Group
 from aetherscale.gateways.cli.output import Output
 from aetherscale.gateways.cli.tree import ENTRIES
@@ -34,8 +35,7 @@ def _below(node: Command | Group, name: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "text"), [pytest.param(*page, id=page[0]) for page in helps()])
 def test_help_fits(name: str, text: str) -> None:
-    prose = text.partition("\nexamples:\n")[0]  # a command stays in one line, to be copied
-    assert [line for line in prose.splitlines() if len(line) >= COLUMNS] == []
+    assert [line for line in text.splitlines() if len(line) >= COLUMNS] == []
 
 
 def test_a_paragraph_is_broken_between_words_and_indented(
@@ -49,6 +49,38 @@ def test_a_paragraph_is_broken_between_words_and_indented(
     assert others
     assert all(line.startswith(" " * 16 + "word-by-word") for line in others)
     assert all(len(line) < COLUMNS for line in (first, *others))
+
+
+LONG = "word-by-word " * 12
+
+
+def test_on_a_terminal_fields_and_what_stands_beside_the_data_are_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    out = Output(json=False)
+    command = f"next: aetherscale vm create {'--label a=b ' * 9}"
+    out.fields([("short", "a  b"), ("troubles", LONG), ("next", command)])
+    out.note(LONG)
+    out.caution(LONG)
+    out.failure(Failure(500, LONG, is_note=True))
+    written = capsys.readouterr()
+    lines = written.out.splitlines()
+    assert lines[0] == "short     a  b"
+    assert all(line.startswith(" " * 10 + "word-by-word") for line in lines[2:-1])
+    assert lines[-1] == f"next      {command}", "a command stays in one line, to be copied"
+    assert all(len(line) < COLUMNS for line in (*lines[:-1], *written.err.splitlines()))
+    assert written.err.count("note: word-by-word") == 2
+    assert written.err.split().count("word-by-word") == 3 * 12
+
+
+def test_elsewhere_fields_and_notes_stay_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=False).fields([("troubles", LONG)])
+    Output(json=False).note(LONG)
+    written = capsys.readouterr()
+    assert (written.out.count("\n"), written.err.count("\n")) == (1, 1)
 
 
 def test_elsewhere_a_paragraph_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

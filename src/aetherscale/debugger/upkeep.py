@@ -10,7 +10,7 @@ from aetherscale import statedir
 from aetherscale.debugger.past import LOG_NAME, Kinds, explained, log_of, moment_of
 from aetherscale.eventstore import archive as archiving
 from aetherscale.eventstore import integrity, transfer
-from aetherscale.eventstore.archive import KEPT_EVENTS, Archived, Until
+from aetherscale.eventstore.archive import KEPT_EVENTS, SEGMENT_EVENTS, Archived, Until
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import LogInfo, Verification
 from aetherscale.eventstore.transfer import Transferred
@@ -21,6 +21,7 @@ from aetherscale.kernel.times import to_rfc3339
 
 __all__ = [
     "KEPT_EVENTS",
+    "SEGMENT_EVENTS",
     "Archived",
     "LogInfo",
     "Transferred",

@@ -75,10 +75,10 @@ def attach(context: Context, reference: str, detach_key: bytes) -> None:
     if ending == "silence":
         raise Failure(
             504,
-            f"{line.node} ended this session, since it had heard nothing of it; {reference} runs on",
+            f"{line.node} ended this session, since it had heard nothing of it; {reference} keeps running",
             hint=f"attach again: aetherscale vm console {reference}",
         )
-    context.out.note(f"\n{reference} has ended" if ending == "ended" else f"\nleft {reference}; it runs on")
+    context.out.note(f"\n{reference} has ended" if ending == "ended" else f"\ndetached; {reference} keeps running")
 
 
 def run_on_terminal(context: Context, reference: str, command: Sequence[str], detach_key: bytes) -> int:

@@ -10,6 +10,8 @@ from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, 
 WIDTH = 79
 """Fits a terminal of 80 columns."""
 COLUMN = 26
+_GOES_ON = " \\"
+"""At the end of a line of a shell that goes on in the next one."""
 _TOGETHER = "\u00a0"
 """Stands for a space at which no line is broken."""
 
@@ -105,7 +107,20 @@ def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _examples(examples: Iterable[str]) -> list[str]:
-    return [f"  {example}" for example in examples]
+    return [line for example in examples for line in _example(example)]
+
+
+def _example(example: str) -> list[str]:
+    """A line to be copied; one that is too long goes on before an option, as a shell takes it."""
+    first, *others = example.split(" --")
+    lines = [f"  {first}"]
+    for other in others:
+        if len(lines[-1]) + len(f" --{other}") + len(_GOES_ON) > WIDTH:
+            lines[-1] += _GOES_ON
+            lines.append(f"      --{other}")
+        else:
+            lines[-1] += f" --{other}"
+    return lines
 
 
 def _wrap(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import seconds
 from aetherscale.gateways.cli.views import WIDE, show_images, show_object
-from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting
+from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting, taken, told_of
 
 READY_BY = ("agent", "channel", "none")
 
@@ -94,12 +94,13 @@ def _delete(context: Context) -> None:
 def _work(context: Context, task: str, options: Mapping[str, Any], subject: str, node: str = "") -> None:
     with suggesting(context, "image", subject):
         image, elapsed_s = carry_out(context, "images", task, options, subject=subject, kind="image", node=node)
-    if context.out.json:
-        context.out.value(image)
-        return
-    context.out.line(f"{image['name']} ({image['id']}) is {image['phase']}, after {elapsed_s:.1f} s")
+    with taken(told_of("image", image)):
+        if context.out.json:
+            context.out.value(image)
+            return
+        context.out.line(f"{image['name']} ({image['id']}) is {image['phase']}, after {elapsed_s:.1f} s")
     if image["phase"] == "ready":
-        context.out.note(f"next: aetherscale vm create --image {image['name']}")
+        context.suggest(f"next: aetherscale vm create --image {image['name']}")
 
 
 def _list(context: Context) -> None:
@@ -110,7 +111,7 @@ def _list(context: Context) -> None:
     elif images:
         show_images(context.out, images, context.program.now_us(), wide=context.values["wide"])
     else:
-        context.out.note("no images; to build one: aetherscale image build tiny")
+        context.suggest("no images; to build one: aetherscale image build tiny")
 
 
 def _show(context: Context) -> None:

@@ -9,7 +9,7 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import later_version
 from aetherscale.gateways.cli.grammar import Command
 
-_USER_NETWORKING: Final = "a VM has user-mode networking: it reaches out, and nothing reaches it"
+_USER_NETWORKING: Final = "a VM has user-mode networking, so it reaches out and nothing reaches it"
 
 
 def _refuse(context: Context) -> None:

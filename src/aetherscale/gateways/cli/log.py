@@ -13,14 +13,22 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.values import number
 from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
 
 if TYPE_CHECKING:
-    from aetherscale.debugger.upkeep import Archived, LogInfo, Witnessed
+    from aetherscale.debugger.upkeep import Archived, LogInfo, Verification, Witnessed
 
 STANDARD = "-"
+DAMAGED = "aetherscale log export > log.jsonl saves what is verified; import it into a new --state-dir"
+NOT_WITNESSED = (
+    "if you restored a backup yourself, start a new file of heads; otherwise trust nothing after that event, compare "
+    "the log with its copy in JetStream and with a backup, and find out who can write to the state directory"
+)
+OTHER_LOG = (": log rolled back: ", ": log rewritten: ", ": no head of node ")
+"""How it says after the path what only heads that were kept elsewhere reveal."""
 
 
 def _verify(context: Context) -> int:
@@ -34,14 +42,21 @@ def _verify(context: Context) -> int:
         whole = f"{count(found.events, 'event')} in {count(found.commits, 'commit')} are as they were written"
         context.out.line(whole if found.events or not found.problems else "nothing could be verified")
         if found.witnessed is not None:
-            context.out.line(f"{count(found.witnessed, 'witnessed head')} of {len(witnessed or ())} fit")
+            context.out.line(_fitting(found.witnessed, len(witnessed or ())))
         for problem in found.problems:
             context.out.line(f"problem: {problem.message}")
     if found.problems:
-        context.out.note(
-            "hint: aetherscale log export > log.jsonl saves what is verified; import it into a new --state-dir"
-        )
+        context.suggest(f"hint: {NOT_WITNESSED if _only_not_witnessed(found) else DAMAGED}")
     return FAILED if found.problems else DONE
+
+
+def _fitting(matching: int, of: int) -> str:
+    return f"{matching} of {count(of, 'witnessed head')} {'matches' if matching == 1 else 'match'}"
+
+
+def _only_not_witnessed(found: Verification) -> bool:
+    """Whether the log is whole, but not the one whose heads were kept."""
+    return all(any(each in problem.message for each in OTHER_LOG) for problem in found.problems)
 
 
 def _witnessed(context: Context) -> list[Witnessed] | None:
@@ -121,6 +136,7 @@ def _archive(context: Context) -> None:
     state_dir, before, keep = context.settings.state_dir, context.values["before"], context.values["keep"]
     if before is not None and keep is not None:
         raise bad_usage("log archive: --before and --keep say two things", "give one of them")
+    tell_future(context, before, "all events are before it")
     kept = KEPT_EVENTS if keep is None else keep
     if context.values["dry-run"]:
         done = preview(state_dir, before=before, now_us=context.program.now_us(), keep=kept)
@@ -140,9 +156,25 @@ def _archive(context: Context) -> None:
         _tell_archived(context, done)
 
 
+def _why_nothing(context: Context) -> str:
+    """Why no event was sealed: all are to stay, or those that are not are too few."""
+    from aetherscale.debugger.upkeep import KEPT_EVENTS, SEGMENT_EVENTS, info
+
+    before, keep = context.values["before"], context.values["keep"]
+    needed = f"a segment needs {SEGMENT_EVENTS}"
+    if before is not None:
+        return f"too few events that are not sealed are before {before}; {needed}"
+    found = info(context.settings.state_dir)
+    unsealed, kept = found.events - found.sealed_to, KEPT_EVENTS if keep is None else keep
+    if unsealed <= kept:
+        shown = f"{count(unsealed, 'event')} of the log that {'is' if unsealed == 1 else 'are'} not sealed"
+        return f"the {shown} stay as they are, since the newest {kept} are kept; see --keep and --before"
+    return f"without the newest {kept}, which are kept, {count(unsealed - kept, 'event')} could be sealed; {needed}"
+
+
 def _tell_archived(context: Context, done: Archived) -> None:
     if not done.events:
-        context.out.line("nothing to seal: too few events, or all of them are kept; see --keep and --before")
+        context.out.line(f"nothing to seal: {_why_nothing(context)}")
     elif context.values["dry-run"]:
         would = f"{count(done.events, 'event')} would go into {count(done.segments, 'segment')}"
         context.out.line(f"{would}, up to event {done.sealed_to}; nothing was changed")

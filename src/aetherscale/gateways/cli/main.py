@@ -66,7 +66,7 @@ def run(
     except Unwritable as gone:
         if gone.errno == errno.EPIPE:
             return 0  # whoever read our output has read enough
-        out.failure(Failure(500, str(gone)))
+        out.failure(Failure(500, f"{gone}; {gone.done}" if gone.done else str(gone)))
         return FAILED
     finally:
         with suppress(Unwritable):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import Failure, near
+from aetherscale.gateways.cli.failures import NO_NODE, Failure, near
 from aetherscale.gateways.cli.grammar import Argument, Command, Group
 from aetherscale.gateways.cli.moments import ago, short_id
 from aetherscale.gateways.cli.output import Layout
@@ -51,7 +51,7 @@ def _show(context: Context) -> None:
     if not named:
         meant = near(name, [node.node for node in nodes])
         hint = f"did you mean: {meant}?" if meant else "aetherscale node list"
-        raise Failure(404, f"no node {name!r} answers", hint=hint)
+        raise Failure(503, f"no node {name!r} answers", hint=hint, status=NO_NODE)
     view: Mapping[str, Any] = msgspec.to_builtins(named[0])
     if context.out.json:
         context.out.value(view)

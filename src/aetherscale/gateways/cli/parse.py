@@ -214,7 +214,11 @@ def _flag_meant(flag: str, flags: Sequence[str], arguments: Sequence[Argument]) 
     from aetherscale.gateways.cli.elsewhere import flag_for
 
     found = flag_for(flag, flags, [argument.name for argument in arguments])
-    return found or (_meant(flag, flags) if flag.startswith("--") else "")
+    if found or not flag.startswith("--"):
+        return found
+    # Without the dashes, which make any two of them alike.
+    likely = near(flag.removeprefix("--"), [each.removeprefix("--") for each in flags])
+    return f"did you mean: --{likely}?" if likely else ""
 
 
 def _read(item: Option | Argument, shown: str, text: str, name: str) -> Any:

@@ -107,7 +107,8 @@ SERVE = Command(
     details=(
         "Prints the state directory, the NATS server and what to type next. A line that starts with `ready` means that "
         "it takes commands. SIGTERM or Ctrl-C ends it. Virtual machines keep running, and the next node on the same "
-        "state directory finds them again.\n\n"
+        "state directory finds them again. Where a script starts it in the background (`aetherscale serve &`), its "
+        "shell has SIGINT ignored: end it with SIGTERM, which always works.\n\n"
         "Everybody on this host can read the arguments of a program. So give a password or a token for another NATS "
         "server by --nats-creds, --nats-nkey or --nats-token-file, in the environment "
         "(AETHERSCALE_NATS_URL=nats://user:password@10.0.0.1:4222), or in the file of settings, and not in --nats.\n\n"

@@ -41,6 +41,8 @@ class Unwritable(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout cannot be written: {error.strerror}")
         self.errno = error.errno
+        self.done = ""
+        """What the command had done by then all the same."""
 
 
 class _Stdout(io.FileIO):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+MOST_DIGITS: Final = 18
 _AMOUNT: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([A-Za-z]*)")
 _MIB: Final = {"m": 1, "mb": 1, "mib": 1, "g": 1024, "gb": 1024, "gib": 1024, "t": 1024**2, "tb": 1024**2}
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -44,9 +45,18 @@ def seconds(text: str) -> float:
 
 def number(text: str) -> int:
     """A whole number that is not negative."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise ValueError("expected a whole number")
+    if text.isascii() and text.isdigit() and len(text) > MOST_DIGITS:
+        raise ValueError(f"expected a whole number of at most {MOST_DIGITS} digits")
+    if not text.isascii() or not text.isdigit():
+        raise ValueError("expected a whole number, 0 or more")
     return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if text.isascii() and text.isdigit() and int(text[:MOST_DIGITS]):
+        return number(text)
+    raise ValueError("expected a whole number, 1 or more")
 
 
 def label(text: str) -> tuple[str, str]:

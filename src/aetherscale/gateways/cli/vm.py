@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aetherscale.gateways.cli import vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
-from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, seconds
+from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, positive, seconds
 from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
@@ -29,7 +29,7 @@ VM = Group(
             arguments=(Argument("NAME", "the name of the VM; generated if not given", required=False),),
             options=(
                 Option("image", "the image to boot from, by name or id", "IMAGE", completes="image", needed=True),
-                Option("cpus", "virtual CPUs; 1 if not given", "N", number),
+                Option("cpus", "virtual CPUs; 1 if not given", "N", positive),
                 Option("memory", "memory, like 512M or 2G; 512M if not given", "SIZE", mebibytes),
                 Option(
                     "disk",

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness
 from aetherscale.gateways.cli.files import text_of
+from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import show_vm_to_human, show_vms
 from aetherscale.gateways.cli.wording import typed
-from aetherscale.gateways.cli.work import carry_out, suggesting
+from aetherscale.gateways.cli.work import carry_out, suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
 """What a node takes as the stdin of a program: more does not fit into one message."""
@@ -58,9 +59,10 @@ def create_vm(context: Context) -> None:
 def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:
     vm = _done(context, task, options, subject)
     if context.out.json:
-        context.out.value(vm)
+        with taken(told_of("vm", vm)):
+            context.out.value(vm)
     elif task == "create-vm" and vm["phase"] in ("ready", "running"):
-        context.out.note(f"next: aetherscale vm console {vm['name']}")
+        context.suggest(f"next: aetherscale vm console {vm['name']}")
 
 
 def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
@@ -69,7 +71,8 @@ def _done(context: Context, task: str, options: Mapping[str, Any], subject: str)
     with suggesting(context, "vm", context.values.get("image") or subject):
         vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)
     if not context.out.json:
-        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
+        with taken(told_of("vm", vm)):
+            context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
     return vm
 
 
@@ -92,7 +95,7 @@ def list_vms(context: Context) -> None:
     elif vms:
         show_vms(context.out, vms, context.program.now_us(), wide=values["wide"])
     else:
-        context.out.note("no virtual machines; to create one: aetherscale vm create web --image tiny")
+        context.suggest("no virtual machines; to create one: aetherscale vm create web --image tiny")
 
 
 def show_vm(context: Context) -> None:
@@ -147,7 +150,8 @@ def _each(context: Context, task: str, options: Mapping[str, Any]) -> int:
             if failure.is_interrupt:
                 break
     if context.out.json:
-        context.out.value(vms)
+        with taken("; ".join(told_of("vm", vm) for vm in vms) or "no VM has changed"):
+            context.out.value(vms)
     return max(statuses, key=badness)
 
 
@@ -170,7 +174,7 @@ def logs_vm(context: Context) -> None:
         options["lines"] = values["lines"]
     if values["tail"] is not None:
         options["tail-bytes"] = values["tail"]
-    options |= _since(values["since"], context.program.now_us())
+    options |= _since(context, values["since"])
     shown = context.out.bytes()
     chunks = context.client.ask("compute", "vm-logs", options, timeout_s=None)
     follows = values["follow"]
@@ -187,15 +191,17 @@ def logs_vm(context: Context) -> None:
                 shown.write(base64.b64decode(chunk["data"]))
 
 
-def _since(text: str | None, now_us: int) -> dict[str, Any]:
+def _since(context: Context, text: str | None) -> dict[str, Any]:
     """A moment as the options of `vm-logs`; what counts back from now does so by the clock of the node."""
     from aetherscale.kernel.moments import EXPECTED, ago_s, from_text
     from aetherscale.kernel.times import to_rfc3339
 
     if text is None:
         return {}
+    now_us = context.program.now_us()
     try:
         passed_s = ago_s(text)
+        tell_future(context, text, "only what is written from then on is shown")
         return {"since": to_rfc3339(from_text(text, now_us))} if passed_s is None else {"since-s": passed_s}
     except (ValueError, OverflowError):
         raise bad_usage(f"vm logs: --since: got {text[:80]!r}, expected {EXPECTED}") from None
@@ -223,13 +229,14 @@ def exec_vm(context: Context) -> int:
         options["stdin"] = base64.b64encode(stdin).decode()
     with suggesting(context, "vm", values["NAME"]):
         ended = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
-    if context.out.json:
-        context.out.value({name: value for name, value in ended.items() if name != "type"})
-    else:
-        context.out.raw(ended["stdout"])
-        context.out.raw_error(ended["stderr"])
-        if ended["truncated"]:
-            context.out.note("the output was longer; its end is left out")
+    with taken("the program has run"):
+        if context.out.json:
+            context.out.value({name: value for name, value in ended.items() if name != "type"})
+        else:
+            context.out.raw(ended["stdout"])
+            context.out.raw_error(ended["stderr"])
+            if ended["truncated"]:
+                context.out.note("the output was longer; its end is left out")
     if ended["signal"] is not None:
         return SIGNAL_BASE + int(ended["signal"])
     return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import WAIT_RAN_OUT, Failure, near
 from aetherscale.gateways.cli.grammar import Option
 from aetherscale.gateways.cli.output import Progress
+from aetherscale.gateways.cli.standard import Unwritable
 from aetherscale.gateways.cli.values import seconds
 
 FAILED_CODE = 500
@@ -55,6 +57,22 @@ def carry_out(
             chunks.close()
         elapsed_s = progress.elapsed_s
     return info(context, kind, reference, node), elapsed_s
+
+
+@contextmanager
+def taken(what: str) -> Iterator[None]:
+    """Tell of something that was done; where stdout does not take it, the failure says so."""
+    try:
+        yield
+        sys.stdout.flush()
+    except Unwritable as lost:
+        lost.done = f"the request was taken all the same: {what}"
+        raise
+
+
+def told_of(kind: str, view: Mapping[str, Any]) -> str:
+    """An object with its id and its phase."""
+    return f"{'VM' if kind == 'vm' else kind} {view['name']} ({view['id']}) is {view['phase']}"
 
 
 def info(context: Context, kind: str, reference: str, node: str = "") -> Mapping[str, Any]:
