@@ -36,6 +36,7 @@ class OwnArchive:
         for name, version, depends in packages:
             tree = self.directory / "tree"
             (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
+            (tree / "DEBIAN").chmod(0o755)  # dpkg-deb takes nothing less, whatever the umask
             (tree / "usr/share").mkdir(parents=True, exist_ok=True)
             (tree / "usr/share" / name).write_text(version)
             control = (
