@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -50,9 +51,13 @@ def broken(shape: inspect.Type, value: Any, about: str = "") -> Broken | None:
             return None
 
 
+_described = cache(inspect.type_info)
+"""Takes a millisecond: a flood of bad messages would hold up the node for as long as each."""
+
+
 def broken_field(kind: Any, field: str, body: Mapping[str, Any]) -> Broken | None:
     """What is wrong with one field of a message, which is there."""
-    described = inspect.type_info(kind)
+    described = _described(kind)
     for known in described.fields if isinstance(described, inspect.StructType) else ():
         if known.encode_name == field:
             return broken(known.type, body.get(field))
