@@ -222,7 +222,8 @@ class TestOnATerminal:
         for words in (("events", "show", "1"), ("why", "vm", "web")):
             await terminal.start(sys.executable, "-m", "aetherscale", *words, env=environment)
             assert await terminal.end() == 0
-            assert here.search(terminal.shown.partition("\r\n\r\n")[0].replace("\r\n   ", "")), terminal.shown
+            first, _, _ = terminal.shown.partition("\r\n\r\n")
+            assert here.search(" ".join(first.split())), terminal.shown
             assert "Z" not in here.sub("", terminal.shown)
         assert (await told(node, "events", "show", "1"))["time"] in await good(node, "events", "show", "1")
 

@@ -50,7 +50,7 @@ async def test_a_wait_that_is_cut_short_or_runs_out_leaves_the_vm_booting(
     await terminal.until("web: running  1 s")
     terminal.type("\x03")
     assert await terminal.end() == 5
-    assert "interrupted; vm web was at: running. The work continues; this is not a failure" in terminal.shown
+    assert "interrupted; vm web was at: running. The work continues; this is not a failure" in terminal.said
     assert "hint: aetherscale vm wait web" in terminal.shown
 
     status, _, err = await node.cli("vm", "start", "web", "--timeout", "0.3s")

@@ -151,7 +151,7 @@ async def ways_to_leave(node: RunningNode, terminal: Terminal) -> None:
         leave()
         assert await terminal.end() == status
         assert terminal.mode == before
-        assert ("left 'sh' before it had ended; it was hung up" in terminal.shown) == (status == 1)
+        assert ("left 'sh' before it had ended; it was hung up" in terminal.said) == (status == 1)
         await until_exec(node, ["pidof", "tail"], 1)
 
 
@@ -161,7 +161,7 @@ async def ends_of_a_program(node: RunningNode, terminal: Terminal) -> None:
     assert await terminal.end() == 137
     await run(node, terminal, "nosuch")
     assert await terminal.end() == 2
-    assert "the guest could not run 'nosuch': no such program" in terminal.shown
+    assert "the guest could not run 'nosuch': no such program" in terminal.said
 
 
 async def end_of_the_vm(node: RunningNode, terminal: Terminal) -> None:
@@ -169,7 +169,7 @@ async def end_of_the_vm(node: RunningNode, terminal: Terminal) -> None:
     await terminal.until("# ")
     assert (await node.cli("vm", "stop", "web", "--kill"))[0] == 0
     assert await terminal.end() == 1
-    assert "'sh' has lost its terminal, and how it ended is not known" in terminal.shown
+    assert "'sh' has lost its terminal, and how it ended is not known" in terminal.said
 
 
 async def test_the_end_of_the_node_restores_the_terminal_and_the_next_one_hangs_up(
@@ -187,7 +187,7 @@ async def test_the_end_of_the_node_restores_the_terminal_and_the_next_one_hangs_
         await until_exec(node, ["pidof", "tail"], 0)
         await end()
         assert await terminal.end() == status
-        assert told in terminal.shown
+        assert told in terminal.said
         assert terminal.mode == before
         await node.start()
         await until_exec(node, ["pidof", "tail"], 1)

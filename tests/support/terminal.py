@@ -31,6 +31,11 @@ class Terminal:
         asyncio.get_running_loop().add_reader(self._master, self._read)
 
     @property
+    def said(self) -> str:
+        """The same in one line, for sentences that may have been broken between words."""
+        return " ".join(self.shown.split())
+
+    @property
     def mode(self) -> list[Any]:
         """How the terminal is set: see termios(3)."""
         return termios.tcgetattr(self._slave)
