@@ -91,6 +91,7 @@ class RunningNode:
     async def client(self) -> Client:
         """A NATS client with an operator's rights."""
         if self._client is None or not self._client.is_connected:
+            await self._drop_client()
             context = json.loads((self.state_dir / "nats.json").read_text())
             self._client = await nats.connect(
                 context["url"], user=context.get("user"), password=context.get("password"), max_reconnect_attempts=-1
@@ -145,7 +146,7 @@ class RunningNode:
 
     async def insist(self, subject: str, options: Any, key: str) -> list[Chunk]:
         """As `request`, on a new connection and for as long as nobody listens, as after the broker has died."""
-        self._client = None
+        await self._drop_client()
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 try:
@@ -201,13 +202,17 @@ class RunningNode:
         assert TRACE not in err.decode(), err.decode()
         return process.returncode, out.decode(), err.decode()
 
+    async def _drop_client(self) -> None:
+        """Close it: one that is left alone goes on connecting."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(OSError):  # the broker may have gone before it took the last bytes
+                await client.close()
+
     async def _end(self, how: signal.Signals) -> int:
         assert self._process is not None
         process, self._process = self._process, None
-        if self._client is not None:
-            client, self._client = self._client, None
-            with contextlib.suppress(OSError):  # the broker may have gone before it took the last bytes
-                await client.close()
+        await self._drop_client()
         with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
             process.send_signal(how)
         status = await asyncio.wait_for(process.wait(), PATIENCE_S)
