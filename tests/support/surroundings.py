@@ -87,7 +87,8 @@ def hostile(directory: Path) -> dict[str, Surroundings]:
     (directory / "nested" / "nats.json").mkdir(parents=True)
     (directory / "nested" / "events.db").mkdir()
     (directory / "unwritable").mkdir(mode=0o500)
-    without_roots_rights = 'exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"'
+    lost = "-dac_override,-dac_read_search"
+    without_roots_rights = f'exec setpriv --bounding-set={lost} --inh-caps={lost} "$@"'
     ascii_alone: dict[str, str | None] = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     found = {
         "nothing unusual": Surroundings(),

@@ -154,7 +154,7 @@ try:
 except HostFault as fault:
     print(fault.reason, "|", fault.hint, "|", fault.retryable)
 """
-    without = ["setpriv", "--bounding-set=-sys_resource", "--"] if may_drop() else []
+    without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource", "--"] if may_drop() else []
     return subprocess.run([*without, sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
 
