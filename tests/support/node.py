@@ -206,7 +206,8 @@ class RunningNode:
         """Close it: one that is left alone goes on connecting."""
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(OSError):  # the broker may have gone before it took the last bytes
+            # The broker may have gone before it took the last bytes; Python 3.12 and later may say so by a TypeError.
+            with contextlib.suppress(OSError, TypeError):
                 await client.close()
 
     async def _end(self, how: signal.Signals) -> int:

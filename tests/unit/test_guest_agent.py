@@ -79,6 +79,7 @@ async def guest(answer: Answer) -> AsyncIterator[tuple[FakeGuest, AgentPort]]:
 @pytest.fixture
 def short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "CALL", agent.CALL._replace(time_s=0.2))
+    monkeypatch.setattr(agent, "START", agent.CALL._replace(time_s=0.2))
 
 
 async def test_an_agent_that_answers_is_there() -> None:
@@ -176,6 +177,13 @@ async def test_a_program_is_asked_about_until_it_has_ended() -> None:
     assert (done.exit_code, done.signal, done.stdout, done.stderr, done.truncated) == (3, None, b"out", b"err", False)
     assert fake.asked.count("guest-exec-status") == 3
     assert fake.asked.count("guest-sync-delimited") == 1
+
+
+async def test_a_busy_guest_has_its_time_to_start_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with guest(program({"exited": True, "exitcode": 0}, {"exited": True, "exitcode": 4})) as (_, port):
+        await port.execute(["/bin/x"], 30)
+        monkeypatch.setattr(agent, "CALL", agent._Limits(4096, 0.0))
+        assert (await port.execute(["/bin/x"], 30)).exit_code == 4
 
 
 async def test_a_program_that_does_not_end_is_left_to_go_on() -> None:

@@ -27,8 +27,9 @@ class _Limits(NamedTuple):
 
 
 CALL: Final = _Limits(64 * 1024, 1.0)
-INPUT: Final = _Limits(64 * 1024, 10.0)
-"""For the call that carries a program's input: a guest takes it at its own pace."""
+START: Final = _Limits(64 * 1024, 10.0)
+"""For the call that starts a program: a busy guest takes it, and its input, at its own pace. One that is given up on
+may have begun all the same, and would be begun twice."""
 OUTPUT: Final = _Limits(4 * 1024 * 1024, 10.0)
 """For the answer that carries a program's output in base64: what is beyond the size is cut off."""
 _TAIL_BYTES: Final = 4 * 1024
@@ -115,7 +116,7 @@ class AgentPort(Port):
             arguments["input-data"] = base64.b64encode(stdin).decode()
         try:
             async with self._turn:
-                started = await self._call("guest-exec", INPUT if stdin else None, **arguments)
+                started = await self._call("guest-exec", START, **arguments)
             pid = started.get("pid") if isinstance(started, dict) else None
             if not isinstance(pid, int):
                 raise AgentSilent("it started the program and gave no pid")
