@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aetherscale.actors import publisher as publisher_module
 from aetherscale.actors.publisher import Publisher
 from aetherscale.bus import streamconfig
 from aetherscale.bus.bus import Incoming
@@ -117,6 +118,23 @@ async def test_another_stream_in_the_way_is_named_until_it_is_gone(world: World)
     publisher = await world.start()
     await asked_until(lambda: _is("delete the stream that takes the subjects" in publisher.trouble))
     await world.ask("STREAM.DELETE.OTHER")
+    await is_whole(world)
+    await no_trouble_is_told(world, publisher)
+
+
+@pytest.mark.our_mistake
+async def test_a_fault_of_our_own_is_a_trouble_until_it_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher_module, "LAST_RETRY_S", 0.05)
+    head = world.log.head
+
+    async def broken() -> int:
+        raise RuntimeError("a fault that nobody has thought of")
+
+    world.log.head = broken  # type: ignore[method-assign]
+    await world.append(5)
+    publisher = await world.start()
+    await asked_until(lambda: _is("stands still: an internal error" in publisher.trouble))
+    world.log.head = head  # type: ignore[method-assign]
     await is_whole(world)
     await no_trouble_is_told(world, publisher)
 

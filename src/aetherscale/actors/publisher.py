@@ -32,6 +32,7 @@ from aetherscale.kernel.messages import Recorded, event_id
 
 log = logging.getLogger(__name__)
 
+STANDS_STILL: Final = "the copy of the log on JetStream stands still"
 REPLAYED: Final = "Aether-Replayed"
 """Header of an event that may have been published before: the stream is being made anew."""
 COMPARE_INTERVAL_S: Final = 60.0
@@ -180,6 +181,7 @@ class Publisher:
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
             except Exception:
                 log.exception("publishing failed; trying again in %.0f s", LAST_RETRY_S)
+                self._trouble = f"{STANDS_STILL}: an internal error; the node's log has the details"
                 await self._pause(LAST_RETRY_S)
 
     async def _failed(self, failure: BusUnavailable | StreamError) -> None:
@@ -190,7 +192,7 @@ class Publisher:
             self._told = str(failure)
         if isinstance(failure, BusUnavailable):
             return
-        self._trouble = f"the copy of the log on JetStream stands still: {failure}{way}"
+        self._trouble = f"{STANDS_STILL}: {failure}{way}"
         self._failures += 1
         if self._failures >= STUCK_AFTER and await self._has_room():
             self._damage = "it stores nothing any more"
