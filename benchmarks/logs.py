@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.compute import events
-from aetherscale.actors.compute.commands import VmSpec
+from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore

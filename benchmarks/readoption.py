@@ -19,8 +19,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.compute import events
-from aetherscale.actors.compute.commands import VmSpec
+from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.qemu import identity, launch, layout
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.debugger.past import LOG_NAME

@@ -12,10 +12,10 @@ from typing import Final
 
 import msgspec
 
-from aetherscale.actors.component import Progress
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import SimulatedHost
-from aetherscale.actors.images import effects
+from aetherscale.runtime.component import Progress
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import SimulatedHost
+from aetherscale.actors.images.model import effects
 from aetherscale.identifiers import boot_id, new_id, now_us
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.registry import Registry

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aetherscale.actors.compute import events
+from aetherscale.actors.compute.model import events
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, LogReader, Write
 from aetherscale.eventstore.projections import SNAPSHOT_EVENTS, Snapshot, load, replay

@@ -16,7 +16,7 @@ from typing import Final
 import nats
 from nats.aio.client import Client
 
-from aetherscale.actors.publisher import Publisher
+from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import read_endpoint
 from aetherscale.bus.nats import NatsBus

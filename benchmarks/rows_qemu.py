@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 import nats
 
-from aetherscale.actors.compute.effects import Booted, BootVm, Ended, EndVm, ProvisionDisk
+from aetherscale.actors.compute.model.effects import BootVm, Booted, EndVm, Ended, ProvisionDisk
 from aetherscale.actors.compute.qemu.driver import QemuDriver
-from aetherscale.actors.images.header import write_overlay
+from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.bus.endpoint import read_endpoint
 from benchmarks import by_hand, libvirt
 from benchmarks.by_hand import MEMORY_MIB

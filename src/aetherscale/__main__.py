@@ -221,25 +221,25 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 
 def _doctor(settings: Settings) -> tuple[Finding, ...]:
-    from aetherscale.doctor import examine
+    from aetherscale.setup.doctor import examine
 
     return examine(settings)
 
 
 def _set_up(dry_run: bool) -> Iterator[Step]:
-    from aetherscale.hostsetup import set_up
+    from aetherscale.setup.hostsetup import set_up
 
     return set_up(dry_run=dry_run)
 
 
 def _take_out(dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
-    from aetherscale.hostremoval import take_out
+    from aetherscale.setup.hostremoval import take_out
 
     return take_out(dry_run=dry_run, purge=purge, kill=kill)
 
 
 def _demo() -> int:
-    from aetherscale.demo import demo
+    from aetherscale.setup.demo import demo
 
     return demo()
 

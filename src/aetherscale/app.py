@@ -16,9 +16,9 @@ from typing import Final
 from msgspec import Struct
 
 from aetherscale import __version__, service
-from aetherscale.actors.compute.projection import VM_KIND
-from aetherscale.actors.images.projection import IMAGE_KIND
-from aetherscale.actors.publisher import Publisher
+from aetherscale.actors.compute.model.presentation import VM_KIND
+from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import beats
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus

@@ -14,14 +14,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from aetherscale.actors.component import Component
+from aetherscale.runtime.component import Component
 from aetherscale.actors.compute.component import BaseImage, Compute
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import SimulatedHost
-from aetherscale.actors.compute.views import ExitView, FailureView, VmView
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import SimulatedHost
+from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.images.component import Images
-from aetherscale.actors.images.effects import EffectFailed
-from aetherscale.actors.images.views import ImageView
+from aetherscale.actors.images.model.effects import EffectFailed
+from aetherscale.actors.images.model.views import ImageView
 from aetherscale.bus import answers, requests
 from aetherscale.debugger.events import catalogue
 from aetherscale.debugger.fields import Field, fields_of

@@ -20,13 +20,13 @@ from aetherscale import __version__, incoming, statedir
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu import memory, users
 from aetherscale.actors.compute.qemu.driver import QemuDriver
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import SimulatedHost
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.images.component import Perform
-from aetherscale.actors.images.header import write_overlay
-from aetherscale.actors.images.host import HostImages, Imports
-from aetherscale.actors.publisher import not_ours
-from aetherscale.audit import audit
+from aetherscale.actors.images.files.header import write_overlay
+from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.runtime.publisher import not_ours
+from aetherscale.runtime.audit import audit
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
 from aetherscale.bus.embedded import EmbeddedServer
@@ -39,7 +39,7 @@ from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.sqlite.opening import owner_of
 from aetherscale.eventstore.sqlite.views import SqliteViews
 from aetherscale.eventstore.store import Damaged, Store, StoreError
-from aetherscale.guard import guard
+from aetherscale.runtime.guard import guard
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
 from aetherscale.settings import Settings
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from aetherscale.actors.actor import Actor
+from aetherscale.runtime.actor import Actor
 from aetherscale.actors.compute.component import BaseImage, Compute
-from aetherscale.actors.compute.decider import ComputeMessage
+from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver
-from aetherscale.actors.compute.events import VmStepFailed
-from aetherscale.actors.compute.projection import VM_KIND, needs_image
-from aetherscale.actors.compute.state import Vm
+from aetherscale.actors.compute.model.events import VmStepFailed
+from aetherscale.actors.compute.model.presentation import VM_KIND, needs_image
+from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.images.component import Images, Perform
-from aetherscale.actors.images.decider import Image, ImagesMessage
-from aetherscale.actors.images.projection import IMAGE_KIND
-from aetherscale.actors.owed import Clock
-from aetherscale.actors.reconciler import Reconciler
+from aetherscale.actors.images.model.decide import Image, ImagesMessage
+from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.runtime.effects import Clock
+from aetherscale.runtime.reconciler import Reconciler
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError

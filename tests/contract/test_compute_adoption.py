@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Found
-from aetherscale.actors.compute.effects import Booted, Ended, GuestEnded, GuestReady, Removed, VmGone
+from aetherscale.actors.compute.model.effects import Booted, Ended, GuestEnded, GuestReady, Removed, VmGone
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import OTHER_VM, TINY, VM, World, boot, booted, ensure, identity, node, type_in
 from tests.support.driver_fixtures import END, REMOVE, driver, watcher, world

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aetherscale.actors.compute.driver import ComputeDriver, LogRange, OnHost
-from aetherscale.actors.compute.effects import DiskProvisioned, Ended, GuestReady
+from aetherscale.actors.compute.model.effects import DiskProvisioned, Ended, GuestReady
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.kernel.errors import Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file

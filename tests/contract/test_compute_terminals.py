@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, ComputeDriver, Terminal, Window
-from aetherscale.actors.compute.effects import DiskProvisioned, Ended, GuestReady
+from aetherscale.actors.compute.model.effects import DiskProvisioned, Ended, GuestReady
 from aetherscale.kernel.errors import Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (

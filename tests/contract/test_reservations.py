@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.compute import events as vms
-from aetherscale.actors.compute.commands import VmSpec
-from aetherscale.actors.compute.projection import VM_KIND
-from aetherscale.actors.images import events as images
+from aetherscale.actors.compute.model import events as vms
+from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.actors.compute.model.presentation import VM_KIND
+from aetherscale.actors.images.model import events as images
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write

@@ -16,7 +16,7 @@ import nats
 import pytest
 from nats.aio.msg import Msg
 
-from aetherscale import doctor
+from aetherscale.setup import doctor
 from aetherscale.__main__ import program
 from aetherscale.bus import connection as connection_module
 from aetherscale.bus import jetstream

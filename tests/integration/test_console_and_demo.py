@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.bus.peers import name_of
-from aetherscale.demo import processes_in
+from aetherscale.setup.demo import processes_in
 from tests.support.node import PATIENCE_S, ROOT, RunningNode
 from tests.support.terminal import Terminal
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images import tiny
-from aetherscale.actors.images.debian import Archive, BuildFailed, run
+from aetherscale.actors.images.building import tiny
+from aetherscale.actors.images.building.debian import Archive, BuildFailed, run
 from tests.support.tiny_image import package_cache
 
 pytestmark = pytest.mark.integration

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images.copying import Places
-from aetherscale.actors.images.fetch import Fetched
+from aetherscale.actors.images.fetching.copying import Places
+from aetherscale.actors.images.fetching.fetch import Fetched
 from tests.support.fetching import CONTENT, ETAG, MIB, SHA256, STUBBORN, bring, failure, left_over, no_proxy, part
 from tests.support.http_server import http_server, says, serves
 from tests.support.node import ROOT
@@ -228,8 +228,8 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, part: Path) -> None:
     script = f"""
 import asyncio, resource, signal, sys
 from pathlib import Path
-from aetherscale.actors.images.copying import Places
-from aetherscale.actors.images.fetch import FetchFailed, fetch
+from aetherscale.actors.images.fetching.copying import Places
+from aetherscale.actors.images.fetching.fetch import FetchFailed, fetch
 from tests.support.fetching import PATIENT
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))

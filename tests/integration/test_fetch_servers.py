@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from aetherscale.actors.images.fetch import FetchFailed
+from aetherscale.actors.images.fetching.fetch import FetchFailed
 from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, PATIENT, SHA256, bring, failure, left_over, no_proxy, part
 from tests.support.http_server import Asked, http_server, says, serves
 from tests.support.names import KNOWS_LOCALHOST

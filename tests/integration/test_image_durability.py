@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images import tiny
-from aetherscale.actors.images.effects import FetchImage, ImageStored
-from aetherscale.actors.images.host import HostImages, Imports
-from aetherscale.actors.images.tinyparts import Parts
+from aetherscale.actors.images.building import tiny
+from aetherscale.actors.images.model.effects import FetchImage, ImageStored
+from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.actors.images.building.tinyparts import Parts
 from tests.support.node import ROOT
 
 pytestmark = pytest.mark.integration
@@ -25,8 +25,8 @@ CONTENT = bytes(510) + b"\x55\xaa" + hashlib.shake_128(b"an image").digest(4096 
 ON_A_DISK_THAT_FAILS_TO_SYNC = """
 import asyncio, sys
 from pathlib import Path
-from aetherscale.actors.images.effects import EffectFailed, FetchImage
-from aetherscale.actors.images.host import HostImages, Imports
+from aetherscale.actors.images.model.effects import EffectFailed, FetchImage
+from aetherscale.actors.images.driver import HostImages, Imports
 from tests.support.failing_sync import fail_to_sync
 from tests.support.log_writer import die_with_parent
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.images.header import ImageRejected, inspect, write_overlay
+from aetherscale.actors.images.files.header import ImageRejected, inspect, write_overlay
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images.header import ImageRejected, inspect
+from aetherscale.actors.images.files.header import ImageRejected, inspect
 from tests.support.qcow2 import BACKING_FORMAT, BITMAPS, CLUSTER, FIELDS, qcow2_image, with_extension
 
 pytestmark = pytest.mark.integration

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from aetherscale import filecopy, incoming
-from aetherscale.actors.images import kept
-from aetherscale.actors.images.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
-from aetherscale.actors.images.host import MOST_OF_ONE_TENANT, HostImages, Imports
+from aetherscale.actors.images.fetching import kept
+from aetherscale.actors.images.model.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.actors.images.driver import HostImages, Imports, MOST_OF_ONE_TENANT
 from tests.support.cli import good, told
 from tests.support.fetching import ETAG, LOOPBACK, MIB, no_proxy
 from tests.support.http_server import Asked, http_server, says, serves
@@ -222,11 +222,11 @@ class TestStored:
         (tmp_path / "allowed").mkdir()
         source = tmp_path / "allowed/disk.img"
         source.write_bytes(DISK)
-        monkeypatch.setattr("aetherscale.actors.images.host.SIZE_CAP_BYTES", len(DISK) - 1)
+        monkeypatch.setattr("aetherscale.actors.images.driver.SIZE_CAP_BYTES", len(DISK) - 1)
         failed = await images.perform(FetchImage("fetch-1", "one", str(source), None), quiet)
         assert isinstance(failed, EffectFailed)
         assert failed.reason == f"it has {len(DISK)} bytes or more, and {len(DISK) - 1} are allowed"
-        monkeypatch.setattr("aetherscale.actors.images.host.SIZE_CAP_BYTES", len(DISK))
+        monkeypatch.setattr("aetherscale.actors.images.driver.SIZE_CAP_BYTES", len(DISK))
         stored = await images.perform(FetchImage("fetch-1", "one", str(source), None), quiet)
         assert isinstance(stored, ImageStored)
         assert (stored.size_bytes, stored.virtual_size_bytes) == (len(DISK), len(DISK))

@@ -13,7 +13,7 @@ import pytest
 
 from aetherscale.__main__ import program
 from aetherscale.app import running
-from aetherscale.audit import audit
+from aetherscale.runtime.audit import audit
 from aetherscale.eventstore import integrity
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write

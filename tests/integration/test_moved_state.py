@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale import guard
+from aetherscale.runtime import guard
 from tests.integration.conftest import MakeNode
 from tests.support.eventually import PATIENCE_S, asked_until
 from tests.support.node import RunningNode

@@ -235,7 +235,7 @@ async def test_a_broker_without_jetstream_is_named_and_waited_for(tmp_path: Path
     await world.append(3)
     await world.server.start()
     await world.bus.start(WAIT_S)
-    with logged("aetherscale.actors.publisher") as said:
+    with logged("aetherscale.runtime.publisher") as said:
         await world.start()
         await said.until(lambda lines: any("this broker has no JetStream" in line for line in lines))
     await world.stop()

@@ -21,7 +21,7 @@ import nats
 import pytest
 from nats.errors import Error
 
-from aetherscale.actors.compute.events import VmBooted, VmExited
+from aetherscale.actors.compute.model.events import VmBooted, VmExited
 from aetherscale.app import EVENT_TYPES
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import verify

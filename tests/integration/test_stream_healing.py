@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.actors import publisher as publisher_module
-from aetherscale.actors.publisher import Publisher
+from aetherscale.runtime import publisher as publisher_module
+from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import streamconfig
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.jetstream import DUPLICATE_WINDOW_NS

@@ -16,7 +16,7 @@ import pytest
 from qemu.qmp import QMPClient
 
 from aetherscale.actors.compute.driver import ComputeDriver, Window
-from aetherscale.actors.compute.effects import GuestReady
+from aetherscale.actors.compute.model.effects import GuestReady
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images import tiny
+from aetherscale.actors.images.building import tiny
 from tests.support.qemu_guest import PATIENCE_S, Guest, boot
 from tests.support.tiny_image import build_tiny, package_cache
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final, Literal
 
-from aetherscale.actors.compute.simulated_host import Behaviour
+from aetherscale.actors.compute.simulated.host import Behaviour
 
 Trouble = Literal["hang", "fail", "refuse"]
 LogTrouble = Literal["in doubt, kept", "in doubt, lost"]

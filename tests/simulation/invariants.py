@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from aetherscale.actors.compute.decider import COMPUTE
-from aetherscale.actors.compute.projection import VM_KIND, needs_image
-from aetherscale.actors.compute.state import Vm
-from aetherscale.actors.images.decider import IMAGES, Image
-from aetherscale.actors.images.projection import IMAGE_KIND
+from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.presentation import VM_KIND, needs_image
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.images.model.decide import IMAGES, Image
+from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import Entity, Kind, Registry, apply
 from aetherscale.kernel.wire import encode

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from aetherscale.actors.component import Progress as ImageProgress
+from aetherscale.runtime.component import Progress as ImageProgress
 from aetherscale.actors.compute.driver import (
     ComputeDriver,
     Console,
@@ -27,9 +27,9 @@ from aetherscale.actors.compute.driver import (
     Terminal,
     Window,
 )
-from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.images import effects as images
+from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.images.model import effects as images
 from aetherscale.actors.images.component import Perform
 from aetherscale.bus.bus import Bus, Handler, Subscription
 from aetherscale.bus.callers import Callers, Strangers

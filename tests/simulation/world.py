@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Final, TypeVar
 
-from aetherscale.actors.compute.decider import COMPUTE
-from aetherscale.actors.compute.effects import BootVm, ComputeEffect
-from aetherscale.actors.compute.events import VmExited
-from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
-from aetherscale.actors.compute.state import Vm, evolve
+from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
+from aetherscale.actors.compute.model.events import VmExited
+from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.model.state import Vm, evolve
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.memory import MemoryLog

@@ -13,19 +13,12 @@ from typing import Final, Protocol, TypeVar
 from qemu.qmp import QMPClient
 
 from aetherscale.actors.compute.driver import ComputeDriver, Process
-from aetherscale.actors.compute.effects import (
-    Booted,
-    BootVm,
-    ComputeObservation,
-    ComputeOutcome,
-    DiskProvisioned,
-    ProvisionDisk,
-)
+from aetherscale.actors.compute.model.effects import BootVm, Booted, ComputeObservation, ComputeOutcome, DiskProvisioned, ProvisionDisk
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedHost
-from aetherscale.actors.images.header import write_overlay
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost
+from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.kernel.errors import Refused
 
 PATIENCE_S: Final = 90.0

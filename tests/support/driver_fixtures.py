@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from aetherscale.actors.compute.driver import ComputeDriver
-from aetherscale.actors.compute.effects import EndVm, RemoveVm, ShutDownVm
+from aetherscale.actors.compute.model.effects import EndVm, RemoveVm, ShutDownVm
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import VM, SimulatedWorld, Watcher, World, node
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aetherscale.actors.images.copying import Places
-from aetherscale.actors.images.fetch import Fetched, FetchFailed, Limits, fetch
+from aetherscale.actors.images.fetching.copying import Places
+from aetherscale.actors.images.fetching.fetch import FetchFailed, Fetched, Limits, fetch
 
 MIB = 1 << 20
 CONTENT = hashlib.shake_128(b"an image").digest(3 * MIB + 17)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from aetherscale.actors.compute.effects import Booted, DiskProvisioned
+from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned
 from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from aetherscale.actors.component import Progress
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import SimulatedHost
-from aetherscale.actors.images import effects
+from aetherscale.runtime.component import Progress
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import SimulatedHost
+from aetherscale.actors.images.model import effects
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog

@@ -15,11 +15,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aetherscale.actors.component import Progress
+from aetherscale.runtime.component import Progress
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.images import effects as images
+from aetherscale.actors.images.model import effects as images
 from aetherscale.actors.images.component import Perform
 from aetherscale.app import Ready, run_node
 from aetherscale.bus.bus import Bus

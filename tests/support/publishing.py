@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.actors.publisher import Publisher
+from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.bus.jetstream import StoredMessage, Stream, StreamError

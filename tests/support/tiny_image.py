@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images import tiny
+from aetherscale.actors.images.building import tiny
 
 
 def build_tiny(target: Path, pytestconfig: pytest.Config) -> tiny.BuiltImage:

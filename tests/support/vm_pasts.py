@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aetherscale.actors.compute import commands, effects, events
-from aetherscale.actors.compute.decider import COMPUTE
-from aetherscale.actors.compute.state import Vm
+from aetherscale.actors.compute.model import commands, effects, events
+from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.state import Vm
 from tests.support.spec import Given
 
 VM = "0123456789abcdef"

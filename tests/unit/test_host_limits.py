@@ -8,16 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale import hostwork
+from aetherscale.setup import hostwork
 from aetherscale.actors.compute.component import ADOPT_AT_ONCE
 from aetherscale.actors.compute.driver import Process
-from aetherscale.actors.compute.effects import ProvisionDisk, ShutDownVm
+from aetherscale.actors.compute.model.effects import ProvisionDisk, ShutDownVm
 from aetherscale.actors.compute.qemu import ceilings
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
-from aetherscale.actors.images.header import ImageRejected, inspect
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.model.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
+from aetherscale.actors.images.files.header import ImageRejected, inspect
 from aetherscale.bus import jetstream
 from aetherscale.bus.jetstream import Stream, StreamError
 from aetherscale.bus.memory import MemoryBroker

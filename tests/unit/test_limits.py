@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.actors import actor as actor_module
-from aetherscale.actors.actor import CONFLICT_LIMIT
+from aetherscale.runtime import actor as actor_module
+from aetherscale.runtime.actor import CONFLICT_LIMIT
 from aetherscale.actors.compute import console as console_module
-from aetherscale.actors.compute.commands import ConsoleInputOptions
+from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.actors.compute.console import INPUT_LIMIT, SESSION_LIMIT, Consoles
 from aetherscale.actors.compute.qemu.ports import LINE_LIMIT_BYTES, ReadyPort
-from aetherscale.actors.compute.simulated import SimulatedDriver
-from aetherscale.actors.compute.simulated_host import Behaviour, SimulatedHost
+from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost
 from aetherscale.bus import protocol
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.jetstream import Stream, StreamError

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from aetherscale import doctor, shortage
-from aetherscale.actors.owed import OwedWork
+from aetherscale.setup import doctor
+from aetherscale import shortage
+from aetherscale.runtime.effects import OwedWork
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.sqlite.connection import full
 from aetherscale.gateways.cli.program import Finding

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from aetherscale.__main__ import program
-from aetherscale.actors.compute.effects import GuestEnded
+from aetherscale.actors.compute.model.effects import GuestEnded
 from aetherscale.actors.compute.qemu.guest import _PANIC
-from aetherscale.actors.compute.simulated_host import Behaviour
-from aetherscale.actors.images.commands import ImportImage
-from aetherscale.actors.images.decider import decide, evolve, pending
-from aetherscale.actors.images.events import ImageDeleted
-from aetherscale.actors.images.header import ImageRejected, inspect
-from aetherscale.actors.images.host import HostImages, Imports
-from aetherscale.actors.images.projection import settle
+from aetherscale.actors.compute.simulated.host import Behaviour
+from aetherscale.actors.images.model.commands import ImportImage
+from aetherscale.actors.images.model.decide import decide, evolve, pending
+from aetherscale.actors.images.model.events import ImageDeleted
+from aetherscale.actors.images.files.header import ImageRejected, inspect
+from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.actors.images.model.presentation import settle
 from aetherscale.debugger.past import explained
 from aetherscale.debugger.upkeep import import_
 from aetherscale.debugger.why import explain

@@ -12,25 +12,18 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from aetherscale.actors.actor import Actor
-from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
-from aetherscale.actors.compute import commands, effects, events, logs
-from aetherscale.actors.compute.commands import (
-    ConsoleInputOptions,
-    CreateVmOptions,
-    ExecOptions,
-    ListVmsOptions,
-    LogsOptions,
-    StopVmOptions,
-    VmOptions,
-)
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
+from aetherscale.actors.compute.model import commands, effects, events
+from aetherscale.actors.compute import logs
+from aetherscale.actors.compute.model.commands import ConsoleInputOptions, CreateVmOptions, ExecOptions, ListVmsOptions, LogsOptions, StopVmOptions, VmOptions
 from aetherscale.actors.compute.console import Consoles, Program, Session
-from aetherscale.actors.compute.decider import COMPUTE, ComputeMessage
+from aetherscale.actors.compute.model.decide import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver, Process, Window
-from aetherscale.actors.compute.effects import ComputeObservation, ReadyChannel
-from aetherscale.actors.compute.projection import VM_KIND, announce, reservations, settle, view
-from aetherscale.actors.compute.sentences import held
-from aetherscale.actors.compute.state import ProcessIdentity, Vm
+from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
+from aetherscale.actors.compute.model.presentation import VM_KIND, announce, reservations, settle, view
+from aetherscale.actors.compute.model.sentences import held
+from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.claims import Seen
 from aetherscale.kernel.errors import Refused

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.effects import ComputeEffect, ComputeObservation, ComputeOutcome, ReadyChannel
+from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeObservation, ComputeOutcome, ReadyChannel
 
 Observe = Callable[[ComputeObservation], None]
 Progress = Callable[[str], None]

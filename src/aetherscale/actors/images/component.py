@@ -9,16 +9,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec.structs import replace
 
-from aetherscale.actors.component import CommandTask, Component, Progress, QueryTask
-from aetherscale.actors.images import commands, effects, events
-from aetherscale.actors.images.commands import (
-    BuildImageOptions,
-    ImageOptions,
-    ImportImageOptions,
-    ListImagesOptions,
-)
-from aetherscale.actors.images.decider import IMAGES, Image, ImagesMessage
-from aetherscale.actors.images.projection import IMAGE_KIND, announce, reservations, settle, view
+from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
+from aetherscale.actors.images.model import commands, effects, events
+from aetherscale.actors.images.model.commands import BuildImageOptions, ImageOptions, ImportImageOptions, ListImagesOptions
+from aetherscale.actors.images.model.decide import IMAGES, Image, ImagesMessage
+from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, reservations, settle, view
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.claims import Seen, use_stream
 from aetherscale.kernel.errors import Refused

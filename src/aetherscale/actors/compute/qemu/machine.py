@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import Observe
-from aetherscale.actors.compute.effects import VmGone
+from aetherscale.actors.compute.model.effects import VmGone
 from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.guest import Guest

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from aetherscale.actors.compute.driver import Observe
-from aetherscale.actors.compute.effects import ComputeObservation
+from aetherscale.actors.compute.model.effects import ComputeObservation
 from aetherscale.bus.tasks import Tasks
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Observe, Process, Progress
-from aetherscale.actors.compute.effects import BootVm
+from aetherscale.actors.compute.model.effects import BootVm
 from aetherscale.actors.compute.qemu import argv, ceilings, identity, launch, layout, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings

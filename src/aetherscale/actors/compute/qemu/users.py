@@ -18,7 +18,7 @@ import pwd
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale.actors.compute.effects import ProcessUser
+from aetherscale.actors.compute.model.effects import ProcessUser
 
 UID_BASE: Final = 0x7000_0000
 UID_COUNT: Final = 0x0FFE_0000

@@ -1,0 +1,1 @@
+"""What a VM means: events, commands, state, decisions and views. Pure."""

@@ -1,0 +1,210 @@
+"""What happened to a VM, and how it stands, in sentences. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.events import VmEvent
+from aetherscale.actors.compute.model.state import FAILED_EXITS, Vm, exit_sentence
+from aetherscale.kernel.telling import Telling, Told, answer, request, turn
+from aetherscale.kernel.times import to_rfc3339
+
+_HELD: Final = {
+    "disk": "there was no room left on the host's disk",
+    "io-error": "its disk gave an I/O error",
+    "internal-error": "the accelerator reported an internal error",
+    "user": "somebody paused it over QMP",
+}
+_WAY_ON: Final = {
+    "disk": "make room on the host (df -h); it then resumes by itself",
+    "io-error": "repair the host's disk (dmesg), then: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "internal-error": "aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "user": "resume it over QMP, or: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+}
+_STEPS: Final = {
+    "provisioning": "creating its disk",
+    "booting": "booting it",
+    "stopping": "ending it",
+    "removing": "removing it",
+}
+
+
+def tell(vm: Vm | None, event: VmEvent) -> Told:
+    """An event in words; `vm` is the state before it, None before the first."""
+    if isinstance(event, events.VmRequested):
+        spec = event.spec
+        return request(
+            f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
+            f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
+        )
+    if isinstance(event, events.VmStrayFound):
+        return _stray(vm, event)
+    assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
+    match event:
+        case events.DiskProvisioned():
+            return answer(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
+        case events.VmStartRequested():
+            after_stop = ", after the stop that was under way" if vm.phase == "stopping" else ""
+            return request(f"asked to start it{after_stop}")
+        case events.VmBooted():
+            whose = _WHOSE.get(event.process_user or "own", "")
+            return answer(f"QEMU was started: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}")
+        case events.VmReady():
+            return answer(f"the guest reported that it was ready{_channel(event)}")
+        case events.VmPaused():
+            return turn(f"QEMU paused it in run {event.run}: {_HELD[event.reason]}{_detail(event.detail)}")
+        case events.VmResumed():
+            return answer("it was resumed")
+        case events.VmStopRequested():
+            return request(f"asked to stop it{_how(event)}")
+        case events.VmRestartRequested():
+            return request(f"asked to restart it, giving the guest {event.grace_s:g} s to shut down")
+        case events.VmStopForced():
+            return answer(f"the guest did not shut down within {event.waited_s:g} s, so it was ended")
+        case events.VmEnded():
+            return _ended(vm, event)
+        case events.VmExited():
+            return _exited(vm, event)
+        case events.VmRestartScheduled():
+            if event.attempt == 0:
+                return answer("the host had been rebooted, and autostart is on, so it was to be started again")
+            return answer(f"restart policy {vm.spec.restart!r}: restart {event.attempt}, not before {event.not_before}")
+        case events.VmGaveUp():
+            return answer(f"restart policy {vm.spec.restart!r} gave up after {event.restarts} restarts")
+        case events.VmAdopted():
+            return turn(f"the node was started again and found run {event.run} still running")
+        case events.VmStepFailed():
+            again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
+            return answer(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
+        case events.VmCleared():
+            return answer("none of its processes was left")
+        case events.VmCollected():
+            kept = f"; its directory is kept in {event.kept_in}" if event.kept_in else ""
+            return answer(f"it was put aside{kept}")
+        case events.VmUndone():
+            return answer("it had never run, so what had been created of it was to be removed")
+        case events.VmDeleteRequested():
+            return request(f"asked to delete it{_how(event)}")
+        case events.VmDeleted():
+            return answer("it was removed from the host, and its name was free again")
+
+
+def sum_up(vm: Vm) -> str:
+    """How the VM stands now, and what is awaited."""
+    match vm.phase:
+        case "requested" | "provisioning":
+            return f"its disk is being created{_attempt(vm)}"
+        case "booting":
+            return f"QEMU is being started for run {vm.run}{_attempt(vm)}"
+        case "running":
+            if vm.spec.ready_channel == "none":
+                return "it runs; its image cannot report that it is ready"
+            return "it runs, and its guest has not reported yet that it is ready"
+        case "ready":
+            return "its guest has reported that it is ready"
+        case "paused":
+            return f"QEMU has paused it: {_HELD[vm.paused_reason or 'user']}"
+        case "stopping":
+            what = "it is being ended" if vm.force else f"its guest has {vm.grace_s:g} s to shut down"
+            then = "; after that it starts again" if vm.start_next else ""
+            return f"{what}{then}{_attempt(vm)}"
+        case "stopped":
+            return _stopped(vm)
+        case "failed":
+            assert vm.failure is not None or vm.undone
+            if vm.failure is None:
+                return "what had been created of it is being removed"
+            return f"{vm.failure.phase}: {vm.failure.reason}"
+        case "deleted":
+            if vm.kept_as:
+                return f"what was found of it, and should not have been there, is kept in {vm.kept_as}"
+            if vm.undone and vm.failure:
+                return f"it never ran: {vm.failure.phase}: {vm.failure.reason}"
+            return "nothing of it is left on the host"
+
+
+def held(vm: Vm) -> tuple[str, str]:
+    """Of a paused VM: that it is, why, and what to do."""
+    reason = vm.paused_reason or "user"
+    return f"the VM {vm.name!r} is paused: {_HELD[reason]}", _WAY_ON[reason].format(name=vm.name)
+
+
+def _stray(vm: Vm | None, event: events.VmStrayFound) -> Told:
+    found = " and ".join(
+        what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
+    )
+    if vm is None:
+        return turn(f"the host had {found} of it, although the log did not know it")
+    if vm.phase == "deleted":
+        return turn(f"the host had {found} of it, although it was deleted")
+    return turn("the host had a process of it, although it was not meant to run")
+
+
+def _stopped(vm: Vm) -> str:
+    if vm.stray:
+        return f"what was found of it is being put aside{_attempt(vm)}"
+    if vm.requested == "deleted":
+        return f"it is being removed from the host{_attempt(vm)}"
+    if vm.exit is None:
+        return "it was stopped before it ran"
+    ended = exit_sentence(vm.exit)
+    if vm.exit.reason in ("user", "host-reboot"):
+        return ended
+    return f"{ended}; restart policy {vm.spec.restart!r} does not start it again"
+
+
+def _ended(vm: Vm, event: events.VmEnded) -> Told:
+    if event.reason == "panic":
+        return turn(f"the guest's kernel panicked in run {event.run}{_detail(event.detail)}")
+    if vm.asked_down:
+        return answer("the guest shut down")
+    return turn(f"the guest shut itself down in run {event.run}")
+
+
+def _exited(vm: Vm, event: events.VmExited) -> Told:
+    if event.reason == "user":
+        before = f"it was stopped before it ran{' again' if vm.ever_ran else ''}"
+        return answer("its process ended" if vm.process else before)
+    if vm.ended:
+        return answer("QEMU, which had kept it paused, ended")
+    mark = f"run {event.run} ended: {exit_sentence(event)}"
+    if event.reason in FAILED_EXITS and vm.spec.restart == "never":
+        mark += "; restart policy 'never' does not start it again"
+    return turn(mark)
+
+
+def _how(event: events.VmStopRequested | events.VmDeleteRequested) -> str:
+    return (
+        " at once, without asking the guest" if event.kill else f", giving the guest {event.grace_s:g} s to shut down"
+    )
+
+
+_WHOSE: Final = {"own": "", "node": " as the node's own user", "root": " as root"}
+
+
+def _channel(event: events.VmReady) -> str:
+    match event.channel:
+        case "agent":
+            return ", through its agent"
+        case "channel":
+            return ", over its ready channel"
+        case "none":
+            return ""
+
+
+def _attempt(vm: Vm) -> str:
+    number = f", attempt {vm.attempt}" if vm.attempt > 1 else ""
+    when = f", not before {to_rfc3339(vm.not_before_us)}" if vm.not_before_us else ""
+    return number + when
+
+
+def _detail(detail: str) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def _disk(disk_mib: int) -> str:
+    return f"{disk_mib // 1024} GiB" if disk_mib % 1024 == 0 else f"{disk_mib} MiB"
+
+
+VM_TELLING: Final[Telling[Vm]] = Telling(tell, sum_up)

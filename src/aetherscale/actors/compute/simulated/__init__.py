@@ -1,0 +1,1 @@
+"""A host of virtual machines in memory, and the driver on it."""

@@ -1,0 +1,279 @@
+"""The twin of the real driver: a node's hand on a host in memory. Virtual but for the contract; nothing is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from aetherscale.actors.compute.driver import (
+    TERMINAL_LIMIT,
+    Console,
+    ExecResult,
+    Found,
+    LogRange,
+    Observe,
+    OnHost,
+    Process,
+    Progress,
+    Terminal,
+    Window,
+)
+from aetherscale.actors.compute.model.effects import BootVm, Booted, CollectVm, Collected, ComputeEffect, ComputeOutcome, DiskProvisioned, EffectFailed, EndVm, Ended, ProvisionDisk, RemoveVm, Removed, ShutDownVm, ShutdownIgnored
+from aetherscale.actors.compute.readers import last_lines
+from aetherscale.actors.compute.simulated.host import SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
+from aetherscale.identifiers import now_us
+from aetherscale.kernel.errors import Refused
+
+_CALL_LIMIT_S: Final = 5.0
+_SIGKILL: Final = 9
+
+
+class SimulatedDriver:
+    """A node's hand on a simulated host."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        self._host = host
+        self._observe: Observe | None = None
+        self._watched: dict[str, SimulatedProcess] = {}
+
+    async def start(self, observe: Observe) -> None:
+        """Begin to observe; called once, before anything else."""
+        self._observe = observe
+
+    async def close(self) -> None:
+        """Stop observing. Guests run on, and are nobody's children from now on."""
+        for process in self._watched.values():
+            process.leave_alone()
+        self._watched.clear()
+
+    async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
+        """Make the effect true and answer, as the real driver does."""
+        try:
+            await self._host.interfere(effect)
+            match effect:
+                case ProvisionDisk():
+                    return self._provision(effect)
+                case BootVm():
+                    return await self._boot(effect, progress)
+                case ShutDownVm():
+                    return await self._shut_down(effect)
+                case EndVm():
+                    process = await self._end(effect.vm_id)
+                    return Ended(effect.key) if process is None else Ended(effect.key, *process.exit)
+                case RemoveVm():
+                    await self._end(effect.vm_id)
+                    self._host.remove(effect.vm_id)
+                    self._watched.pop(effect.vm_id, None)
+                    return Removed(effect.key)
+                case CollectVm():
+                    await self._end(effect.vm_id)
+                    return Collected(effect.key, self._host.put_aside(effect.vm_id, effect.keep_as))
+        except SimulatedFault as fault:
+            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable)
+
+    def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
+        if effect.vm_id not in self._host.disks:
+            image_mib = self._host.image_mib(effect.image_id)
+            if image_mib is None:
+                raise SimulatedFault(
+                    f"the image's file {effect.image_id} is missing", "import the image again", retryable=False
+                )
+            self._host.disks[effect.vm_id] = max(effect.disk_mib, image_mib)
+        return DiskProvisioned(effect.key, self._host.disks[effect.vm_id])
+
+    async def _boot(self, effect: BootVm, progress: Progress) -> ComputeOutcome:
+        process = self._host.live(effect.vm_id)
+        if process is not None and process.run != effect.run:
+            await self._end(effect.vm_id)
+            process = None
+        adopted = process is not None
+        if process is None:
+            self._require(effect)
+            progress("starting a simulated QEMU")
+            process = self._host.exec(effect)
+        failure = await self._wait_for(process, effect)
+        if failure is not None:
+            process.is_asked_to_go = True
+            process.die(None, _SIGKILL)
+            return failure
+        self._watch(process)
+        # What the guest does from now on is observed after this outcome.
+        process.let_run()
+        if adopted:
+            asyncio.get_running_loop().call_soon(process.catch_up)
+        return Booted(
+            effect.key,
+            effect.vm_id,
+            effect.run,
+            process.pid,
+            process.start_ticks,
+            process.boot_id,
+            "tcg",
+            adopted,
+        )
+
+    def _require(self, effect: BootVm) -> None:
+        if effect.vm_id not in self._host.disks:
+            raise SimulatedFault("the VM has no disk", "delete the VM and create it again", retryable=False)
+        if effect.memory_mib > self._host.memory_mib:
+            raise SimulatedFault(
+                f"not enough memory: the VM needs {effect.memory_mib} MiB, "
+                f"{self._host.memory_mib} MiB are available on this host",
+                "stop another VM, or create this one with less: --memory",
+                retryable=False,
+            )
+
+    async def _wait_for(self, process: SimulatedProcess, effect: BootVm) -> EffectFailed | None:
+        behaviour = process.behaviour
+        if behaviour.is_unresponsive and not process.is_running:
+            await asyncio.sleep(_CALL_LIMIT_S)
+            return EffectFailed(effect.key, f"QEMU is unresponsive: no greeting within {_CALL_LIMIT_S:g} s")
+        await asyncio.sleep(behaviour.start_s)
+        if behaviour.start_failure:
+            return EffectFailed(effect.key, "QEMU ended at its start", log_tail=behaviour.start_failure)
+        return None
+
+    async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
+        process = self._host.live(effect.vm_id)
+        if process is None:
+            return Ended(effect.key)
+        if process.behaviour.is_unresponsive:
+            await asyncio.sleep(_CALL_LIMIT_S)
+            return EffectFailed(effect.key, f"QEMU is unresponsive: timed out after {_CALL_LIMIT_S:g} s")
+        process.press_power_button()
+        try:
+            async with asyncio.timeout(effect.grace_s):
+                await process.guest_ended.wait()
+        except TimeoutError:
+            return ShutdownIgnored(effect.key, effect.grace_s)
+        await process.gone.wait()
+        return Ended(effect.key, *process.exit)
+
+    async def _end(self, vm_id: str) -> SimulatedProcess | None:
+        process = self._host.live(vm_id)
+        if process is not None:
+            process.is_asked_to_go = True
+            process.die(*((None, _SIGKILL) if process.behaviour.is_unresponsive else (0, None)))
+        self._watched.pop(vm_id, None)
+        return process
+
+    def _watch(self, process: SimulatedProcess) -> None:
+        assert self._observe is not None, "the driver has not been started"
+        process.observe = self._observe
+        self._watched[process.vm_id] = process
+
+    async def adopt(self, process: Process) -> bool:
+        """Find the running process again and observe it; False where it is gone."""
+        live = self._host.live(process.vm_id)
+        named = (process.pid, process.start_ticks, process.boot_id)
+        if live is None or (live.pid, live.start_ticks, live.boot_id) != named:
+            return False
+        self._watch(live)
+        live.let_run()
+        asyncio.get_running_loop().call_soon(live.catch_up)
+        return True
+
+    def watches(self, vm_id: str, run: int) -> bool:
+        """Whether the process of this run is observed now."""
+        process = self._watched.get(vm_id)
+        return process is not None and process.run == run and not process.gone.is_set()
+
+    async def inventory(self) -> Sequence[Found]:
+        """All VMs of which the host has anything, by their ids."""
+        processes = {vm_id for vm_id in self._host.processes if self._host.live(vm_id)}
+        found = sorted(processes | self._host.disks.keys())
+        return [Found(vm_id, vm_id in processes, vm_id in self._host.disks) for vm_id in found]
+
+    async def console(self, vm_id: str) -> Console:
+        """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
+        return self._live(vm_id).readers.attach()
+
+    def on_host(self, vm_id: str) -> OnHost:
+        """Where the VM's files would be, and which process it is."""
+        process = self._host.live(vm_id)
+        root = f"/simulated/{vm_id}" if vm_id in self._host.disks else None
+        return OnHost(
+            directory=root,
+            disk=f"{root}/disk.qcow2" if root else None,
+            console_log=f"{root}/console.log" if root else None,
+            pid=process.pid if process else None,
+            uptime_s=int(asyncio.get_running_loop().time() - process.begun_s) if process else None,
+        )
+
+    async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
+        """What is wanted of the log, oldest byte first; `follow` goes on until the process ends. Raises `Refused`."""
+        if vm_id not in self._host.disks:
+            raise Refused(404, f"the VM {vm_id} has no log on this host")
+        stored = self._host.log(vm_id)
+        if (ago_s := wanted.so_long_ago_s(now_us())) is not None:
+            past = self._host.log_since(vm_id, ago_s)
+        else:
+            past = stored[max(0, len(stored) - wanted.tail_bytes) :] if wanted.lines is None else stored
+        if wanted.lines is not None:
+            past = last_lines(past, wanted.lines)
+        process = self._host.live(vm_id)
+        if process is None or not follow:
+            if past:
+                yield past
+            return
+        reader = process.readers.attach(past)
+        try:
+            async for piece in reader.output():
+                yield piece
+        finally:
+            await reader.close()
+
+    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
+        """Run a program, of which the guest knows a few. Raises `Refused` without agent."""
+        self._agent(vm_id)
+        code, printed = _program(argv, stdin)
+        return ExecResult(code, None, printed, b"", truncated=False)
+
+    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
+        """Start a program on a terminal: a shell, or one of the few that end at once. Raises `Refused`."""
+        process = self._agent(vm_id)
+        if not process.behaviour.has_terminals:
+            raise Refused(501, "a program cannot have a terminal: the guest has no `script` of util-linux")
+        if len(process.terminals) >= TERMINAL_LIMIT:
+            raise Refused(409, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
+        ended = None if argv[-1] == "sh" else _program(argv, b"")
+        terminal = SimulatedTerminal(window, term, process.terminals.discard)
+        process.terminals.add(terminal)
+        if ended is None:
+            terminal.prompt()
+        else:
+            terminal.run(*ended)
+        return terminal
+
+    def _agent(self, vm_id: str) -> SimulatedProcess:
+        process = self._live(vm_id)
+        if not process.behaviour.has_agent or not process.is_ready:
+            raise Refused(503, "no guest agent answers in this VM", retryable=True)
+        return process
+
+    def _live(self, vm_id: str) -> SimulatedProcess:
+        process = self._host.live(vm_id)
+        if process is None:
+            raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
+        return process
+
+
+def _program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
+    """The status and the output of one of the programs that a guest knows. Raises `Refused`."""
+    name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
+    known: dict[str, tuple[int, bytes]] = {
+        "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
+        "cat": (0, stdin),
+        "true": (0, b""),
+        "false": (1, b""),
+        "uname": (0, b"Linux sim\n"),
+        "tar": (0, b""),
+    }
+    if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
+        known["sh"] = int(asked[1]) % 256, b""
+    if name not in known:
+        raise Refused(400, f"the guest agent could not run {argv[0]!r}: no such program", field="command")
+    return known[name]

@@ -1,0 +1,282 @@
+"""The world of the simulated driver: a host in memory, with disks, processes and boots that outlive any driver.
+
+Its guests behave as they are told. Time passes on the event loop alone, so that a loop of virtual time makes a whole
+run instant and repeatable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from aetherscale.actors.compute.driver import Observe
+from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect, ComputeObservation, GuestEnded, GuestReady, PauseReason, ReadyChannel, VmContinued, VmGone, VmHeld
+from aetherscale.actors.compute.readers import Readers
+from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
+from aetherscale.kernel.errors import Refused
+
+LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
+_SIGSEGV: Final = 11
+
+
+class Behaviour(Struct, frozen=True):
+    """What a guest does. None: never."""
+
+    start_s: float = 0.0
+    """From exec until QEMU says `running`."""
+    start_failure: str = ""
+    """QEMU ends at its start, and this is the end of its log."""
+    ready_after_s: float | None = 0.0
+    shutdown_s: float | None = 0.0
+    """How long it takes to shut down after it was asked; None: it ignores ACPI."""
+    power_off_after_s: float | None = None
+    panic_after_s: float | None = None
+    crash_after_s: float | None = None
+    """When QEMU itself dies of SIGSEGV."""
+    has_agent: bool = True
+    has_terminals: bool = True
+    """Whether the guest has what a program on a terminal needs."""
+    is_unresponsive: bool = False
+    """QMP hangs: whatever needs it times out, and only SIGKILL helps."""
+
+
+class SimulatedFault(Exception):
+    """Raised by `SimulatedHost.interfere` to make an effect fail as a host does."""
+
+    def __init__(self, reason: str, hint: str = "", *, retryable: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+        self.retryable = retryable
+
+
+async def _no_interference(effect: ComputeEffect) -> None:
+    return
+
+
+class SimulatedProcess:
+    """One QEMU of a simulated host."""
+
+    def __init__(self, host: SimulatedHost, effect: BootVm, pid: int, behaviour: Behaviour) -> None:
+        self.vm_id = effect.vm_id
+        self.run = effect.run
+        self.pid = pid
+        self.start_ticks = pid * 100
+        self.boot_id = host.boot_id
+        self.begun_s = asyncio.get_running_loop().time()
+        self.ready_channel = effect.ready_channel
+        self.behaviour = behaviour
+        self.gone = asyncio.Event()
+        self.guest_ended = asyncio.Event()
+        self.exit: tuple[int | None, int | None] = (None, None)
+        self.observe: Observe | None = None
+        """The node that watches, where there is one."""
+        self.is_child = True
+        self.is_asked_to_go = False
+        self.is_running = False
+        self.is_ready = False
+        self.held: PauseReason | None = None
+        self.readers = Readers(self._typed)
+        self.terminals: set[SimulatedTerminal] = set()
+        self._host = host
+        self._line = bytearray()
+        self._ended_as: GuestEnded | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+
+    def let_run(self) -> None:
+        """QMP `cont` of a guest that has not run yet: it begins to do what it does."""
+        if self.is_running:
+            return
+        self.is_running = True
+        self._after(self.behaviour.ready_after_s, self.become_ready)
+        self._after(self.behaviour.power_off_after_s, lambda: self.end_guest("shutdown"))
+        self._after(self.behaviour.panic_after_s, lambda: self.end_guest("panic"))
+        self._after(self.behaviour.crash_after_s, lambda: self.die(None, _SIGSEGV))
+
+    def press_power_button(self) -> None:
+        """ACPI power-down."""
+        self._after(self.behaviour.shutdown_s, lambda: self.end_guest("shutdown"))
+
+    def become_ready(self) -> None:
+        """The inside of the guest says so."""
+        self.write(b"simulated guest\r\nsim:~# ")
+        self.is_ready = True
+        self._report(GuestReady(self.vm_id, self.run, self._channel()))
+
+    def end_guest(self, reason: Literal["shutdown", "panic"]) -> None:
+        """The guest ends; QEMU holds it."""
+        if self._ended_as is None and not self.gone.is_set():
+            self._ended_as = GuestEnded(self.vm_id, self.run, reason)
+            self.guest_ended.set()
+            self._report(self._ended_as)
+
+    def hold(self, reason: PauseReason) -> None:
+        """QEMU stops the virtual CPUs."""
+        self.held = reason
+        self._report(VmHeld(self.vm_id, self.run, reason))
+
+    def go_on(self) -> None:
+        """They run again."""
+        self.held = None
+        self._report(VmContinued(self.vm_id, self.run))
+
+    def die(self, code: int | None, signal: int | None) -> None:
+        """The process ends."""
+        if self.gone.is_set():
+            return
+        for timer in self._timers:
+            timer.cancel()
+        if self.is_child:
+            self.exit = (code, signal)
+        self.gone.set()
+        self.guest_ended.set()
+        self.readers.end()
+        self._hang_up()
+        if not self.is_asked_to_go:
+            self._report(VmGone(self.vm_id, self.run, *self.exit))
+
+    def catch_up(self) -> None:
+        """Tell a node that has just come back what happened while nobody watched."""
+        if self.is_ready:
+            self._report(GuestReady(self.vm_id, self.run, self._channel()))
+        if self.held is not None:
+            self._report(VmHeld(self.vm_id, self.run, self.held))
+        if self._ended_as is not None:
+            self._report(self._ended_as)
+
+    def leave_alone(self) -> None:
+        """The node that has started or found it is gone: nobody watches, reads or will learn its exit status."""
+        self.observe = None
+        self.is_child = False
+        self.readers.end()
+        self._hang_up()
+        self.readers = Readers(self._typed, self.readers.recent)
+
+    def _hang_up(self) -> None:
+        for terminal in tuple(self.terminals):
+            terminal.hang_up()
+
+    def write(self, data: bytes) -> None:
+        """The guest writes to its serial line."""
+        self._host.write_log(self.vm_id, data)
+        self.readers.feed(data)
+
+    async def _typed(self, data: bytes) -> None:
+        if self.gone.is_set():
+            raise Refused(409, "the VM has ended")
+        self.write(data.replace(b"\n", b"\r\n"))
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line[:] = rest
+        for line in lines:
+            self._shell(line.decode(errors="replace"))
+
+    def _shell(self, line: str) -> None:
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            words = []
+        if words == ["echo", "c", ">", "/proc/sysrq-trigger"]:
+            self.end_guest("panic")
+        elif words[:1] == ["echo"]:
+            self.write(" ".join(words[1:]).encode() + b"\r\n")
+        elif words == ["poweroff"]:
+            self.end_guest("shutdown")
+        self.write(b"sim:~# ")
+
+    def _channel(self) -> ReadyChannel:
+        return "channel" if self.ready_channel == "channel" or not self.behaviour.has_agent else "agent"
+
+    def _after(self, delay_s: float | None, what: Callable[[], None]) -> None:
+        if delay_s is not None:
+            self._timers.append(asyncio.get_running_loop().call_later(delay_s, what))
+
+    def _report(self, observation: ComputeObservation) -> None:
+        if self.observe is not None:
+            self.observe(observation)
+
+
+class SimulatedHost:
+    """A host in memory. `behaviour` says what a VM's guest does in its next run; `image_mib` which images there are."""
+
+    def __init__(
+        self,
+        *,
+        behaviour: Callable[[str], Behaviour] = lambda vm_id: Behaviour(),
+        image_mib: Callable[[str], int | None] = lambda image_id: 1,
+        memory_mib: int = 1024 * 1024,
+    ) -> None:
+        self.boot_number = 1
+        self.behaviour = behaviour
+        self.image_mib = image_mib
+        self.memory_mib = memory_mib
+        self.disks: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
+        """Disks that were put aside, by the name under which they are kept."""
+        self.processes: dict[str, SimulatedProcess] = {}
+        self.interfere: Callable[[ComputeEffect], Awaitable[None]] = _no_interference
+        """Awaited before each effect: it may take its time, hang, or raise `SimulatedFault`."""
+        self._logs: dict[str, bytearray] = {}
+        self._written: dict[str, list[tuple[float, int]]] = {}
+        """When each piece of a log was written, by the event loop, and how long it is."""
+        self._last_pid = 1000
+
+    @property
+    def boot_id(self) -> str:
+        """The id of the present boot of the host."""
+        return f"00000000-0000-4000-8000-{self.boot_number:012x}"
+
+    def reboot(self) -> None:
+        """The host goes down and comes back: no process is left, and nobody has seen how they ended."""
+        for process in self.processes.values():
+            process.observe = None
+            process.die(None, None)
+        self.processes.clear()
+        self.boot_number += 1
+
+    def live(self, vm_id: str) -> SimulatedProcess | None:
+        """The process of a VM, where there is one."""
+        process = self.processes.get(vm_id)
+        return None if process is None or process.gone.is_set() else process
+
+    def exec(self, effect: BootVm) -> SimulatedProcess:
+        """Start a process; its guest does not run yet."""
+        self._last_pid += 1
+        process = SimulatedProcess(self, effect, self._last_pid, self.behaviour(effect.vm_id))
+        self.processes[effect.vm_id] = process
+        return process
+
+    def write_log(self, vm_id: str, data: bytes) -> None:
+        """Append to the log of a VM's serial line."""
+        log = self._logs.setdefault(vm_id, bytearray())
+        log += data
+        del log[:-LOG_LIMIT_BYTES]
+        self._written.setdefault(vm_id, []).append((asyncio.get_running_loop().time(), len(data)))
+
+    def log(self, vm_id: str) -> bytes:
+        """The log of a VM's serial line."""
+        return bytes(self._logs.get(vm_id, b""))
+
+    def log_since(self, vm_id: str, ago_s: float) -> bytes:
+        """What was written to it since so long ago."""
+        since_s = asyncio.get_running_loop().time() - ago_s
+        count = sum(size for time_s, size in self._written.get(vm_id, []) if time_s >= since_s)
+        log = self.log(vm_id)
+        return log[max(0, len(log) - count) :]
+
+    def put_aside(self, vm_id: str, name: str) -> str:
+        """Keep what there is of the VM under this name; where it is now, "" for nowhere."""
+        if vm_id in self.disks:
+            self.kept[name] = self.disks[vm_id]
+            self.remove(vm_id)
+        return f"/kept/{name}" if name in self.kept else ""
+
+    def remove(self, vm_id: str) -> None:
+        """Nothing is left of the VM."""
+        self.disks.pop(vm_id, None)
+        self.processes.pop(vm_id, None)
+        self._logs.pop(vm_id, None)
+        self._written.pop(vm_id, None)

@@ -1,0 +1,156 @@
+"""The images of this host: one file each below one directory, checked before anything else reads it.
+
+<images>/<image-id>.<format>   a stored image, read-only; VMs have hard links to it
+<images>/<image-id>.part*      one that is on its way
+<images>/kept/                 what has arrived of downloads that were given up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from aetherscale import incoming, shortage, statedir
+from aetherscale.runtime.component import Progress
+from aetherscale.actors.images.model import effects
+from aetherscale.actors.images.fetching import kept
+from aetherscale.actors.images.building.debian import BuildFailed
+from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
+from aetherscale.actors.images.files.header import ImageRejected, inspect
+from aetherscale.actors.images.fetching.shares import Shares
+from aetherscale.actors.images.fetching.transfer import FetchFailed
+from aetherscale.identifiers import now_us
+from aetherscale.kernel.replies import status
+
+if TYPE_CHECKING:
+    from aetherscale.actors.images.fetching.addresses import Network
+
+SIZE_CAP_BYTES: Final = 1024**4
+"""The largest file that is taken in."""
+READ_ONLY: Final = 0o400
+"""QEMU gets it as an open descriptor, whatever its uid."""
+FORMATS: Final = ("qcow2", "raw")
+
+
+MOST_AT_ONCE: Final = 16
+"""Imports at once; the others wait for their turn."""
+MOST_OF_ONE_TENANT: Final = 8
+
+
+class Imports(Struct, frozen=True):
+    """From where images may be imported: files below `directories`, and networks beside the public ones."""
+
+    directories: tuple[Path, ...] = ()
+    networks: tuple[Network, ...] = ()
+
+
+class HostImages:
+    """Performs the effects of the images component, below one state directory."""
+
+    def __init__(self, state_dir: Path, cache_dir: Path, imports: Imports | None = None) -> None:
+        self._state_dir = state_dir
+        self._images_dir = state_dir / "images"
+        self._cache_dir = cache_dir
+        self._imports = imports or Imports()
+        self._shares = Shares(MOST_AT_ONCE, MOST_OF_ONE_TENANT)
+
+    async def perform(self, effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
+        """Make the effect true; what the host refuses comes back as `EffectFailed`."""
+        statedir.make(self._images_dir)
+        try:
+            match effect:
+                case effects.FetchImage():
+                    return await self._fetch(effect, progress)
+                case effects.BuildImage():
+                    return await self._build(effect, progress)
+                case effects.RemoveImage():
+                    self._remove(effect)
+                    return ImageRemoved(effect.key)
+        except (FetchFailed, BuildFailed) as failure:
+            log_tail = getattr(failure, "log_tail", "")
+            return EffectFailed(effect.key, failure.reason, failure.hint, failure.retryable, log_tail)
+        except ImageRejected as rejected:
+            return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.hint, retryable=False)
+        except OSError as failure:
+            where = f": {failure.filename}" if failure.filename else ""
+            return EffectFailed(
+                effect.key,
+                f"{failure.strerror or failure}{where}",
+                shortage.hint_of(failure.errno) or "aetherscale doctor",
+            )
+
+    async def _fetch(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
+        def say(step: str, **more: int | None) -> None:
+            progress(status("progress", image_id=effect.image_id, step=step, **more))
+
+        def wait(at_once: int) -> None:
+            say(f"waiting: {at_once} other imports are under way")
+
+        async with self._shares.turn(effect.tenant, wait):
+            return await self._fetch_now(effect, say)
+
+    async def _fetch_now(self, effect: effects.FetchImage, say: Callable[..., None]) -> effects.ImagesOutcome:
+        # Here, since few starts of a node are followed by one, and http takes a tenth of the time of a start to import.
+        from aetherscale.actors.images.fetching.copying import Places
+        from aetherscale.actors.images.fetching.fetch import Limits, fetch, read
+
+        def tell(done_bytes: int, total_bytes: int | None) -> None:
+            say("fetching", done_bytes=done_bytes, total_bytes=total_bytes)
+
+        part = self._images_dir / f"{effect.image_id}.part"
+        stored = [path for path in self._images_dir.glob(f"{effect.image_id}.*") if path.suffix[1:] in FORMATS]
+        if stored:  # by a process that ended before it could say so
+            fetched = await read(stored[0])
+        else:
+            kept.sweep(self._images_dir, now_us() / 1e6)
+            incoming.sweep(self._state_dir, now_us() / 1e6)
+            kept.take(part, effect.tenant, effect.source)
+            fetched = await fetch(
+                effect.source,
+                part,
+                sha256=effect.sha256,
+                size_cap_bytes=SIZE_CAP_BYTES,
+                progress=tell,
+                places=Places(self._state_dir, self._imports.directories),
+                limits=Limits(networks=self._imports.networks),
+                is_crowded=lambda: self._shares.is_crowded,
+            )
+        header = await asyncio.to_thread(inspect, fetched.path)
+        if not stored:
+            self._store(fetched.path, effect.image_id, header.format)
+        incoming.forget(self._state_dir, effect.source)
+        return ImageStored(effect.key, header.format, fetched.sha256, fetched.size_bytes, header.virtual_size_bytes)
+
+    async def _build(self, effect: effects.BuildImage, progress: Progress) -> effects.ImagesOutcome:
+        from aetherscale.actors.images.building import tiny
+
+        part = self._images_dir / f"{effect.image_id}.part"
+        built = await tiny.build(
+            part,
+            self._cache_dir,
+            lambda words: progress(status("progress", image_id=effect.image_id, step=words)),
+        )
+        self._store(part, effect.image_id, built.format)
+        return ImageStored(effect.key, built.format, built.sha256, built.size_bytes, built.virtual_size_bytes)
+
+    def _store(self, part: Path, image_id: str, image_format: str) -> None:
+        part.chmod(READ_ONLY)
+        part.rename(self._images_dir / f"{image_id}.{image_format}")
+        descriptor = os.open(self._images_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _remove(self, effect: effects.RemoveImage) -> None:
+        if effect.undone:
+            part = self._images_dir / f"{effect.image_id}.part"
+            kept.keep(part, effect.tenant, effect.source, now_us() / 1e6)
+        incoming.forget(self._state_dir, effect.source)
+        for path in self._images_dir.glob(f"{effect.image_id}.*"):
+            path.unlink()

@@ -1,0 +1,50 @@
+"""A file of this host as the source of an image: only where the node may read for whoever asks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from aetherscale import filecopy, incoming
+from aetherscale.actors.images.fetching.transfer import FetchFailed, Transfer, open_part
+
+FROM_HERE: Final = (
+    "on the node's host: aetherscale image import FILE; or put it below one of the node's image-dirs, "
+    "where the node may read it"
+)
+
+
+class Places(Struct, frozen=True):
+    """Where files may be copied from: below `directories`, never below `state_dir` but for what was handed over."""
+
+    state_dir: Path
+    directories: tuple[Path, ...] = ()
+
+
+def copy(source: str, transfer: Transfer, places: Places) -> int:
+    """Copy `source` into the part file; returns its size in bytes. Raises FetchFailed, OSError and Stopped."""
+    original = _open(source, places)
+    try:
+        transfer.require_allowed(os.fstat(original).st_size, None)
+        part = open_part(transfer.part)
+        try:
+            return filecopy.copy(original, part, transfer.advance)
+        except filecopy.NotCopied as refused:
+            raise FetchFailed(refused.reason, refused.hint, retryable=refused.retryable) from refused
+        finally:
+            os.close(part)
+    finally:
+        os.close(original)
+
+
+def _open(source: str, places: Places) -> int:
+    """The file, open for reading. Raises FetchFailed, in the same words for what is not there and what is forbidden."""
+    try:
+        if incoming.is_handed_over(places.state_dir, source):
+            return filecopy.open_below([places.state_dir / incoming.DIRECTORY], source)
+        return filecopy.open_below(places.directories, source, never=[places.state_dir])
+    except (OSError, ValueError) as error:
+        raise FetchFailed(f"{source} is no file that this node may import", FROM_HERE, retryable=False) from error

@@ -1,0 +1,192 @@
+"""Bringing a file in: copied from this host or downloaded, with its checksum verified before anything parses it.
+
+The file grows at a path that the caller gives. Nobody may take it from there before `fetch` has returned: then it is
+whole, has the right checksum, and is on the disk. What is known of a download that is not done lies beside it, as
+`<part>.json`, so that the next try goes on where this one ended. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from aetherscale import shortage
+from aetherscale.actors.images.fetching.copying import Places, copy
+from aetherscale.actors.images.fetching.download import download, forget
+from aetherscale.actors.images.threads import until_stopped
+from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, FetchFailed, Limits, Progress, Stopped, Transfer
+from aetherscale.filecopy import data_of
+
+__all__ = ["FetchFailed", "Fetched", "Limits", "fetch", "read"]
+
+_ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Fetched(Struct, frozen=True):
+    """A file that came in whole: where it is, its SHA-256 in hex, and its size in bytes."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+async def fetch(
+    source: str,
+    part_path: Path,
+    *,
+    sha256: str | None,
+    size_cap_bytes: int,
+    progress: Progress,
+    places: Places,
+    limits: Limits | None = None,
+    is_crowded: Callable[[], bool] = lambda: False,
+) -> Fetched:
+    """Have what is at `source`, an absolute path or an http or https URL, at `part_path`, with mode 0600.
+
+    `sha256` (64 lower-case hex digits) is what its checksum has to be. Cancelling this ends the transfer before it
+    returns. Raises FetchFailed; what came in so far stays where it makes sense to go on from there.
+    """
+    loop = asyncio.get_running_loop()
+
+    def report(done_bytes: int, total_bytes: int | None) -> None:
+        loop.call_soon_threadsafe(progress, done_bytes, total_bytes)
+
+    transfer = Transfer(part_path, size_cap_bytes, report)
+    limits = limits or Limits()
+    bring = partial(_bring, source, transfer, sha256, limits, places)
+    async with _kept_up(transfer, limits, is_crowded):
+        fetched = await until_stopped(bring, transfer.stop)
+    progress(fetched.size_bytes, fetched.size_bytes)
+    return fetched
+
+
+@contextlib.asynccontextmanager
+async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], bool]) -> AsyncIterator[None]:
+    """Stop a transfer whose server keeps it from others, or from its end, by sending too little."""
+
+    async def watch() -> None:
+        while True:
+            before_bytes = transfer.received_bytes
+            await asyncio.sleep(limits.pace_s)
+            came_bytes = transfer.received_bytes - before_bytes
+            crowded = is_crowded()
+            least_bytes = limits.crowded_bytes if crowded else limits.pace_bytes
+            if transfer.is_arriving and came_bytes < least_bytes:
+                others = ", while others waited" if crowded else ""
+                transfer.stop(
+                    FetchFailed(
+                        f"the server is too slow: {came_bytes} bytes came in {limits.pace_s:g} s{others}, and "
+                        f"{least_bytes} have to",
+                        "import it again later: it goes on where it ended; or download it yourself, then: "
+                        "aetherscale image import FILE",
+                        retryable=True,
+                    )
+                )
+
+    watching = asyncio.ensure_future(watch())  # noqa: TID251 - ended below
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, places: Places) -> Fetched:
+    """Copy or download, then look at the checksum, then make it last."""
+    part = transfer.part
+    try:
+        if source.startswith("/"):
+            forget(part)
+            copy(source, transfer, places)
+        elif source.startswith(("http://", "https://")):
+            transfer.is_arriving = True
+            download(source, transfer, limits)
+            transfer.is_arriving = False
+        else:
+            raise FetchFailed(
+                f"{source[:100]!r} is neither an absolute path nor an http or https URL",
+                "give one of these",
+                retryable=False,
+            )
+        found, size_bytes = _settle(transfer)
+    except OSError as error:
+        raise _no_transfer(error, part) from error
+    finally:
+        transfer.close()
+    if sha256 is not None and found != sha256:
+        part.unlink()
+        forget(part)
+        raise FetchFailed(
+            f"its SHA-256 is {found}, and {sha256} was expected",
+            "look at both the source and the checksum: one of them is not what you think",
+            retryable=False,
+        )
+    forget(part)
+    return Fetched(part, found, size_bytes)
+
+
+def _settle(transfer: Transfer) -> tuple[str, int]:
+    """Have the part file on the disk, and read what is there: its SHA-256 in hex and its size in bytes."""
+    descriptor = os.open(transfer.part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+        return digest_of(descriptor, transfer.go_on)
+    finally:
+        os.close(descriptor)
+
+
+async def read(path: Path) -> Fetched:
+    """What a file is that came in before."""
+    stop = threading.Event()
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    def look() -> Fetched:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return Fetched(path, *digest_of(descriptor, go_on))
+        finally:
+            os.close(descriptor)
+
+    return await until_stopped(look, stop.set)
+
+
+def digest_of(file: int, go_on: Callable[[], None]) -> tuple[str, int]:
+    """The SHA-256 in hex of an open file, and its size in bytes. Holes are not read. Raises what `go_on` raises."""
+    digest, done, size_bytes = hashlib.sha256(), 0, os.fstat(file).st_size
+    for start, end in (*data_of(file, size_bytes), (size_bytes, size_bytes)):
+        while done < start:
+            digest.update(_ZEROS[: start - done])
+            done += min(len(_ZEROS), start - done)
+            go_on()
+        while done < end:
+            piece = os.pread(file, min(CHUNK_BYTES, end - done), done)
+            if not piece:
+                return digest.hexdigest(), done
+            digest.update(piece)
+            done += len(piece)
+            go_on()
+    return digest.hexdigest(), done
+
+
+def _no_transfer(error: OSError, part: Path) -> FetchFailed:
+    """What an error of this host means for the transfer."""
+    if error.errno in _NO_ROOM:
+        # What has arrived would keep the log from growing, so it is not kept.
+        part.unlink(missing_ok=True)
+        forget(part)
+        return FetchFailed(f"no room on the disk of {part.parent}", f"make room: df -h {part.parent}", retryable=False)
+    hint = shortage.hint_of(error.errno) or "aetherscale doctor"
+    return FetchFailed(f"{part} cannot be written: {error.strerror or error}", hint, retryable=False)

@@ -1,0 +1,1 @@
+"""Files of images: what their headers say, and overlays on them."""

@@ -1,0 +1,1 @@
+"""What an image means: events, commands, state, decisions and views. Pure."""

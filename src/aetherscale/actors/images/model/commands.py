@@ -1,0 +1,81 @@
+"""What callers may say to the images component: options as they are on the wire, and the commands they become."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from aetherscale.actors.images.model.effects import ReadyChannel
+from aetherscale.kernel.names import ImageName, ImageReference
+from aetherscale.kernel.wire import Message
+
+Recipe = Literal["tiny"]
+Source = Annotated[
+    str,
+    Meta(
+        pattern=r"\A(?:/|https?://)[^\x00-\x1f\x7f]{0,4000}\Z",
+        description="an absolute path on the node's host, or an http or https URL",
+    ),
+]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 lower-case hex digits")]
+
+
+class ImportImageOptions(Message, frozen=True):
+    """Options of `import-image`. Without a name it is made from the last part of the source.
+
+    `ready` says how guests of the image tell that they are ready: `agent` (QEMU guest agent), `channel` (a line
+    `ready` on the virtio port `org.aetherscale.ready.0`) or `none`.
+    """
+
+    source: Source
+    name: ImageName | None = None
+    sha256: Sha256 | None = None
+    ready: ReadyChannel = "none"
+
+
+class BuildImageOptions(Message, frozen=True):
+    """Options of `build-image`. The name is the recipe's unless another is given."""
+
+    recipe: Recipe
+    name: ImageName | None = None
+
+
+class ImageOptions(Message, frozen=True):
+    """Options of `delete-image` and `image-info`."""
+
+    image: ImageReference = ""
+
+
+class ListImagesOptions(Message, frozen=True):
+    """Options of `list-images`: with `all` also the deleted ones."""
+
+    all: bool = False
+
+
+class ImportImage(Struct, frozen=True):
+    """Bring an image in."""
+
+    image_id: str
+    name: str
+    source: str
+    sha256: str | None
+    ready_channel: ReadyChannel
+
+
+class BuildImage(Struct, frozen=True):
+    """Make an image from a recipe."""
+
+    image_id: str
+    name: str
+    recipe: Recipe
+
+
+class DeleteImage(Struct, frozen=True):
+    """Remove an image; `used_by` names the VMs whose disks are overlays on it."""
+
+    image_id: str
+    used_by: tuple[str, ...] = ()
+
+
+ImagesCommand = ImportImage | BuildImage | DeleteImage

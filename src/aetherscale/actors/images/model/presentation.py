@@ -1,0 +1,104 @@
+"""How an image looks from outside, and when what somebody asked for has come to its end. Pure."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from typing import Final
+
+from aetherscale.actors.images.model import events
+from aetherscale.actors.images.model.decide import Image, evolve
+from aetherscale.actors.images.model.events import ImageEvent
+from aetherscale.actors.images.model.sentences import IMAGE_TELLING
+from aetherscale.actors.images.model.views import ImageFailureView, ImageView
+from aetherscale.kernel.claims import NameClaimed, NameReleased, Reservation
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.registry import Kind
+from aetherscale.kernel.replies import Chunk, status
+from aetherscale.kernel.times import to_rfc3339
+
+
+def view(image: Image, node: str, revision: int, requested_by: str | None = None) -> ImageView:
+    """The view of an image that is kept on `node`; `revision` is the version of its stream."""
+    failure = image.failure
+    return ImageView(
+        id=image.id,
+        name=image.name,
+        node=node,
+        phase="failed" if image.stuck else image.phase,
+        since=to_rfc3339(image.phase_since_us),
+        source=image.source,
+        format=image.format,
+        sha256=image.sha256,
+        size_bytes=image.size_bytes,
+        virtual_size_bytes=image.virtual_size_bytes,
+        ready=image.ready_channel,
+        failure=ImageFailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None,
+        revision=revision,
+        requested_by=requested_by,
+    )
+
+
+def reservations(image: Image, event: ImageEvent) -> Sequence[Reservation]:
+    """What an event does to the image's name."""
+    match event:
+        case events.ImageImportRequested() | events.ImageBuildRequested():
+            return (NameClaimed(events.KIND, event.name, event.image_id),)
+        case events.ImageDeleted():
+            return (NameReleased(events.KIND, image.name, image.id),)
+        case _:
+            return ()
+
+
+def announce(image: Image, event: ImageEvent) -> Chunk | None:
+    """The status that a waiting caller is told of an event, if any."""
+    match event:
+        case events.ImageImportRequested():
+            return status("importing", image_id=image.id, name=image.name)
+        case events.ImageBuildRequested():
+            return status("building", image_id=image.id, name=image.name)
+        case events.ImageStepFailed() if event.retry_at is not None:
+            return status("retrying", image_id=image.id, reason=event.reason, not_before=event.retry_at)
+        case events.ImageUndone():
+            return status("undoing", image_id=image.id)
+        case events.ImageDeleteRequested():
+            return status("deleting", image_id=image.id)
+        case _:
+            return None
+
+
+def settle(task: str, image: Image) -> bool:
+    """Whether a task has come to its end; raises `Refused` where it is a bad one."""
+    if task == "delete-image":
+        if image.stuck:
+            raise _failed(image, f"the image {image.name!r} could not be deleted")
+        return image.phase == "deleted"
+    if image.undone or image.stuck:
+        if image.phase == "deleted" or image.stuck:
+            raise _failed(image, "the image could not be " + ("imported" if image.recipe is None else "built"))
+        return False
+    if image.phase in ("deleting", "deleted"):
+        raise Refused(409, f"the image {image.name!r} was deleted before it was ready")
+    return image.phase == "ready"
+
+
+def _failed(image: Image, what: str) -> Refused:
+    failure = image.failure
+    assert failure is not None
+    where = "" if failure.phase == "importing" else f"{failure.phase}: "
+    return Refused(
+        500,
+        f"{what}: {where}{failure.reason}",
+        hint=failure.hint,
+        details={
+            "image-id": image.id,
+            "phase": failure.phase,
+            "reason": failure.reason,
+            "log-tail": failure.log_tail,
+        },
+    )
+
+
+IMAGE_KIND: Final[Kind[Image]] = Kind(
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_TELLING, version=2
+)

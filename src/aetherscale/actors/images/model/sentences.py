@@ -1,0 +1,61 @@
+"""What happened to an image, and how it stands, in sentences. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aetherscale.actors.images.model import events
+from aetherscale.actors.images.model.decide import Image
+from aetherscale.actors.images.model.events import ImageEvent
+from aetherscale.kernel.telling import Telling, Told, answer, request
+
+
+def tell(image: Image | None, event: ImageEvent) -> Told:
+    """An event in words; `image` is the state before it, None before the first."""
+    match event:
+        case events.ImageImportRequested():
+            checked = f", SHA-256 {event.sha256[:12]}…" if event.sha256 else ", without a checksum"
+            return request(f"asked to import the image {event.name!r} from {event.source}{checked}")
+        case events.ImageBuildRequested():
+            return request(f"asked to build the image {event.name!r} from the recipe {event.recipe!r}")
+        case events.ImageStored():
+            size = _size(event.size_bytes)
+            return answer(f"it passed every check and was stored: {event.format}, {size}, SHA-256 {event.sha256[:12]}…")
+        case events.ImageStepFailed():
+            again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
+            return answer(f"{event.step} failed, attempt {event.attempt}, {again}: {event.reason}")
+        case events.ImageUndone():
+            return answer("it had never been complete, so what had been stored of it was to be removed")
+        case events.ImageDeleteRequested():
+            return request("asked to delete it")
+        case events.ImageDeleted():
+            return answer("it was removed from the host, and its name was free again")
+
+
+def sum_up(image: Image) -> str:
+    """How the image stands now, and what is awaited."""
+    if image.stuck:
+        assert image.failure is not None
+        return f"{image.failure.phase}: {image.failure.reason}"
+    match image.phase:
+        case "importing":
+            return f"it is being imported from {image.source}"
+        case "building":
+            return f"it is being built from the recipe {image.recipe!r}"
+        case "ready":
+            return "VMs can be created from it"
+        case "deleting":
+            return "it is being removed from the host"
+        case "failed":
+            return "it failed"
+        case "deleted":
+            if image.undone and image.failure:
+                return f"it was never complete: {image.failure.phase}: {image.failure.reason}"
+            return "nothing of it is left on the host"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1024**2:.1f} MiB" if size_bytes < 1024**3 else f"{size_bytes / 1024**3:.1f} GiB"
+
+
+IMAGE_TELLING: Final[Telling[Image]] = Telling(tell, sum_up)

@@ -1,0 +1,216 @@
+"""What `why` says of each event, and of how things stand: every sentence that there is, and when it is said."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from msgspec.structs import replace
+
+from aetherscale.actors.compute.model import events as vms
+from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.actors.compute.model.presentation import VM_KIND
+from aetherscale.actors.compute.model.sentences import held
+from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
+from aetherscale.actors.images.model import events as images
+from aetherscale.actors.images.model.decide import Image, ImageFailure
+from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.kernel.telling import PLAIN
+
+LATER = "2027-01-15T08:00:01.000000Z"
+LATER_US = 1_800_000_001_000_000
+SPEC = VmSpec("web", "1" * 16, "tiny", "raw", 1, "channel", 2, 512, 2048, "on-failure", True, {})
+PROCESS = ProcessIdentity(7, 1, "boot", "tcg", "own")
+VM = Vm("2" * 16, SPEC, "running", 0, run=3, process=PROCESS, ever_ran=True)
+IMAGE = Image("1" * 16, "tiny", "importing", 0, "/tiny.raw", "channel")
+
+
+def exited(reason: vms.ExitReason, code: int | None = None, signal: int | None = None, detail: str = "") -> Any:
+    return vms.VmExited(3, reason, code, signal, detail, "")
+
+
+def failed(retry_at: str | None) -> Any:
+    return vms.VmStepFailed("booting", 3, 2, "no room", "", "", retry_at)
+
+
+def booted(user: Any, accelerator: Any = "tcg") -> Any:
+    return vms.VmBooted(3, 7, 1, "boot", accelerator, user)
+
+
+VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
+    (None, vms.VmRequested("2" * 16, SPEC), "request",
+     ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
+      "restart policy 'on-failure'")),
+    (VM, vms.DiskProvisioned(2048), "answer", "its disk was created: 2 GiB, based on the image 'tiny'"),
+    (VM, vms.DiskProvisioned(2049), "answer", "its disk was created: 2049 MiB, based on the image 'tiny'"),
+    (VM, vms.VmStartRequested(), "request", "asked to start it"),
+    (replace(VM, phase="stopping"), vms.VmStartRequested(), "request",
+     "asked to start it, after the stop that was under way"),
+    (VM, booted("own"), "answer", "QEMU was started: run 3, process 7, TCG"),
+    (VM, booted(None, "kvm"), "answer", "QEMU was started: run 3, process 7, KVM"),
+    (VM, booted("node"), "answer", "QEMU was started: run 3, process 7 as the node's own user, TCG"),
+    (VM, booted("root"), "answer", "QEMU was started: run 3, process 7 as root, TCG"),
+    (VM, vms.VmReady(3, "agent"), "answer", "the guest reported that it was ready, through its agent"),
+    (VM, vms.VmReady(3, "channel"), "answer", "the guest reported that it was ready, over its ready channel"),
+    (VM, vms.VmReady(3, "none"), "answer", "the guest reported that it was ready"),
+    (VM, vms.VmPaused(3, "disk", ""), "turn", "QEMU paused it in run 3: there was no room left on the host's disk"),
+    (VM, vms.VmPaused(3, "io-error", "EIO"), "turn", "QEMU paused it in run 3: its disk gave an I/O error (EIO)"),
+    (VM, vms.VmResumed(3), "answer", "it was resumed"),
+    (VM, vms.VmStopRequested(False, 30.0), "request", "asked to stop it, giving the guest 30 s to shut down"),
+    (VM, vms.VmStopRequested(True, 30.0), "request", "asked to stop it at once, without asking the guest"),
+    (VM, vms.VmRestartRequested(2.5), "request", "asked to restart it, giving the guest 2.5 s to shut down"),
+    (VM, vms.VmStopForced(3, 30.0), "answer", "the guest did not shut down within 30 s, so it was ended"),
+    (VM, vms.VmEnded(3, "panic", ""), "turn", "the guest's kernel panicked in run 3"),
+    (replace(VM, asked_down=True), vms.VmEnded(3, "panic", "oops"), "turn",
+     "the guest's kernel panicked in run 3 (oops)"),
+    (VM, vms.VmEnded(3, "shutdown", ""), "turn", "the guest shut itself down in run 3"),
+    (replace(VM, asked_down=True), vms.VmEnded(3, "shutdown", ""), "answer", "the guest shut down"),
+    (VM, exited("user"), "answer", "its process ended"),
+    (replace(VM, process=None), exited("user"), "answer", "it was stopped before it ran again"),
+    (replace(VM, process=None, ever_ran=False), exited("user"), "answer", "it was stopped before it ran"),
+    (replace(VM, ended="shutdown"), exited("guest"), "answer", "QEMU, which had kept it paused, ended"),
+    (VM, exited("host-reboot"), "turn", "run 3 ended: the host was rebooted"),
+    (VM, exited("unknown"), "turn", "run 3 ended: the process vanished while the node was away; exit status unknown"),
+    (VM, exited("crash", signal=9), "turn", "run 3 ended: QEMU was ended by signal 9"),
+    (VM, exited("crash", 0, detail="oops"), "turn", "run 3 ended: QEMU exited with status 0 (oops)"),
+    (VM, exited("crash"), "turn", "run 3 ended: QEMU vanished; exit status unknown"),
+    (replace(VM, spec=replace(SPEC, restart="never")), exited("crash", 1), "turn",
+     "run 3 ended: QEMU exited with status 1; restart policy 'never' does not start it again"),
+    (replace(VM, spec=replace(SPEC, restart="never")), exited("host-reboot"), "turn",
+     "run 3 ended: the host was rebooted"),
+    (VM, vms.VmRestartScheduled(0, LATER), "answer",
+     "the host had been rebooted, and autostart is on, so it was to be started again"),
+    (VM, vms.VmRestartScheduled(1, LATER), "answer", f"restart policy 'on-failure': restart 1, not before {LATER}"),
+    (VM, vms.VmGaveUp(5), "answer", "restart policy 'on-failure' gave up after 5 restarts"),
+    (VM, vms.VmAdopted(3), "turn", "the node was started again and found run 3 still running"),
+    (VM, failed(LATER), "answer", f"booting it failed, attempt 2, to be tried again at {LATER}: no room"),
+    (VM, failed(None), "answer", "booting it failed, attempt 2, not to be tried again: no room"),
+    (VM, vms.VmCleared(3), "answer", "none of its processes was left"),
+    (None, vms.VmStrayFound("2" * 16, True, False, "k"), "turn",
+     "the host had a process of it, although the log did not know it"),
+    (replace(VM, phase="deleted"), vms.VmStrayFound("2" * 16, True, True, "k"), "turn",
+     "the host had a process and a directory of it, although it was deleted"),
+    (VM, vms.VmStrayFound("2" * 16, False, True, "k"), "turn",
+     "the host had a process of it, although it was not meant to run"),
+    (VM, vms.VmCollected(""), "answer", "it was put aside"),
+    (VM, vms.VmCollected("/k"), "answer", "it was put aside; its directory is kept in /k"),
+    (VM, vms.VmUndone(), "answer", "it had never run, so what had been created of it was to be removed"),
+    (VM, vms.VmDeleteRequested(True, 1.0), "request", "asked to delete it at once, without asking the guest"),
+    (VM, vms.VmDeleteRequested(False, 1.0), "request", "asked to delete it, giving the guest 1 s to shut down"),
+    (VM, vms.VmDeleted(), "answer", "it was removed from the host, and its name was free again"),
+]  # fmt: skip
+
+DOWN = replace(VM, phase="stopped", requested="stopped")
+FAILURE = Failure("booting", "no room")
+VM_STANDS: list[tuple[Vm, str]] = [
+    (replace(VM, phase="requested"), "its disk is being created"),
+    (replace(VM, phase="provisioning", attempt=2), "its disk is being created, attempt 2"),
+    (replace(VM, phase="booting", attempt=2, not_before_us=LATER_US),
+     f"QEMU is being started for run 3, attempt 2, not before {LATER}"),
+    (VM, "it runs, and its guest has not reported yet that it is ready"),
+    (replace(VM, spec=replace(SPEC, ready_channel="none")), "it runs; its image cannot report that it is ready"),
+    (replace(VM, phase="ready"), "its guest has reported that it is ready"),
+    (replace(VM, phase="paused", paused_reason="disk"),
+     "QEMU has paused it: there was no room left on the host's disk"),
+    (replace(VM, phase="paused"), "QEMU has paused it: somebody paused it over QMP"),
+    (replace(VM, phase="stopping", grace_s=2.5), "its guest has 2.5 s to shut down"),
+    (replace(VM, phase="stopping", force=True), "it is being ended"),
+    (replace(VM, phase="stopping", force=True, start_next=True), "it is being ended; after that it starts again"),
+    (replace(DOWN, stray=True, attempt=3), "what was found of it is being put aside, attempt 3"),
+    (replace(DOWN, requested="deleted"), "it is being removed from the host"),
+    (DOWN, "it was stopped before it ran"),
+    (replace(DOWN, exit=exited("user")), "stopped by request"),
+    (replace(DOWN, exit=exited("host-reboot")), "the host was rebooted"),
+    (replace(DOWN, exit=exited("guest")),
+     "the guest shut itself down; restart policy 'on-failure' does not start it again"),
+    (replace(DOWN, exit=exited("panic")),
+     "the guest's kernel panicked; restart policy 'on-failure' does not start it again"),
+    (replace(VM, phase="failed", failure=FAILURE), "booting: no room"),
+    (replace(VM, phase="failed", undone=True), "what had been created of it is being removed"),
+    (replace(VM, phase="deleted"), "nothing of it is left on the host"),
+    (replace(VM, phase="deleted", undone=True), "nothing of it is left on the host"),
+    (replace(VM, phase="deleted", failure=FAILURE), "nothing of it is left on the host"),
+    (replace(VM, phase="deleted", undone=True, failure=FAILURE), "it never ran: booting: no room"),
+    (replace(VM, phase="deleted", kept_as="/k"), "what was found of it, and should not have been there, is kept in /k"),
+]  # fmt: skip
+
+SHA = "0123456789abcdef" * 4
+IMAGE_EVENTS: list[tuple[Image | None, Any, str, str]] = [
+    (None, images.ImageImportRequested("1" * 16, "tiny", "/t.raw", None, "none"), "request",
+     "asked to import the image 'tiny' from /t.raw, without a checksum"),
+    (None, images.ImageImportRequested("1" * 16, "tiny", "/t.raw", SHA, "none"), "request",
+     "asked to import the image 'tiny' from /t.raw, SHA-256 0123456789ab…"),
+    (None, images.ImageBuildRequested("1" * 16, "t", "tiny"), "request",
+     "asked to build the image 't' from the recipe 'tiny'"),
+    (IMAGE, images.ImageStored("qcow2", SHA, 1024**3 - 1024**2, 1), "answer",
+     "it passed every check and was stored: qcow2, 1023.0 MiB, SHA-256 0123456789ab…"),
+    (IMAGE, images.ImageStored("raw", SHA, 1024**3, 1), "answer",
+     "it passed every check and was stored: raw, 1.0 GiB, SHA-256 0123456789ab…"),
+    (IMAGE, images.ImageStored("raw", SHA, 59 * 1024**3 // 2, 1), "answer",
+     "it passed every check and was stored: raw, 29.5 GiB, SHA-256 0123456789ab…"),
+    (IMAGE, images.ImageStepFailed("importing", 1, "gone", "", "", LATER), "answer",
+     f"importing failed, attempt 1, to be tried again at {LATER}: gone"),
+    (IMAGE, images.ImageStepFailed("importing", 3, "gone", "", "", None), "answer",
+     "importing failed, attempt 3, not to be tried again: gone"),
+    (IMAGE, images.ImageUndone(), "answer",
+     "it had never been complete, so what had been stored of it was to be removed"),
+    (IMAGE, images.ImageDeleteRequested(), "request", "asked to delete it"),
+    (IMAGE, images.ImageDeleted(), "answer", "it was removed from the host, and its name was free again"),
+]  # fmt: skip
+
+GONE = ImageFailure("importing", "gone", "", "")
+IMAGE_STANDS: list[tuple[Image, str]] = [
+    (IMAGE, "it is being imported from /tiny.raw"),
+    (replace(IMAGE, stuck=True, failure=GONE), "importing: gone"),
+    (replace(IMAGE, phase="building", recipe="tiny"), "it is being built from the recipe 'tiny'"),
+    (replace(IMAGE, phase="ready"), "VMs can be created from it"),
+    (replace(IMAGE, phase="deleting"), "it is being removed from the host"),
+    (replace(IMAGE, phase="failed"), "it failed"),
+    (replace(IMAGE, phase="deleted"), "nothing of it is left on the host"),
+    (replace(IMAGE, phase="deleted", undone=True), "nothing of it is left on the host"),
+    (replace(IMAGE, phase="deleted", failure=GONE), "nothing of it is left on the host"),
+    (replace(IMAGE, phase="deleted", undone=True, failure=GONE), "it was never complete: importing: gone"),
+]
+
+
+@pytest.mark.parametrize(("before", "event", "role", "text"), VM_EVENTS)
+def test_what_happened_to_a_vm(before: Vm | None, event: Any, role: str, text: str) -> None:
+    told = VM_KIND.telling.tell(before, event)
+    assert (told.role, told.text) == (role, text)
+
+
+@pytest.mark.parametrize(("before", "event", "role", "text"), IMAGE_EVENTS)
+def test_what_happened_to_an_image(before: Image | None, event: Any, role: str, text: str) -> None:
+    told = IMAGE_KIND.telling.tell(before, event)
+    assert (told.role, told.text) == (role, text)
+
+
+@pytest.mark.parametrize(("vm", "text"), VM_STANDS)
+def test_how_a_vm_stands(vm: Vm, text: str) -> None:
+    assert VM_KIND.telling.sum_up(vm) == text
+
+
+@pytest.mark.parametrize(("image", "text"), IMAGE_STANDS)
+def test_how_an_image_stands(image: Image, text: str) -> None:
+    assert IMAGE_KIND.telling.sum_up(image) == text
+
+
+def test_no_event_and_no_phase_is_left_out() -> None:
+    assert {type(event) for _, event, _, _ in VM_EVENTS} == set(get_args(vms.VmEvent))
+    assert {type(event) for _, event, _, _ in IMAGE_EVENTS} == set(get_args(images.ImageEvent))
+
+
+def test_a_paused_vm_is_told_with_the_way_on() -> None:
+    paused = replace(VM, phase="paused")
+    assert held(replace(paused, paused_reason="disk")) == (
+        "the VM 'web' is paused: there was no room left on the host's disk",
+        "make room on the host (df -h); it then resumes by itself",
+    )
+    assert held(paused) == held(replace(paused, paused_reason="user"))
+    assert "aetherscale vm start web" in held(replace(paused, paused_reason="io-error"))[1]
+
+
+def test_a_kind_without_sentences_is_told_by_the_documentation_of_its_events() -> None:
+    told = PLAIN.tell(None, vms.VmDeleted())
+    assert (told.role, told.text) == ("answer", "Nothing of it is left on the host")
+    assert PLAIN.sum_up(None) == ""

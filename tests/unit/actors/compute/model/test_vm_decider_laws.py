@@ -1,0 +1,99 @@
+"""What stays true of a VM whatever is said to it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from hypothesis import given as forall
+from hypothesis import settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from aetherscale.actors.compute.model import commands, effects
+from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.presentation import settle, view
+from aetherscale.actors.compute.model.sentences import VM_TELLING
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.kernel.errors import Refused
+from tests.support.spec import NOON_US
+from tests.support.vm_pasts import CREATE, DELETE, KILL, RESTART, SPEC, START, STOP, VM, failed
+
+MESSAGES = st.one_of(
+    st.sampled_from([CREATE, START, STOP, KILL, RESTART, DELETE, replace(DELETE, kill=True)]),
+    st.builds(effects.GuestReady, st.just(VM), st.integers(1, 4), st.just("channel")),
+    st.builds(effects.GuestEnded, st.just(VM), st.integers(1, 4), st.sampled_from(["shutdown", "panic"])),
+    st.builds(effects.VmGone, st.just(VM), st.integers(1, 4), st.none(), st.one_of(st.none(), st.just(9))),
+    st.builds(effects.VmHeld, st.just(VM), st.integers(1, 4), st.just("disk")),
+    st.builds(effects.VmContinued, st.just(VM), st.integers(1, 4)),
+    st.builds(commands.VmAdopted, st.just(VM), st.integers(1, 4)),
+    st.builds(commands.VmLost, st.just(VM), st.integers(1, 4), st.sampled_from(["boot-a", "boot-b"])),
+    st.sampled_from(["answer", "fail", "fail for good"]),
+)
+
+
+def _host_says(owed: Any, how: str) -> Any:
+    """An answer of the host to what is owed."""
+    if how != "answer":
+        return failed(owed.key, retryable=how == "fail")
+    match owed:
+        case effects.ProvisionDisk():
+            return effects.DiskProvisioned(owed.key, owed.disk_mib)
+        case effects.BootVm():
+            return effects.Booted(owed.key, VM, owed.run, 4711, 99, "boot-a", "tcg")
+        case effects.ShutDownVm():
+            return effects.ShutdownIgnored(owed.key, owed.grace_s)
+        case effects.EndVm():
+            return effects.Ended(owed.key)
+        case _:
+            return effects.Removed(owed.key)
+
+
+class TestWhateverIsSaid:
+    @settings(max_examples=400)
+    @forall(st.lists(MESSAGES, max_size=40), st.sampled_from(["always", "on-failure", "never"]))
+    def test_the_state_stays_whole(self, messages: list[Any], restart: Any) -> None:
+        create = replace(CREATE, spec=replace(SPEC, restart=restart))
+        past = list(COMPUTE.decide(None, create, NOON_US))
+        state = COMPUTE.evolve(None, past[0], NOON_US)
+        for number, message in enumerate(messages):
+            at_us = NOON_US + number * 7_000_000
+            owed = COMPUTE.pending(state)
+            if isinstance(message, str):
+                if owed is None:
+                    continue
+                message = _host_says(owed, message)
+                assert COMPUTE.decide(state, message, at_us), "an answer to what is owed is never without effect"
+            try:
+                decided = COMPUTE.decide(state, message, at_us)
+            except Refused:
+                continue
+            for event in decided:
+                assert VM_TELLING.tell(state, event).text
+                state = COMPUTE.evolve(state, event, at_us)
+                past.append(event)
+            _is_whole(state)
+            if isinstance(message, effects.EffectFailed):
+                after = COMPUTE.pending(state)
+                assert after is None or owed is None or after.key != owed.key, "a failure is never retried unnoticed"
+        again: Vm | None = None
+        for event in past:
+            again = COMPUTE.evolve(again, event, NOON_US)
+        assert again is not None
+        assert replace(again, phase_since_us=0, running_since_us=0) == replace(
+            state, phase_since_us=0, running_since_us=0
+        )
+
+
+def _is_whole(vm: Vm) -> None:
+    assert view(vm, "host1", 1).phase == vm.phase
+    assert VM_TELLING.sum_up(vm)
+    up = vm.phase in ("running", "ready", "paused")
+    assert not up or (vm.process is not None and vm.observed in ("running", "paused"))
+    assert vm.phase not in ("stopped", "deleted") or vm.process is None, "a stopped that is not stopped"
+    assert vm.phase != "deleted" or COMPUTE.pending(vm) is None
+    if COMPUTE.pending(vm) is None and not vm.stuck:
+        assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is owed, so it must be at rest"
+    for task in ("create-vm", "stop-vm", "delete-vm"):
+        with contextlib.suppress(Refused):
+            settle(task, vm)

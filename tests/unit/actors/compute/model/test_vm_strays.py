@@ -1,0 +1,91 @@
+"""What follows when the host has of a VM what it should not have: it is collected, and nothing of it is thrown away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aetherscale.actors.compute.model import effects, events
+from aetherscale.actors.compute.model.commands import VmStray
+from aetherscale.actors.compute.model.sentences import VM_TELLING
+from aetherscale.kernel.times import to_rfc3339
+from tests.support.spec import NOON_US, Given
+from tests.support.vm_pasts import (
+    BOOTED,
+    DELETE,
+    DISK,
+    READY,
+    REQUESTED,
+    START,
+    STOPPING,
+    VM,
+    exited,
+    failed,
+    given,
+    phase_of,
+)
+
+STRAY = VmStray(VM, has_process=True, has_directory=True)
+KEPT = f"{VM}-{to_rfc3339(NOON_US)}"
+FOUND = events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=KEPT)
+DELETED = (REQUESTED, DISK, events.VmDeleteRequested(kill=False, grace_s=30), events.VmDeleted())
+
+
+@pytest.mark.parametrize("past", [(), DELETED], ids=["unheard of", "deleted"])
+class TestNoneOfOurs:
+    def test_it_is_put_aside(self, past: tuple[Any, ...]) -> None:
+        vm = given(*past).when(STRAY).then(FOUND)
+        assert vm.owed == effects.CollectVm(f"collect-{KEPT}-1", VM, KEPT)
+        vm = vm.when(effects.Collected("", f"/kept/{KEPT}")).then(events.VmCollected(f"/kept/{KEPT}"))
+        assert phase_of(vm) == "deleted"
+        assert vm.owed is None
+        assert vm.state is not None
+        assert f"/kept/{KEPT}" in VM_TELLING.sum_up(vm.state)
+
+    def test_it_cannot_be_started(self, past: tuple[Any, ...]) -> None:
+        given(*past).when(STRAY).then(FOUND).when(START).is_refused(409, "is being deleted")
+
+    def test_it_is_found_once(self, past: tuple[Any, ...]) -> None:
+        given(*past, FOUND).when(STRAY).nothing_happens()
+
+    def test_where_the_host_cannot_it_is_tried_again_and_then_by_request(self, past: tuple[Any, ...]) -> None:
+        vm = given(*past, FOUND)
+        for _ in range(3):
+            assert vm.owed is not None
+            vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
+        assert (phase_of(vm), vm.owed) == ("failed", None)
+        vm = vm.when(DELETE).then_types(events.VmDeleteRequested)
+        assert isinstance(vm.owed, effects.CollectVm)
+
+    def test_it_may_come_again(self, past: tuple[Any, ...]) -> None:
+        given(*past, FOUND, events.VmCollected("")).when(STRAY).then(FOUND)
+
+
+def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
+    vm = at_rest().when(STRAY).then(events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=""))
+    assert isinstance(vm.owed, effects.EndVm)
+    vm = vm.when(effects.Ended("")).then(events.VmCleared(1))
+    assert (phase_of(vm), vm.owed) == ("stopped", None)
+    assert vm.state is not None
+    assert vm.state.has_disk
+
+
+def test_what_the_host_cannot_end_is_left_until_somebody_asks_again() -> None:
+    vm = at_rest().when(STRAY).then_types(events.VmStrayFound)
+    for _ in range(3):
+        assert vm.owed is not None
+        vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
+    assert (phase_of(vm), vm.owed) == ("failed", None)
+    vm.when(STRAY).nothing_happens()
+
+
+def test_a_vm_with_work_to_be_done_or_without_a_process_is_no_stray() -> None:
+    at_rest().when(VmStray(VM, has_process=False, has_directory=True)).nothing_happens()
+    whole = (REQUESTED, DISK, BOOTED, STOPPING)
+    for length in range(1, len(whole) + 1):
+        given(*whole[:length]).when(STRAY).nothing_happens()
+
+
+def at_rest() -> Given[Any, Any, Any, Any]:
+    return given(REQUESTED, DISK, BOOTED, READY, STOPPING, exited("user"))

@@ -1,0 +1,123 @@
+"""What an actor makes of events that have become durable, with a component whose work is simpler than any real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec import Struct
+
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.component import Component, Progress
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.log import EventLog
+from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
+from aetherscale.kernel.decider import Decider
+from aetherscale.kernel.messages import Event, Recorded
+from aetherscale.kernel.registry import Kind, Registry
+
+
+class Counted(Event, frozen=True):
+    """One more."""
+
+
+class Count(Struct, frozen=True):
+    """How many have been counted. Work is owed at an odd number, and it is the same work at each."""
+
+    number: int = 0
+
+
+class Owed(Struct, frozen=True):
+    key: str = "work"
+    not_before_us: int = 0
+    deadline_s: float = 60.0
+
+
+def evolve(count: Count | None, event: Counted, at_us: int) -> Count:
+    return Count((count or Count()).number + 1)
+
+
+class Host:
+    """Where the work is done, which takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.begun, self.done, self._go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def let_go(self) -> None:
+        self._go.set()
+
+    async def perform(self, effect: Owed, progress: Progress) -> str:
+        self.did.append("begun")
+        self.begun.set()
+        try:
+            await self._go.wait()
+        except asyncio.CancelledError:
+            self.did.append("cancelled")
+            raise
+        self.did.append("done")
+        self.done.set()
+        return "done"
+
+
+@pytest.fixture
+def host() -> Host:
+    return Host()
+
+
+@pytest.fixture
+async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
+    component: Component[Count, str] = Component(
+        name="counting",
+        kind=Kind("count", Count, (Counted,), evolve, lambda count, node, revision, requested_by: count),
+        decider=Decider(
+            lambda count, message, at_us: (), evolve, lambda count: Owed() if count.number % 2 == 1 else None
+        ),
+        reservations=lambda count, event: (),
+        announce=lambda count, event: None,
+        settle=lambda task, count: True,
+        result=lambda entity: {},
+        perform=host.perform,
+        failed=lambda effect, reason: reason,
+    )
+    store = await LogStore.start(MemoryBackend(MemoryLog("host1", "epoch1")))
+    event_log = EventLog(store, Codec((Counted,)))
+
+    def broken(failure: Exception) -> None:
+        raise failure
+
+    running: Actor[Count, str] = Actor(component, Registry(), event_log, lambda: 0, lambda: "id", broken)
+    yield running
+    await running.close()
+    await event_log.close()
+
+
+def recorded(seq: int, command_id: str) -> Recorded:
+    """The event that makes it `seq`."""
+    return Recorded(
+        seq, "count-a", seq, Counted(), 0, "host1", "epoch1", "default", "user:test", command_id, "corr", None
+    )  # fmt: skip
+
+
+async def test_work_that_is_owed_before_and_after_a_decision_is_not_disturbed_by_what_is_in_its_middle(
+    actor: Actor[Count, str], host: Host
+) -> None:
+    actor.committed([recorded(1, "first")])
+    await host.begun.wait()
+    actor.committed([recorded(2, "second"), recorded(3, "second")])
+    host.let_go()
+    await host.done.wait()
+    assert host.did == ["begun", "done"]
+
+
+async def test_work_that_one_decision_takes_back_and_the_next_one_asks_for_is_begun_anew(
+    actor: Actor[Count, str], host: Host
+) -> None:
+    actor.committed([recorded(1, "first")])
+    await host.begun.wait()
+    actor.committed([recorded(2, "second"), recorded(3, "third")])
+    host.let_go()
+    await host.done.wait()
+    assert host.did == ["begun", "cancelled", "begun", "done"]

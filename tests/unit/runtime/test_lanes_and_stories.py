@@ -1,0 +1,237 @@
+"""Order within an entity, independence between entities, and stories that wait for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from aetherscale.runtime.mailboxes import LANE_LIMIT, Lanes
+from aetherscale.runtime.effects import OwedWork
+from aetherscale.runtime.watches import Link, Stories
+from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel.errors import Refused
+
+
+def appending(done: list[str], name: str, gate: asyncio.Event | None = None) -> Callable[[], Awaitable[str]]:
+    async def job() -> str:
+        if gate is not None:
+            await gate.wait()
+        done.append(name)
+        return name
+
+    return job
+
+
+async def test_jobs_of_one_entity_happen_in_order_and_those_of_others_do_not_wait() -> None:
+    done: list[str] = []
+    lanes, gate = Lanes(Tasks("test")), asyncio.Event()
+    first = lanes.post("a", appending(done, "a1", gate), bounded=True)
+    second = lanes.post("a", appending(done, "a2"), bounded=True)
+    await lanes.post("b", appending(done, "b1"), bounded=True)
+    assert done == ["b1"]
+    gate.set()
+    assert [await first, await second] == ["a1", "a2"]
+    assert done == ["b1", "a1", "a2"]
+
+
+@pytest.mark.our_mistake
+async def test_a_job_that_breaks_is_logged_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[str] = []
+    lanes = Lanes(Tasks("test"))
+
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    failure = lanes.post("a", broken, bounded=True)
+    after = lanes.post("a", appending(done, "a2"), bounded=True)
+    with caplog.at_level(logging.ERROR), pytest.raises(Refused) as refusal:
+        await failure
+    assert refusal.value.code == 500
+    assert "ZeroDivisionError" in caplog.text
+    assert await after == "a2"
+
+
+async def test_a_full_lane_turns_callers_away_but_not_the_host() -> None:
+    tasks = Tasks("test")
+    done: list[str] = []
+    lanes, gate = Lanes(tasks), asyncio.Event()
+    for number in range(LANE_LIMIT):
+        lanes.post("a", appending(done, str(number), gate), bounded=True)
+    with pytest.raises(Refused) as refusal:
+        lanes.post("a", appending(done, "caller"), bounded=True)
+    assert refusal.value.code == 503
+    host = lanes.post("a", appending(done, "host"), bounded=False)
+    gate.set()
+    await host
+    assert len(done) == LANE_LIMIT + 1
+
+
+async def test_closing_cancels_those_who_wait() -> None:
+    tasks = Tasks("test")
+    lanes = Lanes(tasks)
+    stuck = lanes.post("a", appending([], "a1", asyncio.Event()), bounded=True)
+    behind = lanes.post("a", appending([], "a2"), bounded=True)
+    begun = lanes.post("b", appending([], "b1"), bounded=True)
+    await begun
+    await tasks.close()
+    assert stuck.cancelled()
+    assert behind.cancelled()
+
+
+async def test_a_story_is_walked_from_where_one_came_in() -> None:
+    stories: Stories[int] = Stories()
+    early = stories.follow("a")
+    stories.tell("a", Link(chunk={"type": "status", "n": 1}))
+    late = stories.follow("a")
+    stories.tell("a", Link(chunk={"type": "status", "n": 2}))
+    assert (await early.following()).chunk == {"type": "status", "n": 1}
+    assert (await (await early.following()).following()).chunk == {"type": "status", "n": 2}
+    assert (await late.following()).chunk == {"type": "status", "n": 2}
+
+
+async def test_a_story_that_nobody_follows_is_forgotten() -> None:
+    stories: Stories[int] = Stories()
+    link = stories.follow("a")
+    for number in range(1000):
+        stories.tell("a", Link(chunk={"type": "status", "n": number}))
+    del link
+    gc.collect()
+    assert len(stories._ends) == 0
+
+
+class Work:
+    """Something that owes work: a list of keys, the first of which is owed."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.log: list[str] = []
+        self.gate = asyncio.Event()
+        self.answered = asyncio.Event()
+        self.tasks = Tasks("test")
+        self.owed = OwedWork(self._pending, self._perform, self._failed, self._answer, lambda: 0, self.tasks)
+
+    def _pending(self, entity_id: str) -> Effect | None:
+        return Effect(self.keys[0]) if self.keys else None
+
+    async def _perform(self, entity_id: str, effect: Effect) -> str:
+        self.log.append(f"begin {effect.key}")
+        try:
+            if effect.key == "breaks":
+                raise ZeroDivisionError
+            if effect.key != "quick":
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.log.append(f"cancelled {effect.key}")
+            raise
+        return "done"
+
+    def _failed(self, effect: Effect, reason: str) -> str:
+        return f"failed: {reason.split(':')[0]}"
+
+    def _answer(self, entity_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
+        self.log.append(f"{effect.key} {outcome}")
+        if outcome != "changes nothing":
+            self.keys.pop(0)
+        self.answered.set()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+class Effect:
+    def __init__(self, key: str, deadline_s: float = 60.0) -> None:
+        self.key = key
+        self.not_before_us = 0
+        self.deadline_s = 0.05 if key == "hangs" else deadline_s
+
+
+async def test_what_is_owed_is_done_once_and_then_what_is_owed_next() -> None:
+    work = Work()
+    work.keys = ["one", "quick"]
+    work.owed.reconsider("a")
+    work.owed.reconsider("a")
+    work.gate.set()
+    while work.keys:
+        await work.answered.wait()
+        work.answered.clear()
+    assert work.log == ["begin one", "one done", "begin quick", "quick done"]
+
+
+async def test_work_that_is_no_longer_owed_is_cancelled_before_the_next_begins() -> None:
+    work = Work()
+    work.keys = ["slow"]
+    work.owed.reconsider("a")
+    await _until(lambda: work.log == ["begin slow"])
+    work.keys = ["quick"]
+    work.owed.reconsider("a")
+    await work.answered.wait()
+    assert work.log == ["begin slow", "cancelled slow", "begin quick", "quick done"]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something is so; the test's own time limit is the bound."""
+    while not condition():
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(turn.set_result, None)
+        await turn
+
+
+async def test_work_that_hangs_ends_at_its_deadline_as_a_failure() -> None:
+    work = Work()
+    work.keys = ["hangs"]
+    work.owed.reconsider("a")
+    await work.answered.wait()
+    assert work.log == ["begin hangs", "cancelled hangs", "hangs failed: timed out after 0.05 s"]
+
+
+@pytest.mark.our_mistake
+async def test_a_driver_that_breaks_is_a_failure_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    work = Work()
+    work.keys = ["breaks"]
+    with caplog.at_level(logging.ERROR):
+        work.owed.reconsider("a")
+        await work.answered.wait()
+    assert work.log == ["begin breaks", "breaks failed: internal error"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_waits_for_its_turn_has_all_its_time_when_it_comes() -> None:
+    """A fifth start of four at once: its deadline is for the start, not for the queue."""
+    turns, first_goes = asyncio.Semaphore(1), asyncio.Event()
+    owed = {"first": Effect("first", deadline_s=60.0), "fifth": Effect("fifth", deadline_s=0.02)}
+    answers: dict[str, str] = {}
+    both = asyncio.Event()
+    tasks = Tasks("test")
+
+    async def perform(entity_id: str, effect: Effect) -> str:
+        if entity_id == "first":
+            await first_goes.wait()
+        return "done"
+
+    def answer(entity_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
+        answers[entity_id] = outcome
+        owed.pop(entity_id)
+        if not owed:
+            both.set()
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        recorded.set_result(None)
+        return recorded
+
+    work = OwedWork(
+        owed.get, perform, lambda effect, reason: reason, answer, lambda: 0, tasks, gate=lambda effect: turns
+    )
+    work.reconsider("first")
+    work.reconsider("fifth")
+    # Longer than its deadline, by the clock that deadlines go by: it has waited in the queue for all of it by now.
+    waited = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, waited.set)
+    await waited.wait()
+    assert answers == {}, "nobody has had enough yet"
+    first_goes.set()
+    await both.wait()
+    assert answers == {"first": "done", "fifth": "done"}
+    await tasks.close()
