@@ -16,10 +16,10 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.identifiers import new_epoch, new_id, now_us
-from aetherscale.kernel.claims import NameClaimed, claim_stream
 from aetherscale.kernel.messages import Envelope, Event, stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import event_types
+from aetherscale.kernel.reservations import NameClaimed, name_stream
 from aetherscale.node import KINDS
 
 NODE: Final = "bench1"
@@ -78,7 +78,7 @@ async def write_vms(log: EventLog, vms: int, vm_events: int) -> list[str]:
     async def write(vm_id: str, number: int) -> None:
         name = f"vm-{number}"
         own = tuple(itertools.islice(life(vm_id, name), vm_events))
-        claimed = Write(claim_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),))
+        claimed = Write(name_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),))
         await log.append([Write(stream_name(events.KIND, vm_id), 0, own), claimed], envelope())
 
     for batch in batches(list(enumerate(ids)), AT_ONCE):
@@ -109,7 +109,7 @@ class Lives:
         own = tuple(itertools.islice(self._lives[number], count))
         writes = [Write(stream_name(events.KIND, vm_id), self._written, own)]
         if not self._written:
-            writes.append(Write(claim_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),)))
+            writes.append(Write(name_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),)))
         await log.append(writes, envelope())
 
 

@@ -27,9 +27,9 @@ from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, LogReader, Write
 from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.store import PAGE
-from aetherscale.kernel.claims import NameClaimed, claim_stream
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.reservations import NameClaimed, name_stream
 from benchmarks.logs import NODE, TENANT, codec, envelope, open_log
 from benchmarks.served import memory_mib, published, start, stop
 
@@ -71,7 +71,7 @@ async def write(log: EventLog, vm_id: str, number: int, record: RunRecord) -> No
         events.DiskProvisioned(10_240),
         events.VmBooted(1, record.pid, record.start_ticks, record.boot_id, "tcg"),
     )
-    claimed = Write(claim_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),))
+    claimed = Write(name_stream(events.KIND, TENANT, name), 0, (NameClaimed(events.KIND, name, vm_id),))
     await log.append([Write(stream_name(events.KIND, vm_id), 0, own), claimed], envelope())
 
 

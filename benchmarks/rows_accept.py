@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-from aetherscale.runtime.component import Progress
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.images.model import effects
@@ -22,6 +21,7 @@ from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.replies import is_final
 from aetherscale.kernel.wire import encode
 from aetherscale.node import Node, Ports, Registries
+from aetherscale.runtime.component import Progress
 from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.images import bare_image

@@ -21,7 +21,7 @@ from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, LogReader, Write
 from aetherscale.eventstore.projections import SNAPSHOT_EVENTS, Snapshot, load, replay
 from aetherscale.eventstore.sqlite import open_reader
-from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import PAGE
 from aetherscale.kernel.messages import stream_name
 from aetherscale.node import KINDS, projection
@@ -160,7 +160,7 @@ async def cold_starts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
 async def snapshot_before_the_end(directory: Path) -> None:
     """Save the snapshots that a node has saved by the time that it has to fold 10,000 events more."""
     reader = LogReader(await open_reader(directory / LOG_NAME), codec())
-    views = await SqliteViews.open(directory / "views.db")
+    views = await SqliteSnapshots.open(directory / "snapshots.db")
     position = await reader.head() - SNAPSHOT_EVENTS
     for kind in KINDS:
         made = projection(kind)
@@ -172,7 +172,7 @@ async def snapshot_before_the_end(directory: Path) -> None:
 
 async def starts_turn(directory: Path) -> Samples:
     """Milliseconds with the snapshot and without."""
-    with_snapshot = await start(directory, directory / "views.db")
+    with_snapshot = await start(directory, directory / "snapshots.db")
     without = await start(directory, directory / "none.db")
     (directory / "none.db").unlink()
     return {"ms": [with_snapshot], "no snapshot ms": [without]}
@@ -182,7 +182,7 @@ async def start(directory: Path, views_path: Path) -> float:
     """Milliseconds."""
     begun = time.perf_counter()
     log = await open_log(directory)
-    views = await SqliteViews.open(views_path)
+    views = await SqliteSnapshots.open(views_path)
     for kind in KINDS:
         await load(projection(kind), log, views)
     took_ms = (time.perf_counter() - begun) * 1000

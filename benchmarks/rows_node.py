@@ -16,12 +16,12 @@ from typing import Final
 import nats
 from nats.aio.client import Client
 
-from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import read_endpoint
 from aetherscale.bus.nats import NatsBus
 from aetherscale.eventstore.log import EventLog
 from aetherscale.identifiers import now_us
+from aetherscale.runtime.publisher import Publisher
 from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.logs import NODE, TENANT, open_log, write_vms

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import nats
 
-from aetherscale.actors.compute.model.effects import BootVm, Booted, EndVm, Ended, ProvisionDisk
+from aetherscale.actors.compute.model.effects import Booted, BootVm, Ended, EndVm, ProvisionDisk
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.bus.endpoint import read_endpoint

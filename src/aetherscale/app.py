@@ -18,7 +18,6 @@ from msgspec import Struct
 from aetherscale import __version__, service
 from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
-from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import beats
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus
@@ -36,6 +35,7 @@ from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
 from aetherscale.node import KINDS, OWNERS, Node, Ports, Registries, projection
+from aetherscale.runtime.publisher import Publisher
 from aetherscale.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -14,11 +14,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from aetherscale.runtime.component import Component
 from aetherscale.actors.compute.component import BaseImage, Compute
+from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
-from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.images.component import Images
 from aetherscale.actors.images.model.effects import EffectFailed
 from aetherscale.actors.images.model.views import ImageView
@@ -31,6 +30,7 @@ from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.replies import error as error_chunk
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
 from aetherscale.node import KINDS
+from aetherscale.runtime.component import Component
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 MADE: Final = "<!-- Made from the code by `just docs`. Change the code, not this page. -->"

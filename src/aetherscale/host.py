@@ -23,10 +23,8 @@ from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.images.component import Perform
-from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.actors.images.driver import HostImages, Imports
-from aetherscale.runtime.publisher import not_ours
-from aetherscale.runtime.audit import audit
+from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
 from aetherscale.bus.embedded import EmbeddedServer
@@ -37,10 +35,12 @@ from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.projections import Views
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.sqlite.opening import owner_of
-from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import Damaged, Store, StoreError
-from aetherscale.runtime.guard import guard
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
+from aetherscale.runtime.audit import audit
+from aetherscale.runtime.guard import guard
+from aetherscale.runtime.publisher import not_ours
 from aetherscale.settings import Settings
 
 LOG_NAME: Final = "events.db"
@@ -171,7 +171,7 @@ class Host:
 
     async def open_views(self, settings: Settings) -> Views:
         """As in `Platform`."""
-        return await SqliteViews.open(settings.state_dir / "views.db")
+        return await SqliteSnapshots.open(settings.state_dir / "snapshots.db")
 
     async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         """As in `Platform`."""

@@ -11,30 +11,30 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from aetherscale.runtime.actor import Actor
 from aetherscale.actors.compute.component import BaseImage, Compute
-from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver
+from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.events import VmStepFailed
 from aetherscale.actors.compute.model.presentation import VM_KIND, needs_image
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.images.component import Images, Perform
 from aetherscale.actors.images.model.decide import Image, ImagesMessage
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
-from aetherscale.runtime.effects import Clock
-from aetherscale.runtime.reconciler import Reconciler
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
-from aetherscale.kernel.claims import CLAIM_EVENTS, Seen, Uses, use_stream
 from aetherscale.kernel.messages import Recorded, split_stream, stream_name
 from aetherscale.kernel.registry import Kind, Registry, apply
+from aetherscale.kernel.reservations import RESERVATION_EVENTS, Seen, Uses, use_stream
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.effects import Clock
+from aetherscale.runtime.reconciler import Reconciler
 
 S = TypeVar("S")
 
 KINDS: Final[tuple[Kind[Any], ...]] = (VM_KIND, IMAGE_KIND)
-"""All kinds of entities that a log of this version can hold."""
+"""All kinds of aggregates that a log of this version can hold."""
 
 OWNERS: Final[Mapping[str, str]] = {VM_KIND.name: "compute", IMAGE_KIND.name: "images"}
 """The component that owns each kind of object."""
@@ -68,7 +68,7 @@ def projection(kind: Kind[S]) -> Projection[Registry[S]]:
 
     # The type of the state is a value here, which is more than an annotation may be.
     state_type = Registry.__class_getitem__(kind.state_type)  # type: ignore[attr-defined]
-    events = (*CLAIM_EVENTS, *kind.event_types)
+    events = (*RESERVATION_EVENTS, *kind.event_types)
     return Projection(kind.name, state_type, Registry, fold, events, kind.version)
 
 
@@ -116,28 +116,28 @@ class Node:
     def objects(self) -> Iterator[tuple[str, str, str]]:
         """(kind, id, tenant) of every object that this node owns: all that are not deleted."""
         for actor in self._actors:
-            for entity in actor.registry.entities.values():
-                if entity.state.phase != "deleted":
-                    yield actor.component.kind.name, entity.id, entity.tenant
+            for aggregate in actor.registry.aggregates.values():
+                if aggregate.state.phase != "deleted":
+                    yield actor.component.kind.name, aggregate.id, aggregate.tenant
 
     @property
     def vms(self) -> int:
         """How many VMs it has that are not deleted."""
-        return sum(1 for entity in self._registries.vms.entities.values() if entity.state.phase != "deleted")
+        return sum(1 for aggregate in self._registries.vms.aggregates.values() if aggregate.state.phase != "deleted")
 
     @property
     def vms_running(self) -> int:
         """How many of them have a process, paused or not."""
-        return sum(1 for entity in self._registries.vms.entities.values() if entity.state.observed in LIVING)
+        return sum(1 for aggregate in self._registries.vms.aggregates.values() if aggregate.state.observed in LIVING)
 
     def changed_hands(self, recorded: Recorded) -> tuple[str, str, str, bool] | None:
         """(kind, id, tenant, whether it is owned now) where an event made or ended an object."""
-        kind, entity_id = split_stream(recorded.stream)
+        kind, aggregate_id = split_stream(recorded.stream)
         for actor in self._actors:
             if actor.component.kind.name == kind:
-                deleted = actor.registry.entities[entity_id].state.phase == "deleted"
+                deleted = actor.registry.aggregates[aggregate_id].state.phase == "deleted"
                 if deleted or recorded.version == 1:
-                    return kind, entity_id, recorded.tenant, not deleted
+                    return kind, aggregate_id, recorded.tenant, not deleted
         return None
 
     async def start(self) -> None:
@@ -190,11 +190,11 @@ class Node:
         return BaseImage(image.id, image.name, image.format, image.size_bytes, size_mib, image.ready_channel, seen)
 
     def _names_of(self, vm_ids: Iterable[str]) -> Sequence[str]:
-        return sorted(self._registries.vms.entities[vm_id].state.name for vm_id in vm_ids)
+        return sorted(self._registries.vms.aggregates[vm_id].state.name for vm_id in vm_ids)
 
     def _know_unrecorded_uses(self) -> None:
         """An older log does not say that its VMs use their images; it follows from what they are."""
-        for vm_id, entity in self._registries.vms.entities.items():
-            if needs_image(entity.state):
-                stream = use_stream(IMAGE_KIND.name, entity.state.spec.image_id)
+        for vm_id, aggregate in self._registries.vms.aggregates.items():
+            if needs_image(aggregate.state):
+                stream = use_stream(IMAGE_KIND.name, aggregate.state.spec.image_id)
                 self._registries.images.uses.setdefault(stream, Uses()).users.setdefault(vm_id, VM_KIND.name)

@@ -1,4 +1,4 @@
-"""What every bus promises, on the twin in memory and on a real nats-server."""
+"""What every bus promises, on the fake in memory and on a real nats-server."""
 
 from __future__ import annotations
 

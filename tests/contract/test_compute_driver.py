@@ -5,7 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from aetherscale.actors.compute.driver import ComputeDriver, Found
-from aetherscale.actors.compute.model.effects import Booted, CollectVm, Collected, DiskProvisioned, EffectFailed, Ended, GuestEnded, GuestReady, Removed, ShutdownIgnored, VmGone
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    Collected,
+    CollectVm,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    GuestEnded,
+    GuestReady,
+    Removed,
+    ShutdownIgnored,
+    VmGone,
+)
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,

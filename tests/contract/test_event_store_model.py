@@ -1,4 +1,4 @@
-"""Whatever is asked of it, in whatever order, the file and the twin in memory give the same answers."""
+"""Whatever is asked of it, in whatever order, the file and the fake in memory give the same answers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def play(world: LogWorld, script: Sequence[Sequence[Append] | str | int]) 
 
 @settings(max_examples=60)
 @given(rounds)
-def test_the_file_and_its_twin_are_the_same(script: list[list[Append] | str | int]) -> None:
+def test_the_file_and_its_fake_are_the_same(script: list[list[Append] | str | int]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         world = SqliteWorld(Path(directory))
         assert asyncio.run(play(world, script)) == asyncio.run(play(MemoryWorld(), script))

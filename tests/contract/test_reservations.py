@@ -20,9 +20,9 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
-from aetherscale.kernel.claims import NameClaimed, claim_stream, use_stream
 from aetherscale.kernel.messages import Envelope
 from aetherscale.kernel.registry import Registry, apply, event_types
+from aetherscale.kernel.reservations import NameClaimed, name_stream, use_stream
 from aetherscale.node import KINDS
 from tests.support.event_logs import NOW_US
 from tests.support.memory_node import MemoryNode
@@ -65,8 +65,8 @@ async def in_use(node: MemoryNode) -> tuple[set[str], set[str]]:
     for recorded in await node.events():
         for kind, registry in zip(KINDS, registries, strict=True):
             apply(kind, registry, recorded)
-    used = {each.state.spec.image_id for each in registries[0].entities.values() if each.state.phase != "deleted"}
-    return used, {each.id for each in registries[1].entities.values() if each.state.phase == "ready"}
+    used = {each.state.spec.image_id for each in registries[0].aggregates.values() if each.state.phase != "deleted"}
+    return used, {each.id for each in registries[1].aggregates.values() if each.state.phase == "ready"}
 
 
 @pytest.mark.parametrize("image_first", [False, True])
@@ -164,12 +164,12 @@ async def written_by_an_older_version(node: MemoryNode) -> None:
 
     await write(
         Write(f"image-{IMAGE}", 0, (images.ImageBuildRequested(IMAGE, "tiny", "tiny"),)),
-        Write(claim_stream("image", "default", "tiny"), 0, (NameClaimed("image", "tiny", IMAGE),)),
+        Write(name_stream("image", "default", "tiny"), 0, (NameClaimed("image", "tiny", IMAGE),)),
     )
     await write(Write(f"image-{IMAGE}", 1, (images.ImageStored("raw", "a" * 64, 1 << 20, 1 << 20),)))
     await write(
         Write(f"vm-{VM}", 0, (vms.VmRequested(VM, SPEC),)),
-        Write(claim_stream("vm", "default", "web"), 0, (NameClaimed("vm", "web", VM),)),
+        Write(name_stream("vm", "default", "web"), 0, (NameClaimed("vm", "web", VM),)),
     )
     await write(
         Write(f"vm-{VM}", 1, (vms.DiskProvisioned(10240), vms.VmBooted(1, 7, 700, "old-boot", "tcg"))),
@@ -200,6 +200,6 @@ async def test_a_log_of_an_older_version_shows_the_same_views(node: MemoryNode) 
     registry: Registry[Any] = Registry()
     for recorded in await node.events():
         apply(VM_KIND, registry, recorded)
-    [entity] = registry.entities.values()
-    assert shown == VM_KIND.view(entity.state, "host1", 5, entity.requested_by)
+    [aggregate] = registry.aggregates.values()
+    assert shown == VM_KIND.view(aggregate.state, "host1", 5, aggregate.requested_by)
     assert (shown.phase, shown.revision, shown.exit.reason) == ("stopped", 5, "user")

@@ -16,7 +16,6 @@ import nats
 import pytest
 from nats.aio.msg import Msg
 
-from aetherscale.setup import doctor
 from aetherscale.__main__ import program
 from aetherscale.bus import connection as connection_module
 from aetherscale.bus import jetstream
@@ -30,6 +29,7 @@ from aetherscale.gateways.cli import client as client_module
 from aetherscale.gateways.cli.client import Client
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.settings import Settings
+from aetherscale.setup import doctor
 from tests.support.nats_server import NatsServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

@@ -18,9 +18,9 @@ from aetherscale.bus.peers import name_of
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
-from aetherscale.kernel.claims import NameClaimed, claim_stream
 from aetherscale.kernel.messages import Envelope
 from aetherscale.kernel.registry import event_types
+from aetherscale.kernel.reservations import NameClaimed, name_stream
 from aetherscale.node import KINDS
 from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, run, simulated_node, told
@@ -47,7 +47,7 @@ async def claim_names(node: RunningNode, count: int) -> None:
     log = EventLog(store, Codec(event_types(KINDS)))
     for number in range(count):
         name = f"name-{number}"
-        claimed = Write(claim_stream("vm", "default", name), 0, (NameClaimed("vm", name, f"{number:016x}"),))
+        claimed = Write(name_stream("vm", "default", name), 0, (NameClaimed("vm", name, f"{number:016x}"),))
         await log.append([claimed], Envelope(None, "default", "user:test", name, name, None, 1_800_000_000_000_000))
     await log.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.debugger import upkeep
+from aetherscale.debugger import maintenance
 from aetherscale.debugger.past import opened
 from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.sqlite import open_reader
@@ -67,8 +67,8 @@ async def test_what_is_sealed_ends_exactly_where_it_was_told_to(
     monkeypatch.setattr("aetherscale.eventstore.archive.SEGMENT_EVENTS", 1)
     monkeypatch.setattr(archive, "__kwdefaults__", {"segment_events": 1})
     place = world.path.parent
-    assert upkeep.preview(place, before=before, now_us=NOW_US, keep=keep).sealed_to == sealed_to
-    done = upkeep.archive(place, before=before, now_us=NOW_US, keep=keep, report=lambda done, total: None)
+    assert maintenance.preview(place, before=before, now_us=NOW_US, keep=keep).sealed_to == sealed_to
+    done = maintenance.archive(place, before=before, now_us=NOW_US, keep=keep, report=lambda done, total: None)
     assert done.sealed_to == sealed_to
 
 
@@ -99,17 +99,17 @@ async def test_moments_are_exact_wherever_the_segments_end(world: SqliteWorld, s
 async def test_a_log_of_no_event_or_one_answers_everything(world: SqliteWorld, count: int) -> None:
     await of_seconds(world, count)
     place = world.path.parent
-    assert upkeep.verify(place, KINDS).events == count or count  # the type of the one is not known
-    assert upkeep.info(place).events == count
+    assert maintenance.verify(place, KINDS).events == count or count  # the type of the one is not known
+    assert maintenance.info(place).events == count
     lines: list[bytes] = []
-    assert upkeep.export(place, lines.append).events == count
-    assert upkeep.preview(place, before=None, now_us=NOW_US, keep=0).sealed_to == 0
+    assert maintenance.export(place, lines.append).events == count
+    assert maintenance.preview(place, before=None, now_us=NOW_US, keep=0).sealed_to == 0
     async with opened(place, KINDS) as log:
         assert [await log.position(moment) for moment in (at(1, -1), at(1), at(9), "0")] == [0, count, count, 0]
         assert await log.before(at(9)) == count
         assert await log.head() == count
     copy = place / "copy"
-    assert upkeep.import_(copy, lines, epoch="1111111111111111", now_us=NOW_US).events == count
+    assert maintenance.import_(copy, lines, epoch="1111111111111111", now_us=NOW_US).events == count
     reader = await open_reader(copy / "events.db")
     assert (await reader.head(), reader.epoch == "1111111111111111") == (count, bool(count))
     await reader.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.debugger import upkeep
+from aetherscale.debugger import maintenance
 from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.integrity import verify, witness
 from aetherscale.eventstore.sqlite import open_store
@@ -224,12 +224,12 @@ async def test_only_heads_of_this_node_count_and_there_has_to_be_one(world: Sqli
 async def test_a_file_of_heads_is_kept_and_read_strictly(world: SqliteWorld, tmp_path: Path) -> None:
     kept = await grown(world, 2)
     file = tmp_path / "heads.jsonl"
-    assert [upkeep.keep(file, each) for each in (kept[0], kept[1], kept[1], kept[2])] == [True, True, False, True]
-    assert upkeep.read_witnessed(file) == kept
+    assert [maintenance.keep(file, each) for each in (kept[0], kept[1], kept[1], kept[2])] == [True, True, False, True]
+    assert maintenance.read_witnessed(file) == kept
     with pytest.raises(Refused, match="ends at event 4, and event 8 was witnessed"):
-        upkeep.keep(file, kept[1])
-    assert upkeep.keep(file, Witnessed("host2", EPOCH, 0, "0" * 64, TIMES[0]))
-    assert upkeep.read_witnessed(file)[:-1] == kept
+        maintenance.keep(file, kept[1])
+    assert maintenance.keep(file, Witnessed("host2", EPOCH, 0, "0" * 64, TIMES[0]))
+    assert maintenance.read_witnessed(file)[:-1] == kept
 
     good_line = encode(kept[1])
     for broken in (b"\n", b"{}", b"[]", good_line[:-3], good_line.replace(b'"head-seq":4', b'"head-seq":"4"'),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import tiny
-from aetherscale.actors.images.model.effects import FetchImage, ImageStored
-from aetherscale.actors.images.driver import HostImages, Imports
 from aetherscale.actors.images.building.tinyparts import Parts
+from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.actors.images.model.effects import FetchImage, ImageStored
 from tests.support.node import ROOT
 
 pytestmark = pytest.mark.integration

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from aetherscale import filecopy, incoming
+from aetherscale.actors.images.driver import MOST_OF_ONE_TENANT, HostImages, Imports
 from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.model.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
-from aetherscale.actors.images.driver import HostImages, Imports, MOST_OF_ONE_TENANT
 from tests.support.cli import good, told
 from tests.support.fetching import ETAG, LOOPBACK, MIB, no_proxy
 from tests.support.http_server import Asked, http_server, says, serves

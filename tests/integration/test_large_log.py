@@ -13,7 +13,6 @@ import pytest
 
 from aetherscale.__main__ import program
 from aetherscale.app import running
-from aetherscale.runtime.audit import audit
 from aetherscale.eventstore import integrity
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
@@ -21,8 +20,9 @@ from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import Damaged
 from aetherscale.gateways.cli.main import run
 from aetherscale.host import LOG_NAME
-from aetherscale.kernel.claims import CLAIM_EVENTS, NameClaimed, claim_stream
 from aetherscale.kernel.messages import Envelope
+from aetherscale.kernel.reservations import RESERVATION_EVENTS, NameClaimed, name_stream
+from aetherscale.runtime.audit import audit
 from aetherscale.settings import Settings
 
 NODE = "large"
@@ -36,10 +36,10 @@ async def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "state"
     directory.mkdir(mode=0o700)
     store = await open_store(directory / LOG_NAME, node=NODE, epoch="e" * 32, now_us=1)
-    log = EventLog(store, Codec(CLAIM_EVENTS))
+    log = EventLog(store, Codec(RESERVATION_EVENTS))
     for number in range(50):
         name = f"name-{number}"
-        write = Write(claim_stream("vm", "default", name), 0, (NameClaimed("vm", name, "owner"),))
+        write = Write(name_stream("vm", "default", name), 0, (NameClaimed("vm", name, "owner"),))
         await log.append([write], Envelope(None, "default", "user:test", f"command-{number}", "c", None, number))
     await log.close()
     return directory

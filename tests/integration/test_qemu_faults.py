@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.compute.driver import LogRange
-from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned, EffectFailed, EndVm, Ended, GuestReady, VmGone
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    GuestReady,
+    VmGone,
+)
 from aetherscale.actors.compute.qemu import accel, launch, seriallog
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support.compute_fixtures import qemu_world, tiny_image_file

@@ -14,7 +14,19 @@ import msgspec
 import pytest
 
 from aetherscale.actors.compute.driver import Found, LogRange
-from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned, EffectFailed, EndVm, Ended, GuestEnded, GuestReady, RemoveVm, Removed, ShutDownVm, VmGone
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    GuestEnded,
+    GuestReady,
+    Removed,
+    RemoveVm,
+    ShutDownVm,
+    VmGone,
+)
 from aetherscale.actors.compute.qemu import argv, machine, session, starter
 from aetherscale.actors.compute.qemu import driver as driver_module
 from aetherscale.actors.compute.qemu.console import SerialLine

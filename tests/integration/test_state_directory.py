@@ -16,7 +16,7 @@ from tests.support.cli import BIN, MakeNode, good, run, simulated_node
 from tests.support.event_logs import SqliteWorld, filled
 
 SOMEBODY = 54321
-NAMES = ("events.lock", "events.reserve", "events.head", "events.db", "events.db-wal", "events.db.new", "views.db")
+NAMES = ("events.lock", "events.reserve", "events.head", "events.db", "events.db-wal", "events.db.new", "snapshots.db")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.runtime import publisher as publisher_module
-from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import streamconfig
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.jetstream import DUPLICATE_WINDOW_NS
 from aetherscale.eventstore.memory import MemoryLog
+from aetherscale.runtime import publisher as publisher_module
+from aetherscale.runtime.publisher import Publisher
 from tests.support.eventually import asked_until
 from tests.support.nats_server import NatsServer
 from tests.support.publishing import EPOCH, NAME, NODE, WAIT_S, World, world

@@ -23,7 +23,7 @@ from aetherscale.eventstore.integrity import verify
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.projections import Snapshot, load, replay
 from aetherscale.eventstore.sqlite import open_reader, open_store
-from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import StoredEvent, StoreError
 from aetherscale.kernel.messages import Envelope
 from tests.powercuts.disk import Disk, Names, Said, seeded
@@ -143,7 +143,7 @@ async def after_a_cut(cut: Cut, directory: Path, written: Sequence[StoredEvent])
             accepted = await store.accepted(event.tenant, event.command_id)
             if (accepted is not None) != (event.seq <= there):
                 faults.append(f"command {event.command_id} is event {event.seq} of {there}, accepted is {accepted}")
-        faults.extend(await faults_of_views(log, directory / "views.db"))
+        faults.extend(await faults_of_views(log, directory / "snapshots.db"))
         writes = [Write("after-the-cut", 0, (Paid(b"one"),))]
         envelope: Envelope[Any] = Envelope(None, "default", "user:test", "after-the-cut", "correlation", None, NOW_US)
         await log.append(writes, envelope, digest=digest_of("after-the-cut"))
@@ -157,7 +157,7 @@ async def after_a_cut(cut: Cut, directory: Path, written: Sequence[StoredEvent])
 
 async def faults_of_views(log: EventLog, path: Path) -> list[str]:
     """Whether snapshots are what the log says, or not there, and whether more can be kept."""
-    views = await SqliteViews.open(path)
+    views = await SqliteSnapshots.open(path)
     try:
         loaded, truth = await load(LEDGER, log, views), await replay(LEDGER, log)
         if loaded != truth:

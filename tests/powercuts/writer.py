@@ -24,7 +24,7 @@ from aetherscale.eventstore import groupcommit
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.projections import Snapshots, load
 from aetherscale.eventstore.sqlite import open_store, opening
-from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import AlreadyAccepted
 from aetherscale.kernel.messages import Envelope, Recorded
 from tests.powercuts.disk import seeded
@@ -52,7 +52,7 @@ async def write_some(directory: Path, run: str, ending: str, synchronous: str = 
     if synchronous:
         await set_synchronous(store, synchronous)
     log = EventLog(store, CODEC)
-    views = await SqliteViews.open(directory / "views.db")
+    views = await SqliteSnapshots.open(directory / "snapshots.db")
     state, position = await load(LEDGER, log, views)
     say(f"done {position}")
     snapshots = Snapshots(views, log.epoch, position, every=SNAPSHOT_EVENTS)

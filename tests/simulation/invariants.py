@@ -13,7 +13,7 @@ from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.messages import event_id
-from aetherscale.kernel.registry import Entity, Kind, Registry, apply
+from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
 from tests.simulation.oracle import told
@@ -36,13 +36,15 @@ class Folded:
             apply(IMAGE_KIND, self.images, recorded)
             self.requests.setdefault(stored.command_id, []).append((stored.seq, stored.type))
 
-    def entities(self) -> Iterable[Entity[Vm]]:
-        return self.vms.entities.values()
+    def aggregates(self) -> Iterable[Aggregate[Vm]]:
+        return self.vms.aggregates.values()
 
     def owed(self) -> list[str]:
         """What is still to be done."""
-        vms = [(f"vm {entity.id}", COMPUTE.pending(entity.state)) for entity in self.entities()]
-        images = [(f"image {entity.id}", IMAGES.pending(entity.state)) for entity in self.images.entities.values()]
+        vms = [(f"vm {aggregate.id}", COMPUTE.pending(aggregate.state)) for aggregate in self.aggregates()]
+        images = [
+            (f"image {aggregate.id}", IMAGES.pending(aggregate.state)) for aggregate in self.images.aggregates.values()
+        ]
         return [f"{what}: {effect.key}" for what, effect in (*vms, *images) if effect is not None]
 
 
@@ -72,10 +74,12 @@ def check_views(world: World, folded: Folded) -> None:
         (IMAGE_KIND, images, folded.images),
     )
     for kind, views, registry in kinds:
-        for entity_id, entity in registry.entities.items():
+        for aggregate_id, aggregate in registry.aggregates.items():
             check_view(
-                views[entity_id],
-                msgspec.json.decode(encode(kind.view(entity.state, NODE, entity.version, entity.requested_by))),
+                views[aggregate_id],
+                msgspec.json.decode(
+                    encode(kind.view(aggregate.state, NODE, aggregate.version, aggregate.requested_by))
+                ),
             )
 
 
@@ -89,13 +93,13 @@ def check_view(wanted: dict[str, Any], found: dict[str, Any]) -> None:
 def check_uses(folded: Folded) -> None:
     """What a VM is made of is there for as long as the VM is, at any moment, whoever raced with whom."""
     used: dict[str, set[str]] = {}
-    for entity in folded.entities():
-        if needs_image(entity.state):
-            used.setdefault(entity.state.spec.image_id, set()).add(entity.id)
+    for aggregate in folded.aggregates():
+        if needs_image(aggregate.state):
+            used.setdefault(aggregate.state.spec.image_id, set()).add(aggregate.id)
     for image_id, vms in used.items():
-        image = folded.images.entities[image_id].state
+        image = folded.images.aggregates[image_id].state
         require(image.phase == "ready", f"image {image_id} is {image.phase}, and {sorted(vms)} are made of it")
-    for image_id in folded.images.entities:
+    for image_id in folded.images.aggregates:
         held = set(folded.images.uses_of("image", image_id).users)
         require(
             held == used.get(image_id, set()), f"image {image_id}: reserved by {held}, used by {used.get(image_id)}"
@@ -104,7 +108,7 @@ def check_uses(folded: Folded) -> None:
 
 def check_host(world: World, folded: Folded) -> None:
     """C, once nothing is owed: what is on the host is what the log says."""
-    vms = {entity.id: entity.state for entity in folded.entities()}
+    vms = {aggregate.id: aggregate.state for aggregate in folded.aggregates()}
     running = {vm_id for vm_id, vm in vms.items() if vm.observed in ("running", "paused")}
     live = {vm_id for vm_id in world.host.processes if world.host.live(vm_id) is not None}
     # What the host has refused to end for good is told as failed, and left until somebody asks again.
@@ -122,7 +126,7 @@ def check_host(world: World, folded: Folded) -> None:
     require(not missing, f"disks are missing: {sorted(missing)}")
     left = world.host.disks.keys() - there
     require(not left, f"disks are left over: {sorted(left)}")
-    images = {entity.id: entity.state.phase for entity in folded.images.entities.values()}
+    images = {aggregate.id: aggregate.state.phase for aggregate in folded.images.aggregates.values()}
     require({i for i, phase in images.items() if phase == "ready"} <= world.images, f"images are missing: {images}")
     require(not [i for i in world.images if images.get(i) in (None, "deleted")], f"images are left over: {images}")
     for vm_id, vm in vms.items():

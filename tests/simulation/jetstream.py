@@ -1,4 +1,4 @@
-"""The twin of JetStream: streams on a broker in memory, as far as the publisher speaks to them.
+"""The fake of JetStream: streams on a broker in memory, as far as the publisher speaks to them.
 
 Holds to what a nats-server does: the expected last sequence is looked at before duplicates are, a duplicate is
 acknowledged and not stored, a deleted stream takes its duplicate window along, and nobody answers while the broker is

@@ -44,7 +44,7 @@ TAIL_EVENTS: Final = 50
 """How many events the node keeps beside its log here, so that this memory is full when the month begins."""
 STEPS_OF_A_DAY: Final = 200_000
 """Turns of the loop, three times what a day takes."""
-TWINS: Final = ("memory.py", "simulated.py", "simulated_host.py")
+FAKES: Final = ("memory.py", "simulated.py", "simulated_host.py")
 """The modules that stand for the world outside of the process; the disk of a host may fill."""
 
 
@@ -167,7 +167,7 @@ def snapshot() -> tracemalloc.Snapshot:
     """What was allocated by the node, and not by the world around it."""
     package = Path(aetherscale.__file__).parent
     filters = [tracemalloc.Filter(inclusive=True, filename_pattern=f"{package}/*")]
-    filters += [tracemalloc.Filter(inclusive=False, filename_pattern=f"*/{twin}") for twin in TWINS]
+    filters += [tracemalloc.Filter(inclusive=False, filename_pattern=f"*/{fake}") for fake in FAKES]
     return tracemalloc.take_snapshot().filter_traces(filters)
 
 

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from aetherscale.runtime.component import Progress as ImageProgress
 from aetherscale.actors.compute.driver import (
     ComputeDriver,
     Console,
@@ -29,8 +28,8 @@ from aetherscale.actors.compute.driver import (
 )
 from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.images.model import effects as images
 from aetherscale.actors.images.component import Perform
+from aetherscale.actors.images.model import effects as images
 from aetherscale.bus.bus import Bus, Handler, Subscription
 from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.endpoint import Endpoint
@@ -50,6 +49,7 @@ from aetherscale.eventstore.store import (
     StoreError,
 )
 from aetherscale.host import Broker, Capacity
+from aetherscale.runtime.component import Progress as ImageProgress
 from aetherscale.settings import Settings
 from tests.simulation.world import World
 

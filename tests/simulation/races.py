@@ -65,7 +65,7 @@ class Race:
         )
         died = world.started > before
         folded = Folded(world)
-        there = any(entity.state.phase == "ready" for entity in folded.images.entities.values())
+        there = any(aggregate.state.phase == "ready" for aggregate in folded.images.aggregates.values())
         told = [answer and (answer["type"], answer.get("code")) for answer in answers]
         granted = [answer is not None and answer["type"] == "result" for answer in answers]
         require(granted in ([True, False], [False, True]), f"both were answered {told}")

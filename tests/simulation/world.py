@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
-from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.model.state import Vm, evolve
+from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.memory import MemoryLog

@@ -13,7 +13,14 @@ from typing import Final, Protocol, TypeVar
 from qemu.qmp import QMPClient
 
 from aetherscale.actors.compute.driver import ComputeDriver, Process
-from aetherscale.actors.compute.model.effects import BootVm, Booted, ComputeObservation, ComputeOutcome, DiskProvisioned, ProvisionDisk
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    BootVm,
+    ComputeObservation,
+    ComputeOutcome,
+    DiskProvisioned,
+    ProvisionDisk,
+)
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver

@@ -1,4 +1,4 @@
-"""Logs to test on: the twin in memory and the real file, opened, closed and opened again; and short ways to append."""
+"""Logs to test on: the fake in memory and the real file, opened, closed and opened again; and short ways to append."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.images.fetching.copying import Places
-from aetherscale.actors.images.fetching.fetch import FetchFailed, Fetched, Limits, fetch
+from aetherscale.actors.images.fetching.fetch import Fetched, FetchFailed, Limits, fetch
 
 MIB = 1 << 20
 CONTENT = hashlib.shake_128(b"an image").digest(3 * MIB + 17)

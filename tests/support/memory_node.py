@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
-from aetherscale.runtime.component import Progress
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.images.model import effects
@@ -24,6 +23,7 @@ from aetherscale.kernel.registry import Registry, apply, event_types
 from aetherscale.kernel.replies import Chunk
 from aetherscale.kernel.wire import encode
 from aetherscale.node import KINDS, Node, Ports, Registries
+from aetherscale.runtime.component import Progress
 
 PATIENCE_S = 30.0
 

@@ -15,18 +15,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aetherscale.runtime.component import Progress
 from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.images.model import effects as images
 from aetherscale.actors.images.component import Perform
+from aetherscale.actors.images.model import effects as images
 from aetherscale.app import Ready, run_node
 from aetherscale.bus.bus import Bus
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.store import Append, Store
 from aetherscale.host import Broker, Host
+from aetherscale.runtime.component import Progress
 from aetherscale.settings import Settings, load_settings
 
 T = TypeVar("T")

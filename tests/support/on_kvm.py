@@ -23,7 +23,7 @@ from typing import NoReturn
 import msgspec
 from qemu.qmp import ConnectError, QMPClient
 
-from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned, EndVm, Ended, RemoveVm, Removed, VmHeld
+from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned, Ended, EndVm, Removed, RemoveVm, VmHeld
 from aetherscale.actors.compute.qemu import accel, identity, launch
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support import reaper

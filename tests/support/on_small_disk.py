@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from aetherscale.actors.compute.driver import Found
-from aetherscale.actors.compute.model.effects import EffectFailed, EndVm, Ended, GuestReady, VmContinued, VmHeld
+from aetherscale.actors.compute.model.effects import EffectFailed, Ended, EndVm, GuestReady, VmContinued, VmHeld
 from aetherscale.actors.compute.qemu.disk import MIB
 from tests.support import reaper
 from tests.support.compute_worlds import (

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.runtime.publisher import Publisher
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.bus.jetstream import StoredMessage, Stream, StreamError
@@ -21,6 +20,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.memory import MemoryLog, open_memory
 from aetherscale.kernel.messages import Envelope, Event, Recorded
+from aetherscale.runtime.publisher import Publisher
 from tests.support.eventually import Told, asked_until
 from tests.support.nats_server import NatsServer
 

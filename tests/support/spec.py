@@ -20,7 +20,7 @@ NOON_US = 1_800_000_000_000_000
 
 
 class Given(Generic[S, M, E, F]):
-    """An entity with a past."""
+    """An aggregate with a past."""
 
     def __init__(self, decider: Decider[S, M, E, F], past: Sequence[E], at_us: int = NOON_US) -> None:
         self._decider = decider
@@ -35,7 +35,7 @@ class Given(Generic[S, M, E, F]):
 
     @property
     def owed(self) -> F | None:
-        """What is owed to the host."""
+        """What is pending on the host."""
         assert self.state is not None
         return self._decider.pending(self.state)
 
@@ -47,7 +47,7 @@ class When(Generic[S, M, E, F]):
         self._decider, self._state, self._message, self._at_us = decider, state, message, at_us
 
     def then(self, *events: E) -> Given[S, M, E, F]:
-        """Exactly these events follow; answers with the entity that has them in its past."""
+        """Exactly these events follow; answers with the aggregate that has them in its past."""
         decided = tuple(self._decider.decide(self._state, self._message, self._at_us))
         assert decided == events
         return self._with(decided)

@@ -1,4 +1,4 @@
-"""Fixtures of the contract of event stores: the twin in memory, and a real SQLite file."""
+"""Fixtures of the contract of event stores: the fake in memory, and a real SQLite file."""
 
 from __future__ import annotations
 

@@ -8,15 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale.setup import hostwork
 from aetherscale.actors.compute.component import ADOPT_AT_ONCE
 from aetherscale.actors.compute.driver import Process
 from aetherscale.actors.compute.model.effects import ProvisionDisk, ShutDownVm
+from aetherscale.actors.compute.model.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.compute.qemu import ceilings
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.compute.model.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.images.files.header import ImageRejected, inspect
 from aetherscale.bus import jetstream
 from aetherscale.bus.jetstream import Stream, StreamError
@@ -25,6 +24,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import MOST_PROBLEMS, verify
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.kernel.errors import Refused
+from aetherscale.setup import hostwork
 from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, new, write
 from tests.support.memory_node import MemoryNode
 from tests.support.qcow2 import qcow2_image

@@ -9,11 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.runtime import actor as actor_module
-from aetherscale.runtime.actor import CONFLICT_LIMIT
 from aetherscale.actors.compute import console as console_module
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.actors.compute.console import INPUT_LIMIT, SESSION_LIMIT, Consoles
+from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.actors.compute.qemu.ports import LINE_LIMIT_BYTES, ReadyPort
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost
@@ -29,6 +27,8 @@ from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.store import WrongVersion
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
+from aetherscale.runtime import actor as actor_module
+from aetherscale.runtime.actor import CONFLICT_LIMIT
 from tests.support.memory_node import MemoryNode
 
 WAIT_S = 30.0

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from aetherscale.setup import doctor
 from aetherscale import shortage
-from aetherscale.runtime.effects import OwedWork
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.sqlite.connection import full
 from aetherscale.gateways.cli.program import Finding
+from aetherscale.runtime.effects import EffectRunner
 from aetherscale.settings import Settings, load_settings
+from aetherscale.setup import doctor
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ async def test_work_that_gets_no_thread_has_failed_and_is_no_fault_of_the_node(
 ) -> None:
     answers: list[str] = []
 
-    async def perform(entity_id: str, effect: Any) -> str:
+    async def perform(aggregate_id: str, effect: Any) -> str:
         raise RuntimeError("can't start new thread")
 
     nowhere: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    work = OwedWork(lambda _: None, perform, lambda _, reason: reason, lambda *_: nowhere, lambda: 0, Tasks("t"))
+    work = EffectRunner(lambda _: None, perform, lambda _, reason: reason, lambda *_: nowhere, lambda: 0, Tasks("t"))
     answers.append(await work._outcome("x", Effect()))
     assert answers == [f"{shortage.THREADS}: {shortage.MORE_THREADS}"]
     assert "Traceback" not in caplog.text

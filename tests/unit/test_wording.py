@@ -7,19 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.unit.test_debugger import debugging, until_phase
 
 from aetherscale.__main__ import program
 from aetherscale.actors.compute.model.effects import GuestEnded
 from aetherscale.actors.compute.qemu.guest import _PANIC
 from aetherscale.actors.compute.simulated.host import Behaviour
+from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.actors.images.files.header import ImageRejected, inspect
 from aetherscale.actors.images.model.commands import ImportImage
 from aetherscale.actors.images.model.decide import decide, evolve, pending
 from aetherscale.actors.images.model.events import ImageDeleted
-from aetherscale.actors.images.files.header import ImageRejected, inspect
-from aetherscale.actors.images.driver import HostImages, Imports
 from aetherscale.actors.images.model.presentation import settle
+from aetherscale.debugger.maintenance import import_
 from aetherscale.debugger.past import explained
-from aetherscale.debugger.upkeep import import_
 from aetherscale.debugger.why import explain
 from aetherscale.eventstore.store import Locked
 from aetherscale.gateways.cli.failures import Failure
@@ -31,7 +32,6 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.node import KINDS
 from aetherscale.settings import Settings
 from tests.support.memory_node import MemoryNode
-from tests.unit.test_debugger import debugging, until_phase
 
 WEB = {"image": "tiny", "name": "web"}
 

@@ -1,4 +1,4 @@
-"""The port to the message broker. `nats.py` is the real one, `memory.py` its twin; one contract suite runs on both.
+"""The port to the message broker. `nats.py` is the real one, `memory.py` its fake; one contract suite runs on both.
 
 The bus moves bytes. What a message means is decided in `ingress.py` (requests in, streamed replies out).
 """

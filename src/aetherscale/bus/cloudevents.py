@@ -67,8 +67,8 @@ def _encode(recorded: Recorded, *, omit_data: bool) -> bytes:
 
 def subject(recorded: Recorded) -> str:
     """Where an event is published."""
-    kind, entity_id = split_stream(recorded.stream)
-    return subjects.event(recorded.tenant, recorded.node, kind, entity_id, type(recorded.event).__name__)
+    kind, aggregate_id = split_stream(recorded.stream)
+    return subjects.event(recorded.tenant, recorded.node, kind, aggregate_id, type(recorded.event).__name__)
 
 
 def agrees(published: bytes, current: bytes) -> bool:

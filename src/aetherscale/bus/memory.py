@@ -1,4 +1,4 @@
-"""The twin of NATS: a broker in memory and connections to it, with the same promises and none of the sockets.
+"""The fake of NATS: a broker in memory and connections to it, with the same promises and none of the sockets.
 
 A message is delivered in a later turn of the event loop, in order for each connection; one member of each queue group
 gets it; a request that nobody hears is answered by a 503. `MemoryBroker.down()` is a broker that was killed.

@@ -47,11 +47,11 @@ def diff(before: Past, after: Past, tenant: str) -> Diff:
 
 def _changes(kind: str, before: Past, after: Past, tenant: str) -> Iterator[Change]:
     known = _by_id(before, kind, tenant)
-    for entity_id, view in _by_id(after, kind, tenant).items():
-        old = known.get(entity_id)
+    for aggregate_id, view in _by_id(after, kind, tenant).items():
+        old = known.get(aggregate_id)
         fields = list(_fields("", old or {}, view))
         if fields:
-            yield Change(kind, entity_id, view["name"], "changed" if old else "added", fields)
+            yield Change(kind, aggregate_id, view["name"], "changed" if old else "added", fields)
 
 
 def _by_id(past: Past, kind: str, tenant: str) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,9 @@ from msgspec import Struct
 from aetherscale.debugger.fields import Field, fields_of
 from aetherscale.debugger.past import Kinds
 from aetherscale.eventstore.events_as_json import event_json
-from aetherscale.kernel.claims import CLAIM_EVENTS, CLAIM_KIND
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Event
+from aetherscale.kernel.reservations import RESERVATION_EVENTS, RESERVATION_KIND
 from aetherscale.kernel.subjects import kebab
 
 __all__ = ["EventType", "about", "catalogue", "event_json", "type_named"]
@@ -32,7 +32,7 @@ def catalogue(kinds: Kinds) -> list[EventType]:
     by_kind = [(kind.name, kind.event_types) for kind in kinds]
     return [
         EventType(event.__name__, name, event.SCHEMA, kebab(event.__name__), about(event), fields_of(event))
-        for name, events in (*by_kind, (CLAIM_KIND, CLAIM_EVENTS))
+        for name, events in (*by_kind, (RESERVATION_KIND, RESERVATION_EVENTS))
         for event in events
     ]
 

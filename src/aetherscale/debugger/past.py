@@ -32,7 +32,7 @@ from aetherscale.kernel.errors import Code, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import ambiguous, is_id, is_short_id, too_short
-from aetherscale.kernel.registry import Entity, Kind, Registry, apply, event_types
+from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply, event_types
 from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
@@ -59,13 +59,18 @@ class Past(Struct, frozen=True):
     def views(self, kind: str, tenant: str, *, deleted: bool = False) -> list[Struct]:
         """The views of all objects of a kind as the node itself lists them: by name; deleted ones only if asked for."""
         known = self._kind(kind)
-        entities = [
-            entity for entity in self.registries[kind].of_tenant(tenant) if deleted or entity.state.phase != "deleted"
+        aggregates = [
+            aggregate
+            for aggregate in self.registries[kind].of_tenant(tenant)
+            if deleted or aggregate.state.phase != "deleted"
         ]
-        entities.sort(key=lambda entity: (entity.state.name, entity.id))
-        return [known.view(entity.state, self.node, entity.version, entity.requested_by) for entity in entities]
+        aggregates.sort(key=lambda aggregate: (aggregate.state.name, aggregate.id))
+        return [
+            known.view(aggregate.state, self.node, aggregate.version, aggregate.requested_by)
+            for aggregate in aggregates
+        ]
 
-    def find(self, kind: str, tenant: str, reference: str) -> Entity[Any]:
+    def find(self, kind: str, tenant: str, reference: str) -> Aggregate[Any]:
         """The object that a name, an id or its beginning means; where nobody bears the name now, whoever bore it last.
 
         Raises `Refused`: 404 where there is none, 400 where a beginning means several.
@@ -75,15 +80,15 @@ class Past(Struct, frozen=True):
         registry = self.registries[kind]
         found = registry.find(kind, tenant, reference)
         if found is None and is_short_id(reference):
-            meant = [entity for entity in registry.of_tenant(tenant) if entity.id.startswith(reference)]
+            meant = [aggregate for aggregate in registry.of_tenant(tenant) if aggregate.id.startswith(reference)]
             if len(meant) > 1:
-                raise ambiguous(reference, [(entity.id, entity.state.name) for entity in meant])
+                raise ambiguous(reference, [(aggregate.id, aggregate.state.name) for aggregate in meant])
             found = meant[0] if meant else None
         if found is None and not is_id(reference):
-            bearers = [entity for entity in registry.of_tenant(tenant) if entity.state.name == reference]
-            found = max(bearers, key=lambda entity: entity.seq, default=None)
+            bearers = [aggregate for aggregate in registry.of_tenant(tenant) if aggregate.state.name == reference]
+            found = max(bearers, key=lambda aggregate: aggregate.seq, default=None)
         if found is None:
-            names = sorted({entity.state.name for entity in registry.of_tenant(tenant)})
+            names = sorted({aggregate.state.name for aggregate in registry.of_tenant(tenant)})
             raise Refused(
                 404,
                 f"the log knows no {kind} {reference!r} up to event {self.position}",
@@ -92,9 +97,9 @@ class Past(Struct, frozen=True):
             )
         return found
 
-    def view(self, kind: str, entity: Entity[Any]) -> Struct:
+    def view(self, kind: str, aggregate: Aggregate[Any]) -> Struct:
         """The view of one object."""
-        return self._kind(kind).view(entity.state, self.node, entity.version, entity.requested_by)
+        return self._kind(kind).view(aggregate.state, self.node, aggregate.version, aggregate.requested_by)
 
     def _kind(self, name: str) -> Kind[Any]:
         return next(kind for kind in self.kinds if kind.name == name)

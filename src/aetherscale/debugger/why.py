@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from aetherscale.debugger.past import Past, PastLog
 from aetherscale.kernel.messages import Recorded, event_id, split_stream, stream_name
-from aetherscale.kernel.registry import Entity, Kind
+from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.times import to_rfc3339
 
 LAST_TURNS: Final = 3
@@ -78,7 +78,7 @@ def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
     told: list[Chapter] = []
     state: Any = None
     for each in recorded:
-        words = kind.telling.tell(state, each.event)
+        words = kind.descriptions.describe(state, each.event)
         sentence = Sentence(each.seq, to_rfc3339(each.time_us), words.text)
         if not told or words.role != "answer":
             told.append(_chapter(kind, each, "turn" if words.role == "turn" else "request", sentence))
@@ -105,19 +105,19 @@ def relevant(story: Sequence[Chapter]) -> tuple[list[Chapter], int]:
     return kept, total - sum(len(chapter.sentences) for chapter in kept)
 
 
-async def explain(log: PastLog, past: Past, kind: Kind[Any], entity: Entity[Any], *, whole: bool) -> Why:
+async def explain(log: PastLog, past: Past, kind: Kind[Any], aggregate: Aggregate[Any], *, whole: bool) -> Why:
     """The answer for one object as of a moment; with `whole` nothing of its story is left out."""
-    recorded = [each for each in await log.stream(stream_name(kind.name, entity.id)) if each.seq <= past.position]
+    recorded = [each for each in await log.stream(stream_name(kind.name, aggregate.id)) if each.seq <= past.position]
     story = chapters(kind, recorded)
     told, left_out = (story, 0) if whole else relevant(story)
     causes = [cause for chapter in told for cause in await _causes(log, chapter)]
     return Why(
         kind=kind.name,
-        id=entity.id,
-        name=entity.state.name,
+        id=aggregate.id,
+        name=aggregate.state.name,
         position=past.position,
-        view=past.view(kind.name, entity),
-        summary=kind.telling.sum_up(entity.state),
+        view=past.view(kind.name, aggregate),
+        summary=kind.descriptions.summarize(aggregate.state),
         chapters=[*causes, *told],
         left_out=left_out,
         mentions=[mention async for mention in _mentions(log, past, recorded[0], kind)],
@@ -169,12 +169,12 @@ async def _mentions(log: PastLog, past: Past, origin: Recorded, kind: Kind[Any])
     """The objects of other kinds that the request of this one names by their id."""
     for other in past.kinds:
         mentioned = _field(origin.event, f"{other.name}_id") if other.name != kind.name else ""
-        entity = past.registries[other.name].entities.get(mentioned)
-        if entity is None:
+        aggregate = past.registries[other.name].aggregates.get(mentioned)
+        if aggregate is None:
             continue
-        first = chapters(other, await log.stream(stream_name(other.name, entity.id)))[0]
-        text = f"{other.telling.sum_up(entity.state)}; {first.actor} {first.sentences[0].text}"
-        yield Mention(other.name, entity.id, entity.state.name, text)
+        first = chapters(other, await log.stream(stream_name(other.name, aggregate.id)))[0]
+        text = f"{other.descriptions.summarize(aggregate.state)}; {first.actor} {first.sentences[0].text}"
+        yield Mention(other.name, aggregate.id, aggregate.state.name, text)
 
 
 def _chapter(kind: Kind[Any], recorded: Recorded, role: Literal["request", "turn"], sentence: Sentence) -> Chapter:

@@ -1,4 +1,4 @@
-"""The twin of the SQLite log: same semantics, no file and no thread. Simulations run on it.
+"""The fake of the SQLite log: same semantics, no file and no thread. Simulations run on it.
 
 `MemoryLog` is what a disk would hold and outlives the store that writes to it, as a file outlives a process.
 """

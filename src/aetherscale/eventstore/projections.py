@@ -46,7 +46,7 @@ class Snapshot(Struct, frozen=True):
 
 
 class Views(Protocol):
-    """Where snapshots are kept. `sqlite/views.py` is the real one, `MemoryViews` its twin."""
+    """Where snapshots are kept. `sqlite/snapshots.py` is the real one, `MemorySnapshots` its fake."""
 
     async def snapshots(self, name: str, fingerprint: str, epoch: str) -> Sequence[Snapshot]:
         """The good snapshots of a projection, the newest first."""
@@ -224,8 +224,8 @@ class Snapshots:
             await _save(self._views, projection, self._epoch, Snapshot(position, state))
 
 
-class MemoryViews:
-    """The twin of the file: snapshots in a dictionary."""
+class MemorySnapshots:
+    """The fake of the file: snapshots in a dictionary."""
 
     def __init__(self) -> None:
         self._kept: dict[str, list[tuple[str, str, Snapshot]]] = {}

@@ -1,6 +1,6 @@
 """The port of the event log: streams, versions and payloads. Has never heard of VMs.
 
-`sqlite/` is the real one and `memory.py` its twin; one contract suite runs on both. Payloads are bytes here;
+`sqlite/` is the real one and `memory.py` its fake; one contract suite runs on both. Payloads are bytes here;
 `codec.py` turns them into events and back.
 """
 

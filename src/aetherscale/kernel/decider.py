@@ -1,7 +1,7 @@
 """The decider: three pure functions that are all that a component's meaning consists of.
 
-`S` is the state of one entity, `M` everything that can be said to it (commands, outcomes, observations), `E` its events
-and `F` its effects.
+`S` is the state of one aggregate, `M` every message to it (commands, outcomes, observations), `E` its events and `F` its
+effects.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class Decider(Generic[S, M, E, F]):
-    """What follows from a message, what follows from an event, and what is owed to the host.
+    """What follows from a message, what follows from an event, and what is pending on the host.
 
     `decide(state, message, at_us)` may raise `Refused`; no events means that nothing changes.
     `evolve(state, event, at_us)` must not fail. `pending(state)` is asked after every append and every restart.
-    A state of None is an entity that nothing has been said about yet.
+    A state of None is an aggregate that nothing has been said about yet.
     """
 
     decide: Callable[[S | None, M, int], Sequence[E]]

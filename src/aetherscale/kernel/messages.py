@@ -21,7 +21,7 @@ class Event(Struct, frozen=True, rename="kebab", gc=False):
 
 
 class Envelope(Struct, Generic[M], frozen=True):
-    """A message on its way into a lane, with everything that a pure decider may not fetch for itself."""
+    """A message on its way into a mailbox, with everything that a pure decider may not fetch for itself."""
 
     message: M
     tenant: str
@@ -55,15 +55,15 @@ class Recorded(Struct, frozen=True, gc=False):
     causation_id: str | None
 
 
-def stream_name(kind: str, entity_id: str) -> str:
+def stream_name(kind: str, aggregate_id: str) -> str:
     """`vm-0123…`: the kind has no dash, so that the two can be told apart again."""
-    return f"{kind}-{entity_id}"
+    return f"{kind}-{aggregate_id}"
 
 
 def split_stream(stream: str) -> tuple[str, str]:
     """The kind and the id of a stream."""
-    kind, _, entity_id = stream.partition("-")
-    return kind, entity_id
+    kind, _, aggregate_id = stream.partition("-")
+    return kind, aggregate_id
 
 
 def event_id(node: str, epoch: str, seq: int) -> str:

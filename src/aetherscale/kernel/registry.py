@@ -1,4 +1,4 @@
-"""All entities of one kind, as the events of a log add up to them: the projection that commands are decided on.
+"""All aggregates of one kind, as the events of a log add up to them: the projection that commands are decided on.
 
 The node folds it event by event as they are committed, a replay folds it up to any moment of the past, and both get the
 same. Pure.
@@ -12,22 +12,22 @@ from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct, field
 
-from aetherscale.kernel.claims import (
-    CLAIM_EVENTS,
-    CLAIM_KIND,
-    FREE,
-    NAME_EVENTS,
-    USE_EVENTS,
-    Claim,
-    Uses,
-    claim_stream,
-    evolve_uses,
-    use_stream,
-)
-from aetherscale.kernel.claims import evolve as evolve_claim
+from aetherscale.kernel.descriptions import PLAIN, Descriptions
 from aetherscale.kernel.messages import Event, Recorded, split_stream
 from aetherscale.kernel.names import is_id
-from aetherscale.kernel.telling import PLAIN, Telling
+from aetherscale.kernel.reservations import (
+    FREE,
+    NAME_EVENTS,
+    RESERVATION_EVENTS,
+    RESERVATION_KIND,
+    USE_EVENTS,
+    Holder,
+    Uses,
+    evolve_uses,
+    name_stream,
+    use_stream,
+)
+from aetherscale.kernel.reservations import evolve as evolve_holder
 
 S = TypeVar("S")
 
@@ -37,7 +37,7 @@ OURSELVES: Final = "aether:"
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
-    """A kind of entity: how its events are folded, how it looks from outside, and how its events are told.
+    """A kind of aggregate: how its events are folded, how it looks from outside, and how its events are told.
 
     `view(state, node, revision, requested_by)` is a Struct with at least `id`, `name` and `phase`.
     """
@@ -47,14 +47,14 @@ class Kind(Generic[S]):
     event_types: tuple[type[Event], ...]
     evolve: Callable[[S | None, Any, int], S]
     view: Callable[[S, str, int, str | None], Struct]
-    telling: Telling[S] = PLAIN
+    descriptions: Descriptions[S] = PLAIN
     version: int = 1
     """Grows with each change of what `evolve` does that does not show in the type of the state, so that snapshots of
     before are not taken for what it would have made."""
 
 
-class Entity(Struct, Generic[S], frozen=True, gc=False):
-    """One entity: its state, and where in the log it stands."""
+class Aggregate(Struct, Generic[S], frozen=True, gc=False):
+    """One aggregate: its state, and where in the log it stands."""
 
     id: str
     tenant: str
@@ -63,70 +63,72 @@ class Entity(Struct, Generic[S], frozen=True, gc=False):
     seq: int
     """The position of its last event."""
     correlation_id: str
-    """The correlation id of its last event, which owed work goes on with."""
+    """The correlation id of its last event, which pending work goes on with."""
     state: S
     requested_by: str | None = None
     """Whose command was carried out last; None where nobody has asked for anything."""
 
 
 class Registry(Struct, Generic[S]):
-    """All entities of one kind by id, and by stream the claims to their names and what they are used by.
+    """All aggregates of one kind by id, and by stream the claims to their names and what they are used by.
 
     All as of `position`.
     """
 
     position: int = 0
-    entities: dict[str, Entity[S]] = field(default_factory=dict)
-    claims: dict[str, Claim] = field(default_factory=dict)
+    aggregates: dict[str, Aggregate[S]] = field(default_factory=dict)
+    holders: dict[str, Holder] = field(default_factory=dict)
     uses: dict[str, Uses] = field(default_factory=dict)
 
-    def named(self, kind: str, tenant: str, name: str) -> Entity[S] | None:
+    def named(self, kind: str, tenant: str, name: str) -> Aggregate[S] | None:
         """Whoever bears the name now."""
-        owner = self.claims.get(claim_stream(kind, tenant, name), FREE).owner
-        return self.entities.get(owner) if owner is not None else None
+        owner = self.holders.get(name_stream(kind, tenant, name), FREE).owner
+        return self.aggregates.get(owner) if owner is not None else None
 
-    def find(self, kind: str, tenant: str, reference: str) -> Entity[S] | None:
-        """The tenant's entity that a name or an id means; a deleted one is found by its id alone."""
+    def find(self, kind: str, tenant: str, reference: str) -> Aggregate[S] | None:
+        """The tenant's aggregate that a name or an id means; a deleted one is found by its id alone."""
         if not is_id(reference):
             return self.named(kind, tenant, reference)
-        found = self.entities.get(reference)
+        found = self.aggregates.get(reference)
         return found if found is not None and found.tenant == tenant else None
 
-    def uses_of(self, kind: str, entity_id: str) -> Uses:
-        """Who uses an entity, to be looked at and changed by nobody."""
-        return self.uses.get(use_stream(kind, entity_id)) or Uses()
+    def uses_of(self, kind: str, aggregate_id: str) -> Uses:
+        """Who uses an aggregate, to be looked at and changed by nobody."""
+        return self.uses.get(use_stream(kind, aggregate_id)) or Uses()
 
-    def of_tenant(self, tenant: str) -> Iterator[Entity[S]]:
-        """All entities of a tenant, deleted ones among them, in no order."""
-        return (entity for entity in self.entities.values() if entity.tenant == tenant)
+    def of_tenant(self, tenant: str) -> Iterator[Aggregate[S]]:
+        """All aggregates of a tenant, deleted ones among them, in no order."""
+        return (aggregate for aggregate in self.aggregates.values() if aggregate.tenant == tenant)
 
 
-def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Entity[S] | None:
-    """Fold one event into the registry, in place; answers with the entity that it concerns, if it is of this kind."""
+def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Aggregate[S] | None:
+    """Fold one event into the registry, in place; returns the aggregate that it concerns, if it is of this kind."""
     registry.position = recorded.seq
-    stream_kind, entity_id = split_stream(recorded.stream)
+    stream_kind, aggregate_id = split_stream(recorded.stream)
     if stream_kind == kind.name:
-        entity = registry.entities[entity_id] = advance(kind, registry.entities.get(entity_id), recorded, entity_id)
-        return entity
+        aggregate = registry.aggregates[aggregate_id] = advance(
+            kind, registry.aggregates.get(aggregate_id), recorded, aggregate_id
+        )
+        return aggregate
     event = recorded.event
-    if stream_kind == CLAIM_KIND and isinstance(event, NAME_EVENTS) and event.kind == kind.name:
-        registry.claims[recorded.stream] = evolve_claim(registry.claims.get(recorded.stream, FREE), event)
-    elif stream_kind == CLAIM_KIND and isinstance(event, USE_EVENTS) and event.kind == kind.name:
+    if stream_kind == RESERVATION_KIND and isinstance(event, NAME_EVENTS) and event.kind == kind.name:
+        registry.holders[recorded.stream] = evolve_holder(registry.holders.get(recorded.stream, FREE), event)
+    elif stream_kind == RESERVATION_KIND and isinstance(event, USE_EVENTS) and event.kind == kind.name:
         evolve_uses(registry.uses.setdefault(recorded.stream, Uses()), event)
     return None
 
 
-def advance(kind: Kind[S], entity: Entity[S] | None, recorded: Recorded, entity_id: str) -> Entity[S]:
-    """The entity after one more event of its stream."""
-    state = kind.evolve(None if entity is None else entity.state, recorded.event, recorded.time_us)
-    requested_by = entity.requested_by if entity is not None else None
+def advance(kind: Kind[S], aggregate: Aggregate[S] | None, recorded: Recorded, aggregate_id: str) -> Aggregate[S]:
+    """The aggregate after one more event of its stream."""
+    state = kind.evolve(None if aggregate is None else aggregate.state, recorded.event, recorded.time_us)
+    requested_by = aggregate.requested_by if aggregate is not None else None
     if not recorded.actor.startswith(OURSELVES):
         requested_by = recorded.actor
-    return Entity(
-        entity_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state, requested_by
+    return Aggregate(
+        aggregate_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state, requested_by
     )
 
 
 def event_types(kinds: tuple[Kind[Any], ...]) -> tuple[type[Event], ...]:
     """Every event type that a log of these kinds can hold."""
-    return (*CLAIM_EVENTS, *(event_type for kind in kinds for event_type in kind.event_types))
+    return (*RESERVATION_EVENTS, *(event_type for kind in kinds for event_type in kind.event_types))

@@ -104,9 +104,9 @@ def ask_nodes() -> str:
     return f"{ROOT}.{SYSTEM}.all.node.info"
 
 
-def event(tenant: str, node: str, kind: str, entity_id: str, event_type: str) -> str:
+def event(tenant: str, node: str, kind: str, aggregate_id: str, event_type: str) -> str:
     """Where an event is published."""
-    return f"{ROOT}.{tenant}.evt.{node}.{kind}.{entity_id}.{kebab(event_type)}"
+    return f"{ROOT}.{tenant}.evt.{node}.{kind}.{aggregate_id}.{kebab(event_type)}"
 
 
 def object_events(tenant: str, kind: str, object_id: str) -> str:

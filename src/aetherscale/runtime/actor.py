@@ -1,8 +1,8 @@
-"""The one actor: takes a component's calls, decides in lanes, appends, has the host do what is owed, and answers.
+"""The one actor: takes a component's calls, decides in mailboxes, appends, performs pending effects, and answers.
 
-    call ─▶ lane of the entity ─▶ decide ─▶ append ─▶ committed ─▶ registry, stories, owed work
+    call ─▶ mailbox of the aggregate ─▶ decide ─▶ append ─▶ committed ─▶ registry, watches, pending effects
                                                           │                              │
-                       the caller's reply follows the story                   outcome ─▶ same lane
+                        the caller's reply follows the changes                 outcome ─▶ same mailbox
 
 It knows no component: what messages mean, and how the host is reached, is in the `Component` that it is given. A log
 that can no longer be trusted is told through `broken`.
@@ -16,11 +16,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from aetherscale.runtime.component import CommandTask, Component, Owed
-from aetherscale.runtime.mailboxes import Lanes
-from aetherscale.runtime.effects import Clock, OwedWork
-from aetherscale.runtime.repeats import Handled, digest_of, handled_before
-from aetherscale.runtime.watches import Link, Stories, is_whole
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.store import (
@@ -34,14 +29,19 @@ from aetherscale.eventstore.store import (
     WrongVersion,
 )
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import FREE, USE_EVENTS, Reservation, Seen, stream_of
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
-from aetherscale.kernel.registry import Entity, Registry, advance, apply
+from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, result, status
+from aetherscale.kernel.reservations import FREE, USE_EVENTS, Reservation, Seen, stream_of
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.times import SECOND_US
 from aetherscale.kernel.wire import decode
+from aetherscale.runtime.component import CommandTask, Component, Effect
+from aetherscale.runtime.effects import Clock, EffectRunner
+from aetherscale.runtime.mailboxes import Mailboxes
+from aetherscale.runtime.repeats import Handled, digest_of, handled_before
+from aetherscale.runtime.watches import Change, Watches, is_whole
 
 log = logging.getLogger(__name__)
 
@@ -79,35 +79,35 @@ class Actor(Generic[S, M]):
         self._new_id = new_id
         self._broken = broken
         self._tasks = Tasks(component.name)
-        self._lanes = Lanes(self._tasks)
-        self._stories: Stories[S] = Stories()
-        self._owed = OwedWork(
+        self._mailboxes = Mailboxes(self._tasks)
+        self._watches: Watches[S] = Watches()
+        self._effects = EffectRunner(
             self._pending, self._perform, component.failed, self._outcome, clock, self._tasks, component.gate
         )
 
     def resume(self) -> None:
-        """Take up what is owed according to the log; called once, when the host's findings have been told."""
-        for entity_id in list(self.registry.entities):
-            self._owed.reconsider(entity_id)
+        """Take up what is pending according to the log; called once, when the host's findings have been told."""
+        for aggregate_id in list(self.registry.aggregates):
+            self._effects.reconsider(aggregate_id)
 
     def rest(self) -> None:
-        """Begin no more work on the host: the log can no longer be trusted to say what is owed, nor keep the answer."""
-        self._owed.close()
+        """Begin no more effects: the log can no longer be trusted to say what is pending, nor to keep the answer."""
+        self._effects.close()
 
     async def close(self) -> None:
-        """Stop where we are. What is owed is taken up again by `resume` of the next process."""
-        self._owed.close()
+        """Stop where we are. What is pending is taken up again by `resume` of the next process."""
+        self._effects.close()
         await self._tasks.close()
 
     def committed(self, recorded: Sequence[Recorded]) -> None:
         """Fold what has become durable; called in the order of the log, before whoever appended it goes on."""
         for index, each in enumerate(recorded):
-            entity = apply(self.component.kind, self.registry, each)
-            if entity is not None:
+            aggregate = apply(self.component.kind, self.registry, each)
+            if aggregate is not None:
                 whole = is_whole(recorded, index)
-                self._stories.tell(entity.id, Link(each, entity, is_whole=whole))
+                self._watches.tell(aggregate.id, Change(each, aggregate, is_whole=whole))
                 if whole:
-                    self._owed.reconsider(entity.id)
+                    self._effects.reconsider(aggregate.id)
 
     def serve(self, call: Call) -> AsyncIterator[Chunk]:
         """Take a call: see `kernel.calls.Serve`."""
@@ -125,33 +125,33 @@ class Actor(Generic[S, M]):
             target = task.target(options, call)
         except Refused as refused:
             return self._answer_gone(task, options, call, refused)
-        link = self._stories.follow(target)
-        job = self._lanes.post(target, lambda: self._asked(task, options, call, target), bounded=True)
-        return self._answer(job, link, call)
+        change = self._watches.follow(target)
+        job = self._mailboxes.post(target, lambda: self._asked(task, options, call, target), bounded=True)
+        return self._answer(job, change, call)
 
-    def tell(self, entity_id: str, message: M) -> asyncio.Future[Any]:
-        """What the host says of an entity without being asked: it gets in line behind what was said before."""
-        return self._lanes.post(entity_id, lambda: self._told(entity_id, message), bounded=False)
+    def tell(self, aggregate_id: str, message: M) -> asyncio.Future[Any]:
+        """What the host says of an aggregate without being asked: it gets in line behind what was said before."""
+        return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, message), bounded=False)
 
-    def progress(self, entity_id: str, chunk: Chunk) -> None:
+    def progress(self, aggregate_id: str, chunk: Chunk) -> None:
         """Tell waiting callers how far the work is; nothing of it is kept."""
-        self._stories.tell(entity_id, Link(chunk=chunk))
+        self._watches.tell(aggregate_id, Change(chunk=chunk))
 
-    # --- in the lane ---------------------------------------------------------------------------------------------
+    # --- in the mailbox ------------------------------------------------------------------------------------------
 
     async def _asked(self, task: CommandTask[M], options: Any, call: Call, target: str) -> Handled[S]:
         digest = digest_of(call)
         if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
             return await self._repeated(task, options, call, accepted)
         for _ in range(CONFLICT_LIMIT):
-            entity = self.registry.entities.get(target)
+            aggregate = self.registry.aggregates.get(target)
             message, seen = task.prepare(options, call, target), task.seen(options, call, target)
             envelope = Envelope(
                 message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
             )
             try:
                 kept = digest if call.keyed else None
-                return await self._decide(entity, target, envelope, kept, seen, urgent=task.urgent)
+                return await self._decide(aggregate, target, envelope, kept, seen, urgent=task.urgent)
             except WrongVersion:
                 continue
             except AlreadyAccepted as repeat:
@@ -160,24 +160,24 @@ class Actor(Generic[S, M]):
                 raise Refused(507, f"nothing was done: {full}", retryable=True, hint="aetherscale doctor") from None
         raise Refused(503, f"{target} changes too quickly; nothing was done", retryable=True)
 
-    async def _told(self, entity_id: str, message: M, effect: Owed | None = None) -> None:
+    async def _told(self, aggregate_id: str, message: M, effect: Effect | None = None) -> None:
         """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""
         while True:
             if effect is not None:
-                owed = self._pending(entity_id)
-                if owed is None or owed.key != effect.key:
+                pending = self._pending(aggregate_id)
+                if pending is None or pending.key != effect.key:
                     return
-            entity = self.registry.entities.get(entity_id)
-            envelope = self._said(entity, message)
-            if entity is None and not self.component.decider.decide(None, message, envelope.at_us):
-                log.warning("the host speaks of %s, which the log does not know: %s", entity_id, message)
+            aggregate = self.registry.aggregates.get(aggregate_id)
+            envelope = self._said(aggregate, message)
+            if aggregate is None and not self.component.decider.decide(None, message, envelope.at_us):
+                log.warning("the host speaks of %s, which the log does not know: %s", aggregate_id, message)
                 return
             try:
-                await self._decide(entity, entity_id, envelope, None, urgent=True)
+                await self._decide(aggregate, aggregate_id, envelope, None, urgent=True)
             except WrongVersion:
                 continue
             except StorageFull as full:
-                log.warning("%s: what the host said cannot be recorded yet: %s", entity_id, full)
+                log.warning("%s: what the host said cannot be recorded yet: %s", aggregate_id, full)
                 await asyncio.sleep(FULL_RETRY_S)
                 continue
             except Refused:
@@ -185,17 +185,17 @@ class Actor(Generic[S, M]):
                 return
             return
 
-    def _said(self, entity: Entity[S] | None, message: M) -> Envelope[M]:
-        """What the host says, as a consequence of the last event of the entity, where it has one."""
+    def _said(self, aggregate: Aggregate[S] | None, message: M) -> Envelope[M]:
+        """What the host says, as a consequence of the last event of the aggregate, where it has one."""
         actor, own_id = f"aether:{self.component.name}", self._new_id()
-        if entity is None:
+        if aggregate is None:
             return Envelope(message, DEFAULT_TENANT, actor, own_id, own_id, None, self._clock())
-        cause = event_id(self._log.node, self._log.epoch, entity.seq)
-        return Envelope(message, entity.tenant, actor, own_id, entity.correlation_id, cause, self._clock())
+        cause = event_id(self._log.node, self._log.epoch, aggregate.seq)
+        return Envelope(message, aggregate.tenant, actor, own_id, aggregate.correlation_id, cause, self._clock())
 
     async def _decide(
         self,
-        entity: Entity[S] | None,
+        aggregate: Aggregate[S] | None,
         target: str,
         envelope: Envelope[M],
         digest: bytes | None,
@@ -204,29 +204,29 @@ class Actor(Generic[S, M]):
         urgent: bool,
     ) -> Handled[S]:
         """Decide and append. Raises `Refused`, `WrongVersion`, `AlreadyAccepted`, `StorageFull`."""
-        state = entity.state if entity else None
+        state = aggregate.state if aggregate else None
         decided = self.component.decider.decide(state, envelope.message, envelope.at_us)
         writes: list[Write] = []
         if decided:
             stream = stream_name(self.component.kind.name, target)
-            writes.append(Write(stream, entity.version if entity else 0, tuple(decided)))
+            writes.append(Write(stream, aggregate.version if aggregate else 0, tuple(decided)))
             writes.extend(self._reservations(state, decided, envelope))
             writes.extend(Write(each.stream, each.version, ()) for each in seen)
         elif digest is None:
-            assert entity is not None
-            return Handled(((None, entity),))
+            assert aggregate is not None
+            return Handled(((None, aggregate),))
         try:
             recorded = await self._log.append(writes, envelope, digest=digest, urgent=urgent)
         except (InDoubt, Damaged, Closed) as failure:
             self._broken(failure)
             raise Refused(503, str(failure), retryable=True, hint=REPEAT_HINT) from failure
-        own: list[tuple[Recorded | None, Entity[S]]] = []
+        own: list[tuple[Recorded | None, Aggregate[S]]] = []
         for each in recorded:
             if split_stream(each.stream) == (self.component.kind.name, target):
-                entity = advance(self.component.kind, entity, each, target)
-                own.append((each, entity))
-        assert entity is not None
-        return Handled(tuple(own) or ((None, entity),))
+                aggregate = advance(self.component.kind, aggregate, each, target)
+                own.append((each, aggregate))
+        assert aggregate is not None
+        return Handled(tuple(own) or ((None, aggregate),))
 
     def _reservations(self, state: S | None, decided: Sequence[Event], envelope: Envelope[M]) -> list[Write]:
         """What the events take and let go, each key in its stream."""
@@ -241,20 +241,20 @@ class Actor(Generic[S, M]):
         """The version at which a reservation is made: a shared one at any."""
         if isinstance(reservation, USE_EVENTS):
             return None
-        return self.registry.claims.get(stream, FREE).version
+        return self.registry.holders.get(stream, FREE).version
 
-    # --- owed work -----------------------------------------------------------------------------------------------
+    # --- pending effects -----------------------------------------------------------------------------------------
 
-    def _pending(self, entity_id: str) -> Owed | None:
-        entity = self.registry.entities.get(entity_id)
-        owed: Owed | None = self.component.decider.pending(entity.state) if entity else None
-        return owed
+    def _pending(self, aggregate_id: str) -> Effect | None:
+        aggregate = self.registry.aggregates.get(aggregate_id)
+        pending: Effect | None = self.component.decider.pending(aggregate.state) if aggregate else None
+        return pending
 
-    async def _perform(self, entity_id: str, effect: Any) -> M:
-        return await self.component.perform(effect, lambda chunk: self.progress(entity_id, chunk))
+    async def _perform(self, aggregate_id: str, effect: Any) -> M:
+        return await self.component.perform(effect, lambda chunk: self.progress(aggregate_id, chunk))
 
-    def _outcome(self, entity_id: str, effect: Any, outcome: M) -> asyncio.Future[Any]:
-        return self._lanes.post(entity_id, lambda: self._told(entity_id, outcome, effect), bounded=False)
+    def _outcome(self, aggregate_id: str, effect: Any, outcome: M) -> asyncio.Future[Any]:
+        return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, outcome, effect), bounded=False)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -270,44 +270,44 @@ class Actor(Generic[S, M]):
         if accepted is None:
             raise refused
         handled = await self._repeated(task, options, call, accepted)
-        async for chunk in self._narrate(handled, self._stories.follow(handled.own[0][1].id), call):
+        async for chunk in self._narrate(handled, self._watches.follow(handled.own[0][1].id), call):
             yield chunk
 
-    async def _answer(self, job: asyncio.Future[Handled[S]], link: Link[S], call: Call) -> AsyncIterator[Chunk]:
+    async def _answer(self, job: asyncio.Future[Handled[S]], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
         handled = await asyncio.shield(job)
-        async for chunk in self._narrate(handled, link, call):
+        async for chunk in self._narrate(handled, change, call):
             yield chunk
 
-    async def _narrate(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Chunk]:
+    async def _narrate(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
         """The story from the command on, as status chunks, up to its end."""
         said = False
-        for recorded, entity in handled.own[:-1]:
-            if chunk := self._announcement(recorded, entity):
+        for recorded, aggregate in handled.own[:-1]:
+            if chunk := self._announcement(recorded, aggregate):
                 said = True
                 yield chunk
-        async for told in self._story(handled, link, call):
+        async for told in self._changes(handled, change, call):
             if told.chunk is not None:
                 yield told.chunk
-            if told.entity is None:
+            if told.aggregate is None:
                 continue
-            if chunk := self._announcement(told.recorded, told.entity):
+            if chunk := self._announcement(told.recorded, told.aggregate):
                 said = True
                 yield chunk
-            if told.is_whole and self.component.settle(call.task, told.entity.state):
-                yield result(self.component.result(told.entity))
+            if told.is_whole and self.component.settle(call.task, told.aggregate.state):
+                yield result(self.component.result(told.aggregate))
                 return
             if not said:
                 # A caller who waits for what is under way already has to hear that somebody listens.
                 said = True
-                yield status("accepted", **{f"{self.component.kind.name}_id": told.entity.id})
+                yield status("accepted", **{f"{self.component.kind.name}_id": told.aggregate.id})
 
-    async def _story(self, handled: Handled[S], link: Link[S], call: Call) -> AsyncIterator[Link[S]]:
+    async def _changes(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Change[S]]:
         """The last of the command's own events, what the log has of the time since, then what happens."""
         recorded, last = handled.own[-1]
-        yield Link(recorded, last)
+        yield Change(recorded, last)
         since = [each for each, _ in handled.after]
         for index, (recorded, last) in enumerate(handled.after):
-            yield Link(recorded, last, is_whole=is_whole(since, index))
+            yield Change(recorded, last, is_whole=is_whole(since, index))
         # Counted by the loop from here on: the clock of the host may be set while somebody waits.
         loop = asyncio.get_running_loop()
         left_us = (call.deadline_us or NEVER_US) - self._clock()
@@ -316,13 +316,13 @@ class Actor(Generic[S, M]):
             try:
                 # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with what it waits for.
                 async with asyncio.timeout_at(until_s):
-                    link = await link.following()
+                    change = await change.following()
             except TimeoutError:
                 waited_for = {f"{self.component.kind.name}-id": last.id}
                 raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None
-            if link.entity is None or link.entity.seq > last.seq:
-                last = link.entity or last
-                yield link
+            if change.aggregate is None or change.aggregate.seq > last.seq:
+                last = change.aggregate or last
+                yield change
 
-    def _announcement(self, recorded: Recorded | None, entity: Entity[S]) -> Chunk | None:
-        return self.component.announce(entity.state, recorded.event) if recorded is not None else None
+    def _announcement(self, recorded: Recorded | None, aggregate: Aggregate[S]) -> Chunk | None:
+        return self.component.announce(aggregate.state, recorded.event) if recorded is not None else None

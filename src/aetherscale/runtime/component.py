@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import Reservation, Seen
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.registry import Entity, Kind
+from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.replies import Chunk
+from aetherscale.kernel.reservations import Reservation, Seen
 from aetherscale.kernel.wire import Message
 
 S = TypeVar("S")
 M = TypeVar("M")
 
 
-class Owed(Protocol):
+class Effect(Protocol):
     """What the actor reads of an effect; the rest is between the component and its driver."""
 
     @property
     def key(self) -> str:
-        """Which piece of owed work it is."""
+        """Which piece of pending effects it is."""
         ...
 
     @property
@@ -41,8 +41,8 @@ class Owed(Protocol):
 class CommandTask(Generic[M]):
     """A task that changes something.
 
-    `target` names the entity, at once and in the order of arrival; `prepare` makes the command in the entity's lane,
-    where what it looks up is what the decision is made on. Both may raise `Refused`.
+    `target` names the aggregate, at once and in the order of arrival; `prepare` makes the command in the aggregate's
+    mailbox, where what it looks up is what the decision is made on. Both may raise `Refused`.
     """
 
     options: type[Message]
@@ -51,7 +51,7 @@ class CommandTask(Generic[M]):
     refers: Callable[[Any, Call], str] = lambda options, call: ""
     """The name or id by which an object that is there already is meant; "" for a task that makes one."""
     seen: Callable[[Any, Call, str], Sequence[Seen]] = lambda options, call, target: ()
-    """What `prepare` has looked up beyond the entity: where it has changed by the append, the decision is made anew."""
+    """What `prepare` has looked up beyond the aggregate: if it has changed by the append, the decision is made anew."""
     urgent: bool = False
     """Whether it is recorded even when the disk is full, from a reserve: what ends things is."""
 
@@ -65,7 +65,7 @@ class QueryTask:
 
 
 Progress = Callable[[Chunk], None]
-"""Tell the callers who wait for an entity how far the work is."""
+"""Tell the callers who wait for an aggregate how far the work is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Component(Generic[S, M]):
     """What a waiting caller is told of an event."""
     settle: Callable[[str, S], bool]
     """Whether a task has come to its end in a state; raises `Refused` for a bad end."""
-    result: Callable[[Entity[S]], Mapping[str, Any]]
+    result: Callable[[Aggregate[S]], Mapping[str, Any]]
     """The fields of a result."""
     perform: Callable[[Any, Progress], Awaitable[M]]
     """Make an effect true; the answer is a message for the decider."""

@@ -1,7 +1,7 @@
-"""The work that is owed to the host, at most one piece for each entity at a time.
+"""The work that is pending on the host, at most one piece for each aggregate at a time.
 
-What is owed is a function of state, so it is asked for anew after every event and after every restart. Work in flight
-that is no longer owed is cancelled, and the next piece begins when it has ended.
+What is pending is a function of state, so it is asked for anew after every event and after every restart. An effect in
+flight that is no longer pending is cancelled, and the next one begins when it has ended.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final, Protocol, TypeVar
 
 from aetherscale import shortage
-from aetherscale.runtime.component import Owed
 from aetherscale.bus.tasks import Tasks
+from aetherscale.runtime.component import Effect
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
 Perform = Callable[[str, Any], Awaitable[M]]
-"""Make an effect of an entity true."""
+"""Make an effect of an aggregate true."""
 Failed = Callable[[Any, str], M]
 Answer = Callable[[str, Any, M], "asyncio.Future[Any]"]
-"""Hand in what the host answered to an entity's effect; the future is done when it has been decided on."""
+"""Hand in what the host answered to an aggregate's effect; the future is done when it has been decided on."""
 
 
 Gate = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -43,12 +43,12 @@ class Clock(Protocol):
         ...
 
 
-class OwedWork:
-    """Runs what is owed. `reconsider` is told whenever that may have changed."""
+class EffectRunner:
+    """Runs what is pending. `reconsider` is told whenever that may have changed."""
 
     def __init__(
         self,
-        pending: Callable[[str], Owed | None],
+        pending: Callable[[str], Effect | None],
         perform: Perform[Any],
         failed: Failed[Any],
         answer: Answer[Any],
@@ -70,48 +70,48 @@ class OwedWork:
         """Begin nothing more. What runs is ended by whoever closes the tasks."""
         self._closed = True
 
-    def reconsider(self, entity_id: str) -> None:
-        """Begin what is owed, cancel what is no longer."""
+    def reconsider(self, aggregate_id: str) -> None:
+        """Begin what is pending, cancel what is no longer."""
         if self._closed:
             return
-        effect = self._pending(entity_id)
-        running = self._running.get(entity_id)
+        effect = self._pending(aggregate_id)
+        running = self._running.get(aggregate_id)
         if running is not None:
             key, task = running
             if effect is None or effect.key != key:
                 task.cancel()
         elif effect is not None:
-            task = self._tasks.spawn(self._work(entity_id, effect), f"{entity_id} {effect.key}")
-            self._running[entity_id] = (effect.key, task)
-            task.add_done_callback(lambda done: self._ended(entity_id, effect.key, done))
+            task = self._tasks.spawn(self._work(aggregate_id, effect), f"{aggregate_id} {effect.key}")
+            self._running[aggregate_id] = (effect.key, task)
+            task.add_done_callback(lambda done: self._ended(aggregate_id, effect.key, done))
 
-    async def _work(self, entity_id: str, effect: Owed) -> None:
+    async def _work(self, aggregate_id: str, effect: Effect) -> None:
         wait_s = (effect.not_before_us - self._clock()) / 1e6
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, LONGEST_WAIT_S))
         async with self._gate(effect):
-            outcome = await self._outcome(entity_id, effect)
-        await asyncio.shield(self._answer(entity_id, effect, outcome))
+            outcome = await self._outcome(aggregate_id, effect)
+        await asyncio.shield(self._answer(aggregate_id, effect, outcome))
 
-    async def _outcome(self, entity_id: str, effect: Owed) -> Any:
+    async def _outcome(self, aggregate_id: str, effect: Effect) -> Any:
         try:
             async with asyncio.timeout(effect.deadline_s):
-                return await self._perform(entity_id, effect)
+                return await self._perform(aggregate_id, effect)
         except TimeoutError:
             return self._failed(effect, f"timed out after {effect.deadline_s:g} s")
         except Exception as fault:
             if shortage.lacks_threads(fault):
                 return self._failed(effect, f"{shortage.THREADS}: {shortage.MORE_THREADS}")
-            log.exception("%s: the driver failed at %s", entity_id, effect.key)
+            log.exception("%s: the driver failed at %s", aggregate_id, effect.key)
             return self._failed(effect, f"internal error: {type(fault).__name__}: {fault}")
 
-    def _ended(self, entity_id: str, key: str, task: asyncio.Task[None]) -> None:
-        del self._running[entity_id]
-        effect = self._pending(entity_id)
+    def _ended(self, aggregate_id: str, key: str, task: asyncio.Task[None]) -> None:
+        del self._running[aggregate_id]
+        effect = self._pending(aggregate_id)
         if effect is None or self._closed:
             return
         if effect.key == key and not task.cancelled():
             # Ours is the fault: an answer that changes nothing would be asked for again for ever.
-            log.error("%s: the answer to %s changed nothing; waiting for something else to happen", entity_id, key)
+            log.error("%s: the answer to %s changed nothing; waiting for something else to happen", aggregate_id, key)
             return
-        self.reconsider(entity_id)
+        self.reconsider(aggregate_id)

@@ -14,24 +14,24 @@ from msgspec import Struct
 from aetherscale.eventstore.log import LogReader
 from aetherscale.eventstore.store import Accepted
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import FREE, NAME_EVENTS, claim_stream
-from aetherscale.kernel.claims import evolve as evolve_claim
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Recorded, split_stream, stream_name
 from aetherscale.kernel.names import is_id
-from aetherscale.kernel.registry import Entity, Kind, advance
+from aetherscale.kernel.registry import Aggregate, Kind, advance
+from aetherscale.kernel.reservations import FREE, NAME_EVENTS, name_stream
+from aetherscale.kernel.reservations import evolve as evolve_holder
 
 S = TypeVar("S")
 
 
 class Handled(Struct, Generic[S], frozen=True):
-    """A message that has been decided on: what was recorded, each event with the entity after it.
+    """A message that has been decided on: what was recorded, each event with the aggregate after it.
 
     The last of `own` is the state that the message led to; what follows it in `after` is what has happened since.
     """
 
-    own: tuple[tuple[Recorded | None, Entity[S]], ...]
-    after: tuple[tuple[Recorded, Entity[S]], ...] = ()
+    own: tuple[tuple[Recorded | None, Aggregate[S]], ...]
+    after: tuple[tuple[Recorded, Aggregate[S]], ...] = ()
 
 
 def digest_of(call: Call) -> bytes:
@@ -59,18 +59,18 @@ async def handled_before(
         target = split_stream(first.stream)[1]
     else:
         target = await _meant(kind.name, event_log, call.tenant, reference, accepted.last_seq)
-    entity: Entity[S] | None = None
-    before: Entity[S] | None = None
-    own: list[tuple[Recorded | None, Entity[S]]] = []
-    after: list[tuple[Recorded, Entity[S]]] = []
+    aggregate: Aggregate[S] | None = None
+    before: Aggregate[S] | None = None
+    own: list[tuple[Recorded | None, Aggregate[S]]] = []
+    after: list[tuple[Recorded, Aggregate[S]]] = []
     for each in await event_log.read_stream(stream_name(kind.name, target)):
-        entity = advance(kind, entity, each, target)
+        aggregate = advance(kind, aggregate, each, target)
         if each.seq > accepted.last_seq:
-            after.append((each, entity))
+            after.append((each, aggregate))
         elif each.seq >= accepted.first_seq:
-            own.append((each, entity))
+            own.append((each, aggregate))
         else:
-            before = entity
+            before = aggregate
     if not own:
         # It was accepted as being true already.
         assert before is not None
@@ -83,8 +83,8 @@ async def _meant(kind: str, event_log: LogReader, tenant: str, reference: str, s
     if is_id(reference):
         return reference
     claim = FREE
-    for each in await event_log.read_stream(claim_stream(kind, tenant, reference)):
+    for each in await event_log.read_stream(name_stream(kind, tenant, reference)):
         if each.seq <= seq and isinstance(each.event, NAME_EVENTS):
-            claim = evolve_claim(claim, each.event)
+            claim = evolve_holder(claim, each.event)
     assert claim.owner is not None, f"{reference} meant nobody after event {seq}"
     return claim.owner

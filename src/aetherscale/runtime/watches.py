@@ -1,8 +1,8 @@
-"""What happens to entities, told to whoever waits for it.
+"""What happens to aggregates, for the callers who wait for it.
 
-A story is a chain of links, one for each event. A reader holds on to the link at which it came in and walks from there
-at its own pace; what no reader holds on to any more is forgotten by itself. So nobody is made to wait for a slow
-reader, and nobody has to unsubscribe.
+A watch is a chain of changes, one for each event. A reader holds on to the change at which it came in and walks on from
+there at its own pace; what no reader holds on to any more is garbage. So no publisher waits for a slow reader, and no
+reader has to unsubscribe.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from aetherscale.kernel.messages import Recorded
-from aetherscale.kernel.registry import Entity
+from aetherscale.kernel.registry import Aggregate
 from aetherscale.kernel.replies import Chunk
 
 S = TypeVar("S")
 
 
-class Link(Generic[S]):
-    """One thing that happened: an event with the entity after it, or a progress chunk; nothing in the first link."""
+class Change(Generic[S]):
+    """An event with the aggregate after it, or a progress chunk; nothing in the first change."""
 
-    __slots__ = ("__weakref__", "_next", "_told", "chunk", "entity", "is_whole", "recorded")
+    __slots__ = ("__weakref__", "_next", "_told", "aggregate", "chunk", "is_whole", "recorded")
 
     def __init__(
         self,
         recorded: Recorded | None = None,
-        entity: Entity[S] | None = None,
+        aggregate: Aggregate[S] | None = None,
         chunk: Chunk | None = None,
         *,
         is_whole: bool = True,
     ) -> None:
         self.recorded = recorded
-        self.entity = entity
+        self.aggregate = aggregate
         self.chunk = chunk
         self.is_whole = is_whole
-        """Whether the entity is as a decision left it, not in the middle of its events."""
-        self._next: Link[S] | None = None
+        """Whether the aggregate is as a decision left it, not in the middle of its events."""
+        self._next: Change[S] | None = None
         self._told = asyncio.Event()
 
-    async def following(self) -> Link[S]:
-        """The link after this one, as soon as there is one."""
+    async def following(self) -> Change[S]:
+        """The change after this one, as soon as there is one."""
         await self._told.wait()
         assert self._next is not None
         return self._next
 
-    def continue_with(self, link: Link[S]) -> None:
+    def continue_with(self, change: Change[S]) -> None:
         """Tell what happened next."""
-        self._next = link
+        self._next = change
         self._told.set()
 
 
@@ -61,23 +61,23 @@ def is_whole(recorded: Sequence[Recorded], index: int) -> bool:
     )
 
 
-class Stories(Generic[S]):
-    """The present end of each entity's story that somebody follows."""
+class Watches(Generic[S]):
+    """The last change of each aggregate that has a reader."""
 
     def __init__(self) -> None:
-        self._ends: WeakValueDictionary[str, Link[S]] = WeakValueDictionary()
+        self._ends: WeakValueDictionary[str, Change[S]] = WeakValueDictionary()
 
-    def follow(self, entity_id: str) -> Link[S]:
-        """Come in now: everything from here on is reached through this link."""
-        link = self._ends.get(entity_id)
-        if link is None:
-            link = Link()
-            self._ends[entity_id] = link
-        return link
+    def follow(self, aggregate_id: str) -> Change[S]:
+        """Come in now: everything from here on is reached through this change."""
+        change = self._ends.get(aggregate_id)
+        if change is None:
+            change = Change()
+            self._ends[aggregate_id] = change
+        return change
 
-    def tell(self, entity_id: str, link: Link[S]) -> None:
-        """Go on with an entity's story; without effect where nobody follows it."""
-        end = self._ends.get(entity_id)
+    def tell(self, aggregate_id: str, change: Change[S]) -> None:
+        """Add a change; without effect where the aggregate has no reader."""
+        end = self._ends.get(aggregate_id)
         if end is not None:
-            self._ends[entity_id] = link
-            end.continue_with(link)
+            self._ends[aggregate_id] = change
+            end.continue_with(change)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aetherscale import service, shortage
-from aetherscale.setup import servicehealth
 from aetherscale.actors.compute.qemu import accel, base, launch, memory, supervision, users
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus import rollcall
@@ -29,7 +28,7 @@ from aetherscale.bus.blocking import Connection, connect
 from aetherscale.bus.bus import BusUnavailable, NotAuthorized
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import outside, read_endpoint
-from aetherscale.debugger import upkeep
+from aetherscale.debugger import maintenance
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.gateways.cli.program import Finding
 from aetherscale.identifiers import now_us
@@ -37,6 +36,7 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from aetherscale.settings import Settings
+from aetherscale.setup import servicehealth
 
 PYTHON: Final = (3, 11)
 QEMU: Final = (7, 2)
@@ -311,8 +311,8 @@ def _log(settings: Settings) -> Iterator[Finding]:
         yield Finding("log", "ok", "none yet")
         return
     try:
-        found = upkeep.info(settings.state_dir)
-        upkeep.prove(settings.state_dir)
+        found = maintenance.info(settings.state_dir)
+        maintenance.prove(settings.state_dir)
     except Refused as refused:
         yield Finding("log", "error", refused.message, f"aetherscale log verify --state-dir {settings.state_dir}")
         return
@@ -362,7 +362,7 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
     """What the node of this state directory says of itself, and whether others have its name."""
     name = settings.node
     with contextlib.suppress(Refused):  # what is wrong with the log is said where that is looked at
-        name = upkeep.info(settings.state_dir).node
+        name = maintenance.info(settings.state_dir).node
     found = [beat for beat in rollcall.call(connection) if beat.node == name]
     troubles = dict.fromkeys(trouble for beat in found for trouble in beat.troubles)
     for trouble in troubles:

@@ -14,12 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from aetherscale.setup import hostuids
 from aetherscale import service
 from aetherscale.actors.compute.qemu.identity import processes_of
 from aetherscale.gateways.cli.program import Step
-from aetherscale.setup.hostsetup import COMPLETION, LINGERING, PROGRAM
-from aetherscale.setup.hostwork import Part, ended, group, require_systemd, run, says, steps
 from aetherscale.kernel.errors import Refused
 from aetherscale.service import (
     CONFIG,
@@ -33,6 +30,9 @@ from aetherscale.service import (
     UNITS,
     USER,
 )
+from aetherscale.setup import hostuids
+from aetherscale.setup.hostsetup import COMPLETION, LINGERING, PROGRAM
+from aetherscale.setup.hostwork import Part, ended, group, require_systemd, run, says, steps
 
 VMS: Final = STATE_DIR / "vms"
 DEATH_S: Final = 20.0

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale import __version__, service
-from aetherscale.setup import hostuids
 from aetherscale.gateways.cli import completion
 from aetherscale.gateways.cli.program import Step
-from aetherscale.setup.hostwork import PACKAGES_S, Part, ended, group, has, members, require_systemd, run, says, steps, write
 from aetherscale.kernel.errors import Refused
 from aetherscale.service import (
     CONFIG,
@@ -34,6 +32,20 @@ from aetherscale.service import (
     USER,
 )
 from aetherscale.settings import load_settings
+from aetherscale.setup import hostuids
+from aetherscale.setup.hostwork import (
+    PACKAGES_S,
+    Part,
+    ended,
+    group,
+    has,
+    members,
+    require_systemd,
+    run,
+    says,
+    steps,
+    write,
+)
 
 KVM: Final = "kvm"
 STATE_MODE: Final = 0o710

@@ -10,8 +10,8 @@ from importlib import resources
 from typing import Final
 
 from aetherscale.actors.compute.qemu import users
-from aetherscale.setup.hostwork import has, run, says, write
 from aetherscale.service import GROUP, STATE_DIR, UNITS, USER
+from aetherscale.setup.hostwork import has, run, says, write
 
 SOCKET_UNIT: Final = "aetherscale-uids.socket"
 ANSWER_UNIT: Final = "aetherscale-uids@.service"
@@ -19,7 +19,9 @@ ANSWER_UNIT: Final = "aetherscale-uids@.service"
 
 def contents(python: str) -> dict[str, str]:
     """Each unit by its name, for this installation."""
-    texts = {name: resources.files("aetherscale.setup").joinpath(name).read_text() for name in (SOCKET_UNIT, ANSWER_UNIT)}
+    texts = {
+        name: resources.files("aetherscale.setup").joinpath(name).read_text() for name in (SOCKET_UNIT, ANSWER_UNIT)
+    }
     return {
         name: text.format(python=python, user=USER, group=GROUP, state_dir=STATE_DIR, mapper=users.MAPPER)
         for name, text in texts.items()

@@ -109,9 +109,9 @@ class TestReplay:
         with pytest.raises(Refused, match="the log knows no vm"):
             past.find("vm", "other", whole[:8])
         registry = past.registries["vm"]
-        entity = registry.entities[whole]
-        like = replace(entity, id=whole[:10] + "abcdef")
-        registry.entities[like.id] = like
+        aggregate = registry.aggregates[whole]
+        like = replace(aggregate, id=whole[:10] + "abcdef")
+        registry.aggregates[like.id] = like
         with pytest.raises(Refused) as refused:
             past.find("vm", "default", whole[:10])
         assert refused.value.code == 400

@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.memory import MemoryLog, open_memory
-from aetherscale.eventstore.projections import MemoryViews, Projection, Snapshot, Snapshots, load, replay
+from aetherscale.eventstore.projections import MemorySnapshots, Projection, Snapshot, Snapshots, load, replay
 from aetherscale.eventstore.store import StorageFull, TooNew
 from aetherscale.kernel.messages import Envelope, Event, Recorded
 
@@ -95,7 +95,7 @@ async def test_a_replay_folds_what_the_projection_wants_up_to_a_position() -> No
 
 
 async def test_loading_folds_only_what_follows_the_snapshot() -> None:
-    log, views = await opened(), MemoryViews()
+    log, views = await opened(), MemorySnapshots()
     await write(log, some(5))
     state, position = await load(ACCOUNTS, log, views)
     marked = Accounts(state.by_stream, folded=1000)
@@ -123,7 +123,7 @@ batches = st.lists(
 
 
 async def test_what_took_long_to_fold_is_saved_by_the_start_itself() -> None:
-    log, views = await opened(), MemoryViews()
+    log, views = await opened(), MemorySnapshots()
     await write(log, some(5))
     state, _ = await load(ACCOUNTS, log, views, every=5)
     assert not await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
@@ -140,7 +140,7 @@ async def test_what_took_long_to_fold_is_saved_by_the_start_itself() -> None:
 
 
 async def test_a_start_goes_on_where_its_snapshot_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
-    class Full(MemoryViews):
+    class Full(MemorySnapshots):
         async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
             raise StorageFull("no room")
 
@@ -154,7 +154,7 @@ async def test_a_start_goes_on_where_its_snapshot_cannot_be_kept(caplog: pytest.
 @given(batches, st.integers(1, 7))
 def test_snapshot_and_tail_are_the_full_replay(written: list[tuple[str, list[Event]]], every: int) -> None:
     async def play() -> None:
-        memory, views = MemoryLog("host1", "epoch1"), MemoryViews()
+        memory, views = MemoryLog("host1", "epoch1"), MemorySnapshots()
         log = await opened(memory)
         live: list[Accounts] = [Accounts()]
         log.on_commit(lambda recorded: live.__setitem__(0, ACCOUNTS.fold(live[0], recorded)))
@@ -177,7 +177,7 @@ def test_snapshot_and_tail_are_the_full_replay(written: list[tuple[str, list[Eve
 
 
 async def test_snapshots_are_taken_every_so_many_events_and_at_the_end() -> None:
-    log, views = await opened(), MemoryViews()
+    log, views = await opened(), MemorySnapshots()
     counted = [0]
     log.on_commit(lambda recorded: counted.__setitem__(0, counted[0] + len(recorded)))
     snapshots = Snapshots(views, log.epoch, 0, every=10)
@@ -215,7 +215,7 @@ async def test_snapshots_are_taken_every_so_many_events_and_at_the_end() -> None
     ids=["no msgpack", "another type", "of a log that was longer"],
 )
 async def test_a_bad_snapshot_is_passed_over(bad: Snapshot, caplog: pytest.LogCaptureFixture) -> None:
-    log, views = await opened(), MemoryViews()
+    log, views = await opened(), MemorySnapshots()
     await write(log, some(6))
     good = await replay(ACCOUNTS, log, 2)
     await views.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, Snapshot(2, ACCOUNTS.encode(good[0])))
@@ -227,7 +227,7 @@ async def test_a_bad_snapshot_is_passed_over(bad: Snapshot, caplog: pytest.LogCa
 
 
 async def test_snapshots_of_another_log_are_not_taken() -> None:
-    views = MemoryViews()
+    views = MemorySnapshots()
     await views.save(SEEN.name, SEEN.fingerprint, "epoch1", Snapshot(1, SEEN.encode(99)))
     log = await opened(MemoryLog("host1", "epoch2"))
     await write(log, some(2))
@@ -242,7 +242,7 @@ async def test_an_event_that_nobody_knows_is_not_skipped_by_those_who_do_not_wan
     await log.close()
     older = EventLog(await open_memory(memory), Codec([Paid, Renamed]))
     with pytest.raises(TooNew, match=r"Seen, schema 1, first written by aetherscale 9\.9\.9"):
-        await load(ACCOUNTS, older, MemoryViews())
+        await load(ACCOUNTS, older, MemorySnapshots())
     await older.close()
 
 
@@ -277,7 +277,7 @@ def test_a_change_of_shape_changes_the_fingerprint(changed: Projection[Accounts]
 
 
 async def test_a_new_shape_is_built_beside_the_old_one_which_serves_until_it_is_saved() -> None:
-    log, views = await opened(), MemoryViews()
+    log, views = await opened(), MemorySnapshots()
     await write(log, some(4))
     await views.save(SEEN.name, SEEN.fingerprint, log.epoch, Snapshot(4, SEEN.encode(1004)))
     doubled = replace(SEEN, version=2, apply=lambda count, recorded: count + 2)
@@ -290,7 +290,7 @@ async def test_a_new_shape_is_built_beside_the_old_one_which_serves_until_it_is_
 
 
 async def test_a_snapshot_that_cannot_be_kept_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    class FullViews(MemoryViews):
+    class FullViews(MemorySnapshots):
         async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
             raise StorageFull("no room for a snapshot")
 

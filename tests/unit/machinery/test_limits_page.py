@@ -44,4 +44,4 @@ def test_a_code_that_is_not_sent_there_is_seen() -> None:
 def test_a_value_is_shown_with_its_unit() -> None:
     assert page.shown_value("aetherscale.kernel.wire:MAX_BODY_BYTES") == "256 KiB"
     assert page.shown_value("aetherscale.bus.jetstream:DUPLICATE_WINDOW_NS") == "1 s"
-    assert page.shown_value("aetherscale.runtime.mailboxes:LANE_LIMIT") == "256"
+    assert page.shown_value("aetherscale.runtime.mailboxes:MAILBOX_LIMIT") == "256"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.compute.model import effects
 from aetherscale.actors.compute.component import BOOTS_AT_ONCE
+from aetherscale.actors.compute.model import effects
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.memory import MemoryBackend

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec import Struct
 
-from aetherscale.runtime.actor import Actor
-from aetherscale.runtime.component import Component, Progress
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
@@ -17,6 +15,8 @@ from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import Kind, Registry
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.component import Component, Progress
 
 
 class Counted(Event, frozen=True):
@@ -24,12 +24,12 @@ class Counted(Event, frozen=True):
 
 
 class Count(Struct, frozen=True):
-    """How many have been counted. Work is owed at an odd number, and it is the same work at each."""
+    """How many have been counted. Work is pending at an odd number, and it is the same work at each."""
 
     number: int = 0
 
 
-class Owed(Struct, frozen=True):
+class Effect(Struct, frozen=True):
     key: str = "work"
     not_before_us: int = 0
     deadline_s: float = 60.0
@@ -49,7 +49,7 @@ class Host:
     def let_go(self) -> None:
         self._go.set()
 
-    async def perform(self, effect: Owed, progress: Progress) -> str:
+    async def perform(self, effect: Effect, progress: Progress) -> str:
         self.did.append("begun")
         self.begun.set()
         try:
@@ -73,12 +73,12 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
         name="counting",
         kind=Kind("count", Count, (Counted,), evolve, lambda count, node, revision, requested_by: count),
         decider=Decider(
-            lambda count, message, at_us: (), evolve, lambda count: Owed() if count.number % 2 == 1 else None
+            lambda count, message, at_us: (), evolve, lambda count: Effect() if count.number % 2 == 1 else None
         ),
         reservations=lambda count, event: (),
         announce=lambda count, event: None,
         settle=lambda task, count: True,
-        result=lambda entity: {},
+        result=lambda aggregate: {},
         perform=host.perform,
         failed=lambda effect, reason: reason,
     )

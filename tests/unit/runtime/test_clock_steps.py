@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from aetherscale.runtime.effects import LONGEST_WAIT_S, OwedWork
 from aetherscale.bus.tasks import Tasks
+from aetherscale.runtime.effects import LONGEST_WAIT_S, EffectRunner
 
 HOUR_US = 3600 * 1_000_000
 
@@ -36,10 +36,10 @@ async def test_work_that_was_put_off_by_a_clock_that_went_back_is_not_waited_for
     done = asyncio.Event()
     pending: list[Effect] = [Effect("boot-1", now_us + put_off_us)]
 
-    async def perform(entity_id: str, effect: Any) -> str:
+    async def perform(aggregate_id: str, effect: Any) -> str:
         return "performed"
 
-    def answer(entity_id: str, effect: Any, outcome: str) -> asyncio.Future[Any]:
+    def answer(aggregate_id: str, effect: Any, outcome: str) -> asyncio.Future[Any]:
         pending.clear()
         done.set()
         future = asyncio.get_running_loop().create_future()
@@ -47,8 +47,8 @@ async def test_work_that_was_put_off_by_a_clock_that_went_back_is_not_waited_for
         return future
 
     tasks = Tasks("test")
-    work = OwedWork(
-        lambda entity_id: pending[0] if pending else None,
+    work = EffectRunner(
+        lambda aggregate_id: pending[0] if pending else None,
         perform,
         lambda effect, why: why,
         answer,

@@ -12,16 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale.setup import hostremoval, hostsetup, hostwork
 from aetherscale import service
 from aetherscale.__main__ import program
 from aetherscale.bus.endpoint import Endpoint, read_endpoint, write_endpoint
 from aetherscale.gateways.cli import place, reader
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.program import Ready, Step
-from aetherscale.setup.hostwork import Part, steps
 from aetherscale.kernel.errors import Refused
 from aetherscale.settings import Settings, load_settings
+from aetherscale.setup import hostremoval, hostsetup, hostwork
+from aetherscale.setup.hostwork import Part, steps
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 

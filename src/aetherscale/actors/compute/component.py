@@ -12,25 +12,33 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from aetherscale.runtime.actor import Actor
-from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
-from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute import logs
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions, CreateVmOptions, ExecOptions, ListVmsOptions, LogsOptions, StopVmOptions, VmOptions
 from aetherscale.actors.compute.console import Consoles, Program, Session
-from aetherscale.actors.compute.model.decide import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.driver import ComputeDriver, Process, Window
+from aetherscale.actors.compute.model import commands, effects, events
+from aetherscale.actors.compute.model.commands import (
+    ConsoleInputOptions,
+    CreateVmOptions,
+    ExecOptions,
+    ListVmsOptions,
+    LogsOptions,
+    StopVmOptions,
+    VmOptions,
+)
+from aetherscale.actors.compute.model.decide import COMPUTE, ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.presentation import VM_KIND, announce, reservations, settle, view
 from aetherscale.actors.compute.model.sentences import held
 from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import Seen
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import derive_id
-from aetherscale.kernel.registry import Entity, Registry
+from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.kernel.replies import Chunk, Kept, item, result, status
+from aetherscale.kernel.reservations import Seen
 from aetherscale.kernel.wire import encode
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +181,7 @@ class Compute:
     def _target(self, options: Any, call: Call) -> str:
         return self._find(options.vm_id, call).id
 
-    def _find(self, reference: str, call: Call) -> Entity[Vm]:
+    def _find(self, reference: str, call: Call) -> Aggregate[Vm]:
         """The VM that is meant; a deleted one is found by its id alone."""
         reference = call.object_id or reference
         if not reference:
@@ -185,35 +193,35 @@ class Compute:
 
     # --- queries -------------------------------------------------------------------------------------------------
 
-    def _result(self, entity: Entity[Vm]) -> Mapping[str, Any]:
-        return {"vm-id": entity.id, "vm": self._item(entity)["vm"]}
+    def _result(self, aggregate: Aggregate[Vm]) -> Mapping[str, Any]:
+        return {"vm-id": aggregate.id, "vm": self._item(aggregate)["vm"]}
 
-    def _item(self, entity: Entity[Vm]) -> Kept:
-        known = self._items.get(entity.id)
-        if known is None or known["vm"].revision != entity.version:
-            seen = view(entity.state, self._node, entity.version, entity.requested_by)
-            known = Kept(item({"vm-id": entity.id, "vm": seen}))
-            if entity.state.phase == "deleted":
-                self._items.pop(entity.id, None)
+    def _item(self, aggregate: Aggregate[Vm]) -> Kept:
+        known = self._items.get(aggregate.id)
+        if known is None or known["vm"].revision != aggregate.version:
+            seen = view(aggregate.state, self._node, aggregate.version, aggregate.requested_by)
+            known = Kept(item({"vm-id": aggregate.id, "vm": seen}))
+            if aggregate.state.phase == "deleted":
+                self._items.pop(aggregate.id, None)
             else:
-                self._items[entity.id] = known
+                self._items[aggregate.id] = known
         return known
 
     async def _list(self, options: ListVmsOptions, call: Call) -> AsyncIterator[Chunk]:
         wanted = [
-            entity
-            for entity in self._registry.of_tenant(call.tenant)
-            if (options.all or entity.state.phase != "deleted")
-            and options.labels.items() <= entity.state.spec.labels.items()
+            aggregate
+            for aggregate in self._registry.of_tenant(call.tenant)
+            if (options.all or aggregate.state.phase != "deleted")
+            and options.labels.items() <= aggregate.state.spec.labels.items()
         ]
-        wanted.sort(key=lambda entity: (entity.state.name, entity.id))
-        for entity in wanted:
-            yield self._item(entity)
+        wanted.sort(key=lambda aggregate: (aggregate.state.name, aggregate.id))
+        for aggregate in wanted:
+            yield self._item(aggregate)
         yield result({"count": len(wanted)})
 
     async def _info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
-        entity = self._find(options.vm_id, call)
-        yield result({**self._result(entity), "host": self._driver.on_host(entity.id)})
+        aggregate = self._find(options.vm_id, call)
+        yield result({**self._result(aggregate), "host": self._driver.on_host(aggregate.id)})
 
     async def _logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
         vm = self._alive(options.vm_id, call)
@@ -272,11 +280,11 @@ class Compute:
         told = {"vm-id": vm_id, "reason": session.reason}
         yield result(told if session.terminal is None else {**told, "exit-code": session.terminal.exit_code})
 
-    def _alive(self, reference: str, call: Call) -> Entity[Vm]:
-        entity = self._find(reference, call)
-        if entity.state.phase == "deleted":
+    def _alive(self, reference: str, call: Call) -> Aggregate[Vm]:
+        aggregate = self._find(reference, call)
+        if aggregate.state.phase == "deleted":
             raise Refused(404, f"no such VM: {reference!r} has been deleted", field="vm-id")
-        return entity
+        return aggregate
 
     # --- the host ------------------------------------------------------------------------------------------------
 
@@ -300,16 +308,18 @@ class Compute:
             finding = commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id)
             await actor.tell(vm.id, finding)
 
-        vms = [entity.state for entity in self._registry.entities.values()]
+        vms = [aggregate.state for aggregate in self._registry.aggregates.values()]
         await asyncio.gather(
             *(find(vm, vm.process) for vm in vms if vm.process and not self._driver.watches(vm.id, vm.run))
         )
-        before = dict(self._registry.entities)
+        before = dict(self._registry.aggregates)
         for found in await self._driver.inventory():
-            entity = self._registry.entities.get(found.vm_id)
+            aggregate = self._registry.aggregates.get(found.vm_id)
             stray = commands.VmStray(found.vm_id, found.has_process, found.has_directory)
             # Of one that has moved on meanwhile, what was seen may be long over.
-            if entity is before.get(found.vm_id) and COMPUTE.decide(entity.state if entity else None, stray, 0):
+            if aggregate is before.get(found.vm_id) and COMPUTE.decide(
+                aggregate.state if aggregate else None, stray, 0
+            ):
                 log.warning("the host has of VM %s what it should not have: aetherscale why vm %s", *[found.vm_id] * 2)
                 await actor.tell(found.vm_id, stray)
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, NamedTuple
 
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.actors.compute.driver import ComputeDriver, Console, Terminal, Window
+from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused

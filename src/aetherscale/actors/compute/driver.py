@@ -1,4 +1,4 @@
-"""The port through which compute touches the host. `qemu/` is the real one, `simulated.py` its twin.
+"""The port through which compute touches the host. `qemu/` is the real one, `simulated.py` its fake.
 
 One contract suite runs on both. A driver keeps no truth of its own: whatever it knows it can find again on the host.
 """

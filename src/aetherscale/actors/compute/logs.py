@@ -6,8 +6,8 @@ import base64
 import codecs
 from collections.abc import AsyncIterator
 
-from aetherscale.actors.compute.model.commands import LogsOptions
 from aetherscale.actors.compute.driver import ComputeDriver, LogRange
+from aetherscale.actors.compute.model.commands import LogsOptions
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.replies import Chunk, item, status
 from aetherscale.kernel.times import from_rfc3339

@@ -9,17 +9,22 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec.structs import replace
 
-from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
 from aetherscale.actors.images.model import commands, effects, events
-from aetherscale.actors.images.model.commands import BuildImageOptions, ImageOptions, ImportImageOptions, ListImagesOptions
+from aetherscale.actors.images.model.commands import (
+    BuildImageOptions,
+    ImageOptions,
+    ImportImageOptions,
+    ListImagesOptions,
+)
 from aetherscale.actors.images.model.decide import IMAGES, Image, ImagesMessage
 from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, reservations, settle, view
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.claims import Seen, use_stream
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.names import IMAGE_NAME_PATTERN, derive_id
-from aetherscale.kernel.registry import Entity, Registry
+from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.kernel.replies import Chunk, item, result
+from aetherscale.kernel.reservations import Seen, use_stream
+from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
 
 NAME: Final = "images"
 
@@ -68,7 +73,7 @@ class Images:
             },
         )
 
-    def usable(self, tenant: str, reference: str) -> Entity[Image]:
+    def usable(self, tenant: str, reference: str) -> Aggregate[Image]:
         """An image that a VM can be made from. Raises `Refused` (404, 409)."""
         found = self._registry.find(events.KIND, tenant, reference)
         if found is None or found.state.phase == "deleted":
@@ -91,7 +96,7 @@ class Images:
     async def _perform_for(self, effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
         """Have an effect done for the tenant whose image it is."""
         if not isinstance(effect, effects.BuildImage):
-            effect = replace(effect, tenant=self._registry.entities[effect.image_id].tenant)
+            effect = replace(effect, tenant=self._registry.aggregates[effect.image_id].tenant)
         return await self._perform(effect, progress)
 
     # --- commands ------------------------------------------------------------------------------------------------
@@ -138,7 +143,7 @@ class Images:
     def _target(self, options: ImageOptions, call: Call) -> str:
         return self._find(options, call).id
 
-    def _find(self, options: ImageOptions, call: Call) -> Entity[Image]:
+    def _find(self, options: ImageOptions, call: Call) -> Aggregate[Image]:
         reference = _reference(options, call)
         if not reference:
             raise Refused(400, f"{NAME}.{call.task}: the field 'image' is missing", field="image")
@@ -149,14 +154,17 @@ class Images:
 
     # --- queries -------------------------------------------------------------------------------------------------
 
-    def _result(self, entity: Entity[Image]) -> Mapping[str, Any]:
-        return {"image-id": entity.id, "image": view(entity.state, self._node, entity.version, entity.requested_by)}
+    def _result(self, aggregate: Aggregate[Image]) -> Mapping[str, Any]:
+        return {
+            "image-id": aggregate.id,
+            "image": view(aggregate.state, self._node, aggregate.version, aggregate.requested_by),
+        }
 
     async def _list(self, options: ListImagesOptions, call: Call) -> AsyncIterator[Chunk]:
         wanted = [e for e in self._registry.of_tenant(call.tenant) if options.all or e.state.phase != "deleted"]
-        wanted.sort(key=lambda entity: (entity.state.name, entity.id))
-        for entity in wanted:
-            yield item(self._result(entity))
+        wanted.sort(key=lambda aggregate: (aggregate.state.name, aggregate.id))
+        for aggregate in wanted:
+            yield item(self._result(aggregate))
         yield result({"count": len(wanted)})
 
     async def _info(self, options: ImageOptions, call: Call) -> AsyncIterator[Chunk]:

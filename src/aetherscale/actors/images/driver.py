@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from aetherscale import incoming, shortage, statedir
-from aetherscale.runtime.component import Progress
-from aetherscale.actors.images.model import effects
-from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.building.debian import BuildFailed
-from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
-from aetherscale.actors.images.files.header import ImageRejected, inspect
+from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.shares import Shares
 from aetherscale.actors.images.fetching.transfer import FetchFailed
+from aetherscale.actors.images.files.header import ImageRejected, inspect
+from aetherscale.actors.images.model import effects
+from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.replies import status
+from aetherscale.runtime.component import Progress
 
 if TYPE_CHECKING:
     from aetherscale.actors.images.fetching.addresses import Network

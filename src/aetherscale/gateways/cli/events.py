@@ -141,8 +141,8 @@ class _Wanted:
             for reference in context.values[kind]:
                 assert past is not None
                 with meant(reference):
-                    entity = past.find(kind, context.settings.tenant, reference)
-                streams.add(stream_name(kind, entity.id))
+                    aggregate = past.find(kind, context.settings.tenant, reference)
+                streams.add(stream_name(kind, aggregate.id))
         types = []
         for text in context.values["type"]:
             with meant(text):

@@ -19,7 +19,7 @@ from aetherscale.gateways.cli.views import count, size
 from aetherscale.kernel.times import to_rfc3339
 
 if TYPE_CHECKING:
-    from aetherscale.debugger.upkeep import Archived, LogInfo, Verification, Witnessed
+    from aetherscale.debugger.maintenance import Archived, LogInfo, Verification, Witnessed
 
 STANDARD = "-"
 DAMAGED = "aetherscale log export > log.jsonl saves what is verified; import it into a new --state-dir"
@@ -32,7 +32,7 @@ OTHER_LOG = (": log rolled back: ", ": log rewritten: ", ": no head of node ")
 
 
 def _verify(context: Context) -> int:
-    from aetherscale.debugger.upkeep import verify
+    from aetherscale.debugger.maintenance import verify
 
     witnessed = _witnessed(context)
     found = verify(context.settings.state_dir, context.program.kinds(), witnessed)
@@ -60,7 +60,7 @@ def _only_not_witnessed(found: Verification) -> bool:
 
 
 def _witnessed(context: Context) -> list[Witnessed] | None:
-    from aetherscale.debugger.upkeep import read_witnessed
+    from aetherscale.debugger.maintenance import read_witnessed
 
     name = context.values["witness"]
     if name is None:
@@ -74,7 +74,7 @@ def _witnessed(context: Context) -> list[Witnessed] | None:
 
 
 def _witness(context: Context) -> None:
-    from aetherscale.debugger.upkeep import keep, witness
+    from aetherscale.debugger.maintenance import keep, witness
 
     node, name = context.values["of"], context.values["FILE"]
     found = _heard(context, node) if node else witness(context.settings.state_dir, context.program.now_us())
@@ -91,7 +91,7 @@ def _witness(context: Context) -> None:
 
 def _heard(context: Context, node: str) -> Witnessed:
     """The head that a node tells when it is asked, at once."""
-    from aetherscale.debugger.upkeep import decode
+    from aetherscale.debugger.maintenance import decode
     from aetherscale.kernel import wire
 
     found = [beat for beat in context.client.nodes() if beat.node == node]
@@ -106,7 +106,7 @@ def _heard(context: Context, node: str) -> Witnessed:
 
 
 def _export(context: Context) -> int:
-    from aetherscale.debugger.upkeep import export
+    from aetherscale.debugger.maintenance import export
 
     with _opened(context.values["FILE"], "xb") as file:
         done = export(context.settings.state_dir, file.write)
@@ -117,7 +117,7 @@ def _export(context: Context) -> int:
 
 
 def _import(context: Context) -> None:
-    from aetherscale.debugger.upkeep import import_
+    from aetherscale.debugger.maintenance import import_
 
     with _opened(context.values["FILE"], "rb") as file:
         done = import_(
@@ -131,7 +131,7 @@ def _import(context: Context) -> None:
 
 
 def _archive(context: Context) -> None:
-    from aetherscale.debugger.upkeep import KEPT_EVENTS, archive, preview
+    from aetherscale.debugger.maintenance import KEPT_EVENTS, archive, preview
 
     state_dir, before, keep = context.settings.state_dir, context.values["before"], context.values["keep"]
     if before is not None and keep is not None:
@@ -158,7 +158,7 @@ def _archive(context: Context) -> None:
 
 def _why_nothing(context: Context) -> str:
     """Why no event was sealed: all are to stay, or those that are not are too few."""
-    from aetherscale.debugger.upkeep import KEPT_EVENTS, SEGMENT_EVENTS, info
+    from aetherscale.debugger.maintenance import KEPT_EVENTS, SEGMENT_EVENTS, info
 
     before, keep = context.values["before"], context.values["keep"]
     needed = f"a segment needs {SEGMENT_EVENTS}"
@@ -192,7 +192,7 @@ def _tell_archived(context: Context, done: Archived) -> None:
 
 
 def _info(context: Context) -> None:
-    from aetherscale.debugger.upkeep import info
+    from aetherscale.debugger.maintenance import info
 
     found = info(context.settings.state_dir)
     shown = _shown(found)

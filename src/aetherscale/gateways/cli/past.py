@@ -86,9 +86,9 @@ async def _explained(context: Context, kind_name: str) -> Why:
     async with opened_log(context) as log:
         past = await log.state_at(await position(context, log, context.values["at"]))
         with meant(context.values["NAME"]):
-            entity = past.find(kind_name, context.settings.tenant, context.values["NAME"])
+            aggregate = past.find(kind_name, context.settings.tenant, context.values["NAME"])
         kind = next(kind for kind in kinds if kind.name == kind_name)
-        return await explain(log, past, kind, entity, whole=context.values["all"])
+        return await explain(log, past, kind, aggregate, whole=context.values["all"])
 
 
 def _kind(context: Context) -> str | None:

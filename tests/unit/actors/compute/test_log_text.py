@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aetherscale.actors.compute.model.commands import EXEC_INPUT_BYTES, ExecOptions, LogsOptions
 from aetherscale.actors.compute.component import Compute
 from aetherscale.actors.compute.driver import LogRange
+from aetherscale.actors.compute.model.commands import EXEC_INPUT_BYTES, ExecOptions, LogsOptions
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost

@@ -12,8 +12,22 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions, ConsoleOptions, CreateVmOptions, ExecOptions, ListVmsOptions, LogsOptions, StopVmOptions, VmOptions
-from aetherscale.actors.images.model.commands import BuildImageOptions, ImageOptions, ImportImageOptions, ListImagesOptions
+from aetherscale.actors.compute.model.commands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    CreateVmOptions,
+    ExecOptions,
+    ListVmsOptions,
+    LogsOptions,
+    StopVmOptions,
+    VmOptions,
+)
+from aetherscale.actors.images.model.commands import (
+    BuildImageOptions,
+    ImageOptions,
+    ImportImageOptions,
+    ListImagesOptions,
+)
 from aetherscale.gateways.cli import elsewhere, flat, tree
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group

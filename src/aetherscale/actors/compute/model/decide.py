@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from aetherscale.actors.compute.model import effects, events
-from aetherscale.actors.compute.model.commands import ComputeCommand, ComputeFinding, CreateVm, DeleteVm, RestartVm, StartVm, StopVm, VmAdopted, VmLost, VmStray
+from aetherscale.actors.compute.model.commands import (
+    ComputeCommand,
+    ComputeFinding,
+    CreateVm,
+    DeleteVm,
+    RestartVm,
+    StartVm,
+    StopVm,
+    VmAdopted,
+    VmLost,
+    VmStray,
+)
 from aetherscale.actors.compute.model.effects import ComputeObservation, ComputeOutcome
 from aetherscale.actors.compute.model.events import Step, VmEvent
 from aetherscale.actors.compute.model.state import FAILED_EXITS, Vm, evolve, is_down, pending

@@ -1,8 +1,8 @@
 """What compute may ask of the host, and every answer that the host may give.
 
 An effect is always an *ensure*: performing one twice, or half and then again, ends in the same world. Its `key` says
-which piece of owed work it is; work in flight whose key is no longer owed is cancelled. Outcomes answer an effect;
-observations come unasked. Both become messages to the decider. Pure data: nothing here knows QEMU.
+which effect it is; one in flight whose key is no longer pending is cancelled. Outcomes answer an effect; observations
+come unasked. Both become messages to the decider. Pure data: nothing here knows QEMU.
 
 `run` numbers the boots of one VM from 1: an answer about run 3 says nothing about run 4. The actor waits until
 `not_before_us` before it hands an effect to the driver, and gives up on it after `deadline_s`.

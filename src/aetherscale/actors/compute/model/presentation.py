@@ -8,14 +8,14 @@ from typing import Final, Literal
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
-from aetherscale.actors.compute.model.sentences import VM_TELLING, held
+from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, held
 from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm, evolve, is_down
 from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.images.model import events as images
-from aetherscale.kernel.claims import NameClaimed, NameReleased, Reservation, UseBegan, UseEnded
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
+from aetherscale.kernel.reservations import NameClaimed, NameReleased, Reservation, UseBegan, UseEnded
 from aetherscale.kernel.times import to_rfc3339
 
 
@@ -179,4 +179,4 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
     return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
 
 
-VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_TELLING, version=2)
+VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=2)

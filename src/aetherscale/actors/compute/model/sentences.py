@@ -7,7 +7,7 @@ from typing import Final
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.state import FAILED_EXITS, Vm, exit_sentence
-from aetherscale.kernel.telling import Telling, Told, answer, request, turn
+from aetherscale.kernel.descriptions import Description, Descriptions, answer, request, turn
 from aetherscale.kernel.times import to_rfc3339
 
 _HELD: Final = {
@@ -30,7 +30,7 @@ _STEPS: Final = {
 }
 
 
-def tell(vm: Vm | None, event: VmEvent) -> Told:
+def describe(vm: Vm | None, event: VmEvent) -> Description:
     """An event in words; `vm` is the state before it, None before the first."""
     if isinstance(event, events.VmRequested):
         spec = event.spec
@@ -90,7 +90,7 @@ def tell(vm: Vm | None, event: VmEvent) -> Told:
             return answer("it was removed from the host, and its name was free again")
 
 
-def sum_up(vm: Vm) -> str:
+def summarize(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
     match vm.phase:
         case "requested" | "provisioning":
@@ -130,7 +130,7 @@ def held(vm: Vm) -> tuple[str, str]:
     return f"the VM {vm.name!r} is paused: {_HELD[reason]}", _WAY_ON[reason].format(name=vm.name)
 
 
-def _stray(vm: Vm | None, event: events.VmStrayFound) -> Told:
+def _stray(vm: Vm | None, event: events.VmStrayFound) -> Description:
     found = " and ".join(
         what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
     )
@@ -154,7 +154,7 @@ def _stopped(vm: Vm) -> str:
     return f"{ended}; restart policy {vm.spec.restart!r} does not start it again"
 
 
-def _ended(vm: Vm, event: events.VmEnded) -> Told:
+def _ended(vm: Vm, event: events.VmEnded) -> Description:
     if event.reason == "panic":
         return turn(f"the guest's kernel panicked in run {event.run}{_detail(event.detail)}")
     if vm.asked_down:
@@ -162,7 +162,7 @@ def _ended(vm: Vm, event: events.VmEnded) -> Told:
     return turn(f"the guest shut itself down in run {event.run}")
 
 
-def _exited(vm: Vm, event: events.VmExited) -> Told:
+def _exited(vm: Vm, event: events.VmExited) -> Description:
     if event.reason == "user":
         before = f"it was stopped before it ran{' again' if vm.ever_ran else ''}"
         return answer("its process ended" if vm.process else before)
@@ -207,4 +207,4 @@ def _disk(disk_mib: int) -> str:
     return f"{disk_mib // 1024} GiB" if disk_mib % 1024 == 0 else f"{disk_mib} MiB"
 
 
-VM_TELLING: Final[Telling[Vm]] = Telling(tell, sum_up)
+VM_DESCRIPTIONS: Final[Descriptions[Vm]] = Descriptions(describe, summarize)

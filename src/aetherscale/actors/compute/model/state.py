@@ -1,4 +1,4 @@
-"""The state of one VM, what events make of it, and what is owed to the host in it.
+"""The state of one VM, what events make of it, and what is pending on the host in it.
 
     provisioning ──DiskProvisioned──▶ booting ──VmBooted──▶ running ──VmReady──▶ ready ◀──VmPaused/Resumed──▶ paused
          ▲                              ▲                      └───────────┬───────────┘
@@ -25,8 +25,43 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import DEFAULT_GRACE_S, VmSpec
-from aetherscale.actors.compute.model.effects import BootVm, CollectVm, ComputeEffect, EndVm, PauseReason, ProcessUser, ProvisionDisk, RemoveVm, ShutDownVm
-from aetherscale.actors.compute.model.events import DiskProvisioned, ExitReason, VmAdopted, VmBooted, VmCleared, VmCollected, VmDeleteRequested, VmDeleted, VmEnded, VmEvent, VmExited, VmGaveUp, VmPaused, VmReady, VmRequested, VmRestartRequested, VmRestartScheduled, VmResumed, VmStartRequested, VmStepFailed, VmStopForced, VmStopRequested, VmStrayFound, VmUndone
+from aetherscale.actors.compute.model.effects import (
+    BootVm,
+    CollectVm,
+    ComputeEffect,
+    EndVm,
+    PauseReason,
+    ProcessUser,
+    ProvisionDisk,
+    RemoveVm,
+    ShutDownVm,
+)
+from aetherscale.actors.compute.model.events import (
+    DiskProvisioned,
+    ExitReason,
+    VmAdopted,
+    VmBooted,
+    VmCleared,
+    VmCollected,
+    VmDeleted,
+    VmDeleteRequested,
+    VmEnded,
+    VmEvent,
+    VmExited,
+    VmGaveUp,
+    VmPaused,
+    VmReady,
+    VmRequested,
+    VmRestartRequested,
+    VmRestartScheduled,
+    VmResumed,
+    VmStartRequested,
+    VmStepFailed,
+    VmStopForced,
+    VmStopRequested,
+    VmStrayFound,
+    VmUndone,
+)
 from aetherscale.actors.compute.model.views import Observed, Phase, Requested
 from aetherscale.kernel.times import from_rfc3339
 
@@ -208,7 +243,7 @@ def _evolve(vm: Vm, event: VmEvent, at_us: int) -> Vm:
 
 
 def pending(vm: Vm) -> ComputeEffect | None:
-    """The one piece of work that is owed to the host now; see the drawing above."""
+    """The one piece of work that is pending on the host now; see the drawing above."""
     if vm.unsure and vm.phase in ("stopped", "failed"):
         return EndVm(key=f"clear-{vm.run}-{vm.attempt}", vm_id=vm.id, run=vm.run, not_before_us=vm.not_before_us)
     if vm.stuck:

@@ -27,7 +27,25 @@ from aetherscale.actors.compute.driver import (
     Terminal,
     Window,
 )
-from aetherscale.actors.compute.model.effects import BootVm, Booted, CollectVm, Collected, ComputeEffect, ComputeObservation, ComputeOutcome, DiskProvisioned, EffectFailed, EndVm, Ended, ProvisionDisk, RemoveVm, Removed, ShutDownVm, ShutdownIgnored, VmHeld
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    BootVm,
+    Collected,
+    CollectVm,
+    ComputeEffect,
+    ComputeObservation,
+    ComputeOutcome,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    ProvisionDisk,
+    Removed,
+    RemoveVm,
+    ShutdownIgnored,
+    ShutDownVm,
+    VmHeld,
+)
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.agent import AgentPort

@@ -14,7 +14,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal
 
-from aetherscale.actors.compute.model.effects import GuestEnded, GuestReady, PauseReason, ReadyChannel, VmContinued, VmHeld
+from aetherscale.actors.compute.model.effects import (
+    GuestEnded,
+    GuestReady,
+    PauseReason,
+    ReadyChannel,
+    VmContinued,
+    VmHeld,
+)
 from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, AgentSilent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.reports import Chores, Reports

@@ -1,4 +1,4 @@
-"""The twin of the real driver: a node's hand on a host in memory. Virtual but for the contract; nothing is touched."""
+"""The fake of the real driver: a node's hand on a host in memory. Virtual but for the contract; nothing is touched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,23 @@ from aetherscale.actors.compute.driver import (
     Terminal,
     Window,
 )
-from aetherscale.actors.compute.model.effects import BootVm, Booted, CollectVm, Collected, ComputeEffect, ComputeOutcome, DiskProvisioned, EffectFailed, EndVm, Ended, ProvisionDisk, RemoveVm, Removed, ShutDownVm, ShutdownIgnored
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    BootVm,
+    Collected,
+    CollectVm,
+    ComputeEffect,
+    ComputeOutcome,
+    DiskProvisioned,
+    EffectFailed,
+    Ended,
+    EndVm,
+    ProvisionDisk,
+    Removed,
+    RemoveVm,
+    ShutdownIgnored,
+    ShutDownVm,
+)
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.simulated.host import SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal

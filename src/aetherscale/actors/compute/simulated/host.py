@@ -14,7 +14,18 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from aetherscale.actors.compute.driver import Observe
-from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect, ComputeObservation, GuestEnded, GuestReady, PauseReason, ReadyChannel, VmContinued, VmGone, VmHeld
+from aetherscale.actors.compute.model.effects import (
+    BootVm,
+    ComputeEffect,
+    ComputeObservation,
+    GuestEnded,
+    GuestReady,
+    PauseReason,
+    ReadyChannel,
+    VmContinued,
+    VmGone,
+    VmHeld,
+)
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Refused

@@ -28,8 +28,8 @@ from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
 from aetherscale.actors.images.building.debian import Archive, BuildFailed, Say
-from aetherscale.actors.images.threads import to_the_end
 from aetherscale.actors.images.building.tinyparts import Parts
+from aetherscale.actors.images.threads import to_the_end
 
 _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "inittab": ("etc/inittab",),

@@ -23,8 +23,8 @@ from msgspec import Struct
 from aetherscale import shortage
 from aetherscale.actors.images.fetching.copying import Places, copy
 from aetherscale.actors.images.fetching.download import download, forget
-from aetherscale.actors.images.threads import until_stopped
 from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, FetchFailed, Limits, Progress, Stopped, Transfer
+from aetherscale.actors.images.threads import until_stopped
 from aetherscale.filecopy import data_of
 
 __all__ = ["FetchFailed", "Fetched", "Limits", "fetch", "read"]

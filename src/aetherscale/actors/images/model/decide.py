@@ -182,7 +182,7 @@ def _evolve(
 
 
 def pending(image: Image) -> ImagesEffect | None:
-    """The one piece of work that is owed to the host now."""
+    """The one piece of work that is pending on the host now."""
     if image.stuck:
         return None
     match image.phase:

@@ -9,12 +9,12 @@ from typing import Final
 from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image, evolve
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.actors.images.model.sentences import IMAGE_TELLING
+from aetherscale.actors.images.model.sentences import IMAGE_DESCRIPTIONS
 from aetherscale.actors.images.model.views import ImageFailureView, ImageView
-from aetherscale.kernel.claims import NameClaimed, NameReleased, Reservation
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
+from aetherscale.kernel.reservations import NameClaimed, NameReleased, Reservation
 from aetherscale.kernel.times import to_rfc3339
 
 
@@ -100,5 +100,5 @@ def _failed(image: Image, what: str) -> Refused:
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_TELLING, version=2
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=2
 )

@@ -7,10 +7,10 @@ from typing import Final
 from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.kernel.telling import Telling, Told, answer, request
+from aetherscale.kernel.descriptions import Description, Descriptions, answer, request
 
 
-def tell(image: Image | None, event: ImageEvent) -> Told:
+def describe(image: Image | None, event: ImageEvent) -> Description:
     """An event in words; `image` is the state before it, None before the first."""
     match event:
         case events.ImageImportRequested():
@@ -32,7 +32,7 @@ def tell(image: Image | None, event: ImageEvent) -> Told:
             return answer("it was removed from the host, and its name was free again")
 
 
-def sum_up(image: Image) -> str:
+def summarize(image: Image) -> str:
     """How the image stands now, and what is awaited."""
     if image.stuck:
         assert image.failure is not None
@@ -58,4 +58,4 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1024**2:.1f} MiB" if size_bytes < 1024**3 else f"{size_bytes / 1024**3:.1f} GiB"
 
 
-IMAGE_TELLING: Final[Telling[Image]] = Telling(tell, sum_up)
+IMAGE_DESCRIPTIONS: Final[Descriptions[Image]] = Descriptions(describe, summarize)

@@ -15,7 +15,7 @@ from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.images.model.decide import Image, ImageFailure
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
-from aetherscale.kernel.telling import PLAIN
+from aetherscale.kernel.descriptions import PLAIN
 
 LATER = "2027-01-15T08:00:01.000000Z"
 LATER_US = 1_800_000_001_000_000
@@ -175,24 +175,24 @@ IMAGE_STANDS: list[tuple[Image, str]] = [
 
 @pytest.mark.parametrize(("before", "event", "role", "text"), VM_EVENTS)
 def test_what_happened_to_a_vm(before: Vm | None, event: Any, role: str, text: str) -> None:
-    told = VM_KIND.telling.tell(before, event)
+    told = VM_KIND.descriptions.describe(before, event)
     assert (told.role, told.text) == (role, text)
 
 
 @pytest.mark.parametrize(("before", "event", "role", "text"), IMAGE_EVENTS)
 def test_what_happened_to_an_image(before: Image | None, event: Any, role: str, text: str) -> None:
-    told = IMAGE_KIND.telling.tell(before, event)
+    told = IMAGE_KIND.descriptions.describe(before, event)
     assert (told.role, told.text) == (role, text)
 
 
 @pytest.mark.parametrize(("vm", "text"), VM_STANDS)
 def test_how_a_vm_stands(vm: Vm, text: str) -> None:
-    assert VM_KIND.telling.sum_up(vm) == text
+    assert VM_KIND.descriptions.summarize(vm) == text
 
 
 @pytest.mark.parametrize(("image", "text"), IMAGE_STANDS)
 def test_how_an_image_stands(image: Image, text: str) -> None:
-    assert IMAGE_KIND.telling.sum_up(image) == text
+    assert IMAGE_KIND.descriptions.summarize(image) == text
 
 
 def test_no_event_and_no_phase_is_left_out() -> None:
@@ -211,6 +211,6 @@ def test_a_paused_vm_is_told_with_the_way_on() -> None:
 
 
 def test_a_kind_without_sentences_is_told_by_the_documentation_of_its_events() -> None:
-    told = PLAIN.tell(None, vms.VmDeleted())
+    told = PLAIN.describe(None, vms.VmDeleted())
     assert (told.role, told.text) == ("answer", "Nothing of it is left on the host")
-    assert PLAIN.sum_up(None) == ""
+    assert PLAIN.summarize(None) == ""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model import commands, effects
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.presentation import settle, view
-from aetherscale.actors.compute.model.sentences import VM_TELLING
+from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.errors import Refused
 from tests.support.spec import NOON_US
@@ -69,7 +69,7 @@ class TestWhateverIsSaid:
             except Refused:
                 continue
             for event in decided:
-                assert VM_TELLING.tell(state, event).text
+                assert VM_DESCRIPTIONS.describe(state, event).text
                 state = COMPUTE.evolve(state, event, at_us)
                 past.append(event)
             _is_whole(state)
@@ -87,7 +87,7 @@ class TestWhateverIsSaid:
 
 def _is_whole(vm: Vm) -> None:
     assert view(vm, "host1", 1).phase == vm.phase
-    assert VM_TELLING.sum_up(vm)
+    assert VM_DESCRIPTIONS.summarize(vm)
     up = vm.phase in ("running", "ready", "paused")
     assert not up or (vm.process is not None and vm.observed in ("running", "paused"))
     assert vm.phase not in ("stopped", "deleted") or vm.process is None, "a stopped that is not stopped"

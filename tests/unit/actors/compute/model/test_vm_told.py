@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.presentation import announce, needs_image, reservations, settle, view
-from aetherscale.kernel.claims import NameClaimed, NameReleased, UseBegan, UseEnded
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.reservations import NameClaimed, NameReleased, UseBegan, UseEnded
 from tests.support.vm_pasts import (
     BOOTED,
     DISK,

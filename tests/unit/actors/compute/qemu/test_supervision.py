@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.setup import hostsetup, hostwork
 from aetherscale.actors.compute.qemu import supervision
 from aetherscale.actors.compute.qemu.supervision import Detached, Limits, SystemdScopes, cgroup_of
 from aetherscale.kernel.errors import Refused
+from aetherscale.setup import hostsetup, hostwork
 
 SCOPE = "/aetherscale.slice/aetherscale-probe-1.scope"
 

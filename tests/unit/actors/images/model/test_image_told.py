@@ -9,8 +9,8 @@ import pytest
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import announce, reservations, settle, view
-from aetherscale.kernel.claims import NameClaimed, NameReleased
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.reservations import NameClaimed, NameReleased
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US
 

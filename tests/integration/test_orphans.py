@@ -14,7 +14,15 @@ from tests.support.raw_images import bare_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-LOG = ("events.db", "events.head", "events.db-wal", "events.db-shm", "views.db", "views.db-wal", "views.db-shm")
+LOG = (
+    "events.db",
+    "events.head",
+    "events.db-wal",
+    "events.db-shm",
+    "snapshots.db",
+    "snapshots.db-wal",
+    "snapshots.db-shm",
+)
 
 
 async def with_a_guest(node: RunningNode, directory: Path) -> str:

@@ -1,4 +1,4 @@
-"""Snapshots in a file of their own, `views.db`. Whatever is wrong with it, it is removed and made anew.
+"""Snapshots in a file of their own, `snapshots.db`. Whatever is wrong with it, it is removed and made anew.
 
 The log is the truth, so nothing here is synced to the disk for its own sake: what a power cut takes is folded again.
 """
@@ -36,14 +36,14 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-class SqliteViews:
-    """`Views` in a file. `await SqliteViews.open(path)`, and `await close()` at the end."""
+class SqliteSnapshots:
+    """`Views` in a file. `await SqliteSnapshots.open(path)`, and `await close()` at the end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteViews:
+    async def open(cls, path: Path) -> SqliteSnapshots:
         """The caller holds the lock of the log. Raises `StorageFull`, OSError."""
         return cls(await Connection.open(lambda: _opened(path), path))
 

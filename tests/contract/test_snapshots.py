@@ -1,4 +1,4 @@
-"""Where snapshots are kept: the twin in memory and the real file."""
+"""Where snapshots are kept: the fake in memory and the real file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.eventstore.projections import MemoryViews, Snapshot, Views
-from aetherscale.eventstore.sqlite.views import SqliteViews
+from aetherscale.eventstore.projections import MemorySnapshots, Snapshot, Views
+from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 
 Open = Callable[[], Awaitable[Views]]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def views(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Views]:
-    opened = MemoryViews() if request.param == "memory" else await SqliteViews.open(tmp_path / "views.db")
+    opened = MemorySnapshots() if request.param == "memory" else await SqliteSnapshots.open(tmp_path / "snapshots.db")
     yield opened
     await opened.close()
 
@@ -77,14 +77,14 @@ async def test_a_snapshot_ends_those_that_claim_to_be_of_its_position_or_later(v
 
 
 async def saved(path: Path, *positions: int) -> None:
-    views = await SqliteViews.open(path)
+    views = await SqliteSnapshots.open(path)
     for position in positions:
         await views.save("vms", "f1", "e1", snapshot(position))
     await views.close()
 
 
 async def kept(path: Path) -> list[Snapshot]:
-    views = await SqliteViews.open(path)
+    views = await SqliteSnapshots.open(path)
     try:
         return list(await views.snapshots("vms", "f1", "e1"))
     finally:
@@ -92,14 +92,14 @@ async def kept(path: Path) -> list[Snapshot]:
 
 
 async def test_the_file_keeps_them_and_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "views.db"
+    path = tmp_path / "snapshots.db"
     await saved(path, 10, 20)
     assert path.stat().st_mode & 0o777 == 0o600
     assert await kept(path) == [snapshot(20), snapshot(10)]
 
 
 async def test_a_changed_snapshot_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "views.db"
+    path = tmp_path / "snapshots.db"
     await saved(path, 10, 20)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE snapshots SET state = x'00' WHERE position = 20")
@@ -115,7 +115,7 @@ async def test_a_changed_snapshot_is_passed_over(tmp_path: Path, caplog: pytest.
 
 @pytest.mark.parametrize("content", [b"", b"Dear diary, " * 1000, None], ids=["empty", "foreign", "torn"])
 async def test_a_file_that_is_broken_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "views.db"
+    path = tmp_path / "snapshots.db"
     await saved(path, 10)
     if content is None:
         raw = bytearray(path.read_bytes())
@@ -128,7 +128,7 @@ async def test_a_file_that_is_broken_is_made_anew(tmp_path: Path, content: bytes
 
 
 async def test_a_file_of_another_version_is_made_anew(tmp_path: Path) -> None:
-    path = tmp_path / "views.db"
+    path = tmp_path / "snapshots.db"
     await saved(path, 10)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")

@@ -8,7 +8,7 @@ import pytest
 
 from aetherscale.actors.compute.model import effects, events
 from aetherscale.actors.compute.model.commands import VmStray
-from aetherscale.actors.compute.model.sentences import VM_TELLING
+from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.kernel.times import to_rfc3339
 from tests.support.spec import NOON_US, Given
 from tests.support.vm_pasts import (
@@ -41,7 +41,7 @@ class TestNoneOfOurs:
         assert phase_of(vm) == "deleted"
         assert vm.owed is None
         assert vm.state is not None
-        assert f"/kept/{KEPT}" in VM_TELLING.sum_up(vm.state)
+        assert f"/kept/{KEPT}" in VM_DESCRIPTIONS.summarize(vm.state)
 
     def test_it_cannot_be_started(self, past: tuple[Any, ...]) -> None:
         given(*past).when(STRAY).then(FOUND).when(START).is_refused(409, "is being deleted")

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from aetherscale.kernel.messages import Event, stream_name
 from aetherscale.kernel.names import derive_id
 
-CLAIM_KIND = "claim"
+RESERVATION_KIND = "claim"
 
 
 class NameClaimed(Event, frozen=True):
@@ -57,10 +57,10 @@ UseEvent = UseBegan | UseEnded
 Reservation = NameEvent | UseEvent
 NAME_EVENTS = (NameClaimed, NameReleased)
 USE_EVENTS = (UseBegan, UseEnded)
-CLAIM_EVENTS: tuple[type[Event], ...] = (*NAME_EVENTS, *USE_EVENTS)
+RESERVATION_EVENTS: tuple[type[Event], ...] = (*NAME_EVENTS, *USE_EVENTS)
 
 
-class Claim(Struct, frozen=True):
+class Holder(Struct, frozen=True):
     """What is known of a name: how often it changed hands (the version of its stream), and whose it is now."""
 
     version: int
@@ -81,33 +81,33 @@ class Seen(Struct, frozen=True):
     version: int
 
 
-FREE = Claim(version=0, owner=None)
+FREE = Holder(version=0, owner=None)
 
 
-def claim_stream(kind: str, tenant: str, name: str) -> str:
+def name_stream(kind: str, tenant: str, name: str) -> str:
     """The stream in which one name of one kind of object is claimed and released."""
-    return stream_name(CLAIM_KIND, derive_id(kind, tenant, name))
+    return stream_name(RESERVATION_KIND, derive_id(kind, tenant, name))
 
 
 def use_stream(kind: str, object_id: str) -> str:
     """The stream in which the uses of one object begin and end."""
-    return stream_name(CLAIM_KIND, derive_id("use", kind, object_id))
+    return stream_name(RESERVATION_KIND, derive_id("use", kind, object_id))
 
 
 def stream_of(reservation: Reservation, tenant: str) -> str:
     """The stream of a reservation's key."""
     if isinstance(reservation, USE_EVENTS):
         return use_stream(reservation.kind, reservation.id)
-    return claim_stream(reservation.kind, tenant, reservation.name)
+    return name_stream(reservation.kind, tenant, reservation.name)
 
 
-def evolve(claim: Claim, event: NameEvent) -> Claim:
+def evolve(holder: Holder, event: NameEvent) -> Holder:
     """The claim after an event."""
     match event:
         case NameClaimed():
-            return Claim(claim.version + 1, event.owner)
+            return Holder(holder.version + 1, event.owner)
         case NameReleased():
-            return Claim(claim.version + 1, None)
+            return Holder(holder.version + 1, None)
 
 
 def evolve_uses(uses: Uses, event: UseEvent) -> None:

@@ -1,6 +1,6 @@
 """How events are told to a human: who asked, what came of it, what happened of itself.
 
-Each kind of entity brings its own sentences; whoever explains a state strings them together. Pure.
+Each kind of aggregate brings its own sentences; whoever explains a state strings them together. Pure.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ Role = Literal["request", "turn", "answer"]
 """Somebody asked for something; something happened that nobody had asked for; what came of either."""
 
 
-class Told(Struct, frozen=True):
+class Description(Struct, frozen=True):
     """An event in words, without its time. The text of a request goes on after the name of whoever asked."""
 
     role: Role
     text: str
 
 
-def request(text: str) -> Told:
+def request(text: str) -> Description:
     """`text` goes on after the asker's name: "asked to stop it"."""
-    return Told("request", text)
+    return Description("request", text)
 
 
-def turn(text: str) -> Told:
+def turn(text: str) -> Description:
     """A sentence of its own."""
-    return Told("turn", text)
+    return Description("turn", text)
 
 
-def answer(text: str) -> Told:
+def answer(text: str) -> Description:
     """A sentence of its own."""
-    return Told("answer", text)
+    return Description("answer", text)
 
 
-class Telling(Struct, Generic[S], frozen=True):
-    """The sentences of a kind. `tell` is given the state before the event, `sum_up` the present one."""
+class Descriptions(Struct, Generic[S], frozen=True):
+    """The sentences of a kind. `describe` is given the state before the event, `summarize` the present one."""
 
-    tell: Callable[[S | None, Any], Told]
-    sum_up: Callable[[S], str]
+    describe: Callable[[S | None, Any], Description]
+    summarize: Callable[[S], str]
 
 
-def _by_its_docstring(_: Any, event: Event) -> Told:
+def _by_its_docstring(_: Any, event: Event) -> Description:
     first_line = (type(event).__doc__ or type(event).__name__).strip().split("\n", 1)[0]
     return answer(first_line.rstrip("."))
 
 
-PLAIN: Telling[Any] = Telling(_by_its_docstring, lambda state: "")
+PLAIN: Descriptions[Any] = Descriptions(_by_its_docstring, lambda state: "")
 """For a kind that brings no sentences: the first line of each event's documentation."""

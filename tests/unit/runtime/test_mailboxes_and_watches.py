@@ -1,4 +1,4 @@
-"""Order within an entity, independence between entities, and stories that wait for nobody."""
+"""Order within an aggregate, independence between aggregates, and watches that wait for nobody."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from aetherscale.runtime.mailboxes import LANE_LIMIT, Lanes
-from aetherscale.runtime.effects import OwedWork
-from aetherscale.runtime.watches import Link, Stories
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Refused
+from aetherscale.runtime.effects import EffectRunner
+from aetherscale.runtime.mailboxes import MAILBOX_LIMIT, Mailboxes
+from aetherscale.runtime.watches import Change, Watches
 
 
 def appending(done: list[str], name: str, gate: asyncio.Event | None = None) -> Callable[[], Awaitable[str]]:
@@ -28,10 +28,10 @@ def appending(done: list[str], name: str, gate: asyncio.Event | None = None) -> 
 
 async def test_jobs_of_one_entity_happen_in_order_and_those_of_others_do_not_wait() -> None:
     done: list[str] = []
-    lanes, gate = Lanes(Tasks("test")), asyncio.Event()
-    first = lanes.post("a", appending(done, "a1", gate), bounded=True)
-    second = lanes.post("a", appending(done, "a2"), bounded=True)
-    await lanes.post("b", appending(done, "b1"), bounded=True)
+    mailboxes, gate = Mailboxes(Tasks("test")), asyncio.Event()
+    first = mailboxes.post("a", appending(done, "a1", gate), bounded=True)
+    second = mailboxes.post("a", appending(done, "a2"), bounded=True)
+    await mailboxes.post("b", appending(done, "b1"), bounded=True)
     assert done == ["b1"]
     gate.set()
     assert [await first, await second] == ["a1", "a2"]
@@ -39,15 +39,15 @@ async def test_jobs_of_one_entity_happen_in_order_and_those_of_others_do_not_wai
 
 
 @pytest.mark.our_mistake
-async def test_a_job_that_breaks_is_logged_and_the_lane_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_job_that_breaks_is_logged_and_the_mailbox_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
-    lanes = Lanes(Tasks("test"))
+    mailboxes = Mailboxes(Tasks("test"))
 
     async def broken() -> None:
         raise ZeroDivisionError
 
-    failure = lanes.post("a", broken, bounded=True)
-    after = lanes.post("a", appending(done, "a2"), bounded=True)
+    failure = mailboxes.post("a", broken, bounded=True)
+    after = mailboxes.post("a", appending(done, "a2"), bounded=True)
     with caplog.at_level(logging.ERROR), pytest.raises(Refused) as refusal:
         await failure
     assert refusal.value.code == 500
@@ -55,27 +55,27 @@ async def test_a_job_that_breaks_is_logged_and_the_lane_goes_on(caplog: pytest.L
     assert await after == "a2"
 
 
-async def test_a_full_lane_turns_callers_away_but_not_the_host() -> None:
+async def test_a_full_mailbox_turns_callers_away_but_not_the_host() -> None:
     tasks = Tasks("test")
     done: list[str] = []
-    lanes, gate = Lanes(tasks), asyncio.Event()
-    for number in range(LANE_LIMIT):
-        lanes.post("a", appending(done, str(number), gate), bounded=True)
+    mailboxes, gate = Mailboxes(tasks), asyncio.Event()
+    for number in range(MAILBOX_LIMIT):
+        mailboxes.post("a", appending(done, str(number), gate), bounded=True)
     with pytest.raises(Refused) as refusal:
-        lanes.post("a", appending(done, "caller"), bounded=True)
+        mailboxes.post("a", appending(done, "caller"), bounded=True)
     assert refusal.value.code == 503
-    host = lanes.post("a", appending(done, "host"), bounded=False)
+    host = mailboxes.post("a", appending(done, "host"), bounded=False)
     gate.set()
     await host
-    assert len(done) == LANE_LIMIT + 1
+    assert len(done) == MAILBOX_LIMIT + 1
 
 
 async def test_closing_cancels_those_who_wait() -> None:
     tasks = Tasks("test")
-    lanes = Lanes(tasks)
-    stuck = lanes.post("a", appending([], "a1", asyncio.Event()), bounded=True)
-    behind = lanes.post("a", appending([], "a2"), bounded=True)
-    begun = lanes.post("b", appending([], "b1"), bounded=True)
+    mailboxes = Mailboxes(tasks)
+    stuck = mailboxes.post("a", appending([], "a1", asyncio.Event()), bounded=True)
+    behind = mailboxes.post("a", appending([], "a2"), bounded=True)
+    begun = mailboxes.post("b", appending([], "b1"), bounded=True)
     await begun
     await tasks.close()
     assert stuck.cancelled()
@@ -83,28 +83,28 @@ async def test_closing_cancels_those_who_wait() -> None:
 
 
 async def test_a_story_is_walked_from_where_one_came_in() -> None:
-    stories: Stories[int] = Stories()
-    early = stories.follow("a")
-    stories.tell("a", Link(chunk={"type": "status", "n": 1}))
-    late = stories.follow("a")
-    stories.tell("a", Link(chunk={"type": "status", "n": 2}))
+    watches: Watches[int] = Watches()
+    early = watches.follow("a")
+    watches.tell("a", Change(chunk={"type": "status", "n": 1}))
+    late = watches.follow("a")
+    watches.tell("a", Change(chunk={"type": "status", "n": 2}))
     assert (await early.following()).chunk == {"type": "status", "n": 1}
     assert (await (await early.following()).following()).chunk == {"type": "status", "n": 2}
     assert (await late.following()).chunk == {"type": "status", "n": 2}
 
 
 async def test_a_story_that_nobody_follows_is_forgotten() -> None:
-    stories: Stories[int] = Stories()
-    link = stories.follow("a")
+    watches: Watches[int] = Watches()
+    change = watches.follow("a")
     for number in range(1000):
-        stories.tell("a", Link(chunk={"type": "status", "n": number}))
-    del link
+        watches.tell("a", Change(chunk={"type": "status", "n": number}))
+    del change
     gc.collect()
-    assert len(stories._ends) == 0
+    assert len(watches._ends) == 0
 
 
 class Work:
-    """Something that owes work: a list of keys, the first of which is owed."""
+    """Something that owes work: a list of keys, the first of which is pending."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -112,12 +112,12 @@ class Work:
         self.gate = asyncio.Event()
         self.answered = asyncio.Event()
         self.tasks = Tasks("test")
-        self.owed = OwedWork(self._pending, self._perform, self._failed, self._answer, lambda: 0, self.tasks)
+        self.pending = EffectRunner(self._pending, self._perform, self._failed, self._answer, lambda: 0, self.tasks)
 
-    def _pending(self, entity_id: str) -> Effect | None:
+    def _pending(self, aggregate_id: str) -> Effect | None:
         return Effect(self.keys[0]) if self.keys else None
 
-    async def _perform(self, entity_id: str, effect: Effect) -> str:
+    async def _perform(self, aggregate_id: str, effect: Effect) -> str:
         self.log.append(f"begin {effect.key}")
         try:
             if effect.key == "breaks":
@@ -132,7 +132,7 @@ class Work:
     def _failed(self, effect: Effect, reason: str) -> str:
         return f"failed: {reason.split(':')[0]}"
 
-    def _answer(self, entity_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
+    def _answer(self, aggregate_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
         self.log.append(f"{effect.key} {outcome}")
         if outcome != "changes nothing":
             self.keys.pop(0)
@@ -152,8 +152,8 @@ class Effect:
 async def test_what_is_owed_is_done_once_and_then_what_is_owed_next() -> None:
     work = Work()
     work.keys = ["one", "quick"]
-    work.owed.reconsider("a")
-    work.owed.reconsider("a")
+    work.pending.reconsider("a")
+    work.pending.reconsider("a")
     work.gate.set()
     while work.keys:
         await work.answered.wait()
@@ -164,10 +164,10 @@ async def test_what_is_owed_is_done_once_and_then_what_is_owed_next() -> None:
 async def test_work_that_is_no_longer_owed_is_cancelled_before_the_next_begins() -> None:
     work = Work()
     work.keys = ["slow"]
-    work.owed.reconsider("a")
+    work.pending.reconsider("a")
     await _until(lambda: work.log == ["begin slow"])
     work.keys = ["quick"]
-    work.owed.reconsider("a")
+    work.pending.reconsider("a")
     await work.answered.wait()
     assert work.log == ["begin slow", "cancelled slow", "begin quick", "quick done"]
 
@@ -183,7 +183,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def test_work_that_hangs_ends_at_its_deadline_as_a_failure() -> None:
     work = Work()
     work.keys = ["hangs"]
-    work.owed.reconsider("a")
+    work.pending.reconsider("a")
     await work.answered.wait()
     assert work.log == ["begin hangs", "cancelled hangs", "hangs failed: timed out after 0.05 s"]
 
@@ -193,7 +193,7 @@ async def test_a_driver_that_breaks_is_a_failure_and_is_logged(caplog: pytest.Lo
     work = Work()
     work.keys = ["breaks"]
     with caplog.at_level(logging.ERROR):
-        work.owed.reconsider("a")
+        work.pending.reconsider("a")
         await work.answered.wait()
     assert work.log == ["begin breaks", "breaks failed: internal error"]
     assert "ZeroDivisionError" in caplog.text
@@ -202,27 +202,27 @@ async def test_a_driver_that_breaks_is_a_failure_and_is_logged(caplog: pytest.Lo
 async def test_what_waits_for_its_turn_has_all_its_time_when_it_comes() -> None:
     """A fifth start of four at once: its deadline is for the start, not for the queue."""
     turns, first_goes = asyncio.Semaphore(1), asyncio.Event()
-    owed = {"first": Effect("first", deadline_s=60.0), "fifth": Effect("fifth", deadline_s=0.02)}
+    pending = {"first": Effect("first", deadline_s=60.0), "fifth": Effect("fifth", deadline_s=0.02)}
     answers: dict[str, str] = {}
     both = asyncio.Event()
     tasks = Tasks("test")
 
-    async def perform(entity_id: str, effect: Effect) -> str:
-        if entity_id == "first":
+    async def perform(aggregate_id: str, effect: Effect) -> str:
+        if aggregate_id == "first":
             await first_goes.wait()
         return "done"
 
-    def answer(entity_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
-        answers[entity_id] = outcome
-        owed.pop(entity_id)
-        if not owed:
+    def answer(aggregate_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
+        answers[aggregate_id] = outcome
+        pending.pop(aggregate_id)
+        if not pending:
             both.set()
         recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         recorded.set_result(None)
         return recorded
 
-    work = OwedWork(
-        owed.get, perform, lambda effect, reason: reason, answer, lambda: 0, tasks, gate=lambda effect: turns
+    work = EffectRunner(
+        pending.get, perform, lambda effect, reason: reason, answer, lambda: 0, tasks, gate=lambda effect: turns
     )
     work.reconsider("first")
     work.reconsider("fifth")
