@@ -18,11 +18,12 @@ from typing import Final
 
 import msgspec
 
+from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import LogReader
 from aetherscale.eventstore.projections import replay
 from aetherscale.eventstore.sqlite import open_reader
-from aetherscale.node import KINDS, projection
+from aetherscale.runtime.node import projection
 from benchmarks import loops, svg
 from benchmarks.images import bare_image
 from benchmarks.logs import NODE, TENANT, Lives, codec, open_log
@@ -154,7 +155,7 @@ async def replay_ms(state: Path) -> float:
     """Milliseconds to fold the whole log into the projection of VMs."""
     reader = LogReader(await open_reader(state / LOG_NAME), codec())
     begun = time.perf_counter()
-    await replay(projection(KINDS[0]), reader)
+    await replay(projection(kinds()[0]), reader)
     took_ms = (time.perf_counter() - begun) * 1000
     await reader.close()
     return took_ms

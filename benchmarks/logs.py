@@ -10,6 +10,7 @@ from typing import Final
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
@@ -20,7 +21,6 @@ from aetherscale.kernel.messages import Envelope, Event, stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.reservations import NameClaimed, name_stream
-from aetherscale.node import KINDS
 
 NODE: Final = "bench1"
 TENANT: Final = "default"
@@ -46,7 +46,7 @@ async def open_bare(directory: Path) -> LogStore:
 
 def codec() -> Codec:
     """Of all event types of a node."""
-    return Codec(event_types(KINDS))
+    return Codec(event_types(kinds()))
 
 
 def envelope(command_id: str | None = None) -> Envelope[None]:

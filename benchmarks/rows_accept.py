@@ -8,20 +8,21 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
-from aetherscale.actors.images.model import effects
-from aetherscale.identifiers import boot_id, new_id, now_us
+from aetherscale.actors.images.simulated.driver import SimulatedImages
+from aetherscale.components import components, kinds
+from aetherscale.identifiers import new_id, now_us
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.replies import is_final
 from aetherscale.kernel.wire import encode
-from aetherscale.node import Node, Ports, Registries
-from aetherscale.runtime.component import Progress
+from aetherscale.runtime.component import Driver
+from aetherscale.runtime.node import Node, Ports
 from benchmarks import libvirt
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.images import bare_image
@@ -36,16 +37,12 @@ TOGETHER: Final = 512
 IN_FLIGHT: Final = 128
 
 
-async def _store_image(effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
-    return effects.ImageStored(effect.key, "raw", "a" * 64, 1 << 20, 1 << 20)
-
-
 @asynccontextmanager
 async def accepts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     """VMs are created by 1 and by 64 clients, on a real log and a simulated host."""
     log = await open_log(context.directory / "state")
-    ports = Ports(log, SimulatedDriver(SimulatedHost()), _store_image, now_us, new_id, boot_id())
-    node = Node(ports, Registries(Registry(), Registry()))
+    drivers: dict[str, Driver[Any, Any]] = {"compute": SimulatedDriver(SimulatedHost()), "images": SimulatedImages()}
+    node = Node(components(), Ports(log, drivers, now_us, new_id), {kind.name: Registry() for kind in kinds()})
     await node.start()
     numbers = itertools.count(1)
     try:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from aetherscale.actors.compute.model import events
+from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, LogReader, Write
 from aetherscale.eventstore.projections import SNAPSHOT_EVENTS, Snapshot, load, replay
@@ -24,7 +25,7 @@ from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import PAGE
 from aetherscale.kernel.messages import stream_name
-from aetherscale.node import KINDS, projection
+from aetherscale.runtime.node import projection
 from benchmarks import peer
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn, percentile
 from benchmarks.logs import VM_EVENTS, codec, envelope, open_log, write_vms
@@ -126,7 +127,7 @@ async def payloads_of(reader: LogReader) -> list[tuple[msgspec.msgpack.Decoder[A
 async def replay_turn(reader: LogReader) -> Samples:
     """Events per second of wall time."""
     begun = time.perf_counter()
-    _, position = await replay(projection(KINDS[0]), reader)
+    _, position = await replay(projection(kinds()[0]), reader)
     return {"events/s": [position / (time.perf_counter() - begun)]}
 
 
@@ -162,7 +163,7 @@ async def snapshot_before_the_end(directory: Path) -> None:
     reader = LogReader(await open_reader(directory / LOG_NAME), codec())
     views = await SqliteSnapshots.open(directory / "snapshots.db")
     position = await reader.head() - SNAPSHOT_EVENTS
-    for kind in KINDS:
+    for kind in kinds():
         made = projection(kind)
         state, at = await replay(made, reader, position)
         await views.save(made.name, made.fingerprint, reader.epoch, Snapshot(at, made.encode(state)))
@@ -183,7 +184,7 @@ async def start(directory: Path, views_path: Path) -> float:
     begun = time.perf_counter()
     log = await open_log(directory)
     views = await SqliteSnapshots.open(views_path)
-    for kind in KINDS:
+    for kind in kinds():
         await load(projection(kind), log, views)
     took_ms = (time.perf_counter() - begun) * 1000
     await views.close()

@@ -21,6 +21,7 @@ from aetherscale.actors.compute.model.effects import Booted, BootVm, Ended, EndV
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.images.files.header import write_overlay
 from aetherscale.bus.endpoint import read_endpoint
+from aetherscale.identifiers import boot_id
 from benchmarks import by_hand, libvirt
 from benchmarks.by_hand import MEMORY_MIB
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
@@ -45,12 +46,13 @@ async def boots(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     state.mkdir(mode=0o700)
     driver = QemuDriver(
         state,
+        boot_id(),
         image_path=lambda image_id, image_format: image,
         write_overlay=write_overlay,
         accelerator="tcg",
         allow_unisolated=True,
     )
-    await driver.start(lambda observation: None)
+    await driver.start(lambda observation: asyncio.get_running_loop().create_future())
     numbers = itertools.count(1)
     try:
         async with libvirt.beside("create", times=TURNS) as peers:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
 
-    from aetherscale.gateways.cli.program import Finding, Program, Ready, Step
+    from aetherscale.gateways.cli.program import Program, Ready, Step
+    from aetherscale.kernel.findings import Finding
     from aetherscale.kernel.registry import Kind
     from aetherscale.settings import Settings
 
@@ -142,9 +143,9 @@ def _new_epoch() -> str:
 
 
 def _kinds() -> tuple[Kind[Any], ...]:
-    from aetherscale.node import KINDS
+    from aetherscale.components import kinds
 
-    return KINDS
+    return kinds()
 
 
 def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
@@ -152,10 +153,11 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     import logging
 
     from aetherscale import service, shortage
-    from aetherscale.app import run_node
     from aetherscale.bus.embedded import EmbeddedServerError
+    from aetherscale.components import components
     from aetherscale.eventstore.store import Locked, StoreError
     from aetherscale.kernel.errors import Refused
+    from aetherscale.runtime.app import run_node
     from aetherscale.statedir import NotOurs
 
     if service.is_state(settings.state_dir) and os.geteuid() != service.uid():
@@ -179,7 +181,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run_node(settings, ready))
+            runner.run(run_node(components(), settings, ready))
     except Locked as error:
         raise Refused(409, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:

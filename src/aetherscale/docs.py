@@ -6,6 +6,7 @@ With `--check` nothing is written; the exit status is 1 where a page is not what
 from __future__ import annotations
 
 import sys
+import typing
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import Template
@@ -14,22 +15,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from aetherscale.actors.compute.component import BaseImage, Compute
-from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
-from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.compute.simulated.host import SimulatedHost
-from aetherscale.actors.images.component import Images
-from aetherscale.actors.images.model.effects import EffectFailed
-from aetherscale.actors.images.model.views import ImageView
 from aetherscale.bus import answers, requests
+from aetherscale.components import components, kinds
 from aetherscale.debugger.events import catalogue
 from aetherscale.debugger.fields import Field, fields_of
 from aetherscale.kernel import subjects
 from aetherscale.kernel.errors import SLUGS, Refused
-from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.replies import error as error_chunk
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
-from aetherscale.node import KINDS
 from aetherscale.runtime.component import Component
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -167,7 +160,7 @@ def _page(lines: Iterable[str]) -> str:
 def _events() -> Iterator[str]:
     yield EVENTS_HEAD
     kind = ""
-    for event in catalogue(KINDS):
+    for event in catalogue(kinds()):
         if event.kind != kind:
             kind = event.kind
             yield from ("", f"## {kind}")
@@ -193,12 +186,26 @@ def _subjects() -> Iterator[str]:
         timeout=requests.TIMEOUT,
         claimed=requests.CLAIMED,
     )
-    for component in (_compute(), _images()):
+    for component in components():
         yield from _component(component)
     yield from ("", "## Views")
-    for struct in (VmView, FailureView, ExitView, ImageView):
+    for struct in _views():
         yield from ("", f"### {struct.__name__}", "", _about(struct))
         yield from _fields(fields_of(struct), options=False)
+
+
+def _views() -> Iterator[type[Struct]]:
+    """The views of all kinds, each with the structs that its fields are made of."""
+    for kind in kinds():
+        yield from _with_parts(typing.get_type_hints(kind.view)["return"])
+
+
+def _with_parts(struct: type[Struct]) -> Iterator[type[Struct]]:
+    yield struct
+    for field in typing.get_type_hints(struct).values():
+        for part in (field, *typing.get_args(field)):
+            if isinstance(part, type) and issubclass(part, Struct):
+                yield from _with_parts(part)
 
 
 def _addresses() -> Iterator[tuple[str, str, str, str]]:
@@ -225,10 +232,9 @@ def _about_error(code: int) -> str:
 
 def _component(component: Component[Any, Any]) -> Iterator[str]:
     yield from ("", f"## {component.name}")
-    for name, command in component.commands.items():
-        yield from _task(component.name, name, command.options, "changes something; takes an idempotency key")
-    for name, query in component.queries.items():
-        yield from _task(component.name, name, query.options, "changes nothing")
+    for name, options in component.tasks().items():
+        changes = "changes something; takes an idempotency key" if name in component.commands else "changes nothing"
+        yield from _task(component.name, name, options, changes)
 
 
 def _task(component: str, name: str, options: type[Struct], what: str) -> Iterator[str]:
@@ -254,20 +260,6 @@ def _about(struct: type[Struct]) -> str:
 
 def _an_error() -> Any:
     return error_chunk(Refused(404, "no such VM: 'web'", field="vm-id", hint="aetherscale vm list"))
-
-
-def _compute() -> Component[Any, Any]:
-    def no_image(tenant: str, reference: str) -> BaseImage:
-        raise Refused(404, f"no such image: {reference!r}")
-
-    return Compute("node", Registry(), SimulatedDriver(SimulatedHost()), no_image).component()
-
-
-def _images() -> Component[Any, Any]:
-    async def refuse(effect: Any, progress: Any) -> EffectFailed:
-        return EffectFailed(effect.key, "nothing is done while pages are written")
-
-    return Images("node", Registry(), refuse, lambda image_id: ()).component()
 
 
 if __name__ == "__main__":

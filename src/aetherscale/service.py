@@ -33,6 +33,11 @@ CONNECT_S: Final = 0.5
 """How long a port of this host may take to say that somebody listens."""
 
 
+def is_asked_about(state_dir: Path) -> bool:
+    """Whether this is about the node of this host's service, as its own user sees the host."""
+    return is_state(state_dir) and os.geteuid() == uid()
+
+
 def is_installed() -> bool:
     """Whether this host has it; it need not run."""
     return UNIT_FILE.exists()

@@ -16,6 +16,7 @@ from aetherscale.actors.compute.model import events as vms
 from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.actors.images.model import events as images
+from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write
@@ -23,7 +24,6 @@ from aetherscale.eventstore.sqlite import open_store
 from aetherscale.kernel.messages import Envelope
 from aetherscale.kernel.registry import Registry, apply, event_types
 from aetherscale.kernel.reservations import NameClaimed, name_stream, use_stream
-from aetherscale.node import KINDS
 from tests.support.event_logs import NOW_US
 from tests.support.memory_node import MemoryNode
 
@@ -63,7 +63,7 @@ async def in_use(node: MemoryNode) -> tuple[set[str], set[str]]:
     """The images that VMs are made of, and those that are there, as the log has it."""
     registries: tuple[Registry[Any], Registry[Any]] = (Registry(), Registry())
     for recorded in await node.events():
-        for kind, registry in zip(KINDS, registries, strict=True):
+        for kind, registry in zip(kinds(), registries, strict=True):
             apply(kind, registry, recorded)
     used = {each.state.spec.image_id for each in registries[0].aggregates.values() if each.state.phase != "deleted"}
     return used, {each.id for each in registries[1].aggregates.values() if each.state.phase == "ready"}
@@ -157,7 +157,7 @@ SPEC = VmSpec(
 async def written_by_an_older_version(node: MemoryNode) -> None:
     """An image and a stopped VM, word for word as they were written before uses were recorded."""
     await node.close()
-    log = EventLog(await node.open_store(), Codec(event_types(KINDS)))
+    log = EventLog(await node.open_store(), Codec(event_types(kinds())))
 
     async def write(*writes: Write) -> None:
         await log.append(writes, Envelope(None, "default", "user:nats", "c", "c", None, NOW_US))

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from aetherscale.bus.peers import name_of
+from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.kernel.messages import Envelope
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.reservations import NameClaimed, name_stream
-from aetherscale.node import KINDS
 from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, run, simulated_node, told
 from tests.support.node import PATIENCE_S, ROOT, RunningNode
@@ -44,7 +44,7 @@ def files_of_the_log(node: RunningNode) -> dict[str, bytes]:
 async def claim_names(node: RunningNode, count: int) -> None:
     """Make the log of a node that is not running longer."""
     store = await open_store(node.state_dir / "events.db", node=node.name, epoch="0", now_us=0)
-    log = EventLog(store, Codec(event_types(KINDS)))
+    log = EventLog(store, Codec(event_types(kinds())))
     for number in range(count):
         name = f"name-{number}"
         claimed = Write(name_stream("vm", "default", name), 0, (NameClaimed("vm", name, f"{number:016x}"),))

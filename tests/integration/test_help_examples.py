@@ -11,11 +11,11 @@ from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
 import pytest
-from tests.unit.test_cli_parse import commands
 
 from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, simulated_node
 from tests.support.node import PATIENCE_S, RunningNode
+from tests.unit.gateways.cli.test_cli_parse import commands
 
 pytestmark = pytest.mark.integration
 

@@ -33,7 +33,7 @@ from tests.support.log_writer import die_with_parent
 die_with_parent()
 fail_to_sync()
 images = HostImages(Path(sys.argv[2]), Path(sys.argv[2]), Imports((Path(sys.argv[1]).parent,)))
-outcome = asyncio.run(images.perform(FetchImage("fetch-1", "i", sys.argv[1], None), lambda chunk: None))
+outcome = asyncio.run(images.perform(FetchImage("fetch-1", "i", sys.argv[1], None), lambda step, **fields: None))
 assert isinstance(outcome, EffectFailed), outcome
 print(outcome.reason)
 """
@@ -74,7 +74,7 @@ async def test_an_image_that_came_in_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     state = tmp_path / "state"
     stored = await HostImages(state, tmp_path, Imports((tmp_path,))).perform(
-        FetchImage("fetch-1", "i", str(source), None), print
+        FetchImage("fetch-1", "i", str(source), None), lambda step, **fields: None
     )
     assert isinstance(stored, ImageStored)
     assert order == ["sync i.part", "move i.part to i.raw", "sync images"]

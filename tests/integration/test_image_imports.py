@@ -52,7 +52,7 @@ async def node(make_node: Any) -> RunningNode:
     return running
 
 
-def quiet(chunk: Any) -> None:
+def quiet(step: str, **fields: Any) -> None:
     """What nobody wants to hear."""
 
 
@@ -150,7 +150,10 @@ class TestTurns:
         self, images: HostImages, state: Path, tmp_path: Path
     ) -> None:
         asked = asyncio.Event()
-        waits: list[Any] = []
+        waits: list[str] = []
+
+        def waited(step: str, **fields: Any) -> None:
+            waits.append(step)
 
         async def stall(_: Asked, writer: asyncio.StreamWriter) -> None:
             asked.set()
@@ -158,9 +161,7 @@ class TestTurns:
 
         async with http_server(stall) as slow, http_server(serves(DISK, etag=ETAG)) as quick:
             stalled = [
-                asyncio.ensure_future(
-                    images.perform(FetchImage("fetch-1", f"s{n}", slow.url(), None, "slow"), waits.append)
-                )
+                asyncio.ensure_future(images.perform(FetchImage("fetch-1", f"s{n}", slow.url(), None, "slow"), waited))
                 for n in range(MOST_OF_ONE_TENANT + 2)
             ]
             await asked.wait()
@@ -169,7 +170,7 @@ class TestTurns:
                 stored = await images.perform(FetchImage("fetch-1", f"q{number}", quick.url(), None, "quick"), quiet)
                 assert isinstance(stored, ImageStored)
                 assert await asyncio.to_thread(lambda: 1) == 1
-            assert [chunk["step"] for chunk in waits if "waiting" in chunk.get("step", "")] == [
+            assert [step for step in waits if "waiting" in step] == [
                 f"waiting: {MOST_OF_ONE_TENANT} other imports are under way"
             ] * 2
             for each in stalled:

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 
 from aetherscale.__main__ import program
-from aetherscale.app import running
+from aetherscale.components import components
 from aetherscale.eventstore import integrity
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import Damaged
 from aetherscale.gateways.cli.main import run
-from aetherscale.host import LOG_NAME
 from aetherscale.kernel.messages import Envelope
 from aetherscale.kernel.reservations import RESERVATION_EVENTS, NameClaimed, name_stream
+from aetherscale.runtime.app import running
 from aetherscale.runtime.audit import audit
+from aetherscale.runtime.host import LOG_NAME
 from aetherscale.settings import Settings
 
 NODE = "large"
@@ -60,7 +61,7 @@ async def test_a_large_log_that_is_whole_is_proved_whole(state_dir: Path) -> Non
 
 async def test_a_node_on_a_large_damaged_log_ends_as_soon_as_that_is_known(state_dir: Path) -> None:
     damage(state_dir, 7)
-    async with running(Settings(state_dir, NODE, simulated=True)) as (node, _):
+    async with running(components(), Settings(state_dir, NODE, simulated=True)) as (node, _):
         async with asyncio.timeout(WAIT_S):
             failure = await node.broken
     assert isinstance(failure, Damaged)
@@ -68,7 +69,7 @@ async def test_a_node_on_a_large_damaged_log_ends_as_soon_as_that_is_known(state
 
 
 async def test_a_node_on_a_large_log_that_is_whole_goes_on(state_dir: Path) -> None:
-    async with running(Settings(state_dir, NODE, simulated=True)) as (node, _):
+    async with running(components(), Settings(state_dir, NODE, simulated=True)) as (node, _):
         assert await audit(state_dir) is None
         assert not node.broken.done()
 

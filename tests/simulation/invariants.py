@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 
 from aetherscale.actors.compute.model.decide import COMPUTE
-from aetherscale.actors.compute.model.presentation import VM_KIND, needs_image
+from aetherscale.actors.compute.model.presentation import VM_KIND, holds
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply
+from aetherscale.kernel.reservations import Use
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
 from tests.simulation.oracle import told
@@ -94,7 +95,7 @@ def check_uses(folded: Folded) -> None:
     """What a VM is made of is there for as long as the VM is, at any moment, whoever raced with whom."""
     used: dict[str, set[str]] = {}
     for aggregate in folded.aggregates():
-        if needs_image(aggregate.state):
+        if any(isinstance(each, Use) for each in holds(aggregate.state)):
             used.setdefault(aggregate.state.spec.image_id, set()).add(aggregate.id)
     for image_id, vms in used.items():
         image = folded.images.aggregates[image_id].state
@@ -127,8 +128,12 @@ def check_host(world: World, folded: Folded) -> None:
     left = world.host.disks.keys() - there
     require(not left, f"disks are left over: {sorted(left)}")
     images = {aggregate.id: aggregate.state.phase for aggregate in folded.images.aggregates.values()}
-    require({i for i, phase in images.items() if phase == "ready"} <= world.images, f"images are missing: {images}")
-    require(not [i for i in world.images if images.get(i) in (None, "deleted")], f"images are left over: {images}")
+    require(
+        {i for i, phase in images.items() if phase == "ready"} <= world.images.images, f"images are missing: {images}"
+    )
+    require(
+        not [i for i in world.images.images if images.get(i) in (None, "deleted")], f"images are left over: {images}"
+    )
     for vm_id, vm in vms.items():
         resting = vm.requested == "running" and vm.phase in ("running", "ready", "paused", "failed")
         resting |= vm.requested == "stopped" and vm.phase in ("stopped", "failed")

@@ -1,35 +1,35 @@
 """The ports of one process of the node, on a world. Each call passes through the world, which may end the process.
 
-They are `aetherscale.host.Platform`, so that what runs on them is the whole of `aetherscale.app`.
+They are `aetherscale.runtime.host.Platform`, so that what runs on them is the whole of `aetherscale.runtime.app`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import (
-    ComputeDriver,
     Console,
     ExecResult,
     Found,
     LogRange,
-    Observe,
     OnHost,
     Process,
-    Progress,
     Terminal,
     Window,
 )
-from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeObservation, ComputeOutcome, EffectFailed
+from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, EffectFailed
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.images.component import Perform
 from aetherscale.actors.images.model import effects as images
+from aetherscale.actors.images.simulated.driver import SimulatedImages
 from aetherscale.bus.bus import Bus, Handler, Subscription
 from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.endpoint import Endpoint
@@ -48,8 +48,8 @@ from aetherscale.eventstore.store import (
     StoredEvent,
     StoreError,
 )
-from aetherscale.host import Broker, Capacity
-from aetherscale.runtime.component import Progress as ImageProgress
+from aetherscale.runtime.component import Component, Driver, Host, Progress, Report
+from aetherscale.runtime.host import Broker, Capacity
 from aetherscale.settings import Settings
 from tests.simulation.world import World
 
@@ -98,14 +98,12 @@ class SimulatedPlatform:
     async def callers(self, broker: Broker, bus: Bus, settings: Settings, stack: AsyncExitStack) -> Callers:
         return Strangers()
 
-    def compute(self, settings: Settings) -> ComputeDriver:
-        return SimulatedHand(self._world, self._number, self._context)
-
-    def images(self, settings: Settings) -> Perform:
-        return SimulatedImages(self._world, self._number).perform
-
-    def isolation(self, settings: Settings) -> str:
-        return "simulated"
+    def open_driver(self, component: Component[Any, Any], host: Host) -> Driver[Any, Any]:
+        if component.name == "compute":
+            return SimulatedHand(self._world, self._number, self._context)
+        if component.name == "images":
+            return SimulatedDisk(self._world, self._number)
+        return component.open_simulated(host)
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         return None
@@ -247,12 +245,17 @@ class SimulatedHand:
         self._world, self._number, self._context = world, number, context
         self._driver = SimulatedDriver(world.host)
 
-    async def start(self, observe: Observe) -> None:
-        def told(observation: ComputeObservation) -> None:
+    async def start(self, report: Report[ComputeMessage]) -> None:
+        def told(observation: ComputeMessage) -> Awaitable[Any]:
             if self._number == self._world.process:
-                self._context.run(observe, observation)
+                return self._context.run(report, observation)
+            return asyncio.Future()
 
+        self._told = told
         await self._driver.start(told)
+
+    async def reconcile(self, expected: Mapping[str, Vm]) -> None:
+        await reconcile(self, expected, self._world.host.boot_id, self._told)
 
     async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
         async def work() -> ComputeOutcome:
@@ -292,16 +295,28 @@ class SimulatedHand:
         await self._driver.close()
 
 
-class SimulatedImages:
+class SimulatedDisk:
     """One process's hand on the host's image files."""
 
     def __init__(self, world: World, number: int) -> None:
         self._world, self._number = world, number
+        self._driver = SimulatedImages(world.images)
 
-    async def perform(self, effect: images.ImagesEffect, progress: ImageProgress) -> images.ImagesOutcome:
-        return await self._world.pass_through(self._number, type(effect).__name__, lambda: self._perform(effect))
+    async def start(self, report: Report[Any]) -> None:
+        await self._driver.start(report)
 
-    async def _perform(self, effect: images.ImagesEffect) -> images.ImagesOutcome:
+    async def reconcile(self, expected: Mapping[str, Any]) -> None:
+        await self._driver.reconcile(expected)
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def perform(self, effect: images.ImagesEffect, progress: Progress) -> images.ImagesOutcome:
+        return await self._world.pass_through(
+            self._number, type(effect).__name__, lambda: self._perform(effect, progress)
+        )
+
+    async def _perform(self, effect: images.ImagesEffect, progress: Progress) -> images.ImagesOutcome:
         match self._world.faults.trouble(type(effect).__name__):
             case "hang":
                 await asyncio.sleep(600)
@@ -311,8 +326,4 @@ class SimulatedImages:
                 return images.EffectFailed(effect.key, "the host said never", retryable=False)
             case None:
                 pass
-        if isinstance(effect, images.RemoveImage):
-            self._world.images.discard(effect.image_id)
-            return images.ImageRemoved(effect.key)
-        self._world.images.add(effect.image_id)
-        return images.ImageStored(effect.key, "raw", "a" * 64, 1 << 20, 1 << 20)
+        return await self._driver.perform(effect, progress)

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from aetherscale.app import running
 from aetherscale.bus.bus import BusUnavailable, NoResponders
+from aetherscale.components import components
 from aetherscale.eventstore.store import StoreError
+from aetherscale.runtime.app import running
 from aetherscale.settings import Settings
 from tests.simulation.clients import Client
 from tests.simulation.invariants import STREAM, Folded, check_host, check_list, check_log, check_stream, require
@@ -168,7 +169,7 @@ class Simulation:
         world.loop.tasks.setdefault(number, set()).add(task)
         lives_s = world.faults.lives_s()
         try:
-            async with running(SETTINGS, SimulatedPlatform(world, number)) as (node, _):
+            async with running(components(), SETTINGS, SimulatedPlatform(world, number)) as (node, _):
                 world.note("the node is ready")
                 if lives_s is None:
                     await node.broken

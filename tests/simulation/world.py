@@ -18,12 +18,13 @@ from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
 from aetherscale.actors.compute.model.state import Vm, evolve
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.images.simulated.driver import SimulatedStore
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
+from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
 from aetherscale.kernel.registry import event_types
-from aetherscale.node import KINDS
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.jetstream import JetStream
 from tests.simulation.loop import PROCESS, VirtualLoop
@@ -35,7 +36,7 @@ EPOCH: Final = "00000000000000e1"
 NOON_US: Final = 1_800_000_000_000_000
 CLOCK_IS_SET: Final = 0.4
 """How probable it is at each turn of what meddles."""
-CODEC: Final = Codec(event_types(KINDS))
+CODEC: Final = Codec(event_types(kinds()))
 
 
 class Violation(AssertionError):
@@ -53,7 +54,7 @@ class World:
         self.log = MemoryLog(NODE, EPOCH, "0.1.0")
         self.snapshots: dict[str, list[tuple[str, str, Snapshot]]] = {}
         self.host = WatchedHost(self)
-        self.images: set[str] = set()
+        self.images = SimulatedStore()
         self.deaths: dict[tuple[str, int], tuple[int | None, int | None]] = {}
         """How the process of a VM's run really ended: exit code and signal."""
         self.broker = MemoryBroker(lambda members: self.chance.randrange(members))
@@ -180,7 +181,9 @@ class WatchedHost(SimulatedHost):
     """A host that nobody may do to what was not asked for."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(behaviour=self._behaviour, image_mib=lambda image_id: 1 if image_id in world.images else None)
+        super().__init__(
+            behaviour=self._behaviour, image_mib=lambda image_id: 1 if image_id in world.images.images else None
+        )
         self._world = world
         self.interfere = self._interfere
         self.execs: dict[tuple[str, int], int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -40,6 +40,13 @@ T = TypeVar("T", bound=ComputeObservation)
 Outcome = TypeVar("Outcome", bound=ComputeOutcome)
 
 
+def nothing() -> Awaitable[None]:
+    """What is done already."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
+
+
 class Watcher:
     """Everything that a driver has observed, in order."""
 
@@ -47,9 +54,10 @@ class Watcher:
         self.seen: list[ComputeObservation] = []
         self._news = asyncio.Event()
 
-    def __call__(self, observation: ComputeObservation) -> None:
+    def __call__(self, observation: ComputeObservation) -> Awaitable[None]:
         self.seen.append(observation)
         self._news.set()
+        return nothing()
 
     def of(self, kind: type[T]) -> list[T]:
         return [observation for observation in self.seen if isinstance(observation, kind)]
@@ -210,7 +218,7 @@ def say_nothing(phase: str) -> None:
 async def ensure(driver: ComputeDriver, effect: object, kind: type[Outcome]) -> Outcome:
     """Perform an effect whose outcome has to be of a kind."""
     async with asyncio.timeout(PATIENCE_S):
-        outcome = await driver.perform(effect, say_nothing)  # type: ignore[arg-type]
+        outcome = await driver.perform(effect, say_nothing)
     assert isinstance(outcome, kind), outcome
     return outcome
 

@@ -86,9 +86,9 @@ def stored(kind: str, schema: int, payload: bytes) -> StoredEvent:
 
 
 if __name__ == "__main__":
+    from aetherscale.components import kinds
     from aetherscale.kernel.registry import event_types
-    from aetherscale.node import KINDS
 
-    types = event_types(KINDS)
+    types = event_types(kinds())
     for path in write_missing(DIRECTORY, Codec(types), types):
         sys.stdout.write(f"written: {path}\n")

@@ -10,7 +10,8 @@ from typing import Any
 
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
-from aetherscale.actors.images.model import effects
+from aetherscale.actors.images.simulated.driver import SimulatedImages, SimulatedStore
+from aetherscale.components import components, kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
@@ -22,16 +23,10 @@ from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Registry, apply, event_types
 from aetherscale.kernel.replies import Chunk
 from aetherscale.kernel.wire import encode
-from aetherscale.node import KINDS, Node, Ports, Registries
-from aetherscale.runtime.component import Progress
+from aetherscale.runtime.component import Driver
+from aetherscale.runtime.node import Node, Ports
 
 PATIENCE_S = 30.0
-
-
-async def _images(effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
-    if isinstance(effect, effects.RemoveImage):
-        return effects.ImageRemoved(effect.key)
-    return effects.ImageStored(effect.key, "raw", "a" * 64, 1 << 20, 1 << 20)
 
 
 class MemoryNode:
@@ -40,6 +35,7 @@ class MemoryNode:
     def __init__(self) -> None:
         self.world = MemoryLog("host1", "epoch1")
         self.host = SimulatedHost()
+        self.images = SimulatedStore()
         self.now_us = 1_800_000_000_000_000
         self._ids = itertools.count(1)
         self.node: Node | None = None
@@ -49,13 +45,16 @@ class MemoryNode:
     async def start(self) -> None:
         """A new process: everything that it knows it has from the log and the host."""
         self.store = await self.open_store()
-        self.log = EventLog(self.store, Codec(event_types(KINDS)))
-        registries = Registries(Registry(), Registry())
+        self.log = EventLog(self.store, Codec(event_types(kinds())))
+        registries: dict[str, Registry[Any]] = {kind.name: Registry() for kind in kinds()}
         for recorded in await self.log.read(0, 1_000_000):
-            apply(KINDS[0], registries.vms, recorded)
-            apply(KINDS[1], registries.images, recorded)
-        ports = Ports(self.log, SimulatedDriver(self.host), _images, self.clock, self.new_id, self.host.boot_id)
-        self.node = Node(ports, registries)
+            for kind in kinds():
+                apply(kind, registries[kind.name], recorded)
+        drivers: dict[str, Driver[Any, Any]] = {
+            "compute": SimulatedDriver(self.host),
+            "images": SimulatedImages(self.images),
+        }
+        self.node = Node(components(), Ports(self.log, drivers, self.clock, self.new_id), registries)
         await self.node.start()
 
     async def open_store(self) -> LogStore:

@@ -15,18 +15,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aetherscale.actors.compute.driver import ComputeDriver
 from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.images.component import Perform
-from aetherscale.actors.images.model import effects as images
-from aetherscale.app import Ready, run_node
 from aetherscale.bus.bus import Bus
+from aetherscale.components import components
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.store import Append, Store
-from aetherscale.host import Broker, Host
-from aetherscale.runtime.component import Progress
+from aetherscale.runtime.app import Ready, run_node
+from aetherscale.runtime.component import Component, Driver
+from aetherscale.runtime.component import Host as DriverHost
+from aetherscale.runtime.host import Broker, Host
 from aetherscale.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -97,8 +96,8 @@ class MortalHost(Host):
         bus.publish = mortal  # type: ignore[method-assign]
         return bus
 
-    def compute(self, settings: Settings) -> ComputeDriver:
-        driver = super().compute(settings)
+    def open_driver(self, component: Component[Any, Any], host: DriverHost) -> Driver[Any, Any]:
+        driver = super().open_driver(component, host)
         perform: Any = driver.perform
 
         async def mortal(effect: Any, progress: Any) -> Any:
@@ -106,14 +105,6 @@ class MortalHost(Host):
 
         driver.perform = mortal  # type: ignore[method-assign]
         return driver
-
-    def images(self, settings: Settings) -> Perform:
-        perform = super().images(settings)
-
-        async def mortal(effect: images.ImagesEffect, progress: Progress) -> images.ImagesOutcome:
-            return await self._fate.around(type(effect).__name__, perform(effect, progress))
-
-        return mortal
 
 
 def main(fatal: int, told: Path) -> None:
@@ -126,7 +117,7 @@ def main(fatal: int, told: Path) -> None:
     def ready(told: Ready) -> None:
         print(f"ready: node {told.node}", flush=True)
 
-    asyncio.run(run_node(load_settings({}, os.environ), ready, MortalHost(fate)))
+    asyncio.run(run_node(components(), load_settings({}, os.environ), ready, MortalHost(fate)))
 
 
 if __name__ == "__main__":

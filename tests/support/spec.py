@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import pytest
 
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.registry import Kind
+from aetherscale.kernel.reservations import Holding, changes
 
 S = TypeVar("S")
 M = TypeVar("M")
@@ -17,6 +19,18 @@ F = TypeVar("F")
 
 NOON_US = 1_800_000_000_000_000
 """The moment at which everything in a specification happens unless it says otherwise."""
+
+
+def reserved_by(kind: Kind[Any], holds: Callable[[Any], Sequence[Holding]], past: Sequence[Any]) -> Sequence[Any]:
+    """What the last event of a past takes and lets go."""
+    state: Any = None
+    held: Sequence[Holding] = ()
+    reserved: Sequence[Any] = ()
+    for event in past:
+        state = kind.evolve(state, event, NOON_US)
+        before, held = held, tuple(holds(state))
+        reserved = tuple(changes(kind.name, state.id, before, held))
+    return reserved
 
 
 class Given(Generic[S, M, E, F]):

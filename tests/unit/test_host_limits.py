@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from aetherscale.actors.compute.component import ADOPT_AT_ONCE
 from aetherscale.actors.compute.driver import Process
 from aetherscale.actors.compute.model.effects import ProvisionDisk, ShutDownVm
 from aetherscale.actors.compute.model.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.compute.qemu import ceilings
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory
+from aetherscale.actors.compute.reconcile import ADOPT_AT_ONCE
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.images.files.header import ImageRejected, inspect
 from aetherscale.bus import jetstream

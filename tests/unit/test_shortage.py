@@ -18,7 +18,7 @@ import pytest
 from aetherscale import shortage
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.sqlite.connection import full
-from aetherscale.gateways.cli.program import Finding
+from aetherscale.kernel.findings import Finding
 from aetherscale.runtime.effects import EffectRunner
 from aetherscale.settings import Settings, load_settings
 from aetherscale.setup import doctor

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.test_debugger import debugging, until_phase
 
 from aetherscale.__main__ import program
 from aetherscale.actors.compute.model.effects import GuestEnded
@@ -18,7 +17,8 @@ from aetherscale.actors.images.files.header import ImageRejected, inspect
 from aetherscale.actors.images.model.commands import ImportImage
 from aetherscale.actors.images.model.decide import decide, evolve, pending
 from aetherscale.actors.images.model.events import ImageDeleted
-from aetherscale.actors.images.model.presentation import settle
+from aetherscale.actors.images.model.presentation import is_ready
+from aetherscale.components import kinds
 from aetherscale.debugger.maintenance import import_
 from aetherscale.debugger.past import explained
 from aetherscale.debugger.why import explain
@@ -29,9 +29,9 @@ from aetherscale.gateways.cli.parse import parse
 from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.tree import ENTRIES
 from aetherscale.kernel.errors import Refused
-from aetherscale.node import KINDS
 from aetherscale.settings import Settings
 from tests.support.memory_node import MemoryNode
+from tests.unit.debugger.test_debugger import debugging, until_phase
 
 WEB = {"image": "tiny", "name": "web"}
 
@@ -49,7 +49,7 @@ async def why(node: MemoryNode) -> tuple[list[str], str]:
     """Every sentence of the VM `web`, and the sum of them."""
     log = debugging(node)
     past = await log.state_at(await log.position(None))
-    found = await explain(log, past, KINDS[0], past.find("vm", "default", "web"), whole=True)
+    found = await explain(log, past, kinds()[0], past.find("vm", "default", "web"), whole=True)
     return [sentence.text for chapter in found.chapters for sentence in chapter.sentences], found.summary
 
 
@@ -84,10 +84,10 @@ async def test_an_image_that_is_rejected_is_rejected_once(tmp_path: Path) -> Non
     assert image is not None
     owed = pending(image)
     assert owed is not None
-    for event in (*decide(image, await host.perform(owed, lambda chunk: None), 1), ImageDeleted()):
+    for event in (*decide(image, await host.perform(owed, lambda step, **fields: None), 1), ImageDeleted()):
         image = evolve(image, event, 1)
     with pytest.raises(Refused) as refused:
-        settle("import-image", image)
+        is_ready(image)
     assert refused.value.message == "the image could not be imported: image rejected: it is empty"
     assert "ls -l" in refused.value.hint
 

@@ -1,7 +1,7 @@
 """The decider: three pure functions that are all that a component's meaning consists of.
 
-`S` is the state of one aggregate, `M` every message to it (commands, outcomes, observations), `E` its events and `F` its
-effects.
+`S` is the state of one aggregate, `M` every message to it (commands, outcomes, observations), `E` its events and `F`
+its effects.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ ends the used object on the version of the stream of its uses. So of two who rac
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from msgspec import Struct, field
 
 from aetherscale.kernel.messages import Event, stream_name
@@ -60,6 +62,25 @@ USE_EVENTS = (UseBegan, UseEnded)
 RESERVATION_EVENTS: tuple[type[Event], ...] = (*NAME_EVENTS, *USE_EVENTS)
 
 
+class Name(Struct, frozen=True):
+    """An exclusive key of a tenant: a name, and whatever else only one aggregate may have."""
+
+    kind: str
+    """What the key is a name of."""
+    name: str
+
+
+class Use(Struct, frozen=True):
+    """A shared key: the use of another aggregate, which is not deleted until the use has ended."""
+
+    kind: str
+    id: str
+
+
+Holding = Name | Use
+"""Something that an aggregate holds."""
+
+
 class Holder(Struct, frozen=True):
     """What is known of a name: how often it changed hands (the version of its stream), and whose it is now."""
 
@@ -99,6 +120,28 @@ def stream_of(reservation: Reservation, tenant: str) -> str:
     if isinstance(reservation, USE_EVENTS):
         return use_stream(reservation.kind, reservation.id)
     return name_stream(reservation.kind, tenant, reservation.name)
+
+
+def changes(kind: str, holder: str, before: Sequence[Holding], after: Sequence[Holding]) -> Iterator[Reservation]:
+    """What has to be written where the holder, an aggregate of `kind`, had one set of holdings and now has another."""
+    for each in before:
+        if each not in after:
+            yield _released(kind, holder, each)
+    for each in after:
+        if each not in before:
+            yield _reserved(kind, holder, each)
+
+
+def _reserved(kind: str, holder: str, holding: Holding) -> Reservation:
+    if isinstance(holding, Use):
+        return UseBegan(holding.kind, holding.id, kind, holder)
+    return NameClaimed(holding.kind, holding.name, holder)
+
+
+def _released(kind: str, holder: str, holding: Holding) -> Reservation:
+    if isinstance(holding, Use):
+        return UseEnded(holding.kind, holding.id, kind, holder)
+    return NameReleased(holding.kind, holding.name, holder)
 
 
 def evolve(holder: Holder, event: NameEvent) -> Holder:

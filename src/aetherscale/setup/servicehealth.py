@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 from aetherscale import service
-from aetherscale.gateways.cli.program import Finding
+from aetherscale.kernel.findings import Finding
 from aetherscale.settings import Settings
 
 CALL_S: Final = 20.0
 """How long systemd may take to tell."""
 
 
-def is_asked_about(settings: Settings) -> bool:
-    """Whether this is about the node of this host's service, as its own user sees the host."""
-    return service.is_state(settings.state_dir) and os.geteuid() == service.uid()
-
-
 def findings(settings: Settings) -> Iterator[Finding]:
     """Whether the node that is asked about is the service's, how that is, and whether it is what is installed."""
-    if not is_asked_about(settings):
+    if not service.is_asked_about(settings.state_dir):
         return
     shown = _shown("LoadState", "ActiveState", "UnitFileState", "StatusText")
     if shown["LoadState"] != "loaded":

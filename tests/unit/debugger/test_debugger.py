@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault
+from aetherscale.components import kinds
 from aetherscale.debugger.diff import diff
 from aetherscale.debugger.events import catalogue, event_json, type_named
 from aetherscale.debugger.past import PastLog
@@ -20,7 +21,6 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
-from aetherscale.node import KINDS
 from tests.support.memory_node import PATIENCE_S, MemoryNode
 
 WEB = {"image": "tiny", "name": "web"}
@@ -38,13 +38,13 @@ async def node() -> AsyncIterator[MemoryNode]:
 def debugging(node: MemoryNode) -> PastLog:
     """What the debugger sees of the node's log."""
     assert node.store is not None
-    return PastLog(node.store, KINDS, is_proved=True)
+    return PastLog(node.store, kinds(), is_proved=True)
 
 
 async def why(node: MemoryNode, name: str, *, kind: str = "vm", at: str | None = None, whole: bool = False) -> Why:
     log = debugging(node)
     past = await log.state_at(await log.position(at))
-    wanted = next(each for each in KINDS if each.name == kind)
+    wanted = next(each for each in kinds() if each.name == kind)
     return await explain(log, past, wanted, past.find(kind, "default", name), whole=whole)
 
 
@@ -288,8 +288,8 @@ class TestWhy:
 
 class TestEvents:
     def test_the_catalogue_has_every_type_of_a_log_with_its_meaning(self) -> None:
-        found = catalogue(KINDS)
-        assert {each.type for each in found} == {each.__name__ for each in event_types(KINDS)}
+        found = catalogue(kinds())
+        assert {each.type for each in found} == {each.__name__ for each in event_types(kinds())}
         assert all(each.about for each in found)
         booted = next(each for each in found if each.type == "VmBooted")
         assert (booted.kind, booted.token, booted.schema) == ("vm", "vm-booted", 2)
@@ -297,9 +297,9 @@ class TestEvents:
         assert names == ["run", "pid", "start-ticks", "boot-id", "accelerator", "process-user"]
 
     def test_a_type_is_named_as_in_the_log_or_as_in_the_subject(self) -> None:
-        assert type_named(KINDS, "VmBooted") == type_named(KINDS, "vm-booted") == "VmBooted"
+        assert type_named(kinds(), "VmBooted") == type_named(kinds(), "vm-booted") == "VmBooted"
         with pytest.raises(Refused, match="no event type 'VmBoted'"):
-            type_named(KINDS, "VmBoted")
+            type_named(kinds(), "VmBoted")
 
     async def test_an_event_as_json_has_the_fields_of_the_contract(self, node: MemoryNode) -> None:
         shown = event_json((await node.events())[0])

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.registry import event_types
-from aetherscale.node import KINDS
 from tests.support.golden import DIRECTORY, problems, write_missing
 
 
 def test_every_event_type_has_its_golden_files_and_is_written_as_they_say() -> None:
-    types = event_types(KINDS)
+    types = event_types(kinds())
     assert problems(DIRECTORY, Codec(types), types) == []
 
 

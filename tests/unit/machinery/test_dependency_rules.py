@@ -33,7 +33,7 @@ IMPURE = (
     "threading",
 )
 DRIVERS = ("aiosqlite", "sqlite3", "nats", "qemu.qmp", "pyroute2", "rich")
-PURE_MODULES = ("commands", "decider", "effects", "events", "projection", "sentences", "state", "views")
+PURE_MODULES = ("commands", "decide", "effects", "events", "presentation", "sentences", "state", "views", "planted")
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,16 @@ VIOLATIONS = [
     Violation("layers", "aetherscale.actors.compute.planted", ("aetherscale.gateways",)),
     Violation("layers", "aetherscale.actors.compute.planted", ("aetherscale.debugger",)),
     Violation("layers", "aetherscale.debugger.planted", ("aetherscale.gateways",)),
-    Violation("layers", "aetherscale.gateways.planted", ("aetherscale.app",), also=("aetherscale.app",)),
-    Violation("layers", "aetherscale.app", ("aetherscale.__main__",), also=("aetherscale.__main__",)),
+    Violation("layers", "aetherscale.gateways.planted", ("aetherscale.setup",)),
+    Violation("layers", "aetherscale.setup.planted", ("aetherscale.__main__",)),
+    Violation("layers", "aetherscale.runtime.planted", ("aetherscale.actors.compute",)),
+    Violation("layers", "aetherscale.runtime.planted", ("aetherscale.components",)),
+    Violation("layers", "aetherscale.actors.compute.planted", ("aetherscale.components",)),
     Violation("kernel", "aetherscale.kernel.planted", (*IMPURE, *DRIVERS, "aetherscale.bus", "aetherscale.eventstore")),
     *(
         Violation(
             "meaning",
-            f"aetherscale.actors.compute.{module}",
+            f"aetherscale.actors.compute.model.{module}",
             (
                 *IMPURE,
                 *DRIVERS,
@@ -79,9 +82,14 @@ VIOLATIONS = [
         )
         for module in PURE_MODULES
     ),
-    Violation("components", "aetherscale.actors.compute.planted", ("aetherscale.actors.images.model.views",)),
+    Violation(
+        "components",
+        "aetherscale.actors.compute.planted",
+        ("aetherscale.actors.images.model.state",),
+        also=("aetherscale.actors.images.model.state",),
+    ),
     Violation("components", "aetherscale.actors.images.planted", ("aetherscale.actors.compute.model.decide",)),
-    Violation("components", "aetherscale.runtime.actor", ("aetherscale.actors.compute.model.events",)),
+    Violation("components", "aetherscale.actors.compute.planted", ("aetherscale.actors.images.driver",)),
     Violation("gateways", "aetherscale.gateways.planted", ("aetherscale.eventstore",)),
     Violation("gateways", "aetherscale.gateways.cli.planted", ("aetherscale.actors.compute.model.decide",)),
     Violation("gateways", "aetherscale.gateways.cli.planted", ("aetherscale.actors.compute.driver",)),
@@ -98,6 +106,9 @@ VIOLATIONS = [
 
 NEIGHBOURS = [
     ("aetherscale.actors.compute.planted", "aetherscale.actors.images.model.commands"),
+    ("aetherscale.actors.compute.planted", "aetherscale.actors.images.model.views"),
+    ("aetherscale.actors.compute.planted", "aetherscale.actors.images.ports"),
+    ("aetherscale.gateways.cli.planted", "aetherscale.components"),
     ("aetherscale.actors.compute.model.decide", "aetherscale.actors.images.model.events"),
     ("aetherscale.gateways.cli.planted", "aetherscale.actors.compute.model.views"),
     ("aetherscale.gateways.cli.planted", "rich"),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import aetherscale
+from aetherscale.components import kinds
 from aetherscale.docs import DOCS, main, pages
 from aetherscale.kernel.registry import event_types
-from aetherscale.node import KINDS
 
 SOURCE = Path(aetherscale.__file__).parent
 
@@ -31,7 +31,7 @@ def test_a_stale_page_fails_the_check(tmp_path: Path) -> None:
 
 def test_every_event_and_every_task_has_its_section() -> None:
     made = pages()
-    for event in event_types(KINDS):
+    for event in event_types(kinds()):
         assert f"### {event.__name__}\n" in made["events.md"]
     for task in ("create-vm", "list-vms", "vm-console", "build-image", "image-info"):
         assert f"### {task}\n" in made["subjects.md"]

@@ -307,7 +307,7 @@ class TestTheHost:
         assert node.node is not None
         before = await node.types()
         late = effects.BootVm("boot-1-1", vm_id, 1, 1, 128, "channel")
-        await node.node.compute._outcome(vm_id, late, effects.EffectFailed("boot-1-1", "too late"))
+        await node.node.actors["vm"]._outcome(vm_id, late, effects.EffectFailed("boot-1-1", "too late"))
         assert await node.types() == before
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from msgspec import Struct
@@ -13,10 +13,13 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
 from aetherscale.kernel.decider import Decider
+from aetherscale.kernel.identity import Identity
 from aetherscale.kernel.messages import Event, Recorded
 from aetherscale.kernel.registry import Kind, Registry
+from aetherscale.kernel.wire import Message
 from aetherscale.runtime.actor import Actor
-from aetherscale.runtime.component import Component, Progress
+from aetherscale.runtime.component import Component, Listing, Progress, Report
+from aetherscale.runtime.world import NodeWorld
 
 
 class Counted(Event, frozen=True):
@@ -27,6 +30,10 @@ class Count(Struct, frozen=True):
     """How many have been counted. Work is pending at an odd number, and it is the same work at each."""
 
     number: int = 0
+
+
+class Options(Message, frozen=True):
+    """None."""
 
 
 class Effect(Struct, frozen=True):
@@ -49,6 +56,15 @@ class Host:
     def let_go(self) -> None:
         self._go.set()
 
+    async def start(self, report: Report[str]) -> None:
+        """Nothing happens by itself."""
+
+    async def reconcile(self, expected: Mapping[str, Count]) -> None:
+        """Nothing is found."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
     async def perform(self, effect: Effect, progress: Progress) -> str:
         self.did.append("begun")
         self.begun.set()
@@ -70,17 +86,18 @@ def host() -> Host:
 @pytest.fixture
 async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
     component: Component[Count, str] = Component(
-        name="counting",
+        identity=Identity("counting", "count", "counts", "count", "count-id", "counts", "count"),
         kind=Kind("count", Count, (Counted,), evolve, lambda count, node, revision, requested_by: count),
         decider=Decider(
             lambda count, message, at_us: (), evolve, lambda count: Effect() if count.number % 2 == 1 else None
         ),
-        reservations=lambda count, event: (),
+        holds=lambda count: (),
         announce=lambda count, event: None,
-        settle=lambda task, count: True,
-        result=lambda aggregate: {},
-        perform=host.perform,
         failed=lambda effect, reason: reason,
+        listing=Listing(Options, Options),
+        commands={},
+        open_driver=lambda ours: host,
+        open_simulated=lambda ours: host,
     )
     store = await LogStore.start(MemoryBackend(MemoryLog("host1", "epoch1")))
     event_log = EventLog(store, Codec((Counted,)))
@@ -88,7 +105,9 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
     def broken(failure: Exception) -> None:
         raise failure
 
-    running: Actor[Count, str] = Actor(component, Registry(), event_log, lambda: 0, lambda: "id", broken)
+    registry: Registry[Count] = Registry()
+    world = NodeWorld("host1", [component], {"count": registry})
+    running: Actor[Count, str] = Actor(component, registry, world, host, event_log, lambda: 0, lambda: "id", broken)
     yield running
     await running.close()
     await event_log.close()

@@ -1,360 +1,131 @@
-"""Compute, put together: its tasks, what they look up, and how its effects reach the driver."""
+"""The compute component: virtual machines."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Final, Literal
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from msgspec import Struct
-
-from aetherscale.actors.compute import logs
-from aetherscale.actors.compute.console import Consoles, Program, Session
-from aetherscale.actors.compute.driver import ComputeDriver, Process, Window
+from aetherscale.actors.compute import IDENTITY
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import (
     ConsoleInputOptions,
+    ConsoleOptions,
     CreateVmOptions,
     ExecOptions,
     ListVmsOptions,
     LogsOptions,
     StopVmOptions,
+    TerminalOptions,
     VmOptions,
 )
-from aetherscale.actors.compute.model.decide import COMPUTE, ComputeMessage
-from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
-from aetherscale.actors.compute.model.presentation import VM_KIND, announce, reservations, settle, view
-from aetherscale.actors.compute.model.sentences import held
-from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
+from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
+from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.presentation import VM_KIND, announce, holds, is_deleted, is_stopped, is_up
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.service import ComputeService
+from aetherscale.actors.images.model import events as images
+from aetherscale.actors.images.model.views import ImageView
+from aetherscale.actors.images.ports import IMAGE_FILES, ImageFiles
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.names import derive_id
-from aetherscale.kernel.registry import Aggregate, Registry
-from aetherscale.kernel.replies import Chunk, Kept, item, result, status
-from aetherscale.kernel.reservations import Seen
-from aetherscale.kernel.wire import encode
-from aetherscale.runtime.actor import Actor
-from aetherscale.runtime.component import CommandTask, Component, Progress, QueryTask
+from aetherscale.kernel.findings import Finding
+from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, Query, World
+from aetherscale.settings import Settings
 
-log = logging.getLogger(__name__)
-
-NAME: Final = "compute"
-EXEC_OUTPUT_BYTES: Final = 400 * 1024
-"""What is told of each of the two outputs of a program in a guest, as JSON: both together fit into one message."""
 BOOTS_AT_ONCE: Final = max(4, os.cpu_count() or 1)
 """QEMUs that are being started at the same time; after a reboot of the host, in the order of their creation."""
-ADOPT_AT_ONCE: Final = 32
-"""VMs that are looked for at the same time after a restart of the node."""
+LIVING: Final = frozenset({"running", "paused"})
+"""What is observed of a VM that has a process."""
+MIB: Final = 1024 * 1024
 
 
-class BaseImage(Struct, frozen=True):
-    """What compute needs to know of an image."""
-
-    id: str
-    name: str
-    format: Literal["qcow2", "raw"]
-    size_bytes: int
-    virtual_size_mib: int
-    ready_channel: ReadyChannel
-    seen: Seen
-    """The image as it is found: whatever changes it has a VM that was to be made of it decided on anew."""
-
-
-FindImage = Callable[[str, str], BaseImage]
-"""The image of a tenant by name or id. Raises `Refused` (404, 409) where there is none, or none that can be used."""
-
-
-class Compute:
-    """The tasks of compute on one registry and one driver."""
-
-    def __init__(self, node: str, registry: Registry[Vm], driver: ComputeDriver, find_image: FindImage) -> None:
-        self._node = node
-        self._registry = registry
-        self._driver = driver
-        self._find_image = find_image
-        self._consoles = Consoles(driver)
-        self._boots = asyncio.Semaphore(BOOTS_AT_ONCE)
-        self._items: dict[str, Kept] = {}
-        """What a list says of each VM that is there, as of its view's `revision`."""
-
-    def component(self) -> Component[Vm, ComputeMessage]:
-        """The component as the actor runs it."""
-        return Component(
-            name=NAME,
-            kind=VM_KIND,
-            decider=COMPUTE,
-            reservations=reservations,
-            announce=announce,
-            settle=settle,
-            result=self._result,
-            perform=self._perform,
-            failed=_failed,
-            gate=lambda effect: self._boots if isinstance(effect, effects.BootVm) else nullcontext(),
-            commands={
-                "create-vm": CommandTask(CreateVmOptions, self._new_id, self._create, seen=self._seen_by_create),
-                "start-vm": CommandTask(
-                    VmOptions, self._target, lambda o, c, vm_id: commands.StartVm(vm_id), _reference
-                ),
-                "stop-vm": CommandTask(
-                    StopVmOptions,
-                    self._target,
-                    lambda o, c, vm_id: commands.StopVm(vm_id, o.kill, o.grace_s),
-                    _reference,
-                    urgent=True,
-                ),
-                "restart-vm": CommandTask(
-                    VmOptions, self._target, lambda o, c, vm_id: commands.RestartVm(vm_id), _reference
-                ),
-                "delete-vm": CommandTask(
-                    StopVmOptions,
-                    self._target,
-                    lambda o, c, vm_id: commands.DeleteVm(vm_id, o.kill, o.grace_s),
-                    _reference,
-                    urgent=True,
-                ),
-            },
-            queries={
-                "list-vms": QueryTask(ListVmsOptions, self._list),
-                "vm-info": QueryTask(VmOptions, self._info),
-                "vm-logs": QueryTask(LogsOptions, self._logs),
-                "exec-vm": QueryTask(ExecOptions, self._exec),
-                "vm-console": QueryTask(commands.ConsoleOptions, self._console),
-                "vm-terminal": QueryTask(commands.TerminalOptions, self._terminal),
-                "console-input": QueryTask(ConsoleInputOptions, self._consoles.typed),
-            },
+def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> commands.CreateVm:
+    _only_what_works(options)
+    if options.node not in (None, world.node):
+        raise Refused(
+            404, f"this is node {world.node!r}, not {options.node!r}", field="node", hint="aetherscale node list"
         )
-
-    # --- commands ------------------------------------------------------------------------------------------------
-
-    def _new_id(self, options: CreateVmOptions, call: Call) -> str:
-        _only_what_works(options)
-        if options.node not in (None, self._node):
-            raise Refused(
-                404, f"this is node {self._node!r}, not {options.node!r}", field="node", hint="aetherscale node list"
-            )
-        return derive_id(self._node, call.tenant, call.command_id)
-
-    def _create(self, options: CreateVmOptions, call: Call, vm_id: str) -> commands.CreateVm:
-        image = self._find_image(call.tenant, options.image)
-        name = options.name or f"vm-{vm_id[:8]}"
-        bearer = self._registry.named(events.KIND, call.tenant, name)
-        if bearer is not None and bearer.id != vm_id:
-            raise Refused(
-                409,
-                f"a VM named {name!r} exists already (it is {bearer.state.phase})",
-                field="name",
-                hint=f"take another name, or: aetherscale vm delete {name}",
-                details={"vm-id": bearer.id},
-            )
-        disk_mib = (options.disk_gib or commands.DEFAULT_DISK_GIB) * 1024
-        if options.disk_gib is None:
-            disk_mib = max(disk_mib, image.virtual_size_mib)
-        elif disk_mib < image.virtual_size_mib:
-            raise Refused(
-                400,
-                f"a disk of {options.disk_gib} GiB is too small for the image: it needs {image.virtual_size_mib} MiB",
-                field="disk-gib",
-            )
-        spec = commands.VmSpec(
-            name=name,
-            image_id=image.id,
-            image=image.name,
-            image_format=image.format,
-            image_size_bytes=image.size_bytes,
-            ready_channel=image.ready_channel,
-            cpus=options.cpus,
-            memory_mib=options.memory_mib,
-            disk_mib=disk_mib,
-            restart=options.restart,
-            autostart=options.autostart,
-            labels=options.labels,
+    image = _usable_image(world, call.tenant, options.image)
+    assert image.format is not None
+    assert image.size_bytes is not None
+    assert image.virtual_size_bytes is not None
+    name = options.name or f"vm-{vm_id[:8]}"
+    bearer = world.named(events.KIND, call.tenant, name)
+    if bearer is not None and bearer.id != vm_id:
+        raise Refused(
+            409,
+            f"a VM named {name!r} exists already (it is {bearer.state.phase})",
+            field="name",
+            hint=f"take another name, or: aetherscale vm delete {name}",
+            details={"vm-id": bearer.id},
         )
-        return commands.CreateVm(vm_id, spec)
+    spec = commands.VmSpec(
+        name=name,
+        image_id=image.id,
+        image=image.name,
+        image_format=image.format,
+        image_size_bytes=image.size_bytes,
+        ready_channel=image.ready,
+        cpus=options.cpus,
+        memory_mib=options.memory_mib,
+        disk_mib=_disk_mib(options.disk_gib, -(-image.virtual_size_bytes // MIB)),
+        restart=options.restart,
+        autostart=options.autostart,
+        labels=options.labels,
+    )
+    return commands.CreateVm(vm_id, spec)
 
-    def _seen_by_create(self, options: CreateVmOptions, call: Call, vm_id: str) -> Sequence[Seen]:
-        return (self._find_image(call.tenant, options.image).seen,)
 
-    def _target(self, options: Any, call: Call) -> str:
-        return self._find(options.vm_id, call).id
-
-    def _find(self, reference: str, call: Call) -> Aggregate[Vm]:
-        """The VM that is meant; a deleted one is found by its id alone."""
-        reference = call.object_id or reference
-        if not reference:
-            raise Refused(400, f"{NAME}.{call.task}: the field 'vm-id' is missing", field="vm-id")
-        found = self._registry.find(events.KIND, call.tenant, reference)
-        if found is None:
-            raise Refused(404, f"no such VM: {reference!r}", field="vm-id", hint="aetherscale vm list")
-        return found
-
-    # --- queries -------------------------------------------------------------------------------------------------
-
-    def _result(self, aggregate: Aggregate[Vm]) -> Mapping[str, Any]:
-        return {"vm-id": aggregate.id, "vm": self._item(aggregate)["vm"]}
-
-    def _item(self, aggregate: Aggregate[Vm]) -> Kept:
-        known = self._items.get(aggregate.id)
-        if known is None or known["vm"].revision != aggregate.version:
-            seen = view(aggregate.state, self._node, aggregate.version, aggregate.requested_by)
-            known = Kept(item({"vm-id": aggregate.id, "vm": seen}))
-            if aggregate.state.phase == "deleted":
-                self._items.pop(aggregate.id, None)
-            else:
-                self._items[aggregate.id] = known
-        return known
-
-    async def _list(self, options: ListVmsOptions, call: Call) -> AsyncIterator[Chunk]:
-        wanted = [
-            aggregate
-            for aggregate in self._registry.of_tenant(call.tenant)
-            if (options.all or aggregate.state.phase != "deleted")
-            and options.labels.items() <= aggregate.state.spec.labels.items()
-        ]
-        wanted.sort(key=lambda aggregate: (aggregate.state.name, aggregate.id))
-        for aggregate in wanted:
-            yield self._item(aggregate)
-        yield result({"count": len(wanted)})
-
-    async def _info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
-        aggregate = self._find(options.vm_id, call)
-        yield result({**self._result(aggregate), "host": self._driver.on_host(aggregate.id)})
-
-    async def _logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
-        vm = self._alive(options.vm_id, call)
-        async for chunk in logs.told(self._driver, vm.id, options):
-            yield chunk
-        yield result({"vm-id": vm.id})
-
-    async def _exec(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
-        vm = self._alive(options.vm_id, call)
-        _refuse_paused(vm.state)
-        try:
-            ended = await self._driver.execute(vm.id, options.command, options.timeout_s, options.stdin)
-        except Refused:
-            _refuse_paused(self._alive(vm.id, call).state)
-            raise
-        (stdout, cut_out), (stderr, cut_err) = _fitting(ended.stdout), _fitting(ended.stderr)
-        yield result(
-            {
-                "vm-id": vm.id,
-                "exit-code": ended.exit_code,
-                "signal": ended.signal,
-                "stdout": stdout,
-                "stderr": stderr,
-                "truncated": ended.truncated or cut_out or cut_err,
-            }
+def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
+    """An image that a VM can be made from. Raises `Refused` (404, 409)."""
+    missing = Refused(
+        404,
+        f"no such image: {reference!r}",
+        field="image",
+        hint="aetherscale image list, or: aetherscale image build tiny",
+    )
+    try:
+        image: ImageView = world.view(images.KIND, tenant, reference)
+    except Refused:
+        raise missing from None
+    if image.phase == "deleted":
+        raise missing
+    if image.phase != "ready":
+        raise Refused(
+            409,
+            f"the image {reference!r} is not ready but {image.phase}",
+            field="image",
+            retryable=image.phase in ("importing", "building"),
+            hint=f"aetherscale image show {reference}",
         )
-
-    async def _console(self, options: commands.ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
-        vm = self._alive(options.vm_id, call)
-        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes)
-        async for chunk in self._relayed(attached, vm.id, options.session):
-            yield chunk
-
-    async def _terminal(self, options: commands.TerminalOptions, call: Call) -> AsyncIterator[Chunk]:
-        vm = self._alive(options.vm_id, call)
-        _refuse_paused(vm.state)
-        yield status("progress", vm_id=vm.id, step="starting the program")
-        program = Program(options.command, Window(options.rows, options.columns), options.term)
-        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes, program)
-        try:
-            async for chunk in self._relayed(attached, vm.id, options.session):
-                yield chunk
-        except Refused:
-            _refuse_paused(self._alive(vm.id, call).state)
-            raise
-
-    async def _relayed(
-        self, attached: AbstractAsyncContextManager[Session], vm_id: str, name: str
-    ) -> AsyncIterator[Chunk]:
-        """What a session says, from `attached` to its result."""
-        async with attached as session:
-            past_bytes = session.console.past_bytes
-            yield status("attached", vm_id=vm_id, node=self._node, session=name, history_bytes=past_bytes)
-            async for data in session.output():
-                yield item({"data": base64.b64encode(data).decode()})
-        told = {"vm-id": vm_id, "reason": session.reason}
-        yield result(told if session.terminal is None else {**told, "exit-code": session.terminal.exit_code})
-
-    def _alive(self, reference: str, call: Call) -> Aggregate[Vm]:
-        aggregate = self._find(reference, call)
-        if aggregate.state.phase == "deleted":
-            raise Refused(404, f"no such VM: {reference!r} has been deleted", field="vm-id")
-        return aggregate
-
-    # --- the host ------------------------------------------------------------------------------------------------
-
-    async def _perform(self, effect: effects.ComputeEffect, progress: Progress) -> ComputeMessage:
-        vm_id = effect.vm_id
-        return await self._driver.perform(effect, lambda word: progress(status("progress", vm_id=vm_id, step=word)))
-
-    async def reconcile(self, actor: Actor[Vm, ComputeMessage], boot_id: str) -> None:
-        """Compare what should run with what is observed: adopt what is alive, and notice what is gone.
-
-        What the host has of a VM that should have nothing there is told too; nobody's disk is ever thrown away for it.
-        """
-        gate = asyncio.Semaphore(ADOPT_AT_ONCE)
-
-        async def find(vm: Vm, identity: ProcessIdentity) -> None:
-            process = Process(
-                vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.spec.ready_channel
-            )
-            async with gate:
-                alive = await self._driver.adopt(process)
-            finding = commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id)
-            await actor.tell(vm.id, finding)
-
-        vms = [aggregate.state for aggregate in self._registry.aggregates.values()]
-        await asyncio.gather(
-            *(find(vm, vm.process) for vm in vms if vm.process and not self._driver.watches(vm.id, vm.run))
-        )
-        before = dict(self._registry.aggregates)
-        for found in await self._driver.inventory():
-            aggregate = self._registry.aggregates.get(found.vm_id)
-            stray = commands.VmStray(found.vm_id, found.has_process, found.has_directory)
-            # Of one that has moved on meanwhile, what was seen may be long over.
-            if aggregate is before.get(found.vm_id) and COMPUTE.decide(
-                aggregate.state if aggregate else None, stray, 0
-            ):
-                log.warning("the host has of VM %s what it should not have: aetherscale why vm %s", *[found.vm_id] * 2)
-                await actor.tell(found.vm_id, stray)
-
-    async def observe(self, actor: Actor[Vm, ComputeMessage]) -> None:
-        """Hear from now on what the host says unasked."""
-
-        def tell(observation: ComputeObservation) -> None:
-            actor.tell(observation.vm_id, observation)
-
-        await self._driver.start(tell)
+    return image
 
 
-def _reference(options: VmOptions | StopVmOptions, call: Call) -> str:
-    """What the VM is called by."""
-    return call.object_id or options.vm_id
+def _disk_mib(wanted_gib: int | None, image_mib: int) -> int:
+    """The size of a disk, never smaller than its image. Raises `Refused` (400)."""
+    if wanted_gib is None:
+        return max(commands.DEFAULT_DISK_GIB * 1024, image_mib)
+    if wanted_gib * 1024 < image_mib:
+        what = f"a disk of {wanted_gib} GiB is too small for the image: it needs {image_mib} MiB"
+        raise Refused(400, what, field="disk-gib")
+    return wanted_gib * 1024
 
 
-def _fitting(output: bytes) -> tuple[str, bool]:
-    """What a program printed, as text that fits into a message however it has to be escaped; whether it was cut."""
-    text = output.decode("utf-8", "replace")
-    cut = False
-    while (size := len(encode(text))) > EXEC_OUTPUT_BYTES:
-        text, cut = text[: len(text) * EXEC_OUTPUT_BYTES // size], True
-    return text, cut
+def _start(options: VmOptions, call: Call, vm_id: str, world: World) -> commands.StartVm:
+    return commands.StartVm(vm_id)
 
 
-def _refuse_paused(vm: Vm) -> None:
-    """Nothing in a guest answers while QEMU holds it."""
-    if vm.phase == "paused":
-        what, way_on = held(vm)
-        raise Refused(409, what, hint=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})
+def _stop(options: StopVmOptions, call: Call, vm_id: str, world: World) -> commands.StopVm:
+    return commands.StopVm(vm_id, options.kill, options.grace_s)
 
 
-def _failed(effect: effects.ComputeEffect, reason: str) -> ComputeMessage:
-    return effects.EffectFailed(effect.key, reason)
+def _restart(options: VmOptions, call: Call, vm_id: str, world: World) -> commands.RestartVm:
+    return commands.RestartVm(vm_id)
+
+
+def _delete(options: StopVmOptions, call: Call, vm_id: str, world: World) -> commands.DeleteVm:
+    return commands.DeleteVm(vm_id, options.kill, options.grace_s)
 
 
 def _only_what_works(options: CreateVmOptions) -> None:
@@ -375,3 +146,91 @@ def _only_what_works(options: CreateVmOptions) -> None:
                 field=field,
                 hint="leave it out: a VM has user-mode networking",
             )
+
+
+def _is_listed(options: ListVmsOptions, vm: Vm) -> bool:
+    return options.labels.items() <= vm.spec.labels.items()
+
+
+def _failed(effect: effects.ComputeEffect, reason: str) -> effects.EffectFailed:
+    return effects.EffectFailed(effect.key, reason)
+
+
+def _open_driver(host: Host) -> Driver[Vm, ComputeMessage]:
+    settings = host.settings
+    if settings.simulated:
+        return _open_simulated(host)
+    from aetherscale.actors.compute.qemu.driver import QemuDriver
+
+    files: ImageFiles = host.port(IMAGE_FILES)
+    return QemuDriver(
+        settings.state_dir,
+        host.boot_id,
+        image_path=files.path,
+        write_overlay=files.write_overlay,
+        accelerator=settings.accelerator,
+        supervision=settings.supervisor,
+        allow_unisolated=settings.allow_unisolated,
+    )
+
+
+def _open_simulated(host: Host) -> Driver[Vm, ComputeMessage]:
+    from aetherscale.actors.compute.simulated.driver import SimulatedDriver
+    from aetherscale.actors.compute.simulated.host import SimulatedHost
+
+    return SimulatedDriver(SimulatedHost())
+
+
+def _needs(settings: Settings) -> Iterator[Finding]:
+    from aetherscale.actors.compute.needs import findings
+
+    return findings(settings)
+
+
+def _notes(settings: Settings) -> Mapping[str, str]:
+    from aetherscale.actors.compute.qemu import users
+
+    if settings.simulated:
+        return {"isolation": "none is needed: virtual machines are simulated"}
+    if users.way() != "none":
+        return {"isolation": "each virtual machine's QEMU has a user of its own"}
+    whom = users.name_of_this_user()
+    if settings.allow_unisolated:
+        text = f"none, as --allow-unisolated says: QEMU runs as {whom}, who can read the log and all disks"
+    else:
+        text = f"QEMU would run as {whom}, so no virtual machine starts without --allow-unisolated"
+    return {"isolation": text}
+
+
+COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
+    identity=IDENTITY,
+    kind=VM_KIND,
+    decider=DECIDER,
+    holds=holds,
+    announce=announce,
+    failed=_failed,
+    listing=Listing(ListVmsOptions, VmOptions, _is_listed),
+    commands={
+        "create-vm": Command(CreateVmOptions, _create, is_up, creates=True),
+        "start-vm": Command(VmOptions, _start, is_up),
+        "stop-vm": Command(StopVmOptions, _stop, is_stopped, frees=True),
+        "restart-vm": Command(VmOptions, _restart, is_up),
+        "delete-vm": Command(StopVmOptions, _delete, is_deleted, frees=True),
+    },
+    open_driver=_open_driver,
+    open_simulated=_open_simulated,
+    open_service=ComputeService,
+    queries={
+        "vm-info": Query(VmOptions, ComputeService.info),
+        "vm-logs": Query(LogsOptions, ComputeService.logs),
+        "exec-vm": Query(ExecOptions, ComputeService.execute),
+        "vm-console": Query(ConsoleOptions, ComputeService.console),
+        "vm-terminal": Query(TerminalOptions, ComputeService.terminal),
+        "console-input": Query(ConsoleInputOptions, ComputeService.typed),
+    },
+    concurrency={effects.BootVm: BOOTS_AT_ONCE},
+    suspicious=(events.VmStepFailed,),
+    counts={"vms": lambda vm: True, "vms-running": lambda vm: vm.observed in LIVING},
+    needs=_needs,
+    notes=_notes,
+)

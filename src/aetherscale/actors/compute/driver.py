@@ -11,11 +11,13 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeObservation, ComputeOutcome, ReadyChannel
+from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.runtime.component import Driver
 
-Observe = Callable[[ComputeObservation], None]
-Progress = Callable[[str], None]
-"""Called with a phase's name and detail while an effect works, for the caller's progress line; never for facts."""
+Observe = Callable[[ComputeObservation], object]
+"""Takes what happened to a VM."""
 
 
 class Process(Struct, frozen=True):
@@ -139,19 +141,8 @@ class Terminal(Console, Protocol):
         ...
 
 
-class ComputeDriver(Protocol):
+class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     """Ensure effects, report observations, read what guests say."""
-
-    async def start(self, observe: Observe) -> None:
-        """Begin to observe; called once, before anything else."""
-        ...
-
-    async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
-        """Make the effect true and answer; what the host refuses comes back as `EffectFailed`, never as an exception.
-
-        Cancelling the call stops the work at the next safe point; the next effect of the VM mends what is half done.
-        """
-        ...
 
     async def adopt(self, process: Process) -> bool:
         """Find the running process again after a restart of the node and observe it from now on.
@@ -194,8 +185,4 @@ class ComputeDriver(Protocol):
         Raises `Refused`: 409 where the VM has no process or too many terminals, 400 where there is no such program,
         501 where the guest lacks what is needed, 503 without agent, 504 where it does not begin in time.
         """
-        ...
-
-    async def close(self) -> None:
-        """Stop observing. Guests run on."""
         ...

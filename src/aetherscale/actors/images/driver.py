@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -20,12 +20,12 @@ from aetherscale.actors.images.building.debian import BuildFailed
 from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.shares import Shares
 from aetherscale.actors.images.fetching.transfer import FetchFailed
-from aetherscale.actors.images.files.header import ImageRejected, inspect
+from aetherscale.actors.images.files.header import ImageRejected, inspect, write_overlay
 from aetherscale.actors.images.model import effects
 from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
 from aetherscale.identifiers import now_us
-from aetherscale.kernel.replies import status
-from aetherscale.runtime.component import Progress
+from aetherscale.runtime.component import Progress, Report
+from aetherscale.settings import Settings
 
 if TYPE_CHECKING:
     from aetherscale.actors.images.fetching.addresses import Network
@@ -59,6 +59,35 @@ class HostImages:
         self._imports = imports or Imports()
         self._shares = Shares(MOST_AT_ONCE, MOST_OF_ONE_TENANT)
 
+    @classmethod
+    def on(cls, settings: Settings) -> HostImages:
+        """The images of the node with these settings."""
+        from ipaddress import ip_network
+
+        incoming.prepare(settings.state_dir, settings.node)
+        networks = settings.image_networks
+        if settings.simulated and not networks:
+            # A node for trials and tests, whose servers are on the same host.
+            networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+        return cls(settings.state_dir, settings.cache_dir, Imports(settings.image_dirs, networks))
+
+    async def start(self, report: Report[Any]) -> None:
+        """As in `Driver`: nothing happens to images by itself."""
+
+    async def reconcile(self, expected: Mapping[str, Any]) -> None:
+        """As in `Driver`: what is missing is noticed by those who use it."""
+
+    async def close(self) -> None:
+        """As in `Driver`."""
+
+    def path(self, image_id: str, image_format: Literal["qcow2", "raw"]) -> Path:
+        """As in `ImageFiles`."""
+        return self._images_dir / f"{image_id}.{image_format}"
+
+    def write_overlay(self, path: Path, base_format: str, virtual_size_bytes: int, base_name: str) -> None:
+        """As in `ImageFiles`."""
+        write_overlay(path, base_format, virtual_size_bytes, base_name)
+
     async def perform(self, effect: effects.ImagesEffect, progress: Progress) -> effects.ImagesOutcome:
         """Make the effect true; what the host refuses comes back as `EffectFailed`."""
         statedir.make(self._images_dir)
@@ -85,22 +114,19 @@ class HostImages:
             )
 
     async def _fetch(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
-        def say(step: str, **more: int | None) -> None:
-            progress(status("progress", image_id=effect.image_id, step=step, **more))
-
         def wait(at_once: int) -> None:
-            say(f"waiting: {at_once} other imports are under way")
+            progress(f"waiting: {at_once} other imports are under way")
 
         async with self._shares.turn(effect.tenant, wait):
-            return await self._fetch_now(effect, say)
+            return await self._fetch_now(effect, progress)
 
-    async def _fetch_now(self, effect: effects.FetchImage, say: Callable[..., None]) -> effects.ImagesOutcome:
+    async def _fetch_now(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
         # Here, since few starts of a node are followed by one, and http takes a tenth of the time of a start to import.
         from aetherscale.actors.images.fetching.copying import Places
         from aetherscale.actors.images.fetching.fetch import Limits, fetch, read
 
         def tell(done_bytes: int, total_bytes: int | None) -> None:
-            say("fetching", done_bytes=done_bytes, total_bytes=total_bytes)
+            progress("fetching", done_bytes=done_bytes, total_bytes=total_bytes)
 
         part = self._images_dir / f"{effect.image_id}.part"
         stored = [path for path in self._images_dir.glob(f"{effect.image_id}.*") if path.suffix[1:] in FORMATS]
@@ -133,7 +159,7 @@ class HostImages:
         built = await tiny.build(
             part,
             self._cache_dir,
-            lambda words: progress(status("progress", image_id=effect.image_id, step=words)),
+            progress,
         )
         self._store(part, effect.image_id, built.format)
         return ImageStored(effect.key, built.format, built.sha256, built.size_bytes, built.virtual_size_bytes)

@@ -17,6 +17,7 @@ from aetherscale.bus import blocking, rollcall
 from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized
 from aetherscale.bus.chunks import BadAnswer, Reply
 from aetherscale.bus.endpoint import FILE_NAME, Endpoint, outside, parse_endpoint, read_endpoint
+from aetherscale.components import identities
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
 from aetherscale.kernel import subjects
@@ -41,7 +42,7 @@ BACK_S: Final = 10.0
 BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
-SHORT_IDS: Final = (("vm-id", "vm", "compute", "list-vms"), ("image", "image", "images", "list-images"))
+SHORT_IDS: Final = {each.reference: each for each in identities()}
 LOOK: Final = "aetherscale vm list; aetherscale image list"
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
@@ -84,18 +85,18 @@ class Client:
 
     def whole(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options in which the beginning of an id, as lists show it, has become the id. Raises `Failure`."""
-        for field, kind, component, task in SHORT_IDS:
+        for field, names in SHORT_IDS.items():
             short = options.get(field)
             if isinstance(short, str) and (refused := too_short(short, field)):
                 raise Failure.of_refusal(refused)
             if isinstance(short, str) and is_short_id(short):
-                views = [item[kind] for item in self.items(component, task, {"all": True})]
+                views = [item[names.kind] for item in self.items(names.component, names.list_task, {"all": True})]
                 found = [view for view in views if view["id"].startswith(short)]
                 if len(found) > 1:
                     raise Failure.of_refusal(ambiguous(short, [(view["id"], view["name"]) for view in found], field))
                 if not found:
-                    what, hint = {"vm": "VM", "image": "image"}[kind], f"aetherscale {kind} list --all"
-                    message = f"no {what} has an id that begins with {short!r}"
+                    hint = f"aetherscale {names.kind} list --all"
+                    message = f"no {names.noun} has an id that begins with {short!r}"
                     raise Failure(404, message, hint=hint, details={"field": field})
                 options = {**options, field: found[0]["id"]}
         return options

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Group, Option
@@ -173,7 +174,7 @@ def _values(context: Context, item: Option | Argument) -> list[str]:
     """The values that an option or argument can have. A node that does not answer offers none."""
     if item.choices:
         return list(item.choices)
-    asked = {"vm": ("compute", "list-vms"), "image": ("images", "list-images")}.get(item.completes)
+    asked = {each.kind: (each.component, each.list_task) for each in identities()}.get(item.completes)
     if asked is None:
         return []
     try:

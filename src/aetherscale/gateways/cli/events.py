@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import Failure, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
@@ -136,8 +137,8 @@ class _Wanted:
         from aetherscale.debugger.events import type_named
 
         streams = set()
-        past = await log.state_at(head) if context.values["vm"] or context.values["image"] else None
-        for kind in ("vm", "image"):
+        past = await log.state_at(head) if any(context.values[each.kind] for each in identities()) else None
+        for kind in (each.kind for each in identities()):
             for reference in context.values[kind]:
                 assert past is not None
                 with meant(reference):
@@ -182,8 +183,10 @@ def _short(value: Any) -> str:
 
 
 _OF = (
-    Option("vm", "only events of this VM, by name or id", "NAME", many=True, completes="vm"),
-    Option("image", "only events of this image, by name or id", "NAME", many=True, completes="image"),
+    *(
+        Option(each.kind, f"only events of this {each.noun}, by name or id", "NAME", many=True, completes=each.kind)
+        for each in identities()
+    ),
     Option("type", "only events of this type, e.g. VmBooted or vm-booted", "TYPE", many=True),
 )
 

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.history import opened_log, position
 from aetherscale.gateways.cli.moments import local_clock, local_with_zone
-from aetherscale.gateways.cli.views import TABLES, WIDE, count
+from aetherscale.gateways.cli.views import WIDE, count, table_of
 
 if TYPE_CHECKING:
     from aetherscale.debugger.diff import Change, Diff
     from aetherscale.debugger.why import Chapter, Why
 
-KINDS = ("vm", "image")
+KINDS = tuple(each.kind for each in identities())
 LATER_KINDS = ("network", "vpn", "firewall")
 
 AT = Option("at", "the state after this event, or at this time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "SEQ|TIME")
@@ -42,7 +43,7 @@ def _replay(context: Context) -> None:
         if kind is None:
             out.line(f"{name}: {len(found)}")
         if found:
-            TABLES[name](out, found, context.program.now_us(), wide=context.values["wide"])
+            table_of(name)(out, found, context.program.now_us(), wide=context.values["wide"])
 
 
 def _diff(context: Context) -> None:

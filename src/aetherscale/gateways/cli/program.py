@@ -10,20 +10,9 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aetherscale.kernel.findings import Finding
     from aetherscale.kernel.registry import Kind
     from aetherscale.settings import Settings
-
-
-class Finding(Struct, frozen=True):
-    """One thing that a node needs, as it was found; `mend` is what to type or do where it is not well.
-
-    An *error* is where a node cannot do its work, a *warning* where it can, but slower, less safely, or not all of it.
-    """
-
-    check: str
-    status: Literal["ok", "warning", "error"]
-    found: str
-    mend: str = ""
 
 
 class Step(Struct, frozen=True):
@@ -62,8 +51,8 @@ class Ready(Protocol):
         ...
 
     @property
-    def vms(self) -> int:
-        """How many VMs it has."""
+    def counts(self) -> Mapping[str, int]:
+        """How many objects it has, as a heartbeat counts them."""
         ...
 
     @property
@@ -72,8 +61,8 @@ class Ready(Protocol):
         ...
 
     @property
-    def isolation(self) -> str:
-        """Whose processes its VMs are."""
+    def notes(self) -> Mapping[str, str]:
+        """What the operator has to know of its components."""
         ...
 
 

@@ -30,23 +30,26 @@ def _serve(context: Context) -> None:
                     "nats": ready.nats_url,
                     "connected": ready.connected,
                     "trouble": ready.trouble,
-                    "vms": ready.vms,
+                    "vms": ready.counts.get("vms", 0),
                     "head": ready.head,
-                    "isolation": ready.isolation,
+                    **ready.notes,
                 }
             )
             return
-        state_dir = shlex.quote(str(ready.state_dir))
+        state_dir, vms = shlex.quote(str(ready.state_dir)), ready.counts.get("vms", 0)
         refused = ready.trouble if ready.trouble.startswith(REFUSALS) else ""
         away = "" if ready.connected else ", which cannot be reached yet; the node keeps trying"
         if refused:
             away = f", which cannot be used: {refused}; the node keeps trying"
         out.fields(
             (
-                ("state", f"{ready.state_dir}, {count(ready.head, 'event')}, {count(ready.vms, 'virtual machine')}"),
+                (
+                    "state",
+                    f"{ready.state_dir}, {count(ready.head, 'event')}, {count(vms, 'virtual machine')}",
+                ),
                 ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
                 ("http", "not in this version"),
-                ("isolation", ready.isolation),
+                *ready.notes.items(),
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
+
+from aetherscale.components import identities
 from aetherscale.gateways.cli.grammar import Command, Entry, Group
 
 
@@ -11,16 +15,10 @@ def _serve() -> Command:
     return SERVE
 
 
-def _vm() -> Group:
-    from aetherscale.gateways.cli.vm import VM
-
-    return VM
-
-
-def _image() -> Group:
-    from aetherscale.gateways.cli.image import IMAGE
-
-    return IMAGE
+def _of_kind(kind: str) -> Group:
+    """The group of a component: `VM` in `vm.py`."""
+    group: Group = getattr(import_module(f"aetherscale.gateways.cli.{kind}"), kind.upper())
+    return group
 
 
 def _events() -> Group:
@@ -97,8 +95,7 @@ def _later(name: str) -> Command:
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("serve", "run a node in the foreground; the default if no command is given", _serve),
-    Entry("vm", "manage virtual machines: create, list, start, stop, console …", _vm),
-    Entry("image", "manage the images that VMs boot from: import, build, list …", _image),
+    *(Entry(each.kind, each.help, partial(_of_kind, each.kind)) for each in identities()),
     Entry("events", "show the events in the log, and follow new ones", _events),
     Entry("replay", "show the state at any moment, from the log alone", _replay),
     Entry("diff", "show what changed between two moments", _diff),

@@ -69,7 +69,27 @@ class Show(Protocol):
 
 
 TABLES: Final[Mapping[str, Show]] = {"vm": show_vms, "image": show_images}
-"""How many objects of a kind are shown."""
+
+
+def table_of(kind: str) -> Show:
+    """How many objects of a kind are shown."""
+    return TABLES.get(kind, show_some)
+
+
+def show_some(out: Output, views: Sequence[View], now_us: int, /, *, wide: bool = False) -> None:
+    """A table of objects whose kind has none of its own."""
+    brief = out.terminal and not wide
+    rows = [
+        (
+            view["name"],
+            view["phase"],
+            view["node"],
+            ago(view["since"], now_us) if brief else view["since"][:19] + "Z",
+            short_id(view["id"]) if brief else view["id"],
+        )
+        for view in views
+    ]
+    out.table(("NAME", "PHASE", "NODE", "SINCE", "ID"), rows, 1, Layout(("NAME", "NODE"), _one_node(views), wide=wide))
 
 
 def show_object(out: Output, view: View) -> None:

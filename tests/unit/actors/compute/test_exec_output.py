@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from aetherscale.actors.compute.component import EXEC_OUTPUT_BYTES, _fitting
 from aetherscale.actors.compute.driver import ExecResult
+from aetherscale.actors.compute.service import EXEC_OUTPUT_BYTES, _fitting
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.kernel.wire import encode

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aetherscale.actors.compute.component import Compute
 from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.model.commands import EXEC_INPUT_BYTES, ExecOptions, LogsOptions
 from aetherscale.actors.compute.readers import last_lines
+from aetherscale.actors.compute.service import ComputeService
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.gateways.cli.output import Bytes, harmless
@@ -37,9 +37,9 @@ class Pieces(SimulatedDriver):
 
 
 async def told(options: LogsOptions, *pieces: bytes) -> list[Any]:
-    compute = Compute("n", None, Pieces(*pieces), None)  # type: ignore[arg-type]
-    compute._alive = lambda reference, call: SimpleNamespace(id="vm")  # type: ignore[assignment, return-value]
-    return [chunk async for chunk in compute._logs(options, None)]  # type: ignore[arg-type]
+    service = ComputeService(None, Pieces(*pieces))  # type: ignore[arg-type]
+    service._alive = lambda options, call: SimpleNamespace(id="vm")  # type: ignore[assignment, return-value]
+    return [chunk async for chunk in service.logs(options, None)]  # type: ignore[arg-type]
 
 
 async def test_a_character_that_is_cut_by_a_piece_is_whole() -> None:

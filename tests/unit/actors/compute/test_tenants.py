@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.console import SESSION_LIMIT, Consoles
+from aetherscale.components import components
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import split_stream
 from aetherscale.kernel.names import derive_id
@@ -348,7 +349,7 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
         "vm-terminal": {"session": "s", "command": ["true"]},
     }
     assert node.node is not None
-    for component, tasks in node.node.tasks.items():
+    for component, tasks in ((each.name, each.tasks()) for each in components()):
         for task in tasks:
             options = more.get(task, {})
             field = "vm-id" if component == "compute" else "image"

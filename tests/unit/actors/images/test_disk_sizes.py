@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from aetherscale.actors.images.model import effects
-from tests.support import memory_node
 from tests.support.memory_node import MemoryNode
 
 GIB = 1024**3
 
 
-async def node_with_an_image_of(virtual_bytes: int, monkeypatch: pytest.MonkeyPatch) -> MemoryNode:
-    async def stored(effect: effects.ImagesEffect, progress: object) -> effects.ImagesOutcome:
-        return effects.ImageStored(effect.key, "raw", "a" * 64, virtual_bytes, virtual_bytes)
-
-    monkeypatch.setattr(memory_node, "_images", stored)
+async def node_with_an_image_of(virtual_bytes: int) -> MemoryNode:
     node = MemoryNode()
+    node.images.size_bytes = virtual_bytes
     node.host.image_mib = lambda image_id: -(-virtual_bytes // 1024**2)
     await node.start()
     await node.final("images", "import-image", {"source": "/x.raw", "name": "i"})
@@ -35,9 +30,9 @@ async def node_with_an_image_of(virtual_bytes: int, monkeypatch: pytest.MonkeyPa
     ],
 )
 async def test_a_disk_exactly_as_large_as_the_image_is_large_enough(
-    monkeypatch: pytest.MonkeyPatch, virtual_bytes: int, disk_gib: int | None, disk: int
+    virtual_bytes: int, disk_gib: int | None, disk: int
 ) -> None:
-    node = await node_with_an_image_of(virtual_bytes, monkeypatch)
+    node = await node_with_an_image_of(virtual_bytes)
     asked = {} if disk_gib is None else {"disk-gib": disk_gib}
     made = await node.final("compute", "create-vm", {"name": "web", "image": "i", **asked})
     assert (made["type"], made["vm"].disk_gib) == ("result", disk), made
@@ -46,9 +41,9 @@ async def test_a_disk_exactly_as_large_as_the_image_is_large_enough(
 
 @pytest.mark.parametrize(("virtual_bytes", "disk_gib", "needs"), [(GIB + 1, 1, 1025), (2 * GIB + 1, 2, 2049)])
 async def test_an_image_of_one_byte_more_is_refused_with_what_it_needs(
-    monkeypatch: pytest.MonkeyPatch, virtual_bytes: int, disk_gib: int, needs: int
+    virtual_bytes: int, disk_gib: int, needs: int
 ) -> None:
-    node = await node_with_an_image_of(virtual_bytes, monkeypatch)
+    node = await node_with_an_image_of(virtual_bytes)
     refused = await node.final("compute", "create-vm", {"name": "web", "image": "i", "disk-gib": disk_gib})
     assert (refused["code"], refused["details"]["field"]) == (400, "disk-gib")
     assert refused["message"] == f"a disk of {disk_gib} GiB is too small for the image: it needs {needs} MiB"

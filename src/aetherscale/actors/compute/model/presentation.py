@@ -15,7 +15,7 @@ from aetherscale.actors.images.model import events as images
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import NameClaimed, NameReleased, Reservation, UseBegan, UseEnded
+from aetherscale.kernel.reservations import Holding, Name, Use
 from aetherscale.kernel.times import to_rfc3339
 
 
@@ -58,27 +58,12 @@ def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
     return "kvm" if process.accelerator == "kvm" and process.process_user in ("own", None) else "none"
 
 
-def reservations(vm: Vm, event: VmEvent) -> Sequence[Reservation]:
-    """From its request to its deletion a VM bears its name, and needs the image that its disk is an overlay on."""
-    image_id = vm.spec.image_id
-    match event:
-        case events.VmRequested():
-            return (
-                NameClaimed(events.KIND, vm.name, vm.id),
-                UseBegan(images.KIND, image_id, events.KIND, vm.id),
-            )
-        case events.VmDeleted():
-            return (
-                NameReleased(events.KIND, vm.name, vm.id),
-                UseEnded(images.KIND, image_id, events.KIND, vm.id),
-            )
-        case _:
-            return ()
-
-
-def needs_image(vm: Vm) -> bool:
-    """Whether a VM's use of its image has not ended: logs of before uses were recorded tell it by this alone."""
-    return vm.spec.image_id != "" and vm.phase != "deleted" and not vm.stray
+def holds(vm: Vm) -> Sequence[Holding]:
+    """What a VM holds: its name, and the image that its disk is an overlay on, until it is deleted."""
+    if vm.phase == "deleted" or vm.stray:
+        return ()
+    name = Name(events.KIND, vm.name)
+    return (name, Use(images.KIND, vm.spec.image_id)) if vm.spec.image_id else (name,)
 
 
 def announce(vm: Vm, event: VmEvent) -> Chunk | None:
@@ -113,24 +98,8 @@ def _grace(vm: Vm) -> dict[str, float]:
     return {"grace_s": vm.grace_s} if vm.phase == "stopping" and not vm.force else {}
 
 
-def settle(task: str, vm: Vm) -> bool:
-    """Whether a task has come to its end; raises `Refused` where it is a bad one.
-
-    A function of the states that follow the command and of nothing else: whoever repeats the command reads the same
-    end from the log.
-    """
-    match task:
-        case "create-vm" | "start-vm" | "restart-vm":
-            return _is_up(vm)
-        case "stop-vm":
-            return _is_stopped(vm)
-        case "delete-vm":
-            return _is_deleted(vm)
-        case _:
-            raise AssertionError(task)
-
-
-def _is_up(vm: Vm) -> bool:
+def is_up(vm: Vm) -> bool:
+    """Whether a VM that was to come up has; raises `Refused` where it will not."""
     if vm.undone:
         if vm.phase == "deleted" or vm.stuck:
             cleanup = "has been removed" if vm.phase == "deleted" else "could not be removed"
@@ -148,14 +117,16 @@ def _is_up(vm: Vm) -> bool:
     return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")
 
 
-def _is_stopped(vm: Vm) -> bool:
+def is_stopped(vm: Vm) -> bool:
+    """Whether a VM that was to stop has; raises `Refused` where it cannot be stopped."""
     if vm.stuck and vm.observed in ("running", "paused"):
         raise _failed(vm, f"the VM {vm.name!r} could not be stopped")
     # The one that starts again at once has been down all the same.
     return is_down(vm) or vm.phase == "deleted" or (vm.phase == "booting" and vm.observed == "exited")
 
 
-def _is_deleted(vm: Vm) -> bool:
+def is_deleted(vm: Vm) -> bool:
+    """Whether a VM that was to be deleted is; raises `Refused` where that failed."""
     if vm.phase == "failed" and vm.stuck:
         raise _failed(vm, f"the VM {vm.name!r} could not be deleted")
     return vm.phase == "deleted"

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale.actors.compute.qemu import accel, launch, memory
+from aetherscale.actors.compute.qemu import accel, launch
 from aetherscale.actors.compute.qemu.disk import MIB
 from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.runtime import memory
 
 OVERHEAD_MIB: Final = 128
 """What QEMU takes beside the guest's memory."""

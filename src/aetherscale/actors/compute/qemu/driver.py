@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakValueDictionary
@@ -20,13 +20,12 @@ from aetherscale.actors.compute.driver import (
     ExecResult,
     Found,
     LogRange,
-    Observe,
     OnHost,
     Process,
-    Progress,
     Terminal,
     Window,
 )
+from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
     Booted,
     BootVm,
@@ -46,6 +45,7 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
     VmHeld,
 )
+from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.agent import AgentPort
@@ -56,8 +56,10 @@ from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
+from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Refused
+from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Accelerator, Supervision
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class QemuDriver:
     def __init__(
         self,
         state_dir: Path,
+        boot_id: str,
         *,
         image_path: ImagePath,
         write_overlay: disk.WriteOverlay,
@@ -86,6 +89,7 @@ class QemuDriver:
         qemu: str = QEMU,
     ) -> None:
         self._root = state_dir / "vms"
+        self._boot_id = boot_id
         self._image_path = image_path
         self._write_overlay = write_overlay
         self._qemu = qemu
@@ -95,16 +99,21 @@ class QemuDriver:
         self._supervision = supervision
         self._allow_unisolated = allow_unisolated
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._observe: Observe | None = None
+        self._report: Report[ComputeMessage] | None = None
         self._starter: Starter
 
-    async def start(self, observe: Observe) -> None:
-        """Begin to observe; called once, before anything else. Raises `OSError` for a state directory of others."""
-        self._observe = observe
+    async def start(self, report: Report[ComputeMessage]) -> None:
+        """As in `Driver`. Raises `OSError` for a state directory of others."""
+        self._report = report
         statedir.make(self._root)
         supervisor = await supervision.choose(self._supervision)
         hands = (self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed)
         self._starter = Starter(self._root, *hands, allow_unisolated=self._allow_unisolated)
+
+    async def reconcile(self, expected: Mapping[str, Vm]) -> None:
+        """As in `Driver`."""
+        assert self._report is not None, "the driver has not been started"
+        await reconcile(self, expected, self._boot_id, self._report)
 
     async def close(self) -> None:
         """Stop observing. Guests run on."""
@@ -359,8 +368,8 @@ class QemuDriver:
             machine = self._machines.get(observation.vm_id)
             if machine is not None and machine.accelerator == "kvm":
                 self._accelerators.distrust(launch.program(self._qemu), observation.detail)
-        assert self._observe is not None, "the driver has not been started"
-        self._observe(observation)
+        assert self._report is not None, "the driver has not been started"
+        self._report(observation)
 
 
 _OPERATIONS: Final[dict[type[ComputeEffect], str]] = {

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.driver import Observe, Process, Progress
+from aetherscale.actors.compute.driver import Observe, Process
 from aetherscale.actors.compute.model.effects import BootVm
 from aetherscale.actors.compute.qemu import argv, ceilings, identity, launch, layout, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
@@ -23,6 +23,7 @@ from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
 from aetherscale.bus.tasks import Tasks
+from aetherscale.runtime.component import Progress
 
 _FIND_LIMIT_S: Final = 2.0
 _FIND_PAUSE_S: Final = 0.005

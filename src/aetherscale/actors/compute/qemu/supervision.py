@@ -20,8 +20,8 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.qemu import memory
 from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.runtime import memory
 from aetherscale.settings import Supervision
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from aetherscale.actors.compute.driver import (
@@ -13,13 +13,12 @@ from aetherscale.actors.compute.driver import (
     ExecResult,
     Found,
     LogRange,
-    Observe,
     OnHost,
     Process,
-    Progress,
     Terminal,
     Window,
 )
+from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
     Booted,
     BootVm,
@@ -37,11 +36,14 @@ from aetherscale.actors.compute.model.effects import (
     ShutdownIgnored,
     ShutDownVm,
 )
+from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.readers import last_lines
+from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
+from aetherscale.runtime.component import Progress, Report
 
 _CALL_LIMIT_S: Final = 5.0
 _SIGKILL: Final = 9
@@ -52,12 +54,17 @@ class SimulatedDriver:
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
-        self._observe: Observe | None = None
+        self._report: Report[ComputeMessage] | None = None
         self._watched: dict[str, SimulatedProcess] = {}
 
-    async def start(self, observe: Observe) -> None:
-        """Begin to observe; called once, before anything else."""
-        self._observe = observe
+    async def start(self, report: Report[ComputeMessage]) -> None:
+        """As in `Driver`."""
+        self._report = report
+
+    async def reconcile(self, expected: Mapping[str, Vm]) -> None:
+        """As in `Driver`."""
+        assert self._report is not None, "the driver has not been started"
+        await reconcile(self, expected, self._host.boot_id, self._report)
 
     async def close(self) -> None:
         """Stop observing. Guests run on, and are nobody's children from now on."""
@@ -177,8 +184,8 @@ class SimulatedDriver:
         return process
 
     def _watch(self, process: SimulatedProcess) -> None:
-        assert self._observe is not None, "the driver has not been started"
-        process.observe = self._observe
+        assert self._report is not None, "the driver has not been started"
+        process.observe = self._report
         self._watched[process.vm_id] = process
 
     async def adopt(self, process: Process) -> bool:

@@ -120,7 +120,7 @@ async def _alone(cache_dir: Path, say: Say) -> AsyncIterator[None]:
 
 def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
     """A cpio archive of the guest's own files; the kernel unpacks it over the one with the programs."""
-    sources = resources.files("aetherscale.actors.images") / "guest"
+    sources = resources.files("aetherscale.actors.images.building") / "guest"
     files = {path: (sources / name).read_bytes() for name, paths in _GUEST_FILES.items() for path in paths}
     files |= extra_files
     return initramfs.archive(

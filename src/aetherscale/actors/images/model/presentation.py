@@ -14,7 +14,7 @@ from aetherscale.actors.images.model.views import ImageFailureView, ImageView
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import NameClaimed, NameReleased, Reservation
+from aetherscale.kernel.reservations import Holding, Name
 from aetherscale.kernel.times import to_rfc3339
 
 
@@ -39,15 +39,9 @@ def view(image: Image, node: str, revision: int, requested_by: str | None = None
     )
 
 
-def reservations(image: Image, event: ImageEvent) -> Sequence[Reservation]:
-    """What an event does to the image's name."""
-    match event:
-        case events.ImageImportRequested() | events.ImageBuildRequested():
-            return (NameClaimed(events.KIND, event.name, event.image_id),)
-        case events.ImageDeleted():
-            return (NameReleased(events.KIND, image.name, image.id),)
-        case _:
-            return ()
+def holds(image: Image) -> Sequence[Holding]:
+    """What an image holds: its name, until it is deleted."""
+    return () if image.phase == "deleted" else (Name(events.KIND, image.name),)
 
 
 def announce(image: Image, event: ImageEvent) -> Chunk | None:
@@ -67,12 +61,15 @@ def announce(image: Image, event: ImageEvent) -> Chunk | None:
             return None
 
 
-def settle(task: str, image: Image) -> bool:
-    """Whether a task has come to its end; raises `Refused` where it is a bad one."""
-    if task == "delete-image":
-        if image.stuck:
-            raise _failed(image, f"the image {image.name!r} could not be deleted")
-        return image.phase == "deleted"
+def is_deleted(image: Image) -> bool:
+    """Whether a deletion has come to its end; raises `Refused` where it is a bad one."""
+    if image.stuck:
+        raise _failed(image, f"the image {image.name!r} could not be deleted")
+    return image.phase == "deleted"
+
+
+def is_ready(image: Image) -> bool:
+    """Whether an import or a build has come to its end; raises `Refused` where it is a bad one."""
     if image.undone or image.stuck:
         if image.phase == "deleted" or image.stuck:
             raise _failed(image, "the image could not be " + ("imported" if image.recipe is None else "built"))

@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from aetherscale.actors.images.model.effects import ImageFormat, ReadyChannel
+
 ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "deleted"]
 
 
@@ -27,11 +29,11 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     phase: ImagePhase
     since: str
     source: str
-    format: str | None
+    format: ImageFormat | None
     sha256: str | None
     size_bytes: int | None
     virtual_size_bytes: int | None
-    ready: str
+    ready: ReadyChannel
     failure: ImageFailureView | None
     revision: int
     requested_by: str | None

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import commands, effects
 from aetherscale.actors.compute.model.decide import COMPUTE
-from aetherscale.actors.compute.model.presentation import settle, view
+from aetherscale.actors.compute.model.presentation import view
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.errors import Refused
@@ -96,4 +97,4 @@ def _is_whole(vm: Vm) -> None:
         assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is owed, so it must be at rest"
     for task in ("create-vm", "stop-vm", "delete-vm"):
         with contextlib.suppress(Refused):
-            settle(task, vm)
+            COMPONENT.commands[task].is_done(vm)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import VmLost
-from aetherscale.actors.compute.model.presentation import settle
+from aetherscale.actors.compute.model.presentation import is_stopped, is_up
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US
@@ -56,7 +56,7 @@ class TestFailing:
         assert phase_of(vm) == "deleted"
         assert vm.state is not None
         with pytest.raises(Refused, match="it broke") as refusal:
-            settle("create-vm", vm.state)
+            is_up(vm.state)
         assert refusal.value.details["log-tail"] == "the end of the log"
         assert refusal.value.hint == "mend it"
 
@@ -147,19 +147,19 @@ class TestDeleting:
 
 class TestAnswers:
     def test_create_ends_when_the_guest_is_ready(self) -> None:
-        assert not settle("create-vm", state_of(REQUESTED, DISK, BOOTED))
-        assert settle("create-vm", state_of(REQUESTED, DISK, BOOTED, READY))
+        assert not is_up(state_of(REQUESTED, DISK, BOOTED))
+        assert is_up(state_of(REQUESTED, DISK, BOOTED, READY))
 
     def test_create_ends_with_running_where_the_image_cannot_say_ready(self) -> None:
-        assert settle("create-vm", state_of(replace(REQUESTED, spec=replace(SPEC, ready_channel="none")), DISK, BOOTED))
+        assert is_up(state_of(replace(REQUESTED, spec=replace(SPEC, ready_channel="none")), DISK, BOOTED))
 
     def test_stop_ends_when_the_process_is_gone_also_if_it_starts_again_at_once(self) -> None:
         stopping = (REQUESTED, DISK, BOOTED, READY, STOPPING)
-        assert not settle("stop-vm", state_of(*stopping))
-        assert not settle("stop-vm", state_of(*stopping, ENDED))
-        assert settle("stop-vm", state_of(*stopping, ENDED, exited("user")))
-        assert settle("stop-vm", state_of(*stopping, events.VmStartRequested(), ENDED, exited("user")))
+        assert not is_stopped(state_of(*stopping))
+        assert not is_stopped(state_of(*stopping, ENDED))
+        assert is_stopped(state_of(*stopping, ENDED, exited("user")))
+        assert is_stopped(state_of(*stopping, events.VmStartRequested(), ENDED, exited("user")))
 
     def test_a_vm_that_is_stopped_before_it_is_ready_was_not_created_ready(self) -> None:
         with pytest.raises(Refused, match="stopped before it was ready"):
-            settle("create-vm", state_of(REQUESTED, DISK, BOOTED, STOPPING))
+            is_up(state_of(REQUESTED, DISK, BOOTED, STOPPING))

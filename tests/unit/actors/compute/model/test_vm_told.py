@@ -8,10 +8,12 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
+from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import events
-from aetherscale.actors.compute.model.presentation import announce, needs_image, reservations, settle, view
+from aetherscale.actors.compute.model.presentation import VM_KIND, announce, holds, view
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.reservations import NameClaimed, NameReleased, UseBegan, UseEnded
+from aetherscale.kernel.reservations import NameClaimed, NameReleased, Use, UseBegan, UseEnded
+from tests.support.spec import reserved_by
 from tests.support.vm_pasts import (
     BOOTED,
     DISK,
@@ -111,12 +113,12 @@ AT_ITS_END: list[tuple[str, Past]] = [
 
 @pytest.mark.parametrize(("task", "past"), NOT_YET)
 def test_a_task_goes_on(task: str, past: Past) -> None:
-    assert settle(task, state_of(*past)) is False
+    assert COMPONENT.commands[task].is_done(state_of(*past)) is False
 
 
 @pytest.mark.parametrize(("task", "past"), AT_ITS_END)
 def test_a_task_is_done(task: str, past: Past) -> None:
-    assert settle(task, state_of(*past)) is True
+    assert COMPONENT.commands[task].is_done(state_of(*past)) is True
 
 
 BAD_ENDS: list[tuple[str, Past, int, str, dict[str, Any]]] = [
@@ -147,14 +149,14 @@ def test_a_bad_end_is_told_with_its_reason(
     task: str, past: Past, code: int, message: str, details: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused) as refusal:
-        settle(task, state_of(*past))
+        COMPONENT.commands[task].is_done(state_of(*past))
     assert (refusal.value.code, refusal.value.message) == (code, message)
     assert refusal.value.details == details
 
 
 def test_a_failure_without_a_hint_of_its_own_points_to_why() -> None:
     with pytest.raises(Refused) as refusal:
-        settle("start-vm", state_of(*UP, exited("crash")))
+        COMPONENT.commands["start-vm"].is_done(state_of(*UP, exited("crash")))
     assert refusal.value.hint == "aetherscale why vm web"
 
 
@@ -202,7 +204,7 @@ class TestTheImage:
         ],
     )
     def test_is_needed_from_the_request_to_the_deletion(self, past: Past, needed: bool) -> None:
-        assert needs_image(state_of(*past)) is needed
+        assert any(isinstance(each, Use) for each in holds(state_of(*past))) is needed
 
     @pytest.mark.parametrize(
         ("past", "kinds"),
@@ -217,4 +219,4 @@ class TestTheImage:
         ],
     )
     def test_and_the_name_are_held_for_as_long(self, past: Past, kinds: Sequence[Any]) -> None:
-        assert tuple(reservations(state_of(*past), past[-1])) == tuple(kinds)
+        assert reserved_by(VM_KIND, holds, past) == tuple(kinds)

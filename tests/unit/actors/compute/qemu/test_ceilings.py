@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.compute.qemu import accel, ceilings, launch, memory
+from aetherscale.actors.compute.qemu import accel, ceilings, launch
 from aetherscale.actors.compute.qemu.ceilings import Ceilings, file_limit_bytes
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.supervision import SystemdScopes
+from aetherscale.runtime import memory
 
 MIB = 1024 * 1024
 CLUSTER_BYTES = 64 * 1024

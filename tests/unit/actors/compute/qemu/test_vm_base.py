@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.test_vm_disk import VM, write_overlay
 
 from aetherscale import filecopy
 from aetherscale.actors.compute.qemu import base
 from aetherscale.actors.compute.qemu.disk import MIB, provision
 from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from tests.unit.actors.compute.qemu.test_vm_disk import VM, write_overlay
 
 CONTENT = bytes(range(256)) * 4096
 

@@ -8,7 +8,7 @@ import pytest
 
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import ATTEMPT_LIMIT, IMAGES, Image
-from aetherscale.actors.images.model.presentation import settle, view
+from aetherscale.actors.images.model.presentation import is_deleted, is_ready, view
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, Given
@@ -48,7 +48,7 @@ def test_a_build_owes_a_build_and_is_ready_by_our_channel() -> None:
 
 def test_an_image_that_is_stored_is_ready() -> None:
     image = given(IMPORTING).when(effects.ImageStored("fetch-1", "qcow2", SHA, 1000, 2000)).then(STORED)
-    assert settle("import-image", state_of(image))
+    assert is_ready(state_of(image))
     assert image.owed is None
 
 
@@ -63,10 +63,10 @@ def test_what_fails_for_the_moment_is_tried_again_and_then_undone() -> None:
 
 def test_a_rejected_image_is_taken_back_and_the_caller_is_told_why() -> None:
     image = given(IMPORTING).when(failed(retryable=False)).then_types(events.ImageStepFailed, events.ImageUndone)
-    assert not settle("import-image", state_of(image))
+    assert not is_ready(state_of(image))
     image = image.when(effects.ImageRemoved("remove-1")).then(events.ImageDeleted())
     with pytest.raises(Refused, match="no qcow2") as refusal:
-        settle("import-image", state_of(image))
+        is_ready(state_of(image))
     assert refusal.value.hint == "take another"
 
 
@@ -78,7 +78,7 @@ def test_a_delete_during_an_import_ends_the_import() -> None:
     image = given(IMPORTING).when(commands.DeleteImage(ID)).then(DELETING)
     assert isinstance(image.owed, effects.RemoveImage)
     with pytest.raises(Refused, match="deleted before it was ready"):
-        settle("import-image", state_of(image))
+        is_ready(state_of(image))
 
 
 def test_a_second_delete_changes_nothing_and_a_third_finds_nothing() -> None:
@@ -90,7 +90,7 @@ def test_a_removal_that_fails_for_good_can_be_asked_for_again() -> None:
     image = given(IMPORTING, STORED, DELETING).when(failed(retryable=False)).then_types(events.ImageStepFailed)
     assert image.owed is None
     with pytest.raises(Refused, match="could not be deleted"):
-        settle("delete-image", state_of(image))
+        is_deleted(state_of(image))
     assert isinstance(image.when(commands.DeleteImage(ID)).then(DELETING).owed, effects.RemoveImage)
 
 

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 import pytest
 
+from aetherscale.actors.images.component import COMPONENT
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
-from aetherscale.actors.images.model.presentation import announce, reservations, settle, view
+from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, view
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import NameClaimed, NameReleased
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
-from tests.support.spec import NOON_US
+from tests.support.spec import NOON_US, reserved_by
 
 ID: Final = "0123456789abcdef"
 SHA: Final = "a" * 64
@@ -125,7 +126,7 @@ ENDS: list[tuple[str, Past, bool]] = [
 
 @pytest.mark.parametrize(("task", "past", "done"), ENDS)
 def test_a_task_is_done_when_what_was_asked_for_is_there(task: str, past: Past, done: bool) -> None:
-    assert settle(task, state_of(past)) is done
+    assert COMPONENT.commands[task].is_done(state_of(past)) is done
 
 
 BAD_ENDS: list[tuple[str, Past, int, str]] = [
@@ -145,7 +146,7 @@ BAD_ENDS: list[tuple[str, Past, int, str]] = [
 @pytest.mark.parametrize(("task", "past", "code", "message"), BAD_ENDS)
 def test_a_bad_end_is_told_with_its_reason(task: str, past: Past, code: int, message: str) -> None:
     with pytest.raises(Refused) as refusal:
-        settle(task, state_of(past))
+        COMPONENT.commands[task].is_done(state_of(past))
     assert (refusal.value.code, refusal.value.message) == (code, message)
     if code == 500:
         phase = next(event.step for event in past if isinstance(event, events.ImageStepFailed))
@@ -164,7 +165,7 @@ def test_a_bad_end_is_told_with_its_reason(task: str, past: Past, code: int, mes
     ],
 )
 def test_the_name_is_held_from_the_request_to_the_deletion(past: Past, reserved: Any) -> None:
-    assert tuple(reservations(state_of(past), past[-1])) == reserved
+    assert reserved_by(IMAGE_KIND, holds, past) == reserved
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,12 @@ import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from aetherscale import __version__, incoming, statedir
-from aetherscale.actors.compute.driver import ComputeDriver
-from aetherscale.actors.compute.qemu import memory, users
-from aetherscale.actors.compute.qemu.driver import QemuDriver
-from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.compute.simulated.host import SimulatedHost
-from aetherscale.actors.images.component import Perform
-from aetherscale.actors.images.driver import HostImages, Imports
-from aetherscale.actors.images.files.header import write_overlay
+from aetherscale import __version__, statedir
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers, NatsCallers
 from aetherscale.bus.embedded import EmbeddedServer
@@ -38,7 +30,10 @@ from aetherscale.eventstore.sqlite.opening import owner_of
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import Damaged, Store, StoreError
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
+from aetherscale.runtime import memory
 from aetherscale.runtime.audit import audit
+from aetherscale.runtime.component import Component, Driver
+from aetherscale.runtime.component import Host as DriverHost
 from aetherscale.runtime.guard import guard
 from aetherscale.runtime.publisher import not_ours
 from aetherscale.settings import Settings
@@ -111,16 +106,8 @@ class Platform(Protocol):
         """Who sends what comes over the bus."""
         ...
 
-    def compute(self, settings: Settings) -> ComputeDriver:
-        """The hand on virtual machines."""
-        ...
-
-    def isolation(self, settings: Settings) -> str:
-        """Whose processes the VMs are, in words for whoever starts a node."""
-        ...
-
-    def images(self, settings: Settings) -> Perform:
-        """The hand on images."""
+    def open_driver(self, component: Component[Any, Any], host: DriverHost) -> Driver[Any, Any]:
+        """The driver of a component."""
         ...
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
@@ -204,42 +191,9 @@ class Host:
         await callers.start()
         return callers
 
-    def compute(self, settings: Settings) -> ComputeDriver:
+    def open_driver(self, component: Component[Any, Any], host: DriverHost) -> Driver[Any, Any]:
         """As in `Platform`."""
-        if settings.simulated:
-            return SimulatedDriver(SimulatedHost())
-        images_dir = _images_dir(settings)
-        return QemuDriver(
-            settings.state_dir,
-            image_path=lambda image_id, image_format: images_dir / f"{image_id}.{image_format}",
-            write_overlay=write_overlay,
-            accelerator=settings.accelerator,
-            supervision=settings.supervisor,
-            allow_unisolated=settings.allow_unisolated,
-        )
-
-    def isolation(self, settings: Settings) -> str:
-        """As in `Platform`."""
-        if settings.simulated:
-            return "none is needed: virtual machines are simulated"
-        if users.way() != "none":
-            return "each virtual machine's QEMU has a user of its own"
-        whom = users.name_of_this_user()
-        if settings.allow_unisolated:
-            return f"none, as --allow-unisolated says: QEMU runs as {whom}, who can read the log and all disks"
-        return f"QEMU would run as {whom}, so no virtual machine starts without --allow-unisolated"
-
-    def images(self, settings: Settings) -> Perform:
-        """As in `Platform`."""
-        from ipaddress import ip_network
-
-        incoming.prepare(settings.state_dir, settings.node)
-        networks = settings.image_networks
-        if settings.simulated and not networks:
-            # A node for trials and tests, whose servers are on the same host.
-            networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-        imports = Imports(settings.image_dirs, networks)
-        return HostImages(settings.state_dir, settings.cache_dir, imports).perform
+        return component.open_driver(host)
 
     def audit(self, settings: Settings) -> Coroutine[None, None, Damaged | None] | None:
         """As in `Platform`."""
@@ -252,7 +206,3 @@ class Host:
 
 def _log(settings: Settings) -> Path:
     return settings.state_dir / LOG_NAME
-
-
-def _images_dir(settings: Settings) -> Path:
-    return settings.state_dir / "images"

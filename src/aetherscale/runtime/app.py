@@ -1,4 +1,7 @@
-"""The composition root: everything is wired here and nowhere else. The real ports are in `host.py`."""
+"""A node with everything around it: its log, broker and drivers, and the doors to it. The real ports are in `host.py`.
+
+Which components there are is said by the caller: `aetherscale.components` lists those of this program.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,15 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from aetherscale import __version__, service
-from aetherscale.actors.compute.model.presentation import VM_KIND
-from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.bus import beats
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus
@@ -30,22 +32,21 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Snapshots, Views, load
 from aetherscale.eventstore.store import StoreError
-from aetherscale.host import Broker, Host, Platform
-from aetherscale.kernel.messages import Event, Recorded
-from aetherscale.kernel.registry import event_types
+from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.times import to_rfc3339
-from aetherscale.node import KINDS, OWNERS, Node, Ports, Registries, projection
+from aetherscale.runtime.component import Component
+from aetherscale.runtime.drivers import Drivers
+from aetherscale.runtime.host import Broker, Host, Platform
+from aetherscale.runtime.node import Node, Ports, event_types, projection
 from aetherscale.runtime.publisher import Publisher
+from aetherscale.runtime.world import Registries
 from aetherscale.settings import Settings
 
 log = logging.getLogger(__name__)
 
 HOST: Final = Host()
-EVENT_TYPES: Final[tuple[type[Event], ...]] = event_types(KINDS)
-DESCRIPTIONS: Final = {
-    "compute": "virtual machines: create, start, stop, delete, list, console",
-    "images": "base images: import, build, list, delete",
-}
+Components = Sequence[Component[Any, Any]]
 
 
 class Ready(Struct, frozen=True):
@@ -57,12 +58,16 @@ class Ready(Struct, frozen=True):
     connected: bool
     trouble: str
     """Why that server cannot be used, where it cannot."""
-    vms: int
+    counts: Mapping[str, int]
+    """What a heartbeat counts."""
     head: int
-    isolation: str
+    notes: Mapping[str, str]
+    """What the operator has to know, from the components."""
 
 
-async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST) -> None:
+async def run_node(
+    components: Components, settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST
+) -> None:
     """Run a node until SIGTERM, SIGINT or SIGHUP. Guests run on.
 
     One that is ignored stays so: SIGHUP under nohup(1), SIGINT in a shell script that does not wait for its jobs.
@@ -76,7 +81,7 @@ async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platfo
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
-    async with running(settings, platform) as (node, ready):
+    async with running(components, settings, platform) as (node, ready):
         on_ready(ready)
         notify(f"READY=1\nSTATUS={build}")
         node.broken.add_done_callback(lambda _: stop.set())
@@ -87,35 +92,32 @@ async def run_node(settings: Settings, on_ready: Callable[[Ready], None], platfo
 
 
 @asynccontextmanager
-async def running(settings: Settings, platform: Platform = HOST) -> AsyncIterator[tuple[Node, Ready]]:
+async def running(
+    components: Components, settings: Settings, platform: Platform = HOST
+) -> AsyncIterator[tuple[Node, Ready]]:
     """A node with everything around it, for as long as the block lasts."""
     async with AsyncExitStack() as stack:
         settings = platform.prepare(settings)
-        event_log = EventLog(await platform.open_store(settings), Codec(EVENT_TYPES))
+        event_log = EventLog(await platform.open_store(settings), Codec(event_types(components)))
         stack.push_async_callback(event_log.close)
-        registries, snapshots = await _load(await platform.open_views(settings), event_log, stack)
+        registries, snapshots = await _load(components, await platform.open_views(settings), event_log, stack)
         broker = await platform.find_broker(settings, stack)
-        ports = Ports(
-            event_log,
-            platform.compute(settings),
-            platform.images(settings),
-            platform.now_us,
-            platform.new_id,
-            platform.boot_id(),
-        )
-        node = Node(ports, registries)
+        drivers = Drivers(components, settings, platform.boot_id(), platform.open_driver)
+        ports = Ports(event_log, drivers.all(), platform.now_us, platform.new_id)
+        node = Node(components, ports, registries)
         stack.push_async_callback(node.close)
         _watch("guard", platform.guard(settings), node, stack)
         event_log.on_commit(snapshots.committed)
         await node.start()
         bus = await platform.connect(broker, settings, stack)
         callers = await platform.callers(broker, bus, settings, stack)
-        await _open_doors(settings, platform, node, broker, bus, callers, event_log, stack)
+        await _open_doors(components, settings, platform, node, broker, bus, callers, event_log, stack)
         _watch("audit", platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
-        head, isolation = await event_log.head(), platform.isolation(settings)
+        head = await event_log.head()
+        notes = {name: text for component in components for name, text in component.notes(settings).items()}
         url, trouble = broker.endpoint().url, bus.trouble
-        ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.vms, head, isolation)
+        ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.counts(), head, notes)
         yield node, ready
 
 
@@ -135,23 +137,29 @@ def _watch(
     watching.spawn(watch(), "watch")
 
 
-async def _load(views: Views, event_log: EventLog, stack: AsyncExitStack) -> tuple[Registries, Snapshots]:
+async def _load(
+    components: Components, views: Views, event_log: EventLog, stack: AsyncExitStack
+) -> tuple[Registries, Snapshots]:
     """The projections as of the log's head, from snapshots where there are good ones; they are saved from now on."""
     stack.push_async_callback(views.close)
-    of_vms, of_images = projection(VM_KIND), projection(IMAGE_KIND)
-    vms, position = await load(of_vms, event_log, views)
-    images, _ = await load(of_images, event_log, views)
+    registries: dict[str, Registry[Any]] = {}
+    position = 0
+    for component in components:
+        kind = component.kind
+        registries[kind.name], position = await load(projection(kind), event_log, views)
     snapshots = Snapshots(views, event_log.epoch, position)
-    snapshots.watch(of_vms, lambda: vms)
-    snapshots.watch(of_images, lambda: images)
+    for component in components:
+        kind = component.kind
+        snapshots.watch(projection(kind), partial(registries.__getitem__, kind.name))
     saving = Tasks("snapshots")
     stack.push_async_callback(snapshots.save)
     stack.push_async_callback(saving.close)
     saving.spawn(snapshots.run(), "save")
-    return Registries(vms, images), snapshots
+    return registries, snapshots
 
 
 async def _open_doors(
+    components: Components,
     settings: Settings,
     platform: Platform,
     node: Node,
@@ -164,13 +172,13 @@ async def _open_doors(
     """Everything through which others reach the node, or hear of it."""
     now_us, new_id = platform.now_us, platform.new_id
     instance = new_id()
-    described = [Service(name, DESCRIPTIONS[name], tasks) for name, tasks in node.tasks.items()]
+    described = [Service(each.name, each.identity.about, tuple(each.tasks())) for each in components]
     services = Services(bus, described, node=settings.node, instance=instance, version=__version__, started_us=now_us())
     ingress = Ingress(
         bus,
         node.serve,
         node=settings.node,
-        owners=OWNERS,
+        owners={component.kind.name: component.name for component in components},
         clock=now_us,
         new_id=new_id,
         count=services.count,
@@ -206,6 +214,7 @@ async def _report(
 ) -> Beat:
     """What the node says of itself."""
     head_seq, head_hash = event_log.durable_head()
+    counts = node.counts()
     capacity = platform.capacity()
     troubles = filter(None, (heartbeat.trouble, publisher.trouble))
     return Beat(
@@ -220,8 +229,8 @@ async def _report(
         cpus=capacity.cpus,
         memory_mib=capacity.memory_mib,
         memory_available_mib=capacity.memory_available_mib,
-        vms=node.vms,
-        vms_running=node.vms_running,
+        vms=counts.get("vms", 0),
+        vms_running=counts.get("vms-running", 0),
         stored_seq=publisher.stored_seq,
         troubles=tuple(beats.line(trouble) for trouble in troubles),
     )

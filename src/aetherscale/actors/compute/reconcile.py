@@ -1,0 +1,44 @@
+"""Compares a host with the VMs that the log has. Both drivers do, at a start, on a timer and after a fault."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aetherscale.actors.compute.driver import ComputeDriver, Process
+from aetherscale.actors.compute.model import commands
+from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
+from aetherscale.runtime.component import Report
+
+log = logging.getLogger(__name__)
+
+ADOPT_AT_ONCE: Final = 32
+"""VMs that are looked for at the same time after a restart of the node."""
+
+
+async def reconcile(driver: ComputeDriver, expected: Mapping[str, Vm], boot_id: str, report: Report[Any]) -> None:
+    """Adopt the processes that are alive and unwatched, and report those that are gone and those that are orphaned.
+
+    `boot_id` names the time since the host was started last. No disk is ever thrown away for what is found.
+    """
+    gate = asyncio.Semaphore(ADOPT_AT_ONCE)
+
+    async def find(vm: Vm, identity: ProcessIdentity) -> None:
+        process = Process(vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.spec.ready_channel)
+        async with gate:
+            alive = await driver.adopt(process)
+        await report(commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id))
+
+    vms = list(expected.values())
+    await asyncio.gather(*(find(vm, vm.process) for vm in vms if vm.process and not driver.watches(vm.id, vm.run)))
+    before = dict(expected)
+    for found in await driver.inventory():
+        vm = expected.get(found.vm_id)
+        orphan = commands.VmStray(found.vm_id, found.has_process, found.has_directory)
+        # Of one that has moved on meanwhile, what was seen may be long over.
+        if vm is before.get(found.vm_id) and COMPUTE.decide(vm, orphan, 0):
+            log.warning("the host has of VM %s what it should not have: aetherscale why vm %s", *[found.vm_id] * 2)
+            await report(orphan)

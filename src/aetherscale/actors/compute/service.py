@@ -1,0 +1,137 @@
+"""What compute answers beyond its aggregates: logs, consoles, programs in guests. One for each process of the node."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+from aetherscale.actors.compute import logs
+from aetherscale.actors.compute.console import Consoles, Program, Session
+from aetherscale.actors.compute.driver import ComputeDriver, Window
+from aetherscale.actors.compute.model.commands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    ExecOptions,
+    LogsOptions,
+    TerminalOptions,
+    VmOptions,
+)
+from aetherscale.actors.compute.model.events import KIND
+from aetherscale.actors.compute.model.sentences import held
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.registry import Aggregate
+from aetherscale.kernel.replies import Chunk, item, result, status
+from aetherscale.kernel.wire import encode
+from aetherscale.runtime.component import World
+
+EXEC_OUTPUT_BYTES: Final = 400 * 1024
+"""What is told of each of the two outputs of a program in a guest, as JSON: both together fit into one message."""
+
+
+class ComputeService:
+    """Answers the queries of compute that ask the host."""
+
+    def __init__(self, world: World, driver: ComputeDriver) -> None:
+        self._world = world
+        self._driver = driver
+        self._consoles = Consoles(driver)
+
+    async def info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `vm-info`, with what the host has of the VM. Raises `Refused`."""
+        aggregate = self._world.referred(KIND, options, call)
+        yield result({**self._world.fields(KIND, aggregate), "host": self._driver.on_host(aggregate.id)})
+
+    async def logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `vm-logs`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        async for chunk in logs.told(self._driver, vm.id, options):
+            yield chunk
+        yield result({"vm-id": vm.id})
+
+    async def execute(self, options: ExecOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `exec-vm`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        _refuse_paused(vm.state)
+        try:
+            ended = await self._driver.execute(vm.id, options.command, options.timeout_s, options.stdin)
+        except Refused:
+            _refuse_paused(self._living(vm.id, vm.id, call).state)
+            raise
+        (stdout, cut_out), (stderr, cut_err) = _fitting(ended.stdout), _fitting(ended.stderr)
+        yield result(
+            {
+                "vm-id": vm.id,
+                "exit-code": ended.exit_code,
+                "signal": ended.signal,
+                "stdout": stdout,
+                "stderr": stderr,
+                "truncated": ended.truncated or cut_out or cut_err,
+            }
+        )
+
+    async def console(self, options: ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `vm-console`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes)
+        async for chunk in self._relayed(attached, vm.id, options.session):
+            yield chunk
+
+    async def terminal(self, options: TerminalOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `vm-terminal`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        _refuse_paused(vm.state)
+        yield status("progress", vm_id=vm.id, step="starting the program")
+        program = Program(options.command, Window(options.rows, options.columns), options.term)
+        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes, program)
+        try:
+            async for chunk in self._relayed(attached, vm.id, options.session):
+                yield chunk
+        except Refused:
+            _refuse_paused(self._living(vm.id, vm.id, call).state)
+            raise
+
+    async def _relayed(
+        self, attached: AbstractAsyncContextManager[Session], vm_id: str, name: str
+    ) -> AsyncIterator[Chunk]:
+        """What a session says, from `attached` to its result."""
+        async with attached as session:
+            past_bytes = session.console.past_bytes
+            yield status("attached", vm_id=vm_id, node=self._world.node, session=name, history_bytes=past_bytes)
+            async for data in session.output():
+                yield item({"data": base64.b64encode(data).decode()})
+        told = {"vm-id": vm_id, "reason": session.reason}
+        yield result(told if session.terminal is None else {**told, "exit-code": session.terminal.exit_code})
+
+    def typed(self, options: ConsoleInputOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `console-input`. Raises `Refused`."""
+        return self._consoles.typed(options, call)
+
+    def _alive(self, options: Any, call: Call) -> Aggregate[Vm]:
+        vm_id = self._world.referred(KIND, options, call).id
+        return self._living(vm_id, call.object_id or options.vm_id, call)
+
+    def _living(self, vm_id: str, reference: str, call: Call) -> Aggregate[Vm]:
+        aggregate = self._world.find(KIND, call.tenant, vm_id)
+        if aggregate.state.phase == "deleted":
+            raise Refused(404, f"no such VM: {reference!r} has been deleted", field="vm-id")
+        return aggregate
+
+
+def _fitting(output: bytes) -> tuple[str, bool]:
+    """What a program printed, as text that fits into a message however it has to be escaped; whether it was cut."""
+    text = output.decode("utf-8", "replace")
+    cut = False
+    while (size := len(encode(text))) > EXEC_OUTPUT_BYTES:
+        text, cut = text[: len(text) * EXEC_OUTPUT_BYTES // size], True
+    return text, cut
+
+
+def _refuse_paused(vm: Vm) -> None:
+    """Nothing in a guest answers while QEMU holds it."""
+    if vm.phase == "paused":
+        what, way_on = held(vm)
+        raise Refused(409, what, hint=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})

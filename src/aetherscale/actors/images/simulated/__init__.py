@@ -1,0 +1,1 @@
+"""Images of a host in memory, and the driver on it."""

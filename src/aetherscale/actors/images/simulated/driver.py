@@ -1,0 +1,57 @@
+"""The fake of the real driver: images that are there or not, of a size that is always the same. Nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aetherscale.actors.images.model.effects import (
+    EffectFailed,
+    ImageRemoved,
+    ImagesEffect,
+    ImagesOutcome,
+    ImageStored,
+    RemoveImage,
+)
+from aetherscale.runtime.component import Progress, Report
+
+SHA256: Final = "a" * 64
+
+
+class SimulatedStore:
+    """The images of a host. It outlives the drivers on it, as files do."""
+
+    def __init__(self) -> None:
+        self.images: set[str] = set()
+        """The ids of those that are there."""
+        self.size_bytes = 1 << 20
+        """The size of each, and of the disk in it."""
+        self.failures: list[tuple[str, bool]] = []
+        """What the next effects fail with: a reason, and whether trying again may help."""
+
+
+class SimulatedImages:
+    """The driver of the images component on a store in memory."""
+
+    def __init__(self, store: SimulatedStore | None = None) -> None:
+        self._store = store or SimulatedStore()
+
+    async def start(self, report: Report[Any]) -> None:
+        """As in `Driver`: nothing happens to images by itself."""
+
+    async def perform(self, effect: ImagesEffect, progress: Progress) -> ImagesOutcome:
+        """As in `Driver`."""
+        if self._store.failures:
+            reason, retryable = self._store.failures.pop(0)
+            return EffectFailed(effect.key, reason, retryable=retryable)
+        if isinstance(effect, RemoveImage):
+            self._store.images.discard(effect.image_id)
+            return ImageRemoved(effect.key)
+        self._store.images.add(effect.image_id)
+        return ImageStored(effect.key, "raw", SHA256, self._store.size_bytes, self._store.size_bytes)
+
+    async def reconcile(self, expected: Mapping[str, Any]) -> None:
+        """As in `Driver`: what is missing is noticed by those who use it."""
+
+    async def close(self) -> None:
+        """As in `Driver`."""

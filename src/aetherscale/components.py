@@ -1,0 +1,36 @@
+"""All components of this program. The name of a folder in here is all the wiring that it needs outside of it.
+
+The folder `actors/<name>` has `IDENTITY` in its `__init__.py`, which is all that most commands need to load, and
+`COMPONENT` in its `component.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from aetherscale.kernel.identity import Identity
+    from aetherscale.kernel.registry import Kind
+    from aetherscale.runtime.component import Component
+
+COMPONENTS: Final = ("compute", "images")
+"""In the order in which a node starts them, and the docs describe them."""
+
+
+@cache
+def identities() -> tuple[Identity, ...]:
+    """What the components are called."""
+    return tuple(import_module(f"aetherscale.actors.{name}").IDENTITY for name in COMPONENTS)
+
+
+@cache
+def components() -> tuple[Component[Any, Any], ...]:
+    """The components themselves."""
+    return tuple(import_module(f"aetherscale.actors.{name}.component").COMPONENT for name in COMPONENTS)
+
+
+def kinds() -> tuple[Kind[Any], ...]:
+    """All kinds of aggregates that a log of this version can hold."""
+    return tuple(component.kind for component in components())

@@ -1,0 +1,177 @@
+"""One node without its transport: components on one log, put together from ports.
+
+`app.py` gives it the real ports; a simulation gives it others. Nothing in here knows a component, SQLite, NATS or QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from aetherscale.eventstore.log import EventLog
+from aetherscale.eventstore.projections import Projection
+from aetherscale.eventstore.store import StoreError
+from aetherscale.kernel.calls import Serve
+from aetherscale.kernel.messages import Event, Recorded, split_stream
+from aetherscale.kernel.registry import Kind, Registry, apply
+from aetherscale.kernel.reservations import RESERVATION_EVENTS
+from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.component import Component, Driver
+from aetherscale.runtime.effects import Clock
+from aetherscale.runtime.reconciler import Reconciler
+from aetherscale.runtime.world import NodeWorld, Registries
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside that a node reaches."""
+
+    log: EventLog
+    drivers: Mapping[str, Driver[Any, Any]]
+    """By the names of components."""
+    clock: Clock
+    new_id: Callable[[], str]
+
+
+@cache
+def projection(kind: Kind[S]) -> Projection[Registry[S]]:
+    """The registry of a kind as a projection: what a node starts from, and saves snapshots of."""
+
+    def fold(registry: Registry[S], recorded: Recorded) -> Registry[S]:
+        apply(kind, registry, recorded)
+        return registry
+
+    # The type of the state is a value here, which is more than an annotation may be.
+    state_type = Registry.__class_getitem__(kind.state_type)  # type: ignore[attr-defined]
+    events = (*RESERVATION_EVENTS, *kind.event_types)
+    return Projection(kind.name, state_type, Registry, fold, events, kind.version)
+
+
+class Node:
+    """The components of one node. `start`, then `serve`, then `close`. `registries` are as of the log's head."""
+
+    def __init__(self, components: Sequence[Component[Any, Any]], ports: Ports, registries: Registries) -> None:
+        self._components = components
+        self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        """Done when the log can no longer be trusted: the process has to end. Guests run on."""
+        ports.log.on_commit(self._committed)
+        self._suspicious = tuple(event for component in components for event in component.suspicious)
+        world = NodeWorld(ports.log.node, components, registries)
+        self.actors: Mapping[str, Actor[Any, Any]] = {
+            component.kind.name: Actor(
+                component,
+                registries[component.kind.name],
+                world,
+                ports.drivers[component.name],
+                ports.log,
+                ports.clock,
+                ports.new_id,
+                self.distrust,
+            )
+            for component in components
+        }
+        """By the kinds of their aggregates."""
+        self._reconciler = Reconciler(self.reconcile)
+
+    @property
+    def serve(self) -> Mapping[str, Serve]:
+        """How each component takes calls, by its name."""
+        return {actor.component.name: actor.serve for actor in self.actors.values()}
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """The names of the tasks that change nothing, whichever component has them."""
+        commands = {task for component in self._components for task in component.commands}
+        return frozenset(task for component in self._components for task in component.tasks()) - commands
+
+    def objects(self) -> Iterator[tuple[str, str, str]]:
+        """(kind, id, tenant) of every object that this node owns: all that are not deleted."""
+        for kind, actor in self.actors.items():
+            for aggregate in actor.registry.aggregates.values():
+                if aggregate.state.phase != "deleted":
+                    yield kind, aggregate.id, aggregate.tenant
+
+    def counts(self) -> Mapping[str, int]:
+        """How many objects there are, as the components count them."""
+        counted: Counter[str] = Counter()
+        for actor in self.actors.values():
+            counts = actor.component.counts
+            counted.update(dict.fromkeys(counts, 0))
+            for aggregate in actor.registry.aggregates.values():
+                if aggregate.state.phase != "deleted":
+                    counted.update(name for name, counts_in in counts.items() if counts_in(aggregate.state))
+        return counted
+
+    def changed_hands(self, recorded: Recorded) -> tuple[str, str, str, bool] | None:
+        """(kind, id, tenant, whether it is owned now) where an event made or ended an object."""
+        kind, aggregate_id = split_stream(recorded.stream)
+        actor = self.actors.get(kind)
+        if actor is None:
+            return None
+        deleted = actor.registry.aggregates[aggregate_id].state.phase == "deleted"
+        if deleted or recorded.version == 1:
+            return kind, aggregate_id, recorded.tenant, not deleted
+        return None
+
+    async def start(self) -> None:
+        """Find what is ours on the host, then take up what is pending."""
+        for actor in self.actors.values():
+            await actor.driver.start(actor.report)
+        await self.reconcile()
+        for actor in self.actors.values():
+            actor.resume()
+        self._reconciler.start()
+
+    async def close(self) -> None:
+        """Stop where we are. Guests run on, and what is pending is taken up by the next process."""
+        await self._reconciler.close()
+        for actor in self.actors.values():
+            await actor.close()
+        for actor in self.actors.values():
+            await actor.driver.close()
+
+    def distrust(self, failure: StoreError) -> None:
+        """The log can no longer be trusted, for this reason. The first reason counts."""
+        for actor in self.actors.values():
+            actor.rest()
+        if not self.broken.done():
+            self.broken.set_result(failure)
+
+    async def reconcile(self) -> None:
+        """Compare the host with the log: adopt what is alive and unwatched, notice what is gone."""
+        for actor in self.actors.values():
+            await actor.driver.reconcile(States(actor.registry))
+
+    def _committed(self, recorded: Sequence[Recorded]) -> None:
+        for actor in self.actors.values():
+            actor.committed(recorded)
+        if any(isinstance(each.event, self._suspicious) for each in recorded):
+            # Where the host refuses, it may not be as the log has it.
+            self._reconciler.soon()
+
+
+class States(Mapping[str, S]):
+    """The states of a registry by id, as of whenever they are looked at."""
+
+    def __init__(self, registry: Registry[S]) -> None:
+        self._aggregates = registry.aggregates
+
+    def __getitem__(self, aggregate_id: str) -> S:
+        return self._aggregates[aggregate_id].state
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._aggregates)
+
+    def __len__(self) -> int:
+        return len(self._aggregates)
+
+
+def event_types(components: Sequence[Component[Any, Any]]) -> tuple[type[Event], ...]:
+    """Every event type that a log of these components can hold."""
+    return (*RESERVATION_EVENTS, *(event for component in components for event in component.kind.event_types))
