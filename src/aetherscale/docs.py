@@ -17,10 +17,12 @@ from msgspec import Struct
 
 from aetherscale.bus import answers, requests
 from aetherscale.components import components, kinds
-from aetherscale.debugger.events import catalogue
-from aetherscale.debugger.fields import Field, fields_of
+from aetherscale.debugger.events import catalogue, types_of
+from aetherscale.debugger.fields import Field, fields_of, parts_of
 from aetherscale.kernel import subjects
 from aetherscale.kernel.errors import SLUGS, Refused
+from aetherscale.kernel.messages import Event
+from aetherscale.kernel.names import ID_RULE, IMAGE_NAME_RULE, NAME_RULE
 from aetherscale.kernel.replies import error as error_chunk
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
 from aetherscale.runtime.component import Component
@@ -40,6 +42,14 @@ ABOUT_ERRORS: Final = {
     504: ("the time to wait ran out; `message` says whether the work goes on", "5, or 1 where it does not go on"),
     507: ("the disk is full; nothing was done", "1"),
 }
+
+SHORT_RULES: Final = {
+    f"a name ({NAME_RULE}), or {ID_RULE}": "a [name or an id](#names-and-ids)",
+    f"a name ({IMAGE_NAME_RULE}), or {ID_RULE}": "an [image's name or an id](#names-and-ids)",
+    f"a name: {NAME_RULE}": "a [name](#names-and-ids)",
+    f"a name: {IMAGE_NAME_RULE}": "an [image's name](#names-and-ids)",
+}
+"""Rules that the page has once, and what stands for them at each field."""
 
 EVENTS_HEAD: Final = f"""\
 # Events
@@ -78,7 +88,13 @@ unknown field, a key that occurs twice or a value out of its range is refused wi
 $addresses
 
 `<tenant>` is `default` when alone. An `obj` subject takes an id; every field that names an object takes an id or a
-name. A request without a reply subject is done all the same; its outcome is in the events.
+name. A request without a reply subject is carried out all the same; its outcome is in the events.
+
+## Names and ids
+
+- A *name*: $name_rule.
+- An *image's name*: $image_name_rule.
+- An *id*: $id_rule.
 
 ## The first version's message
 
@@ -153,6 +169,13 @@ def pages() -> dict[str, str]:
     return {"events.md": _page(_events()), "subjects.md": _page(_subjects())}
 
 
+def described() -> list[type[Struct]]:
+    """Every Struct whose fields the pages list."""
+    events = [event for _, event in types_of(kinds())]
+    tasks = [options for component in components() for options in component.tasks().values()]
+    return list(_with_parts((*events, *tasks, *_views())))
+
+
 def _page(lines: Iterable[str]) -> str:
     return "\n".join((*lines, ""))
 
@@ -166,6 +189,10 @@ def _events() -> Iterator[str]:
             yield from ("", f"## {kind}")
         yield from ("", f"### {event.type}", "", f"{event.about} Schema {event.schema}, token `{event.token}`.")
         yield from _fields(event.fields, options=False)
+    yield from ("", "## Parts of events")
+    for part in _with_parts(event for _, event in types_of(kinds())):
+        if not issubclass(part, Event):
+            yield from _struct(part)
 
 
 def _subjects() -> Iterator[str]:
@@ -173,6 +200,9 @@ def _subjects() -> Iterator[str]:
         body_kib=MAX_BODY_BYTES // 1024,
         depth=MAX_DEPTH,
         addresses="\n".join(f"| {' | '.join(row)} |" for row in _addresses()),
+        name_rule=NAME_RULE,
+        image_name_rule=IMAGE_NAME_RULE,
+        id_rule=ID_RULE,
         node_header=answers.NODE,
         error_header=answers.ERROR,
         code_header=answers.ERROR_CODE,
@@ -189,23 +219,24 @@ def _subjects() -> Iterator[str]:
     for component in components():
         yield from _component(component)
     yield from ("", "## Views")
-    for struct in _views():
-        yield from ("", f"### {struct.__name__}", "", _about(struct))
-        yield from _fields(fields_of(struct), options=False)
+    for struct in _with_parts(_views()):
+        yield from _struct(struct)
 
 
 def _views() -> Iterator[type[Struct]]:
-    """The views of all kinds, each with the structs that its fields are made of."""
+    """The views of all kinds."""
     for kind in kinds():
-        yield from _with_parts(typing.get_type_hints(kind.view)["return"])
+        yield typing.get_type_hints(kind.view)["return"]
 
 
-def _with_parts(struct: type[Struct]) -> Iterator[type[Struct]]:
-    yield struct
-    for field in typing.get_type_hints(struct).values():
-        for part in (field, *typing.get_args(field)):
-            if isinstance(part, type) and issubclass(part, Struct):
-                yield from _with_parts(part)
+def _with_parts(structs: Iterable[type[Struct]]) -> Iterable[type[Struct]]:
+    """Structs, each followed by those that its fields consist of; each once."""
+    return dict.fromkeys(each for struct in structs for each in (struct, *parts_of(struct)))
+
+
+def _struct(struct: type[Struct]) -> Iterator[str]:
+    yield from ("", f"### {struct.__name__}", "", _about(struct))
+    yield from _fields(fields_of(struct), options=False)
 
 
 def _addresses() -> Iterator[tuple[str, str, str, str]]:
@@ -251,7 +282,10 @@ def _fields(fields: Sequence[Field], *, options: bool) -> Iterator[str]:
     for field in fields:
         shape = field.type.replace("|", "\\|")
         default = "required" if field.required else f"`{msgspec.json.encode(field.default).decode()}`"
-        yield f"| `{field.name}` | {shape} |{f' {default} |' if options else ''} {field.about} |"
+        about = field.about
+        for rule, short in SHORT_RULES.items():
+            about = about.replace(rule, short)
+        yield f"| `{field.name}` | {shape} |{f' {default} |' if options else ''} {about} |"
 
 
 def _about(struct: type[Struct]) -> str:

@@ -12,7 +12,7 @@ from aetherscale.kernel.messages import Event
 from aetherscale.kernel.reservations import RESERVATION_EVENTS, RESERVATION_KIND
 from aetherscale.kernel.subjects import kebab
 
-__all__ = ["EventType", "about", "catalogue", "event_json", "type_named"]
+__all__ = ["EventType", "about", "catalogue", "event_json", "type_named", "types_of"]
 
 
 class EventType(Struct, frozen=True, rename="kebab"):
@@ -29,17 +29,21 @@ class EventType(Struct, frozen=True, rename="kebab"):
 
 def catalogue(kinds: Kinds) -> list[EventType]:
     """Every type of event, by kind, in the order in which they are declared."""
-    by_kind = [(kind.name, kind.event_types) for kind in kinds]
     return [
-        EventType(event.__name__, name, event.SCHEMA, kebab(event.__name__), about(event), fields_of(event))
-        for name, events in (*by_kind, (RESERVATION_KIND, RESERVATION_EVENTS))
-        for event in events
+        EventType(event.__name__, kind, event.SCHEMA, kebab(event.__name__), about(event), fields_of(event))
+        for kind, event in types_of(kinds)
     ]
+
+
+def types_of(kinds: Kinds) -> list[tuple[str, type[Event]]]:
+    """Every type of event with its kind, in the order in which they are declared."""
+    by_kind = [(kind.name, kind.event_types) for kind in kinds]
+    return [(name, event) for name, events in (*by_kind, (RESERVATION_KIND, RESERVATION_EVENTS)) for event in events]
 
 
 def type_named(kinds: Kinds, text: str) -> str:
     """The type that is meant by `VmBooted` or `vm-booted`. Raises `Refused` (400)."""
-    known = [each.type for each in catalogue(kinds)]
+    known = [event.__name__ for _, event in types_of(kinds)]
     for name in known:
         if text in (name, kebab(name)):
             return name

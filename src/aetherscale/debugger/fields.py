@@ -1,7 +1,15 @@
-"""What a Struct looks like on the wire: its fields with types, ranges, defaults and meanings, to be listed."""
+"""What a Struct looks like on the wire: its fields with types, ranges, defaults and meanings, to be listed.
+
+The meaning of a field is the docstring below it in the class, and is read from the source.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -17,23 +25,83 @@ class Field(Struct, frozen=True):
     required: bool
     default: Any
     about: str
+    """What it means, and what text it takes where not any text will do; "" where nobody has written it down."""
 
 
 def fields_of(struct: type[Struct]) -> list[Field]:
     """The fields of a Struct, in the order in which they are declared."""
     described = shapes.type_info(struct)
     assert isinstance(described, shapes.StructType)
-    return [_field(field) for field in described.fields]
+    meanings = meanings_of(struct)
+    return [_field(field, meanings.get(field.name, "")) for field in described.fields]
 
 
-def _field(field: shapes.Field) -> Field:
+def parts_of(struct: type[Struct]) -> Iterator[type[Struct]]:
+    """The Structs that the fields of a Struct consist of, in the order of the fields."""
+    described = shapes.type_info(struct)
+    assert isinstance(described, shapes.StructType)
+    for field in described.fields:
+        yield from _structs_in(field.type)
+
+
+def meanings_of(struct: type[Struct]) -> dict[str, str]:
+    """The docstring below each field that has one, by the field's name in the class, those of its bases included."""
+    found: dict[str, str] = {}
+    for each in reversed(struct.__mro__):
+        if issubclass(each, Struct) and each is not Struct:
+            found |= _documented(each.__module__).get(each.__qualname__, {})
+    return {name: found[name] for name in struct.__struct_fields__ if name in found}
+
+
+@cache
+def _documented(module: str) -> Mapping[str, Mapping[str, str]]:
+    """The docstrings of fields by class. A program that comes without its source has none."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except OSError:
+        return {}
+    return {each.name: dict(_docstrings(each)) for each in tree.body if isinstance(each, ast.ClassDef)}
+
+
+def _docstrings(of_class: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, below in zip(of_class.body, of_class.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, " ".join(text.split())
+            case _:
+                pass
+
+
+def _structs_in(shape: shapes.Type) -> Iterator[type[Struct]]:
+    match shape:
+        case shapes.Metadata(type=inner) | shapes.ListType(item_type=inner) | shapes.VarTupleType(item_type=inner):
+            yield from _structs_in(inner)
+        case shapes.DictType(value_type=inner):
+            yield from _structs_in(inner)
+        case shapes.UnionType(types=members):
+            for member in members:
+                yield from _structs_in(member)
+        case shapes.StructType(cls=cls):
+            yield cls
+            yield from parts_of(cls)
+        case _:
+            pass
+
+
+def _field(field: shapes.Field, meaning: str) -> Field:
     default: Any = None
     if field.default is not NODEFAULT:
         default = field.default
     elif field.default_factory is not NODEFAULT:
         default = field.default_factory()
-    shape, about = _unwrapped(field.type)
+    shape, rule = _unwrapped(field.type)
+    about = f"{meaning} Expected: {rule}." if meaning and rule and _is_text(shape) else meaning or rule
     return Field(field.encode_name, _words(shape), field.required, msgspec.to_builtins(default), about)
+
+
+def _is_text(shape: shapes.Type) -> bool:
+    members = shape.types if isinstance(shape, shapes.UnionType) else (shape,)
+    return any(isinstance(_unwrapped(member)[0], shapes.StrType) for member in members)
 
 
 def _unwrapped(shape: shapes.Type) -> tuple[shapes.Type, str]:

@@ -21,37 +21,51 @@ RESERVATION_KIND = "claim"
 
 
 class NameClaimed(Event, frozen=True):
-    """The name belongs to `owner` until it is released."""
+    """A name is reserved for its owner until it is released."""
 
     kind: str
+    """The kind of object whose name it is, such as `vm` or `image`."""
     name: str
+    """The name, unique among the objects of its kind and tenant."""
     owner: str
+    """The id of the object that bears the name from now on."""
 
 
 class NameReleased(Event, frozen=True):
     """The name is free again."""
 
     kind: str
+    """The kind of object whose name it is, such as `vm` or `image`."""
     name: str
+    """The name."""
     owner: str
+    """The id of the object that bore it."""
 
 
 class UseBegan(Event, frozen=True):
-    """An object, the user, needs another one, which is not deleted until the use has ended."""
+    """An object, the user, needs another one, which cannot be deleted until the use has ended."""
 
     kind: str
+    """The kind of the object that is used, such as `image`."""
     id: str
+    """The id of the object that is used."""
     user_kind: str
+    """The kind of the user, such as `vm`."""
     user: str
+    """The id of the user."""
 
 
 class UseEnded(Event, frozen=True):
-    """The user needs it no longer."""
+    """The user no longer needs the object."""
 
     kind: str
+    """The kind of the object that is used, such as `image`."""
     id: str
+    """The id of the object that is used."""
     user_kind: str
+    """The kind of the user, such as `vm`."""
     user: str
+    """The id of the user."""
 
 
 NameEvent = NameClaimed | NameReleased

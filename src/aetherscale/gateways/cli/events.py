@@ -67,7 +67,7 @@ def _catalogue(context: Context) -> None:
     for at, event in enumerate(types):
         context.out.line(f"{chr(10) if at else ''}{event.kind}: {event.type} (schema {event.schema}): {event.about}")
         for field in event.fields:
-            context.out.line(f"    {field.name}: {field.type}")
+            context.out.line(f"    {field.name}: {field.type}. {field.about}")
 
 
 async def _listed(context: Context) -> list[dict[str, Any]]:

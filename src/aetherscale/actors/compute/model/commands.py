@@ -31,134 +31,202 @@ ExecCommand = Annotated[list[ExecArgument], Meta(min_length=1, max_length=256)]
 
 
 class CreateVmOptions(Message, frozen=True):
-    """Options of `create-vm`. Those after `labels` belong to components that this version does not have yet."""
+    """Options of `create-vm`. Those after `labels` belong to components of a later version."""
 
     image: ImageReference
+    """The image that the VM boots from."""
     name: Name | None = None
+    """The name of the VM; null for one that is made from its id."""
     cpus: Cpus = DEFAULT_CPUS
+    """How many virtual CPUs the VM has."""
     memory_mib: MemoryMib = DEFAULT_MEMORY_MIB
+    """How much memory the guest has, in MiB."""
     disk_gib: DiskGib | None = None
+    """The size of the disk, in GiB; null for the size of the image, but at least 10 GiB. Less than the image needs is
+    refused.
+    """
     node: Name | None = None
+    """The node that is to own the VM: one of another name refuses (404). null for the node that takes the request."""
     restart: RestartPolicy = "on-failure"
+    """When the VM is started again after a run has ended without a request: `always`; `on-failure`, after a panic, a
+    crash or an end for unknown reasons; or `never`.
+    """
     autostart: bool = True
+    """Whether the VM is started again after a reboot of the host."""
     labels: Labels = field(default_factory=dict)
+    """Labels of the VM, at most 64: text of one line, at most 256 characters, by key."""
     virtual_network: Any = None
+    """A part of a later version: refused (501) unless it is left out or empty."""
     vpn: Any = None
+    """A part of a later version: refused (501) unless it is left out or empty."""
     public_ip: bool = False
+    """A part of a later version: refused (501) unless it is left out or empty."""
     init_script: Any = None
+    """A part of a later version: refused (501) unless it is left out or empty."""
     ssh_keys: Any = None
+    """A part of a later version: refused (501) unless it is left out or empty."""
     groups: Any = None
+    """A part of a later version: refused (501) unless it is left out or empty."""
 
 
 class VmOptions(Message, frozen=True):
     """Options of `start-vm`, `restart-vm` and `vm-info`."""
 
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
 
 
 class StopVmOptions(Message, frozen=True):
-    """Options of `stop-vm` and `delete-vm`: `kill` does not ask the guest; `grace-s` is how long it may take."""
+    """Options of `stop-vm` and `delete-vm`."""
 
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
     kill: bool = False
+    """Whether QEMU is ended at once, without asking the guest to shut down."""
     grace_s: GraceS = DEFAULT_GRACE_S
+    """How many seconds the guest has to shut down before QEMU is ended; without effect with `kill`."""
 
 
 class ListVmsOptions(Message, frozen=True):
-    """Options of `list-vms`: with `all` also the deleted ones; `labels` must all match."""
+    """Options of `list-vms`."""
 
     all: bool = False
+    """Whether deleted VMs are listed too."""
     labels: Labels = field(default_factory=dict)
+    """Only VMs that have all of these labels."""
 
 
 class LogsOptions(Message, frozen=True):
-    """Options of `vm-logs`: the serial line's log, its last `tail-bytes`, and with `follow` what comes after.
+    """Options of `vm-logs`: the output of the VM's serial line.
 
-    With `lines` so many of the last lines instead. With `since` (RFC 3339), or `since-s` (so many seconds ago by the
-    node's own clock), everything from that moment on, or so many of its last lines; a status `since` comes first and
-    tells what is not known of it. Each item has the `text`, in which what is not UTF-8 is U+FFFD; with `raw` it has the
-    bytes instead, as `data` in base64.
+    With `since` or `since-s`, a status `since` comes first: where its `clock-went-back` or `has-no-times` is true,
+    output of before may be shown too. Each item has a `text`, in which each byte that is not UTF-8 is U+FFFD; with
+    `raw` it has `data` in base64 instead.
     """
 
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
     follow: bool = False
+    """Whether the answer goes on with new output until the VM ends."""
     tail_bytes: TailBytes = 64 * 1024
+    """Where neither `lines` nor `since` nor `since-s` is given: only the last bytes, so many of them."""
     lines: Annotated[int, Meta(ge=0, le=1_000_000, description="lines")] | None = None
+    """Only the last lines, so many of them; null for no such limit."""
     raw: bool = False
+    """Whether items have the bytes of the output, as `data` in base64, instead of `text`."""
     since: Annotated[str, Meta(max_length=64, description="a time, RFC 3339")] | None = None
+    """Only what came at this time or later; null for no such limit."""
     since_s: Annotated[float, Meta(ge=0, le=100 * 366 * 86400, description="seconds ago")] | None = None
+    """Only what came in the last seconds, so many of them by the node's clock; null for no such limit."""
 
 
 class ConsoleOptions(Message, frozen=True):
-    """Options of `vm-console`: attach to the serial line under a session name that the caller draws at random.
+    """Options of `vm-console`: attach to the VM's serial line.
 
-    The status `attached` tells how many bytes of the output are `history-bytes`, of the time before. With
-    `window-bytes` no more is sent beyond what the caller has told it has seen. The result's `reason` is `ended`,
-    `detached` or `silence`.
+    The status `attached` says how many bytes of output are history (`history-bytes`). Each item has `data` in base64.
+    The result's `reason` is `ended` (the VM did), `detached` (the caller left) or `silence` (the caller sent no
+    `console-input` for 30 s).
     """
 
     session: Channel
+    """The name of the session, which the caller draws at random."""
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
     window_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] | None = None
+    """How many bytes of output may be on their way beyond those that the caller has reported as seen; null for no such
+    limit.
+    """
 
 
 class ConsoleInputOptions(Message, frozen=True):
-    """Options of `console-input`: type `data` (base64), or leave; nothing at all says "still here".
-
-    `seen-bytes` is how much of the output the caller has taken so far, for one that has given `window-bytes`. `rows`
-    and `columns` together are the size that the caller's window has from now on, for a session of `vm-terminal`.
+    """Options of `console-input`: type into a session, or leave it. Without any, it says only that the caller is still
+    there.
     """
 
     session: Channel
+    """The name of the session."""
     data: bytes = b""
+    """What is typed; "" for nothing."""
     detach: bool = False
+    """Whether the caller leaves, which ends the session."""
     seen_bytes: Annotated[int, Meta(ge=0)] | None = None
+    """How many bytes of output the caller has taken since the session began, for a session with `window-bytes`; null
+    for no report.
+    """
     rows: Side | None = None
+    """The new height of the caller's window in characters, for a session of `vm-terminal`; null for no change. It is
+    given together with `columns`.
+    """
     columns: Side | None = None
+    """The new width of the caller's window in characters; null for no change. It is given together with `rows`."""
 
 
 class TerminalOptions(Message, frozen=True):
-    """Options of `vm-terminal`: run `command` in the guest on a terminal of its own, of the size and kind (`term`).
+    """Options of `vm-terminal`: run a program in the guest, on a terminal of its own.
 
-    The session is one as of `vm-console`: status `attached`, items with `data`, and `console-input` to type. Of the
-    output nothing is left out. The result's `reason` is `ended`, `detached` or `silence`; its `exit-code` is null where
-    the program's end is not known, as where the VM ended first. Whoever leaves hangs up on the program.
+    The session is like one of `vm-console`: a status `attached`, items with `data`, `console-input` to type. No output
+    is left out. The result has the same `reason`, and an `exit-code`, which is null where the end of the program is not
+    known, as where the VM ended first. The program is hung up (SIGHUP) when the caller leaves.
     """
 
     session: Channel
+    """The name of the session, which the caller draws at random."""
     command: ExecCommand
+    """The program and its arguments, 1 to 256."""
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
     window_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] | None = None
+    """How many bytes of output may be on their way beyond those that the caller has reported as seen; null for no such
+    limit.
+    """
     rows: Side = 24
+    """The height of the terminal, in characters."""
     columns: Side = 80
+    """The width of the terminal, in characters."""
     term: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9+._-]{0,63}\Z", description="a value of TERM")] = "xterm"
+    """The kind of the terminal, which the program finds as `TERM`."""
 
 
 class ExecOptions(Message, frozen=True):
-    """Options of `exec-vm`: run `command` in the guest through its agent, with `stdin` (base64) as all of its input."""
+    """Options of `exec-vm`: run a program in the guest, through its QEMU guest agent."""
 
     command: ExecCommand
+    """The program and its arguments, 1 to 256."""
     stdin: Annotated[bytes, Meta(max_length=EXEC_INPUT_BYTES)] = b""
+    """All of the program's input, at most 128 KiB."""
     vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
     timeout_s: Annotated[float, Meta(gt=0, le=3600, description="seconds that it may take")] = 30.0
+    """How many seconds the program may take."""
 
 
 class VmSpec(Struct, frozen=True, rename="kebab"):
-    """What a VM is to be, all defaults filled in. Part of `VmRequested`, and so of the log."""
+    """What a VM is to be, with all defaults filled in. A part of the event `VmRequested`."""
 
     name: str
+    """The name of the VM."""
     image_id: str
+    """The id of the image that the disk is an overlay on."""
     image: str
+    """The name of that image when the VM was requested."""
     image_format: Literal["qcow2", "raw"]
+    """The format of the image's file."""
     image_size_bytes: int
-    """The size of the image's file, by which a damaged one is noticed before anything is made of it."""
+    """The size of the image's file, in bytes. A file of another size is damaged, and no disk is made from it."""
     ready_channel: ReadyChannel
+    """How the guest reports that it is ready, as in the event `ImageImportRequested`."""
     cpus: int
+    """The number of virtual CPUs."""
     memory_mib: int
+    """The memory of the guest, in MiB."""
     disk_mib: int
+    """The requested size of the disk, in MiB."""
     restart: RestartPolicy
+    """When the VM is started again after a run has ended without a request."""
     autostart: bool
+    """Whether the VM is started again after a reboot of the host."""
     labels: dict[str, str]
+    """The labels of the VM: text by key."""
 
 
 class CreateVm(Struct, frozen=True):

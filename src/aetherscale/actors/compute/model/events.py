@@ -17,150 +17,207 @@ ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"
 
 
 class VmRequested(Event, frozen=True):
-    """Somebody asked for a VM."""
+    """A caller requested a VM."""
 
     vm_id: str
+    """The id of the new VM, 16 hex digits."""
     spec: VmSpec
+    """What the VM is to be."""
 
 
 class DiskProvisioned(Event, frozen=True):
     """The VM has its disk, an overlay on the image."""
 
     disk_mib: int
+    """The size of the disk that the guest sees, in MiB: as it was requested, but never less than the image's."""
 
 
 class VmStartRequested(Event, frozen=True):
-    """Somebody asked to start it."""
+    """A caller requested a start."""
 
 
 class VmBooted(Event, frozen=True):
-    """QEMU said that the virtual machine runs. Boot id, pid and start ticks name the process.
-
-    `process_user` is whose process it is; schema 1 does not say.
-    """
+    """QEMU reported that the VM runs. Boot id, pid and start ticks together identify its process."""
 
     SCHEMA: ClassVar[int] = 2
     ONLY_ADDED: ClassVar[bool] = True
 
     run: int
+    """The number of this run of the VM: 1, 2, 3 …. Each start and each restart is a run of its own."""
     pid: int
+    """The process id of QEMU on the host."""
     start_ticks: int
+    """When that process started, in clock ticks since the boot of the host (proc(5), field 22 of `stat`)."""
     boot_id: str
+    """The id of the host's boot (`/proc/sys/kernel/random/boot_id`)."""
     accelerator: Literal["kvm", "tcg"]
+    """How the virtual CPUs run: `kvm` on those of the host, `tcg` emulated."""
     process_user: ProcessUser | None = None
+    """The user that QEMU runs as: `own`, which no other process has; `node`, that of the node; or `root`. null where
+    that is not known: in schema 1, or where the VM is simulated.
+    """
 
 
 class VmReady(Event, frozen=True):
-    """The guest said that it is ready."""
+    """The guest reported that it is ready."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
     channel: ReadyChannel
+    """How the guest reported it: `agent`, the QEMU guest agent answered; `channel`, the guest wrote `ready` to the
+    virtio port `org.aetherscale.ready.0`. `none` does not occur.
+    """
 
 
 class VmPaused(Event, frozen=True):
     """QEMU has stopped the virtual CPUs."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
     reason: PauseReason
+    """Why: `disk`, the host has no room for the VM's disk; `io-error`, the disk could not be read or written;
+    `internal-error`, the accelerator failed; `user`, another program paused the VM through QMP.
+    """
     detail: str
+    """What else is known of the reason, in one line; "" for nothing."""
 
 
 class VmResumed(Event, frozen=True):
     """The virtual CPUs run again."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
 
 
 class VmStopRequested(Event, frozen=True):
-    """Somebody asked to stop it."""
+    """A caller requested a stop."""
 
     kill: bool
+    """Whether QEMU is ended at once, without asking the guest to shut down."""
     grace_s: float
+    """How many seconds the guest has to shut down before QEMU is ended; without effect where `kill` is true."""
 
 
 class VmRestartRequested(Event, frozen=True):
-    """Somebody asked to stop it and start it again."""
+    """A caller requested a stop and a start after it."""
 
     grace_s: float
+    """How many seconds the guest has to shut down before QEMU is ended."""
 
 
 class VmStopForced(Event, frozen=True):
-    """The guest did not shut down within the time that it had; it is ended now."""
+    """The guest did not shut down in time, and QEMU is ended now."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
     waited_s: float
+    """How many seconds the guest had."""
 
 
 class VmEnded(Event, frozen=True):
-    """The guest has ended, and QEMU is let go now that this is on record."""
+    """The guest has ended. QEMU still holds it, and is ended once this event is durable."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
     reason: Literal["shutdown", "panic"]
+    """How the guest ended: `shutdown`, it powered itself off; `panic`, its kernel panicked."""
     detail: str
+    """What else is known of the end, in one line; "" for nothing."""
 
 
 class VmExited(Event, frozen=True):
     """No process of the VM is left."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
     reason: ExitReason
+    """What ended the run: `user`, a request; `guest`, a shutdown from inside the guest; `panic`, a panic of its kernel;
+    `crash`, the end of QEMU itself; `host-reboot`, a reboot of the host; `unknown`, the process vanished while no node
+    was watching it.
+    """
     exit_code: int | None
+    """The exit status of QEMU; null where a signal ended it or the status is not known."""
     signal: int | None
+    """The number of the signal that ended QEMU; null where none did or none is known."""
     detail: str
+    """What else is known of the end, in one line; "" for nothing."""
     log_tail: str
+    """The end of what QEMU wrote to its stderr, at most 2 KiB; "" where it wrote nothing or nobody was there to read
+    it.
+    """
 
 
 class VmRestartScheduled(Event, frozen=True):
-    """The restart policy starts it again, not before `not_before` (RFC 3339)."""
+    """The restart policy starts the VM again."""
 
     attempt: int
+    """Which restart by the policy in a row this is: 1, 2, 3 …; 0 for the start after a reboot of the host."""
     not_before: str
+    """When the VM is started at the earliest, RFC 3339 in UTC."""
 
 
 class VmGaveUp(Event, frozen=True):
     """The restart policy has reached its limit."""
 
     restarts: int
+    """How many restarts by the policy in a row there were."""
 
 
 class VmAdopted(Event, frozen=True):
     """The node came back and found the VM's process alive."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
 
 
 class VmStepFailed(Event, frozen=True):
-    """The host could not do what was owed. `retry_at` (RFC 3339) is absent where it is not tried again."""
+    """The host could not carry out a step."""
 
     step: Step
+    """The step that failed: `provisioning`, making the disk; `booting`, starting QEMU; `stopping`, ending it;
+    `removing`, removing all that the VM has on the host.
+    """
     run: int
+    """The run in which it failed; 0 before the first."""
     attempt: int
+    """Which attempt at the step this was: 1, 2, 3 …."""
     reason: str
+    """What was tried, and what went wrong, in one sentence."""
     hint: str
+    """What the user can do about it; "" for nothing."""
     log_tail: str
+    """The end of the log that shows it, at most 2 KiB; "" for none."""
     retry_at: str | None
+    """When the step is tried again at the earliest, RFC 3339 in UTC; null where it is not tried again."""
 
 
 class VmCleared(Event, frozen=True):
     """No process is left of a boot that had failed for good."""
 
     run: int
+    """The number of the run, as in `VmBooted`."""
 
 
 class VmStrayFound(Event, frozen=True):
     """The host has what it should not have of this VM: the log does not know it, has it deleted, or has it at rest."""
 
     vm_id: str
+    """The id of the VM, 16 hex digits."""
     has_process: bool
+    """Whether it has a process."""
     has_directory: bool
+    """Whether it has a directory."""
     keep_as: str
-    """What its directory is called once it is out of the way, where the VM is not one of ours."""
+    """The name under which the directory is to be kept in `vms/.collected`; "" where the VM keeps its directory and
+    only the process is ended.
+    """
 
 
 class VmCollected(Event, frozen=True):
     """No process of it is left, and its directory, if it had one, was put aside: in `kept_in`, or ""."""
 
     kept_in: str
+    """The path on the host at which the directory is kept; "" where there was none."""
 
 
 class VmUndone(Event, frozen=True):
@@ -168,14 +225,16 @@ class VmUndone(Event, frozen=True):
 
 
 class VmDeleteRequested(Event, frozen=True):
-    """Somebody asked to delete it."""
+    """A caller requested the deletion."""
 
     kill: bool
+    """Whether QEMU is ended at once, without asking the guest to shut down."""
     grace_s: float
+    """How many seconds the guest has to shut down before QEMU is ended; without effect where `kill` is true."""
 
 
 class VmDeleted(Event, frozen=True):
-    """Nothing of it is left on the host."""
+    """Nothing of the VM is left on the host."""
 
 
 VmEvent = (

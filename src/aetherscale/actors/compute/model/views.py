@@ -25,54 +25,95 @@ Observed = Literal["absent", "running", "paused", "exited"]
 
 
 class FailureView(Struct, frozen=True, rename="kebab"):
-    """Why a VM failed: in which phase, what happened, what to do, and the end of the log that shows it."""
+    """Why a VM has failed."""
 
     phase: str
+    """The step that failed: `provisioning`, `booting`, `stopping` or `removing`; `running` where a run ended badly."""
     reason: str
+    """What went wrong, in one sentence."""
     hint: str
+    """What the user can do about it; "" for nothing."""
     log_tail: str
+    """The end of the log that shows it, at most 2 KiB; "" for none."""
 
 
 class ExitView(Struct, frozen=True, rename="kebab"):
-    """How the last run ended: `reason` is who or what ended it; code and signal where they are known."""
+    """How a run of a VM has ended."""
 
     reason: str
+    """What ended the run, as in the event `VmExited`."""
     exit_code: int | None
+    """The exit status of QEMU; null where a signal ended it or the status is not known."""
     signal: int | None
+    """The number of the signal that ended QEMU; null where none did or none is known."""
     detail: str
+    """What else is known of the end, in one line; "" for nothing."""
 
 
 class VmView(Struct, frozen=True, rename="kebab"):
-    """The view of a VM; see the contract in `docs/subjects.md`. `since` is when it entered its phase."""
+    """The view of a VM."""
 
     id: str
+    """The id of the VM, 16 hex digits."""
     name: str
+    """The name of the VM, unique in its tenant until the VM is deleted."""
     node: str
+    """The name of the node that owns the VM."""
     phase: Phase
+    """Where the VM is in its life: `provisioning`, its disk is being made; `booting`, QEMU is being started; `running`,
+    QEMU runs, and the guest has not reported that it is ready; `ready`, it has; `paused`, the virtual CPUs stand still;
+    `stopping`, the run is being ended; `stopped`; `failed`, as `failure` says; `deleted`. `requested` does not occur.
+    """
     requested: Requested
+    """The state that was requested last. A guest that shuts itself down and is not restarted makes it `stopped`."""
     observed: Observed
+    """What the host has of the VM: `absent`, no process yet or no longer anything; `running`; `paused`, a process whose
+    virtual CPUs stand still; `exited`, no process any more.
+    """
     since: str
+    """When the VM entered its phase, RFC 3339 in UTC."""
     image: str
+    """The name of the image that its disk is made from."""
     cpus: int
+    """The number of virtual CPUs."""
     memory_mib: int
+    """The memory of the guest, in MiB."""
     disk_gib: int
+    """The size of the disk, in GiB, rounded up."""
     restart: str
+    """When the VM is started again after a run has ended without a request: `always`, `on-failure` or `never`."""
     autostart: bool
+    """Whether the VM is started again after a reboot of the host."""
     ports: list[dict[str, Any]]
+    """The published ports; always empty in this version."""
     failure: FailureView | None
+    """Why the VM has failed; null where it has not."""
     revision: int
+    """The version of the VM's stream, which is the number of its events; it grows with each change."""
     labels: dict[str, str]
+    """The labels of the VM: text by key."""
     accelerator: str | None
+    """How the virtual CPUs run: `kvm` on those of the host, `tcg` emulated; null while no process runs."""
     isolation: Literal["kvm", "none"] | None
-    """What stands between guest and host while it runs: `none` under TCG, for which QEMU promises no isolation, and
-    where QEMU runs as root or as the node's own user, so that a guest which breaks out of it has all that the node has.
+    """What stands between guest and host: `kvm`, hardware virtualization and a user of its own. `none` under TCG, for
+    which QEMU promises no isolation, and where QEMU runs as root or as the node's user, so that a guest that breaks out
+    has all that the node has. null while no process runs.
     """
     process_user: ProcessUser | None
-    """Whose process QEMU is while it runs; null where the event of its boot does not say."""
+    """The user that QEMU runs as: `own`, which no other process has; `node`, that of the node; or `root`. null while no
+    process runs, and where the event of the boot does not tell.
+    """
     paused_reason: str | None
+    """Why the VM is paused, as in the event `VmPaused`; null where it is not paused."""
     restarts: int
+    """How many restarts by the policy in a row there have been. A start by request begins the count anew, and so does a
+    restart after a run of at least 60 s.
+    """
     exit: ExitView | None
+    """How the last run ended; null where none has ended yet."""
     ready_by: ReadyChannel
-    """How its guest says that it is ready: `none` where its image has no way to, and `running` is all that can be."""
+    """How the guest reports that it is ready, as in the event `ImageImportRequested`. With `none` the VM goes no
+    further than `running`.
+    """
     requested_by: str | None
-    """Whose command was carried out last: see the actors in `docs/nats.md`."""
+    """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""

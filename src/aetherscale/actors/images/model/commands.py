@@ -22,35 +22,41 @@ Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 lower-
 
 
 class ImportImageOptions(Message, frozen=True):
-    """Options of `import-image`. Without a name it is made from the last part of the source.
-
-    `ready` says how guests of the image tell that they are ready: `agent` (QEMU guest agent), `channel` (a line
-    `ready` on the virtio port `org.aetherscale.ready.0`) or `none`.
-    """
+    """Options of `import-image`."""
 
     source: Source
+    """Where the image comes from. A URL with a password or a signature in it is refused."""
     name: ImageName | None = None
+    """The name of the image; null for one that is made from the last part of the source."""
     sha256: Sha256 | None = None
+    """The SHA-256 that the source has to have; null for no check."""
     ready: ReadyChannel = "none"
+    """How guests of the image report that they are ready: `agent`, through the QEMU guest agent; `channel`, by the line
+    `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
+    """
 
 
 class BuildImageOptions(Message, frozen=True):
-    """Options of `build-image`. The name is the recipe's unless another is given."""
+    """Options of `build-image`."""
 
     recipe: Recipe
+    """The recipe to build from."""
     name: ImageName | None = None
+    """The name of the image; null for the name of the recipe."""
 
 
 class ImageOptions(Message, frozen=True):
     """Options of `delete-image` and `image-info`."""
 
     image: ImageReference = ""
+    """The image; "" where the subject names it (`obj`)."""
 
 
 class ListImagesOptions(Message, frozen=True):
-    """Options of `list-images`: with `all` also the deleted ones."""
+    """Options of `list-images`."""
 
     all: bool = False
+    """Whether deleted images are listed too."""
 
 
 class ImportImage(Struct, frozen=True):

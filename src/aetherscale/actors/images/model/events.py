@@ -11,41 +11,61 @@ KIND = "image"
 
 
 class ImageImportRequested(Event, frozen=True):
-    """Somebody asked to bring an image in. The source is without any password that its URL had."""
+    """A caller requested the import of an image."""
 
     image_id: str
+    """The id of the new image, 16 hex digits."""
     name: str
+    """The name of the image."""
     source: str
+    """Where the image comes from: an absolute path on the node's host, or an http or https URL without a password."""
     sha256: str | None
+    """The SHA-256 that the caller expects of the source, 64 hex digits; null where the caller gave none."""
     ready_channel: ReadyChannel
+    """How guests of the image report that they are ready: `agent`, through the QEMU guest agent; `channel`, by the line
+    `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
+    """
 
 
 class ImageBuildRequested(Event, frozen=True):
-    """Somebody asked to make an image."""
+    """A caller requested the build of an image."""
 
     image_id: str
+    """The id of the new image, 16 hex digits."""
     name: str
+    """The name of the image."""
     recipe: Recipe
+    """The recipe that the image is built from."""
 
 
 class ImageStored(Event, frozen=True):
-    """The image is in its place and has passed every check."""
+    """The image's file is in its place and has passed every check."""
 
     format: ImageFormat
+    """The format of the image's file."""
     sha256: str
+    """The SHA-256 of the image's file, 64 hex digits."""
     size_bytes: int
+    """The size of the image's file, in bytes."""
     virtual_size_bytes: int
+    """The size of the disk that the image stands for, in bytes."""
 
 
 class ImageStepFailed(Event, frozen=True):
-    """The host could not do what was owed. `retry_at` (RFC 3339) is absent where it is not tried again."""
+    """The host could not carry out a step."""
 
     step: str
+    """The step that failed: `importing`, `building` or `deleting`."""
     attempt: int
+    """Which attempt at the step this was: 1, 2, 3 …."""
     reason: str
+    """What was tried, and what went wrong, in one sentence."""
     hint: str
+    """What the user can do about it; "" for nothing."""
     log_tail: str
+    """The end of the log that shows it, at most 2,000 characters; "" for none."""
     retry_at: str | None
+    """When the step is tried again at the earliest, RFC 3339 in UTC; null where it is not tried again."""
 
 
 class ImageUndone(Event, frozen=True):
@@ -53,11 +73,11 @@ class ImageUndone(Event, frozen=True):
 
 
 class ImageDeleteRequested(Event, frozen=True):
-    """Somebody asked to delete it."""
+    """A caller requested the deletion."""
 
 
 class ImageDeleted(Event, frozen=True):
-    """Nothing of it is left on the host."""
+    """Nothing of the image is left on the host."""
 
 
 ImageEvent = (

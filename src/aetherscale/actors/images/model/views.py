@@ -12,29 +12,49 @@ ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "de
 
 
 class ImageFailureView(Struct, frozen=True, rename="kebab"):
-    """Why an image failed: in which step, what happened, and what to do."""
+    """Why an image has failed."""
 
     phase: str
+    """The step that failed: `importing`, `building` or `deleting`."""
     reason: str
+    """What went wrong, in one sentence."""
     hint: str
+    """What the user can do about it; "" for nothing."""
     log_tail: str
+    """The end of the log that shows it, at most 2,000 characters; "" for none."""
 
 
 class ImageView(Struct, frozen=True, rename="kebab"):
-    """The view of an image. Sizes are in bytes: `size` of the file, `virtual-size` of the disk in it."""
+    """The view of an image."""
 
     id: str
+    """The id of the image, 16 hex digits."""
     name: str
+    """The name of the image, unique in its tenant until the image is deleted."""
     node: str
+    """The name of the node that owns the image."""
     phase: ImagePhase
+    """Where the image is in its life: `importing` or `building`, it is being made; `ready`, VMs can be made from it;
+    `deleting`, its files are being removed; `failed`, as `failure` says; `deleted`.
+    """
     since: str
+    """When the image entered its phase, RFC 3339 in UTC."""
     source: str
+    """Where the image comes from: an absolute path on the node's host, a URL, or `recipe:` and the name of the recipe.
+    """
     format: ImageFormat | None
+    """The format of the image's file; null until it is stored."""
     sha256: str | None
+    """The SHA-256 of the image's file, 64 hex digits; null until it is stored."""
     size_bytes: int | None
+    """The size of the image's file, in bytes; null until it is stored."""
     virtual_size_bytes: int | None
+    """The size of the disk that the image stands for, in bytes; null until it is stored."""
     ready: ReadyChannel
+    """How guests of the image report that they are ready, as in the event `ImageImportRequested`."""
     failure: ImageFailureView | None
+    """Why the image has failed; null where it has not."""
     revision: int
+    """The version of the image's stream, which is the number of its events; it grows with each change."""
     requested_by: str | None
-    """Whose command was carried out last: see the actors in `docs/nats.md`."""
+    """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""
