@@ -85,7 +85,7 @@ bench-growth *args:
 readoption count="1000":
     {{ bin }}/python -m benchmarks.readoption {{ count }}
 
-# Write docs/events.md and docs/subjects.md anew from the code.
+# Write docs/events.md, docs/subjects.md and the reference in docs/cli.md anew from the code.
 docs:
     {{ bin }}/python -m aetherscale.docs
 
@@ -93,7 +93,7 @@ docs:
 limits:
     {{ bin }}/python -m tools.limits
 
-# Fail where docs/events.md or docs/subjects.md have drifted from the code.
+# Fail where docs/events.md, docs/subjects.md or the reference in docs/cli.md have drifted from the code.
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
 

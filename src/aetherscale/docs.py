@@ -1,13 +1,15 @@
-"""Writes docs/events.md and docs/subjects.md from the code: `python -m aetherscale.docs [--check] [DIRECTORY]`.
+"""Writes pages of docs/ from the code: `python -m aetherscale.docs [--check] [DIRECTORY]`.
 
-With `--check` nothing is written; the exit status is 1 where a page is not what it would be.
+All of events.md and subjects.md is made. Of cli.md the sections are that the grammar of the command line says; those
+around them are written by hand. With `--check` nothing is written; the exit status is 1 where a page is not what it
+would be.
 """
 
 from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -19,6 +21,8 @@ from aetherscale.bus import answers, requests
 from aetherscale.components import components, kinds
 from aetherscale.debugger.events import catalogue, types_of
 from aetherscale.debugger.fields import Field, fields_of, parts_of
+from aetherscale.gateways.cli import reference
+from aetherscale.gateways.cli.tree import ENTRIES
 from aetherscale.kernel import subjects
 from aetherscale.kernel.errors import SLUGS, Refused
 from aetherscale.kernel.messages import Event
@@ -166,7 +170,24 @@ def main(arguments: Sequence[str]) -> int:
 
 def pages() -> dict[str, str]:
     """The text of each page by its name."""
-    return {"events.md": _page(_events()), "subjects.md": _page(_subjects())}
+    by_hand = (DOCS / "cli.md").read_text()
+    return {
+        "events.md": _page(_events()),
+        "subjects.md": _page(_subjects()),
+        "cli.md": with_sections(by_hand, reference.sections(ENTRIES)),
+    }
+
+
+def with_sections(page: str, sections: Mapping[str, Sequence[str]]) -> str:
+    """A page with other lines in those of its sections (`## …`) whose headings are given. Each has to be there."""
+    for heading, lines in sections.items():
+        before, found, rest = page.partition(f"\n## {heading}\n")
+        if not found:
+            raise ValueError(f"the page has no section {heading!r}")
+        _, _, after = rest.partition("\n## ")
+        made = "\n".join(("", MADE, "", *lines, ""))
+        page = f"{before}{found}{made}" + (f"\n## {after}" if after else "")
+    return page
 
 
 def described() -> list[type[Struct]]:

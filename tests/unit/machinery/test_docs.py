@@ -9,7 +9,7 @@ import pytest
 
 import aetherscale
 from aetherscale.components import kinds
-from aetherscale.docs import DOCS, main, pages
+from aetherscale.docs import DOCS, MADE, main, pages, with_sections
 from aetherscale.kernel.registry import event_types
 
 SOURCE = Path(aetherscale.__file__).parent
@@ -26,6 +26,23 @@ def test_a_stale_page_fails_the_check(tmp_path: Path) -> None:
     page.write_text(page.read_text().replace("VmBooted", "VmBoted", 1))
     assert main(["--check", str(tmp_path)]) == 1
     page.unlink()
+    assert main(["--check", str(tmp_path)]) == 1
+
+
+def test_a_page_keeps_what_is_written_by_hand_around_the_sections_that_are_made() -> None:
+    page = "# Head\n\n## One\n\nold\n\n### below\n\n## Two\n\nby hand\n\n## Three\n"
+    made = with_sections(page, {"One": ["new"], "Three": ["last"]})
+    assert made == f"# Head\n\n## One\n\n{MADE}\n\nnew\n\n## Two\n\nby hand\n\n## Three\n\n{MADE}\n\nlast\n"
+    assert with_sections(made, {"One": ["new"], "Three": ["last"]}) == made
+    with pytest.raises(ValueError, match="no section 'Four'"):
+        with_sections(page, {"Four": []})
+
+
+@pytest.mark.parametrize("word", ["--grace TIME", "aetherscale vm stop web --kill"])
+def test_a_word_of_the_grammar_that_the_page_lacks_fails_the_check(tmp_path: Path, word: str) -> None:
+    assert main([str(tmp_path)]) == 0
+    page = tmp_path / "cli.md"
+    page.write_text(page.read_text().replace(word, "", 1))
     assert main(["--check", str(tmp_path)]) == 1
 
 

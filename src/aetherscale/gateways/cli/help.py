@@ -12,7 +12,7 @@ WIDTH = 79
 COLUMN = 26
 _GOES_ON = " \\"
 """At the end of a line of a shell that goes on in the next one."""
-_TOGETHER = "\u00a0"
+TOGETHER = "\u00a0"
 """Stands for a space at which no line is broken."""
 
 
@@ -55,7 +55,7 @@ def help_of_command(command: Command, name: str) -> str:
     for paragraph in command.details.split("\n\n") if command.details else ():
         lines += ["", *_wrap(paragraph)]
     if command.arguments:
-        lines += ["", "arguments:", *_table((each.name, _meaning(each)) for each in command.arguments)]
+        lines += ["", "arguments:", *_table((each.name, meaning(each)) for each in command.arguments)]
     if command.options:
         lines += ["", "options:", *_options(command.options)]
     lines += ["", "everywhere:", *_options(GLOBAL_OPTIONS)]
@@ -79,17 +79,19 @@ def usage(command: Command) -> str:
 
 
 def _options(options: Iterable[Option]) -> list[str]:
-    return _table((_flag(option), _meaning(option)) for option in options)
+    return _table((flag(option), meaning(option)) for option in options)
 
 
-def _flag(option: Option) -> str:
-    flag = f"-{option.short}, --{option.name}" if option.short else f"--{option.name}"
-    return f"{flag} {option.metavar}{'…' if option.many else ''}" if option.metavar else flag
+def flag(option: Option) -> str:
+    """An option as it is typed, with what stands for its value."""
+    typed = f"-{option.short}, --{option.name}" if option.short else f"--{option.name}"
+    return f"{typed} {option.metavar}{'…' if option.many else ''}" if option.metavar else typed
 
 
-def _meaning(item: Option | Argument) -> str:
-    one_of = f" ({f'{_TOGETHER}|{_TOGETHER}'.join(item.choices)})" if item.choices else ""
-    default = f" [default:{_TOGETHER}{item.default}]" if isinstance(item, Option) and item.default is not None else ""
+def meaning(item: Option | Argument) -> str:
+    """What an option or argument is for, with its choices and its default. `TOGETHER` stands for some of the spaces."""
+    one_of = f" ({f'{TOGETHER}|{TOGETHER}'.join(item.choices)})" if item.choices else ""
+    default = f" [default:{TOGETHER}{item.default}]" if isinstance(item, Option) and item.default is not None else ""
     return f"{item.help}{one_of}{default}"
 
 
@@ -97,7 +99,7 @@ def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
     lines = []
     for left, right in rows:
         wrapped = textwrap.wrap(right, WIDTH - COLUMN, break_on_hyphens=False) or [""]
-        first, *others = (line.replace(_TOGETHER, " ") for line in wrapped)
+        first, *others = (line.replace(TOGETHER, " ") for line in wrapped)
         if len(left) + 4 > COLUMN:
             lines += [f"  {left}", " " * COLUMN + first]
         else:
@@ -107,17 +109,17 @@ def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _examples(examples: Iterable[str]) -> list[str]:
-    return [line for example in examples for line in _example(example)]
+    return [line for example in examples for line in example_lines(example)]
 
 
-def _example(example: str) -> list[str]:
+def example_lines(example: str, indent: str = "  ") -> list[str]:
     """A line to be copied; one that is too long goes on before an option, as a shell takes it."""
     first, *others = example.split(" --")
-    lines = [f"  {first}"]
+    lines = [f"{indent}{first}"]
     for other in others:
         if len(lines[-1]) + len(f" --{other}") + len(_GOES_ON) > WIDTH:
             lines[-1] += _GOES_ON
-            lines.append(f"      --{other}")
+            lines.append(f"{indent}    --{other}")
         else:
             lines[-1] += f" --{other}"
     return lines

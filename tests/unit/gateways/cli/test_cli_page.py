@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from aetherscale.gateways.cli import failures
-from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
+from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS
+from aetherscale.gateways.cli.reference import commands
 from aetherscale.gateways.cli.serve import SERVE
 from aetherscale.gateways.cli.tree import ENTRIES
 from aetherscale.settings import _OTHER_NAMES, NAMES, load_settings
 from tests.support.node import ROOT
 
 PAGE = (ROOT / "docs/cli.md").read_text()
-
-
-def commands() -> Iterator[tuple[str, Command]]:
-    """Every command, with its words."""
-    for entry in ENTRIES:
-        yield from _below(entry.load(), entry.name)
-
-
-def _below(node: Command | Group, name: str) -> Iterator[tuple[str, Command]]:
-    if isinstance(node, Command):
-        yield name, node
-        return
-    for member in node.members:
-        yield from _below(member, f"{name} {member.name}")
 
 
 def rows(section: str) -> list[list[str]]:
@@ -36,9 +22,22 @@ def rows(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[2:]]
 
 
-def test_the_commands_are_those_of_the_program() -> None:
-    at_the_top = {entry.name: entry.summary for entry in ENTRIES}
-    assert rows("Commands") == [[f"`{name}`", at_the_top.get(name, command.summary)] for name, command in commands()]
+def test_every_command_that_is_not_of_a_later_version_has_its_section() -> None:
+    sections = set(re.findall(r"^### (.*)$", PAGE, re.MULTILINE))
+    for name, _, command in commands(ENTRIES):
+        assert (name in sections) != bool(command.refused), name
+    listed = [row[0].split("`")[1] for row in rows("Commands")]
+    assert listed == [name for name, _, _ in commands(ENTRIES)]
+
+
+def test_every_option_and_every_example_of_a_command_is_in_its_section() -> None:
+    for name, _, command in commands(ENTRIES):
+        section = PAGE.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        for option in command.options if not command.refused else ():
+            assert f"--{option.name}" in section, (name, option.name)
+            assert option.help.replace("|", "\\|") in section, (name, option.name)
+        for example in command.examples:
+            assert example.split(" --")[0] in section, (name, example)
 
 
 def test_the_settings_are_those_of_the_program() -> None:
@@ -80,7 +79,7 @@ def test_the_statuses_are_those_of_the_program() -> None:
 
 def test_every_flag_that_the_page_names_is_one() -> None:
     known = {f"--{option.name}" for option in GLOBAL_OPTIONS}
-    for _, command in commands():
+    for _, _, command in commands(ENTRIES):
         known |= {f"--{option.name}" for option in command.options}
         known |= {f"-{option.short}" for option in command.options if option.short}
     for code in re.findall(r"`([^`\n]+)`", PAGE):
@@ -92,7 +91,7 @@ def test_every_flag_that_the_page_names_is_one() -> None:
 
 
 def test_the_wait_lasts_as_long_as_the_page_says() -> None:
-    create = next(command for name, command in commands() if name == "vm create")
+    create = next(command for name, _, command in commands(ENTRIES) if name == "vm create")
     timeout = next(option for option in create.options if option.name == "timeout")
     assert timeout.default is not None
     assert f"at most {timeout.default.removesuffix('s')} s" in PAGE
