@@ -85,17 +85,19 @@ bench-growth *args:
 readoption count="1000":
     {{ bin }}/python -m benchmarks.readoption {{ count }}
 
-# Write docs/events.md, docs/subjects.md and the reference in docs/cli.md anew from the code.
+# Write docs/events.md, docs/subjects.md, the reference in docs/cli.md and the index of decisions anew.
 docs:
     {{ bin }}/python -m aetherscale.docs
+    {{ bin }}/python -m tools.decisions
 
 # Write docs/limits.md anew from the code and tests/promises/limits.toml.
 limits:
     {{ bin }}/python -m tools.limits
 
-# Fail where docs/events.md, docs/subjects.md or the reference in docs/cli.md have drifted from the code.
+# Fail where docs/events.md, docs/subjects.md, the reference in docs/cli.md or the index of decisions have drifted.
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
+    {{ bin }}/python -m tools.decisions --check
 
 # A booted systemd in a container, and what needs one: scopes of virtual machines, the service, `host setup`.
 systemd *args:
