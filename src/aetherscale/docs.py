@@ -35,14 +35,14 @@ DOCS: Final = Path(__file__).parents[2] / "docs"
 MADE: Final = "<!-- Made from the code by `just docs`. Change the code, not this page. -->"
 
 ABOUT_ERRORS: Final = {
-    400: ("the message is malformed, or a value out of its range; `details.field` names it", "2"),
-    403: ("whoever asks may not do this", "1"),
+    400: ("the message is malformed, or a value is out of its range; `details.field` names it", "2"),
+    403: ("the caller may not do this", "1"),
     404: ("no such object, task or component", "3"),
-    409: ("it does not fit the present state, or the key was used for another request", "1"),
+    409: ("the request does not fit the present state, or the key was used for another request", "1"),
     413: ("the message is too large", "2"),
-    500: ("the host could not do it, or the node made a mistake", "1"),
-    501: ("this version does not have it", "1"),
-    503: ("the node is stopping or busy, or nobody listens", "4 where no node answered, else 1"),
+    500: ("the host could not carry out the request, or the node made a mistake", "1"),
+    501: ("this version does not have the feature", "1"),
+    503: ("the node is stopping or busy, or no node listens", "4 where no node answered, else 1"),
     504: ("the time to wait ran out; `message` says whether the work goes on", "5, or 1 where it does not go on"),
     507: ("the disk is full; nothing was done", "1"),
 }
@@ -60,8 +60,8 @@ EVENTS_HEAD: Final = f"""\
 
 {MADE}
 
-Everything that can stand in the log of a node: the facts that all state is made of. An event is kept for ever; a shape
-changes only with a new schema, and older ones are read by upcasters.
+All event types of a node's log. Events are immutable facts, and all state is computed from them. They are kept for
+ever: a changed shape gets a new schema, and upcasters read the older ones.
 
 As JSON (`aetherscale events list --json`) an event is
 
@@ -71,10 +71,10 @@ As JSON (`aetherscale events list --json`) an event is
  "data": {{…}}}}
 ```
 
-`seq` counts the events of the node, `version` those of the stream, both without a gap. `actor` is `user:…` for a caller
-and `aether:<component>` for what the host answered or a policy did. All events of one command share `command-id`;
-`causation-id` is `<node>.<epoch>.<seq>` of the event that the work was owed for, or what the caller gave;
-`correlation-id` is carried along from the caller through everything that follows.
+`seq` counts the events of the node, `version` those of the stream, both without a gap. `actor` is the caller, as in
+[nats.md](nats.md), or `aether:<component>` for a report of the host or a policy. All events of one command share
+`command-id`. `causation-id` is the id that the caller gave, or `<node>.<epoch>.<seq>` of the event whose effect led to
+this one. `correlation-id` comes from the caller, and is passed on to all events that follow.
 
 On JetStream (stream `AETHER_EVT_<node>`, at the same sequence) the body is a CloudEvent whose `type` is
 `io.aetherscale.` and the type, and whose `data` is the same object. The last token of its subject is given below."""
@@ -84,8 +84,9 @@ SUBJECTS_HEAD: Final = (
     + MADE
     + """
 
-What a node is spoken to by, over NATS. Bodies are JSON in kebab-case, at most $body_kib KiB and $depth levels deep; an
-unknown field, a key that occurs twice or a value out of its range is refused with an error that names the field.
+The subjects on which a node takes requests over NATS, and those on which it publishes. Bodies are JSON in kebab-case,
+at most $body_kib KiB and $depth levels deep; an unknown field, a key that occurs twice or a value out of its range is
+refused with an error that names the field.
 
 | purpose | subject | queue | replies |
 | --- | --- | --- | --- |
@@ -113,8 +114,8 @@ It goes to the `rpc` subject; its replies come on the reply subject, if any, and
 ## Replies
 
 A reply is a stream of JSON chunks: any number of `status` and `item`, then one `result` or `error`, then one empty
-message without headers. The first chunk comes when what was asked for is durable. A `status` of `working` says only
-that the work goes on. Every chunk has the header `$node_header`.
+message without headers. The first chunk comes when the request is durable. A `status` of `working` says only that the
+work goes on. Every chunk has the header `$node_header`.
 
 ```json
 {"type": "status", "status": "allocating", "vm-id": "0123456789abcdef", "name": "web"}
@@ -125,8 +126,8 @@ that the work goes on. Every chunk has the header `$node_header`.
 A list is one `item` for each object, then a `result` with `count`. Where every node answers (`all`), each sends one
 message, with its items in `items`.
 
-An error has the headers `$error_header` and `$code_header`, and says what was asked, what it got, what it expected, and
-in `details.hint` what to do:
+An error has the headers `$error_header` and `$code_header`. Its message has the operation, the value that it got and
+the one that it expected; `details.hint` says what to do:
 
 ```json
 $error
@@ -139,14 +140,15 @@ $errors
 ## Headers of a request
 
 - `$key`: the idempotency key, 1 to 128 printable ASCII characters, scoped to the tenant. A repeat of an accepted
-  command has no second effect and gets its outcome; the same key with another body is 409; a refusal is decided anew.
+  command has no second effect and gets its outcome; the same key with another body is 409; a refused command is decided
+  again.
 - `$correlation`, `$causation`: kept with the events. Without a correlation id the trace id of `$trace` is taken, else
   the key.
-- `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits is told
-  504 then, while the work goes on.
-- `$claimed`: who the caller says that it is, 1 to 64 letters, digits, `.`, `_`, `-`, `@` and `+`. The actor in the
-  events is then `user:nats (says: NAME)`: nothing proves the name, and the parentheses say so. They are left out where
-  the name is known to be that of the caller (`unix:NAME`, `nats:NAME`; see nats.md). The command line sends the name of
+- `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits gets 504
+  at that moment, while the work goes on.
+- `$claimed`: the name that the caller gives itself, 1 to 64 letters, digits, `.`, `_`, `-`, `@` and `+`. The actor in
+  the events is then `user:nats (says: NAME)`: the parentheses say that nothing proves the name. They are left out where
+  it is known to be the caller's (`unix:NAME`, `nats:NAME`; see [nats.md](nats.md)). The command line sends the name of
   the Unix user, or with `--nats` that of the NATS user.
 - `$timeout`: the same as a duration, in milliseconds from the arrival: better where clocks may differ."""
 )
@@ -272,7 +274,7 @@ def _addresses() -> Iterator[tuple[str, str, str, str]]:
         ("its response channel", subjects.response_channel(tenant, "<channel>"), "–", "–"),
         ("events", subjects.event(tenant, "<node>", "<kind>", "<id>", "<event>"), "–", "–"),
         ("heartbeat, every 5 s", subjects.heartbeat("<node>"), "–", "–"),
-        ("every node: what it is", subjects.ask_nodes(), "–", "one each, as in its heartbeat"),
+        ("every node: what it reports", subjects.ask_nodes(), "–", "one each, as in its heartbeat"),
     )
     for purpose, subject, group, replies in rows:
         yield purpose, f"`{subject}`", group, replies

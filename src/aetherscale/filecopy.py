@@ -121,7 +121,9 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
 
 def _written(how: str) -> NotCopied:
     return NotCopied(
-        f"somebody is writing to the file: {how}", "wait until it is whole, then import it again", retryable=False
+        f"another program is writing to the file: {how}",
+        "wait until it is whole, then import it again",
+        retryable=False,
     )
 
 

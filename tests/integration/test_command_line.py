@@ -73,7 +73,7 @@ class TestVms:
         await good(node, "vm", "stop", "web")
         status, _, err = await node.cli("vm", "wait", "web")
         assert status == 1
-        assert "is stopped, and nobody has asked to start it" in err
+        assert "is stopped, and no start was requested" in err
 
     async def test_a_wait_that_runs_out_is_told_as_such(self, node: RunningNode) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")

@@ -274,6 +274,6 @@ async def test_a_log_whose_header_is_damaged_has_nothing_to_export(world: Sqlite
     with closing(sqlite3.connect(world.path, isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER epochs_stay")
         connection.execute("DELETE FROM epochs")
-    with pytest.raises(Damaged, match="does not say whose it is"):
+    with pytest.raises(Damaged, match="does not name its node"):
         exported(world.path)
     assert verify(world.path).problems[0].seq == 1

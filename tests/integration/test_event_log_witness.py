@@ -234,7 +234,7 @@ async def test_a_file_of_heads_is_kept_and_read_strictly(world: SqliteWorld, tmp
     good_line = encode(kept[1])
     for broken in (b"\n", b"{}", b"[]", good_line[:-3], good_line.replace(b'"head-seq":4', b'"head-seq":"4"'),
                    good_line.replace(kept[1].head_hash.encode(), b"00"), b"\xff"):  # fmt: skip
-        with pytest.raises(ValueError, match="line 2 is no witnessed head"):
+        with pytest.raises(ValueError, match="line 2 is not a witnessed head"):
             decode_lines([good_line, broken])
 
 

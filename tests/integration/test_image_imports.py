@@ -282,7 +282,7 @@ class TestCopy:
                 else:
                     file.truncate(len(DISK) + (1 if change == "grow" else -1))
 
-        with pytest.raises(filecopy.NotCopied, match="somebody is writing to the file"):
+        with pytest.raises(filecopy.NotCopied, match="another program is writing to the file"):
             filecopy.copy(original, target, meddle)
 
     @pytest.mark.parametrize("more", [0, 4096])
@@ -328,7 +328,7 @@ class TestHandedOver:
     @pytest.mark.parametrize(
         ("name", "said"),
         [("absent", "cannot be read: No such file"), ("fifo", "no regular file"), (".", "no regular file"),
-         ("busy.img", "somebody is writing to the file")],
+         ("busy.img", "another program is writing to the file")],
     )  # fmt: skip
     async def test_what_cannot_be_handed_over_is_told_before_the_node_is_asked(
         self, node: RunningNode, tmp_path: Path, name: str, said: str

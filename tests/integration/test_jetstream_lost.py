@@ -122,7 +122,7 @@ async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_
     mounted = 'mount -t tmpfs -o ro tmpfs "$0" && exec "$@"'
     node, store = await on_a_store_that_is(mounted, make_node, tmp_path)
     await until_told(
-        node, f"{store} cannot be written: Read-only file system; mend that, and JetStream is started again"
+        node, f"{store} cannot be written: Read-only file system; repair that, and JetStream is started again"
     )
     _, out, _ = await node.cli("doctor")
     assert "Read-only file system" in out

@@ -106,7 +106,7 @@ def ack_failure(incoming: Incoming, stream: str, seq: int) -> str:
     try:
         ack = read(incoming.body, Ack)
     except MalformedAnswer as broken:
-        return f"an acknowledgement that is none: {broken}"
+        return f"not an acknowledgement: {broken}"
     if ack.error is not None:
         return refusal(ack.error)
     if ack.stream != stream:

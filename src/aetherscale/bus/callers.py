@@ -160,7 +160,7 @@ class NatsCallers:
         try:
             caller, has_sent = await self._listener(reply)
         except (BusUnavailable, NoResponders, TooLarge, TimeoutError, msgspec.MsgspecError) as failure:
-            log.warning("the NATS server does not say who calls (%r); callers are %s for now", failure, NOBODY)
+            log.warning("the NATS server does not identify callers (%r); callers are %s for now", failure, NOBODY)
             self._able = False
             return NOBODY
         if caller is None or not has_sent:
@@ -195,7 +195,7 @@ class NatsCallers:
         try:
             await self._ask(self._bus.inbox())
         except (BusUnavailable, NoResponders, TooLarge, TimeoutError, msgspec.MsgspecError) as failure:
-            log.info("the NATS server does not say who calls (%r): callers are %s", failure, NOBODY)
+            log.info("the NATS server does not identify callers (%r): callers are %s", failure, NOBODY)
         else:
             self._able = True
 

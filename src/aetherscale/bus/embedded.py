@@ -133,7 +133,7 @@ class EmbeddedServer:
         if not self._lost:
             return ""
         if self._obstacle:
-            return f"{self._obstacle}; mend that, and JetStream is started again by itself"
+            return f"{self._obstacle}; repair that, and JetStream is started again by itself"
         return (
             f"JetStream ended: {self._lost}; it is started again by itself. If that does not help, stop the node, move "
             f"{self._store} away, and start the node again"

@@ -97,7 +97,7 @@ def _parse(url: str) -> tuple[Server, tuple[str, str, str]]:
         parts = urlsplit(url if "://" in url else f"nats://{url}")
         host, port = unquote(parts.hostname or ""), parts.port
     except ValueError:
-        raise _no_url("a port that is no number from 1 to 65535, or an address without [ ]") from None
+        raise _no_url("a port that is not a number from 1 to 65535, or an address without [ ]") from None
     if _BLANK.search(url):
         raise _no_url("a blank or a control character")
     if parts.scheme not in ("nats", "tls"):

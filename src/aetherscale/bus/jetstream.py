@@ -117,7 +117,7 @@ class Stream:
         if info is None or not changed:
             return ""
         if others := [name for name in changed if name not in ADJUSTABLE]:
-            return f"somebody changed its {', '.join(others)}"
+            return f"its settings were changed: {', '.join(others)}"
         await self._ask(f"STREAM.UPDATE.{self.name}", {**info.config, **{name: self._wanted[name] for name in changed}})
         return ""
 
@@ -196,7 +196,9 @@ class Stream:
             async with asyncio.timeout(TIMEOUT_S):
                 while position := apianswers.position(answer := await answers.get()):
                     if position < first_seq or len(found) >= count:
-                        raise StreamError(f"stream {self.name}: reading from {first_seq} got what was not asked for")
+                        raise StreamError(
+                            f"stream {self.name}: reading from {first_seq} got another message than was asked for"
+                        )
                     found.append(_stored(answer, position))
         except TimeoutError:
             raise StreamError(f"stream {self.name}: reading from {first_seq} got no answer") from None
@@ -238,7 +240,7 @@ class Stream:
                         raise StreamError(f"{what}: {apianswers.refusal(error)}", error.err_code)
                     return answer
         except MalformedAnswer as broken:
-            raise StreamError(f"{what}: an answer that is none: {broken}") from None
+            raise StreamError(f"{what}: not an answer: {broken}") from None
         except NoResponders:
             raise StreamError(f"{what}: this broker has no JetStream", NO_JETSTREAM) from None
         except TimeoutError:

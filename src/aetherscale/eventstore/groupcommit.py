@@ -193,7 +193,7 @@ class LogStore:
             try:
                 self._tell([event for outcome in outcomes for event in _events(outcome)])
             except BaseException:
-                self._refusing = InDoubt("append: one who follows the event log broke down; the process has to end")
+                self._refusing = InDoubt("append: a follower of the event log broke down; the process has to end")
                 raise
             finally:
                 for waiting, outcome in zip(batch, outcomes, strict=True):

@@ -73,7 +73,7 @@ class MemoryBackend:
         """As in `Backend`; all of it happens before anything else runs."""
         log = self._open()
         if log.full and not all(append.urgent for append in appends):
-            raise StorageFull("append: no room for a log that was told to be full")
+            raise StorageFull("append: no room for a log that was set to be full")
         planned = plan(appends, log, len(log.events), self.node, self.epoch)
         commands = [StoredCommand(*key, accepted) for key, accepted in planned.commands.items()]
         if planned.events or commands:

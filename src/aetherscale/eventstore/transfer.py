@@ -175,7 +175,7 @@ class _Lines:
     def first(self) -> LogLine:
         line = self._next()
         if not isinstance(line, LogLine) or not line.epochs:
-            raise self._bad("this is not the export of a log: expected the line that says whose it is")
+            raise self._bad("this is not the export of a log: expected the line that names its node")
         if line.format > FORMAT:
             raise self._bad(f"the lines have format {line.format}, this version of aetherscale knows up to {FORMAT}")
         self.format = line.format

@@ -53,7 +53,7 @@ def decode_lines(lines: Iterable[bytes]) -> list[Witnessed]:
         try:
             found.append(decode(line))
         except ValueError as wrong:
-            raise ValueError(f"line {number} is no witnessed head: {wrong}") from None
+            raise ValueError(f"line {number} is not a witnessed head: {wrong}") from None
     return found
 
 

@@ -203,14 +203,14 @@ class Actor(Generic[S, M]):
             aggregate = self.registry.aggregates.get(aggregate_id)
             envelope = self._said(aggregate, message)
             if aggregate is None and not self.component.decider.decide(None, message, envelope.at_us):
-                log.warning("the host speaks of %s, which the log does not know: %s", aggregate_id, message)
+                log.warning("the host reports about %s, which the log does not know: %s", aggregate_id, message)
                 return
             try:
                 await self._decide(aggregate, aggregate_id, envelope, None, urgent=True)
             except WrongVersion:
                 continue
             except StorageFull as full:
-                log.warning("%s: what the host said cannot be recorded yet: %s", aggregate_id, full)
+                log.warning("%s: the host's report cannot be recorded yet: %s", aggregate_id, full)
                 await asyncio.sleep(FULL_RETRY_S)
                 continue
             except Refused:

@@ -72,7 +72,7 @@ class _Show:
         _heading(
             "A node",
             "It brings its own nats-server and keeps everything it knows in one event log.\n"
-            "Its guest is one that we make, so --allow-unisolated is set: QEMU may run as whoever starts this.",
+            "Its guest is one that we make, so --allow-unisolated is set: QEMU may run as the user who starts this.",
         )
         self._start_node()
         _heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
@@ -92,7 +92,7 @@ class _Show:
         self._expect_phase("stopped")
         self._expect_no_force()
         self._run("diff", str(self._seq_of("VmStopRequested") - 1))
-        _heading("The end", "What is deleted is gone from the host. Its events stay.")
+        _heading("The end", "A deleted VM is gone from the host. Its events stay.")
         self._run("vm", "delete", VM)
         self._run("image", "delete", "tiny")
         self._expect_nothing_of_the_vm()

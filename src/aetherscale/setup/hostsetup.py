@@ -103,7 +103,7 @@ def _packages() -> Part:
             raise Refused(
                 501,
                 f"host setup: not installed: {', '.join(missing)}",
-                hint="install what Debian calls this, then run it again",
+                hint="install these Debian packages, then run it again",
             )
         ended("apt-get", "update", limit_s=PACKAGES_S)
         done = ended(*line, limit_s=PACKAGES_S)
@@ -111,7 +111,7 @@ def _packages() -> Part:
             why = (done.stderr or done.stdout).strip()[-500:]
             raise Refused(500, f"host setup: {' '.join(line)}: {why}", hint=f"apt-get update; {' '.join(line)}")
 
-    what = f"what it needs of Debian: {' '.join(line)}" if missing else "what it needs of Debian"
+    what = f"Debian packages: {' '.join(line)}" if missing else "Debian packages"
     return Part(what, lambda: not missing, install)
 
 
@@ -142,7 +142,7 @@ def _files(python: str) -> Iterator[Part]:
     yield Part(f"the state directory {STATE_DIR}", lambda: _is_private(STATE_DIR), _make_state_dir)
     yield Part(f"the settings {CONFIG}", _has_settings, _make_settings)
     program = Path(python).with_name("aetherscale")
-    yield Part(f"the program for everybody: {PROGRAM}", lambda: _links_to(program), lambda: _link(program))
+    yield Part(f"the program on everybody's PATH: {PROGRAM}", lambda: _links_to(program), lambda: _link(program))
     yield _written("completion for bash:", COMPLETION, lambda: completion.BASH)
 
 
@@ -194,7 +194,7 @@ def reader_unit(python: str, uid: int) -> str:
     ]
     return "\n".join(
         (
-            "# Written by `aetherscale host setup`: who reads the log for the members of the group.",
+            "# Written by `aetherscale host setup`: the unit that reads the log for the members of the group.",
             "[Unit]",
             "Description=aetherscale: a reading for a member of the group",
             "CollectMode=inactive-or-failed",
@@ -338,7 +338,7 @@ def _links_to(program: Path) -> bool:
 def _link(program: Path) -> None:
     if PROGRAM.exists() and not PROGRAM.is_symlink():
         raise Refused(
-            409, f"host setup: {PROGRAM} is a file of somebody else", hint=f"move it away, or remove it: rm {PROGRAM}"
+            409, f"host setup: {PROGRAM} is a file of another program", hint=f"move it away, or remove it: rm {PROGRAM}"
         )
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     PROGRAM.unlink(missing_ok=True)

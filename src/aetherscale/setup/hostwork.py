@@ -47,7 +47,7 @@ def steps(parts: Iterable[Part], *, dry_run: bool) -> Iterator[Step]:
             raise Refused(
                 500,
                 f"host: this could not be done: {part.what}: {where}{error.strerror or error}",
-                hint="mend that, then run it again: what is done stays done",
+                hint="repair that, then run it again: finished steps are kept",
             ) from error
 
 

@@ -42,8 +42,8 @@ def test_whatever_comes_is_an_answer_or_none(body: bytes) -> None:
         (b'{"stream":"T","seq":7}', "stored in 'T'"),
         (b'{"seq":7}', "stored in ''"),
         (b'{"stream":"S","seq":0,"error":{"err_code":10071,"description":"wrong\\nlast"}}', "wrong last"),
-        (b'{"stream":"S","seq":"7"}', "an acknowledgement that is none"),
-        (b"garbage\nERROR forged", "an acknowledgement that is none"),
+        (b'{"stream":"S","seq":"7"}', "not an acknowledgement"),
+        (b"garbage\nERROR forged", "not an acknowledgement"),
     ],
 )
 def test_an_acknowledgement_is_for_this_stream_and_position(body: bytes, why: str) -> None:

@@ -36,7 +36,7 @@ OF_A_KIND = (
     "the log cannot be read",
     "it is missing or empty",
     "this is not the head of a log",
-    "the log does not say",
+    "the log does not name its node",
     "the payload is",
     "the log ends at event \0, but",
     "the log has events of type",

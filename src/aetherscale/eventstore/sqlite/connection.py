@@ -27,7 +27,7 @@ Mode = Literal["ro", "rw", "rwc"]
 BUSY_S: Final = 5.0
 """How long to wait for another process that recovers the write-ahead log."""
 
-RESTART: Final = "nothing more is written; mend the disk, start the node again, and repeat commands by their id"
+RESTART: Final = "nothing more is written; repair the disk, start the node again, and repeat commands by their id"
 
 _NO_SHARED_MEMORY: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR_SHMSIZE)
 

@@ -186,7 +186,7 @@ def check_head(reading: LogReading, head: Head | None, path: Path) -> None:
     last = reading.chain_head() or EMPTY
     seq = reading.head()
     if head is None:
-        what, at = f"{path.with_suffix('.head')} is missing: whether the log is whole cannot be told", None
+        what, at = f"{path.with_suffix('.head')} is missing: it is not known whether the log is complete", None
     elif seq != last.seq:
         at = min(seq, last.seq) + 1
         what = f"log damaged at {at}: it has {seq} events, {last.seq} were committed"

@@ -57,7 +57,7 @@ class LogReading:
         rows = connection.execute("SELECT first_seq, node, epoch, created_us FROM epochs ORDER BY first_seq").fetchall()
         self.epochs = [Epoch(*self._typed(row, int, str, str, int)) for row in rows]
         if not self.epochs or self.epochs[0].first_seq != 1:
-            raise Damaged(f"{path}: the log does not say whose it is; {verify_hint(path)}", 1)
+            raise Damaged(f"{path}: the log does not name its node; {verify_hint(path)}", 1)
         self._types: dict[int, StoredType] = {}
         self._streams: dict[int, str] = {}
 

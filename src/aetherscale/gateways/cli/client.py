@@ -333,6 +333,6 @@ def _encoded(body: Mapping[str, Any], task: str) -> bytes:
         return msgspec.json.encode(body)
     except UnicodeEncodeError as wrong:
         raise bad_usage(
-            f"{task}: got {wrong.object!r}, which is no UTF-8: a message to a node cannot carry it",
+            f"{task}: got {wrong.object!r}, which is not UTF-8: a message to a node cannot carry it",
             "give the file a name in UTF-8, or a link that has one",
         ) from None

@@ -109,17 +109,17 @@ def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _examples(examples: Iterable[str]) -> list[str]:
-    return [line for example in examples for line in example_lines(example)]
+    return [line for example in examples for line in _example(example)]
 
 
-def example_lines(example: str, indent: str = "  ") -> list[str]:
+def _example(example: str) -> list[str]:
     """A line to be copied; one that is too long goes on before an option, as a shell takes it."""
     first, *others = example.split(" --")
-    lines = [f"{indent}{first}"]
+    lines = [f"  {first}"]
     for other in others:
         if len(lines[-1]) + len(f" --{other}") + len(_GOES_ON) > WIDTH:
             lines[-1] += _GOES_ON
-            lines.append(f"{indent}    --{other}")
+            lines.append(f"      --{other}")
         else:
             lines[-1] += f" --{other}"
     return lines

@@ -102,7 +102,7 @@ def _heard(context: Context, node: str) -> Witnessed:
     try:
         return decode(wire.encode(found[0]))
     except ValueError as wrong:
-        raise Failure(500, f"log witness: the heartbeat of {node} does not tell its head: {wrong}") from None
+        raise Failure(500, f"log witness: the heartbeat of {node} does not report its head: {wrong}") from None
 
 
 def _export(context: Context) -> int:
@@ -302,7 +302,7 @@ LOG = Group(
             _export,
             arguments=(Argument("FILE", f"{_LINES} stdout", required=False, completes="file"),),
             examples=("aetherscale log export > log.jsonl", "aetherscale log export backup.jsonl"),
-            details="Of a damaged log it writes what can be verified, and says what is left out. Exit status 1 then.",
+            details="Of a damaged log it writes what can be verified, and says what it leaves out. Exit status 1 then.",
         ),
         Command(
             "import",

@@ -212,10 +212,10 @@ WHY = Command(
     _why,
     reads="log",
     arguments=(Argument("KIND", "the kind of the object", choices=(*KINDS, *LATER_KINDS)), _NAME),
-    options=(AT, Option("all", "the whole history, not only what led to the present state")),
+    options=(AT, Option("all", "the whole history, not only the events that led to the present state")),
     examples=("aetherscale why vm web", "aetherscale why vm web --at 17", "aetherscale why image tiny --all"),
     details=(
-        "Tells who asked for what, when and by which command; what the host did; what happened without a request; and "
+        "Shows who requested what, when and by which command; what the host did; what happened without a request; and "
         "what the restart policy did about it. Events that did not lead to the present state are left out, unless "
         "--all is given."
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Argument, Command, Entry, Group, Option
-from aetherscale.gateways.cli.help import TOGETHER, example_lines, flag, meaning, usage
+from aetherscale.gateways.cli.help import TOGETHER, flag, meaning, usage
 
 PROGRAM = "aetherscale"
 
@@ -44,7 +44,7 @@ def _commands(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _reference(entries: Sequence[Entry]) -> Iterator[str]:
-    yield "What `--help` shows. These options stand before or after every command:"
+    yield "The text of each command's `--help`. These options may stand before or after every command:"
     yield from _table("option", ((flag(option), meaning(option)) for option in GLOBAL_OPTIONS))
     for name, summary, command in commands(entries):
         if not command.refused:
@@ -58,7 +58,7 @@ def _command(name: str, summary: str, command: Command) -> Iterator[str]:
     yield from _table("argument", ((_word(each), meaning(each)) for each in command.arguments))
     yield from _table("option", ((flag(each), _needed(each)) for each in command.options))
     if command.examples:
-        yield from ("", "```sh", *(line for each in command.examples for line in example_lines(each, "")), "```")
+        yield from ("", "```sh", *command.examples, "```")
 
 
 def _word(argument: Argument) -> str:

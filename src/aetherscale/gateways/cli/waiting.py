@@ -76,7 +76,7 @@ def _refuse_the_impossible(vm: View, wanted: str) -> None:
     elif phase == "deleted" or vm["requested"] == "deleted":
         raise _hopeless(vm, f"the VM {name!r} is {'deleted' if phase == 'deleted' else 'being deleted'}")
     elif wanted in ("ready", "running") and phase in ("failed", "stopped"):
-        raise _hopeless(vm, f"the VM {name!r} is {phase}, and nobody has asked to start it")
+        raise _hopeless(vm, f"the VM {name!r} is {phase}, and no start was requested")
 
 
 def _hopeless(vm: View, what: str) -> Failure:

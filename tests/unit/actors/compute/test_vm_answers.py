@@ -78,7 +78,7 @@ HELD: Mapping[PauseReason, tuple[str, str]] = {
     "disk": ("there was no room left on the host's disk", "make room on the host"),
     "io-error": ("its disk gave an I/O error", "aetherscale vm start web"),
     "internal-error": ("the accelerator reported an internal error", "aetherscale vm stop web --kill"),
-    "user": ("somebody paused it over QMP", "resume it over QMP"),
+    "user": ("another program paused it through QMP", "resume it over QMP"),
 }
 
 

@@ -14,7 +14,7 @@ _HELD: Final = {
     "disk": "there was no room left on the host's disk",
     "io-error": "its disk gave an I/O error",
     "internal-error": "the accelerator reported an internal error",
-    "user": "somebody paused it over QMP",
+    "user": "another program paused it through QMP",
 }
 _WAY_ON: Final = {
     "disk": "make room on the host (df -h); it then resumes by itself",

@@ -200,7 +200,7 @@ def _returned(line: bytes) -> Any:
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise AgentSilent(f"its answer is no JSON: {error}") from error
+        raise AgentSilent(f"its answer is not JSON: {error}") from error
     if isinstance(answer, dict) and "return" in answer:
         return answer["return"]
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
@@ -211,7 +211,7 @@ def _returned(line: bytes) -> Any:
 def _result(status: Any) -> ExecResult | None:
     """The end of the program, from the answer to guest-exec-status; None while it runs."""
     if not isinstance(status, dict):
-        raise AgentSilent("its answer to guest-exec-status is no object")
+        raise AgentSilent("its answer to guest-exec-status is not an object")
     if status.get("exited") is not True:
         return None
     code, signal = status.get("exitcode"), status.get("signal")
@@ -251,4 +251,4 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(whole + "=" * (-len(whole) % 4))
     except (binascii.Error, ValueError) as error:
-        raise AgentSilent(f"its output is no base64: {error}") from error
+        raise AgentSilent(f"its output is not base64: {error}") from error

@@ -67,7 +67,7 @@ def require_memory(memory_mib: int, groups: Sequence[Path]) -> None:
     _require(memory_mib, OVERHEAD_MIB, room.available_mib, f"are available {room.where}", "stop another VM")
     most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most_bytes != resource.RLIM_INFINITY:
-        where = "of address space are what this node's programs may have"
+        where = "of address space are allowed to this node's programs"
         _require(memory_mib, ADDRESS_SPACE_MIB, most_bytes // MIB, where, "raise the node's limit: ulimit -v, LimitAS=")
 
 

@@ -103,7 +103,7 @@ class Guest:
             case "io-error":
                 self._hold(await self._io_error(), "QEMU could not write the VM's disk")
             case "paused":
-                self._hold("user", "paused through QMP, by somebody else than this node")
+                self._hold("user", "paused through QMP by a program other than this node")
             case _:
                 # It runs, or sleeps by its own wish, or QEMU does something that will end by itself.
                 return

@@ -105,7 +105,7 @@ class Starter:
         while (machine := self._look(directory)) is None and directory.exists() and directory.is_held():
             if asyncio.get_running_loop().time() > deadline_s:
                 raise HostFault(
-                    f"somebody holds the sockets in {directory.path}, and is not this VM's QEMU",
+                    f"another program holds the sockets in {directory.path}, not this VM's QEMU",
                     hint=f"fuser -v {directory.path / layout.QMP}",
                 )
             await asyncio.sleep(_FIND_PAUSE_S)

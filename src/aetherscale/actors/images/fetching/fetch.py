@@ -128,7 +128,7 @@ def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, 
         forget(part)
         raise FetchFailed(
             f"its SHA-256 is {found}, and {sha256} was expected",
-            "look at both the source and the checksum: one of them is not what you think",
+            "check both the source and the checksum: one of them is wrong",
             retryable=False,
         )
     forget(part)

@@ -93,7 +93,7 @@ def _split(url: str) -> tuple[str, str | None]:
     """The URL without name and password, in ASCII, and the header that those become."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(f"{url.partition('?')[0][:100]!r} is no http or https URL")
+        raise ValueError(f"{url.partition('?')[0][:100]!r} is not an http or https URL")
     credentials, _, host = parts.netloc.rpartition("@")
     plain = urlunsplit((parts.scheme, host, quote(parts.path, safe=_SAFE), quote(parts.query, safe=_SAFE), ""))
     if not credentials:

@@ -32,7 +32,7 @@ _BOOT_SIGNATURE: Final = b"\x55\xaa"
 _BOOT_SIGNATURE_OFFSET: Final = 510
 _HEAD_BYTES: Final = 36 * 1024
 _CONVERT: Final = "convert it: qemu-img convert -O qcow2 OLD NEW.qcow2"
-_UNPACK: Final = "unpack it first, and import what is in it"
+_UNPACK: Final = "unpack it first, and import the image in it"
 _WRONG_ADDRESS: Final = "check the source: it is something else than an image"
 
 # Where, what, what it is, and what to do. The first that fits counts.

@@ -76,7 +76,7 @@ def check(file: int, file_size: int) -> int:
     if snapshots:
         raise ImageRejected(f"it contains internal snapshots ({snapshots})", _FLATTEN)
     if snapshots_offset % (1 << cluster_bits) or snapshots_offset > _MOST_OFFSET:
-        raise ImageRejected(f"its table of snapshots, which is empty, is said to be at {snapshots_offset}", _FLATTEN)
+        raise ImageRejected(f"its table of snapshots, which is empty, is at {snapshots_offset}", _FLATTEN)
     if virtual_size == 0 or virtual_size % 512:
         raise ImageRejected(f"its disk has {virtual_size} bytes, which is not a multiple of 512", _FLATTEN)
     features, refcount_order, header_bytes = 0, 4, _VERSION_2_BYTES

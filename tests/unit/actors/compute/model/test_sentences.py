@@ -112,7 +112,7 @@ VM_STANDS: list[tuple[Vm, str]] = [
     (replace(VM, phase="ready"), "its guest has reported that it is ready"),
     (replace(VM, phase="paused", paused_reason="disk"),
      "QEMU has paused it: there was no room left on the host's disk"),
-    (replace(VM, phase="paused"), "QEMU has paused it: somebody paused it over QMP"),
+    (replace(VM, phase="paused"), "QEMU has paused it: another program paused it through QMP"),
     (replace(VM, phase="stopping", grace_s=2.5), "its guest has 2.5 s to shut down"),
     (replace(VM, phase="stopping", force=True), "it is being ended"),
     (replace(VM, phase="stopping", force=True, start_next=True), "it is being ended; after that it starts again"),
@@ -212,5 +212,5 @@ def test_a_paused_vm_is_told_with_the_way_on() -> None:
 
 def test_a_kind_without_sentences_is_told_by_the_documentation_of_its_events() -> None:
     told = PLAIN.describe(None, vms.VmDeleted())
-    assert (told.role, told.text) == ("answer", "Nothing of it is left on the host")
+    assert (told.role, told.text) == ("answer", "Nothing of the VM is left on the host")
     assert PLAIN.summarize(None) == ""

@@ -167,7 +167,7 @@ def test_address_space_is_a_limit_of_memory() -> None:
     most_mib = 1024 + ceilings.ADDRESS_SPACE_MIB
     assert limited("RLIMIT_AS", most_mib * MIB, "require_memory(1024, ())").stdout == "None\n"
     said = limited("RLIMIT_AS", most_mib * MIB, "require_memory(1025, ())").stdout
-    assert f"{most_mib} MiB of address space are what this node's programs may have" in said
+    assert f"{most_mib} MiB of address space are allowed to this node's programs" in said
     assert "ulimit -v" in said
     assert "--memory 1024M or less" in said
 
