@@ -25,7 +25,7 @@ class Field(Struct, frozen=True):
     required: bool
     default: Any
     about: str
-    """What it means, and what text it takes where not any text will do; "" where nobody has written it down."""
+    """What it means, and what text it takes where not any text will do; "" where it is not documented."""
 
 
 def fields_of(struct: type[Struct]) -> list[Field]:

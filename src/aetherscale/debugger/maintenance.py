@@ -123,7 +123,7 @@ def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int)
             return transfer.import_(lines, path, epoch=epoch, now_us=now_us)
         except BaseException:
             if is_new:
-                # Nobody else has come to know of it: the lock can go, with the directory.
+                # No other process knows of it yet: the lock can go, with the directory.
                 path.with_suffix(".lock").unlink(missing_ok=True)
                 state_dir.rmdir()
             raise

@@ -71,7 +71,8 @@ class Past(Struct, frozen=True):
         ]
 
     def find(self, kind: str, tenant: str, reference: str) -> Aggregate[Any]:
-        """The object that a name, an id or its beginning means; where nobody bears the name now, whoever bore it last.
+        """The object that a name, an id or its beginning means; where no object bears the name now, the one that bore
+        it last.
 
         Raises `Refused`: 404 where there is none, 400 where a beginning means several.
         """
@@ -250,7 +251,7 @@ def log_of(state_dir: Path) -> Path:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """What goes wrong with a log, as `Refused`, which callers know how to tell."""
+    """The errors of a log, as `Refused`, which gateways can show."""
     try:
         yield
     except StoreError as error:

@@ -1,8 +1,8 @@
 """Why an object is in the state that it is in: the requests and the turns of events that led there, in sentences.
 
-A *chapter* is what somebody asked for, or what happened of itself, with all that came of it. Told are the chapter in
-which the object was asked for, the last request with what was still under way when it came, and the turns after that.
-What has no bearing on the present state any more is left out unless everything is asked for.
+A *chapter* is a request, or an event without one, with its consequences. Told are the chapter in which the object was
+asked for, the last request with what was still under way when it came, and the turns after that. What has no bearing on
+the present state any more is left out unless everything is asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.times import to_rfc3339
 
 LAST_TURNS: Final = 3
-"""How many turns after the last request are told."""
+"""How many events without a request are shown after the last request."""
 CAUSE_LIMIT: Final = 16
-"""How many requests that led to one another are told."""
+"""How many requests that led to one another are shown."""
 MOST_DIGITS: Final = 18
 
 
@@ -60,7 +60,7 @@ class Mention(Struct, frozen=True, rename="kebab"):
 
 
 class Why(Struct, frozen=True, rename="kebab"):
-    """The answer. `left_out` counts the events that are not told."""
+    """The answer. `left_out` counts the events that are not shown."""
 
     kind: str
     id: str
@@ -74,7 +74,7 @@ class Why(Struct, frozen=True, rename="kebab"):
 
 
 def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
-    """The whole story of one stream."""
+    """The whole history of one stream, as chapters."""
     told: list[Chapter] = []
     state: Any = None
     for each in recorded:
@@ -89,7 +89,7 @@ def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
 
 
 def relevant(story: Sequence[Chapter]) -> tuple[list[Chapter], int]:
-    """What of a story bears on its end, and how many events are left out."""
+    """The chapters that led to the present state, and how many events are left out."""
     if not story:
         return [], 0
     last = max((at for at, chapter in enumerate(story) if chapter.role == "request"), default=0)
@@ -106,7 +106,7 @@ def relevant(story: Sequence[Chapter]) -> tuple[list[Chapter], int]:
 
 
 async def explain(log: PastLog, past: Past, kind: Kind[Any], aggregate: Aggregate[Any], *, whole: bool) -> Why:
-    """The answer for one object as of a moment; with `whole` nothing of its story is left out."""
+    """The answer for one object as of a moment; with `whole` nothing of its history is left out."""
     recorded = [each for each in await log.stream(stream_name(kind.name, aggregate.id)) if each.seq <= past.position]
     story = chapters(kind, recorded)
     told, left_out = (story, 0) if whole else relevant(story)

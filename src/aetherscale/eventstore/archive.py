@@ -26,7 +26,7 @@ SEGMENT_EVENTS: Final = 1000
 SEGMENTS_AT_ONCE: Final = 50
 """Of one transaction, so that the write-ahead log stays small."""
 KEPT_EVENTS: Final = 100_000
-"""The newest events are not sealed where nobody says otherwise: nearly all that is asked for is among them."""
+"""How many of the newest events are not sealed by default: nearly all reads are of them."""
 
 
 class Archived(Struct, frozen=True, rename="kebab"):
@@ -47,7 +47,7 @@ class Archived(Struct, frozen=True, rename="kebab"):
 Until = Callable[[LogReading], int]
 """Up to which event a log is to be sealed."""
 Report = Callable[[int, int], None]
-"""Told how many events are sealed by now, and how many will be."""
+"""Called with how many events are sealed by now, and how many will be."""
 
 
 def archive(

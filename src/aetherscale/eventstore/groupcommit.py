@@ -200,7 +200,7 @@ class LogStore:
                     _answer(waiting, outcome)
 
     def _tell(self, events: Sequence[StoredEvent]) -> None:
-        """Tell all who follow the log what has become durable, before those who wait for it go on."""
+        """Pass the committed events to all followers of the log, before the appends return."""
         if events:
             self._tail.extend(events)
             for listener in self._listeners:

@@ -29,7 +29,7 @@ PROVED_BYTES: Final = 4 * 1024**2
 what is used is compared with the head, and all of it is proved beside the running node, or by those who ask for it."""
 
 MOST_PROBLEMS: Final = 100
-"""How many things that are wrong are told; the first is the one that matters."""
+"""How many problems are reported; the first is the one that matters."""
 
 
 class Problem(Struct, frozen=True):
@@ -42,8 +42,8 @@ class Problem(Struct, frozen=True):
 class Verification(Struct, frozen=True):
     """What was found. `events` and `commits` count what is proved to be as it was written, from the first on.
 
-    Of the problems the first `MOST_PROBLEMS` are told. `witnessed` counts the heads kept elsewhere that fit; None where
-    none were given.
+    Of the problems the first `MOST_PROBLEMS` are reported. `witnessed` counts the heads kept elsewhere that fit; None
+    where none were given.
     """
 
     events: int
@@ -124,7 +124,7 @@ def witness(path: Path, time: str) -> Witnessed:
 
 
 def is_large(path: Path) -> bool:
-    """Whether proving this log would keep somebody waiting. Raises OSError."""
+    """Whether verifying this log takes long. Raises OSError."""
     return path.stat().st_size > PROVED_BYTES
 
 

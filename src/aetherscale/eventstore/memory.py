@@ -46,11 +46,11 @@ class MemoryLog:
         self.head = EMPTY
 
     def crash(self) -> None:
-        """What the death of the writing process leaves: all that was committed, and nobody who writes."""
+        """The state after the death of the writing process: all that was committed, and no writer."""
         self.writer = None
 
     def version(self, stream: str) -> int:
-        """The version that a stream is at; 0 where nobody wrote to it."""
+        """The version that a stream is at; 0 where it has no events."""
         return len(self.streams.get(stream, ()))
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:

@@ -22,7 +22,7 @@ class Known(Protocol):
     """What is in the log already."""
 
     def version(self, stream: str) -> int:
-        """The version that a stream is at; 0 where nobody wrote to it."""
+        """The version that a stream is at; 0 where it has no events."""
         ...
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:

@@ -114,7 +114,7 @@ async def replay(
     """The state as of position `until`, or of the end, from the log alone; with the position that was reached.
 
     It begins where `after` stands, if given. Raises `TooNew` where the log has a type of event that this program does
-    not know, wanted or not: nobody can tell what it would have meant. Also what `LogReader.read` raises.
+    not know, wanted or not: its meaning is unknown. Also what `LogReader.read` raises.
     """
     await event_log.check_types()
     state, position = after or (projection.initial(), 0)
@@ -162,7 +162,7 @@ async def load(
 
 
 async def _save(views: Views, projection: Projection[Any], epoch: str, snapshot: Snapshot) -> None:
-    """Save a snapshot. One that cannot be saved is told: there will be others."""
+    """Save a snapshot. A failure is logged: there will be others."""
     try:
         await views.save(projection.name, projection.fingerprint, epoch, snapshot)
     except StoreError as failure:
@@ -207,7 +207,7 @@ class Snapshots:
             self._due.set()
 
     async def run(self) -> None:
-        """Save whenever it is due, for ever. What cannot be saved now is told and saved another time."""
+        """Save whenever it is due, for ever. A failure is logged, and the snapshot saved another time."""
         while True:
             await self._due.wait()
             self._due.clear()

@@ -185,7 +185,7 @@ class Closed(StoreError):
 
 
 class Reader(Protocol):
-    """What can be read from a log, also from one that nobody writes to."""
+    """What can be read from a log, also from one without a writer."""
 
     node: str
     """The name of the node whose log it is."""
@@ -213,7 +213,7 @@ class Reader(Protocol):
         ...
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
-        """All events of one stream after a version of it, in order; `()` where nobody wrote to it."""
+        """All events of one stream after a version of it, in order; `()` where it has none."""
         ...
 
     async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
@@ -249,7 +249,7 @@ class Store(Reader, Protocol):
     def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before any `append` returns it.
 
-        It must not fail and may not wait: whoever is told of an append finds it in every projection.
+        It must not fail and may not wait: when an append returns, every projection has its events.
         """
         ...
 

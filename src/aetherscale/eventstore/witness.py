@@ -1,8 +1,8 @@
 """Heads of a log that are kept elsewhere, so that a log that was rolled back or rewritten is seen. Pure.
 
-The hash chain proves that a log is one that was written, and the head file that it ends where writing ended. Who can
-write to the state directory can make both anew, or put an older copy of both in their place. A head that somebody else
-keeps cannot be made anew: a log has it, or is another one.
+The hash chain proves that a log is one that was written, and the head file that it ends where writing ended. Anyone who
+can write to the state directory can make both anew, or put an older copy of both in their place. A head that somebody
+else keeps cannot be made anew: a log has it, or is another one.
 
     {"node": "host1", "epoch": …, "head-seq": 12, "head-hash": "64 hex digits", "time": …}
 
@@ -58,7 +58,7 @@ def decode_lines(lines: Iterable[bytes]) -> list[Witnessed]:
 
 
 class Comparison:
-    """A log against what was witnessed of it: told every head that the log proves to have had, in order."""
+    """Compares a log with its witnessed heads. It is given every head that the log proves to have had, in order."""
 
     def __init__(self, witnessed: Sequence[Witnessed], node: str) -> None:
         """Only the heads of this node count."""
@@ -81,7 +81,7 @@ class Comparison:
     def problem(self, end: int, *, damaged: bool) -> tuple[int | None, str] | None:
         """What is wrong, with the first event that may be affected, of a log that is proved up to event `end`.
 
-        Where it is `damaged` there, what was witnessed of later events cannot be told.
+        Where it is `damaged` there, it is not known whether the heads of later events fit.
         """
         if not self._total:
             of = f"they are of {', '.join(self._others)}" if self._others else "there are none"

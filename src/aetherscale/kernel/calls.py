@@ -10,7 +10,7 @@ from aetherscale.kernel.replies import Chunk
 
 
 class Call(Struct, frozen=True):
-    """One task that somebody asks for. Everything but `body` has been checked; the component decodes the body."""
+    """A request of one task. Everything but `body` has been checked; the component decodes the body."""
 
     tenant: str
     component: str
@@ -18,9 +18,9 @@ class Call(Struct, frozen=True):
     body: bytes
     """JSON options of the task, or nothing."""
     actor: str
-    """Who asks: `unix:joe`, `nats:joe`, or `user:nats` where nobody knows; `docs/nats.md` has what each is worth.
+    """The caller: `unix:joe`, `nats:joe`, or `user:nats` where it is not known; see `docs/nats.md`.
 
-    What it only says of itself is in parentheses: `user:nats (says: joe)`.
+    The name that it only gives itself is in parentheses: `user:nats (says: joe)`.
     """
     command_id: str
     """The caller's idempotency key, or one of ours."""

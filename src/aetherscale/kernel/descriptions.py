@@ -1,6 +1,6 @@
-"""How events are told to a human: who asked, what came of it, what happened of itself.
+"""Events in words for a human: requests, their consequences, and what happened without a request.
 
-Each kind of aggregate brings its own sentences; whoever explains a state strings them together. Pure.
+Each kind of aggregate brings its own sentences; `why` strings them together. Pure.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from aetherscale.kernel.messages import Event
 S = TypeVar("S")
 
 Role = Literal["request", "turn", "answer"]
-"""Somebody asked for something; something happened that nobody had asked for; what came of either."""
+"""A caller's request; an event without a request; a consequence of either."""
 
 
 class Description(Struct, frozen=True):
-    """An event in words, without its time. The text of a request goes on after the name of whoever asked."""
+    """An event in words, without its time. The text of a request continues after the caller's name."""
 
     role: Role
     text: str
 
 
 def request(text: str) -> Description:
-    """`text` goes on after the asker's name: "asked to stop it"."""
+    """`text` continues after the caller's name: "asked to stop it"."""
     return Description("request", text)
 
 

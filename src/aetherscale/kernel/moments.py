@@ -1,8 +1,8 @@
 """Moments as people type them: `5m`, `yesterday`, `16:00`, `2026-11-28`, RFC 3339. Pure.
 
-What does not say its offset from UTC is of the time zone of whoever types it. A day begins at its midnight there,
-whatever its length; `1d` is 24 hours. A time of day that a change of the clock leaves out is read as if the clock had
-not changed, and of one that comes twice the first is meant: an offset tells them apart.
+A time without an offset from UTC is of the user's time zone. A day begins at its midnight there, whatever its length;
+`1d` is 24 hours. A time of day that a change of the clock leaves out is read as if the clock had not changed, and of
+one that comes twice the first is meant: an offset tells them apart.
 """
 
 from __future__ import annotations

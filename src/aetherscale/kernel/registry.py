@@ -37,7 +37,7 @@ OURSELVES: Final = "aether:"
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
-    """A kind of aggregate: how its events are folded, how it looks from outside, and how its events are told.
+    """A kind of aggregate: how its events are folded, how it looks from outside, and how its events are described.
 
     `view(state, node, revision, requested_by)` is a Struct with at least `id`, `name` and `phase`.
     """
@@ -66,11 +66,11 @@ class Aggregate(Struct, Generic[S], frozen=True, gc=False):
     """The correlation id of its last event, which pending work goes on with."""
     state: S
     requested_by: str | None = None
-    """Whose command was carried out last; None where nobody has asked for anything."""
+    """The actor whose command was carried out last; None where there was no command."""
 
 
 class Registry(Struct, Generic[S]):
-    """All aggregates of one kind by id, and by stream the claims to their names and what they are used by.
+    """All aggregates of one kind by id, and by stream the reservations of their names and their uses.
 
     All as of `position`.
     """
@@ -81,7 +81,7 @@ class Registry(Struct, Generic[S]):
     uses: dict[str, Uses] = field(default_factory=dict)
 
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[S] | None:
-        """Whoever bears the name now."""
+        """The aggregate that bears the name now."""
         owner = self.holders.get(name_stream(kind, tenant, name), FREE).owner
         return self.aggregates.get(owner) if owner is not None else None
 
@@ -93,7 +93,7 @@ class Registry(Struct, Generic[S]):
         return found if found is not None and found.tenant == tenant else None
 
     def uses_of(self, kind: str, aggregate_id: str) -> Uses:
-        """Who uses an aggregate, to be looked at and changed by nobody."""
+        """The users of an aggregate, to be read and never changed."""
         return self.uses.get(use_stream(kind, aggregate_id)) or Uses()
 
     def of_tenant(self, tenant: str) -> Iterator[Aggregate[S]]:

@@ -15,7 +15,7 @@ Chunk = Mapping[str, Any]
 
 
 class Kept(dict[str, Any]):
-    """A chunk that is sent again and again and never changed: whoever encodes it may keep the bytes with it."""
+    """A chunk that is sent many times and never changed: its encoded bytes may be kept with it."""
 
     __slots__ = ("encoded",)
     encoded: bytes | None

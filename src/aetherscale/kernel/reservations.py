@@ -1,11 +1,12 @@
-"""Reservations: what one object holds and others have to reckon with. Each key has a stream of its own, which is
-written in the same append as the event of the holder that takes it or lets it go. An event may do so to several keys.
+"""Reservations: keys that one object holds. Each key has a stream of its own, which is written in the same append as
+the holder's event that takes or releases it. One event may take or release several.
 
-*Exclusive*: a unique name (`NameClaimed`). Two that claim it meet at the version of its stream: one of them is refused.
+*Exclusive*: a unique name (`NameClaimed`). Two requests for it meet at the version of its stream: one of them is
+refused.
 
-*Shared*: the use of another object (`UseBegan`). Any number may use it at one time, so a use is written at whatever
-version its stream is. Whoever begins one does it on the version of the used object's stream that it saw, and whoever
-ends the used object on the version of the stream of its uses. So of two who race one is refused.
+*Shared*: the use of another object (`UseBegan`). Any number may use it at one time, so a use is written at any version
+of its stream. A use begins on the version of the used object's stream that the decision was made on, and a deletion of
+the used object is made on the version of the stream of its uses. So of two that race one is refused.
 """
 
 from __future__ import annotations
@@ -96,21 +97,21 @@ Holding = Name | Use
 
 
 class Holder(Struct, frozen=True):
-    """What is known of a name: how often it changed hands (the version of its stream), and whose it is now."""
+    """The state of a name's reservation: the version of its stream, and the id of its owner, or None."""
 
     version: int
     owner: str | None
 
 
 class Uses(Struct):
-    """What is known of the uses of an object: the version of their stream, and the kind of each user by its id."""
+    """The uses of an object: the version of their stream, and the kind of each user by its id."""
 
     version: int = 0
     users: dict[str, str] = field(default_factory=dict)
 
 
 class Seen(Struct, frozen=True):
-    """A stream that a decision was made on without writing to it: it has to be at that version still."""
+    """A stream that a decision was made on without writing to it: the append requires that it has not moved on."""
 
     stream: str
     version: int
@@ -120,7 +121,7 @@ FREE = Holder(version=0, owner=None)
 
 
 def name_stream(kind: str, tenant: str, name: str) -> str:
-    """The stream in which one name of one kind of object is claimed and released."""
+    """The stream in which one name of one kind of object is reserved and released."""
     return stream_name(RESERVATION_KIND, derive_id(kind, tenant, name))
 
 
@@ -159,7 +160,7 @@ def _released(kind: str, holder: str, holding: Holding) -> Reservation:
 
 
 def evolve(holder: Holder, event: NameEvent) -> Holder:
-    """The claim after an event."""
+    """The holder of a name after an event."""
     match event:
         case NameClaimed():
             return Holder(holder.version + 1, event.owner)

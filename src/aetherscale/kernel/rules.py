@@ -1,4 +1,4 @@
-"""What a value of a message has to be, in words: nobody reads patterns. Taken from the message's own types."""
+"""The rules for values of messages, in words instead of patterns. They are taken from the message's own types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Struct, inspect
 from aetherscale.kernel.names import ID_PATTERN, IMAGE_NAME_PATTERN, NAME_PATTERN, begins_id, name_like
 
 MOST_SHOWN: Final = 80
-"""How much of a wrong value is shown to whoever sent it."""
+"""How many characters of a wrong value are shown to its sender."""
 
 
 class Broken(Struct, frozen=True):
@@ -56,7 +56,7 @@ _described = cache(inspect.type_info)
 
 
 def broken_field(kind: Any, field: str, body: Mapping[str, Any]) -> Broken | None:
-    """What is wrong with one field of a message, which is there."""
+    """The broken part of one field of a message, which is there."""
     described = _described(kind)
     for known in described.fields if isinstance(described, inspect.StructType) else ():
         if known.encode_name == field:
@@ -65,7 +65,7 @@ def broken_field(kind: Any, field: str, body: Mapping[str, Any]) -> Broken | Non
 
 
 def shown(value: Any) -> str:
-    """A value as it is shown to whoever sent it. What may hold a password is not repeated."""
+    """A value as it is shown to its sender. A text that may hold a password is not repeated."""
     match value:
         case str() if "://" in value and not value.startswith("file://"):
             return "an address"
@@ -116,7 +116,7 @@ def _wrong_text(shape: inspect.StrType, value: Any, about: str) -> Broken:
             instead = name_like(value)
     if isinstance(value, str) and shape.max_length is not None and len(value) > shape.max_length:
         return Broken(f"{len(value)} characters", about or f"a text{most}", instead)
-    # A pattern that has no words is told by itself, which says more than "a text".
+    # A pattern without a description is shown itself, which says more than "a text".
     return Broken(value, about or ("" if shape.pattern is not None and not most else f"a text{most}"), instead)
 
 

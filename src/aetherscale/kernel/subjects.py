@@ -95,7 +95,7 @@ def response_channel(tenant: str, channel: str) -> str:
 
 
 def heartbeat(node: str) -> str:
-    """Where a node tells that it lives."""
+    """The subject of a node's heartbeats."""
     return f"{ROOT}.{SYSTEM}.hb.{node}"
 
 

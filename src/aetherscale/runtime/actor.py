@@ -54,7 +54,7 @@ S = TypeVar("S")
 M = TypeVar("M")
 
 CONFLICT_LIMIT: Final = 100
-"""Times that a decision is made anew because somebody else wrote first."""
+"""How many times a decision is made again because another append came first."""
 FULL_RETRY_S: Final = 1.0
 """How soon an answer of the host is recorded again after the disk was full."""
 WAIT_LIMIT_S: Final = 3600.0
@@ -104,7 +104,7 @@ class Actor(Generic[S, M]):
         )
 
     def resume(self) -> None:
-        """Take up what is pending according to the log; called once, when the host's findings have been told."""
+        """Begin the pending effects; called once, after the first reconciliation."""
         for aggregate_id in list(self.registry.aggregates):
             self._effects.reconsider(aggregate_id)
 
@@ -118,7 +118,7 @@ class Actor(Generic[S, M]):
         await self._tasks.close()
 
     def committed(self, recorded: Sequence[Recorded]) -> None:
-        """Fold what has become durable; called in the order of the log, before whoever appended it goes on."""
+        """Fold what has become durable; called in the order of the log, before the append returns."""
         for index, each in enumerate(recorded):
             aggregate = apply(self.component.kind, self.registry, each)
             if aggregate is not None:
@@ -160,7 +160,7 @@ class Actor(Generic[S, M]):
         return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, message), bounded=False)
 
     def progress(self, aggregate_id: str, chunk: Chunk) -> None:
-        """Tell waiting callers how far the work is; nothing of it is kept."""
+        """Report the progress of an effect to waiting callers; it is not stored."""
         self._watches.tell(aggregate_id, Change(chunk=chunk))
 
     def _target(self, command: Command[S, M], options: Any, call: Call) -> str:
@@ -322,7 +322,7 @@ class Actor(Generic[S, M]):
             yield chunk
 
     async def _narrate(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
-        """The story from the command on, as status chunks, up to its end."""
+        """The changes from the command on, as status chunks, up to its end."""
         said = False
         for recorded, aggregate in handled.own[:-1]:
             if chunk := self._announcement(recorded, aggregate):
@@ -340,7 +340,7 @@ class Actor(Generic[S, M]):
                 yield result(self._world.fields(self._kind, told.aggregate))
                 return
             if not said:
-                # A caller who waits for what is under way already has to hear that somebody listens.
+                # A caller who waits for work that is under way already has to hear that the node listens.
                 said = True
                 yield status("accepted", **{f"{self._kind}_id": told.aggregate.id})
 
@@ -351,7 +351,7 @@ class Actor(Generic[S, M]):
         since = [each for each, _ in handled.after]
         for index, (recorded, last) in enumerate(handled.after):
             yield Change(recorded, last, is_whole=is_whole(since, index))
-        # Counted by the loop from here on: the clock of the host may be set while somebody waits.
+        # Counted by the loop from here on: the clock of the host may be set while a caller waits.
         loop = asyncio.get_running_loop()
         left_us = (call.deadline_us or NEVER_US) - self._clock()
         until_s = loop.time() + min(left_us / SECOND_US, WAIT_LIMIT_S)

@@ -25,7 +25,7 @@ LOWEST_PRIORITY: Final = 19
 
 
 async def audit(state_dir: Path) -> Damaged | None:
-    """Prove the log of a state directory; None where all of it is as it was written, or where nobody can tell.
+    """Prove the log of a state directory; None where all of it is as it was written, or where that cannot be known.
 
     Takes some seconds of one CPU for each 100,000 events. Cancelled, it ends the process. Raises OSError.
     """

@@ -44,7 +44,7 @@ class Clock(Protocol):
 
 
 class EffectRunner:
-    """Runs what is pending. `reconsider` is told whenever that may have changed."""
+    """Runs what is pending. `reconsider` is called whenever that may have changed."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class EffectRunner:
         self._closed = False
 
     def close(self) -> None:
-        """Begin nothing more. What runs is ended by whoever closes the tasks."""
+        """Begin nothing more. Running effects are cancelled by the owner of the tasks."""
         self._closed = True
 
     def reconsider(self, aggregate_id: str) -> None:

@@ -81,7 +81,7 @@ def not_ours() -> str:
 
 
 class Publisher:
-    """Publishes from `start` to `close`. `alarm` is told what a human has to know.
+    """Publishes from `start` to `close`. `alarm` is called with what a human has to know.
 
     `rivalry` says whether another node of this name is there, who would take our stream for that of an earlier log;
     `lost` says why a broker of our own has no JetStream, and what is done about it.
@@ -297,8 +297,8 @@ class Publisher:
     async def scrub(self) -> str:
         """Read the whole stream and compare it with the log. What differs first, or "".
 
-        The counters of a stream know nothing of a message that a damaged disk has silently lost. What is found is
-        mended: the stream is published again. Raises `StreamError`, `BusUnavailable`.
+        The counters of a stream know nothing of a message that a damaged disk has silently lost. A difference is
+        repaired: the stream is published again. Raises `StreamError`, `BusUnavailable`.
         """
         state = await self._stream.state()
         if state is None or state.messages == 0:
@@ -334,7 +334,7 @@ class Publisher:
         return ""
 
     async def _should_have(self, seq: int) -> bool:
-        """Whether the stream still claims to have a message: it may have dropped it for its age, or been made anew."""
+        """Whether the stream says that it still has a message: it may have dropped it for its age, or be a new one."""
         state = await self._stream.state()
         return state is not None and state.first_seq <= seq <= state.last_seq
 

@@ -1,7 +1,7 @@
-"""Looks again, every now and then, whether the host is as the log has it.
+"""Compares the host with the log, on a timer.
 
 What it runs is the same at the start of the node, on the timer and after a fault: compare, adopt, notice what is gone.
-It is a safety net: drivers tell what happens as it happens.
+It is a safety net: drivers report what happens as it happens.
 """
 
 from __future__ import annotations

@@ -86,5 +86,5 @@ async def _meant(kind: str, event_log: LogReader, tenant: str, reference: str, s
     for each in await event_log.read_stream(name_stream(kind, tenant, reference)):
         if each.seq <= seq and isinstance(each.event, NAME_EVENTS):
             claim = evolve_holder(claim, each.event)
-    assert claim.owner is not None, f"{reference} meant nobody after event {seq}"
+    assert claim.owner is not None, f"{reference} named no aggregate after event {seq}"
     return claim.owner

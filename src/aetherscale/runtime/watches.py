@@ -47,7 +47,7 @@ class Change(Generic[S]):
         return self._next
 
     def continue_with(self, change: Change[S]) -> None:
-        """Tell what happened next."""
+        """Add the change after this one."""
         self._next = change
         self._told.set()
 

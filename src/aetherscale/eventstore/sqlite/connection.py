@@ -99,7 +99,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection that cannot write, beside a running node or without one. It never checkpoints.
 
     Where nothing can be written, SQLite cannot make the shared memory of a write-ahead log; without such a log in the
-    way the file is read as it is, since nobody can change it either. Raises `StoreError`, OSError.
+    way the file is read as it is, since it cannot change either. Raises `StoreError`, OSError.
     """
     if not path.exists():
         raise NotALog(f"{path}: there is no event log here; give the --state-dir of a node")
@@ -120,10 +120,10 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _connect_as_guest(path: Path) -> sqlite3.Connection:
-    """A connection to the log of another user that leaves no file behind, of whoever reads it.
+    """A connection to the log of another user that leaves no file of the reader behind.
 
-    SQLite makes the files of the write-ahead log where they are missing. Where nobody has the log open they are, and
-    it is read as it is; beside a node they are there.
+    SQLite makes the files of the write-ahead log where they are missing. Where no process has the log open they are,
+    and it is read as it is; beside a node they are there.
     """
     wal, shared = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
     if path.is_symlink() or wal.is_symlink() or shared.is_symlink():
@@ -164,5 +164,5 @@ def full(path: Path) -> StorageFull:
 
 
 def verify_hint(path: Path) -> str:
-    """The command that tells where a log is damaged."""
+    """The command that shows where a log is damaged."""
     return f"to see where: aetherscale log verify --state-dir {path.parent}"

@@ -29,7 +29,7 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `Locked`, which names the holder, `NotOurs` for the directory of somebody else, and OSError."""
+        """Raises `Locked`, which names the holder, `NotOurs` for the directory of another user, and OSError."""
         self._descriptor = statedir.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +131,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make durable what is in a file, whoever wrote it. Raises OSError."""
+    """Make the content of a file durable, whichever process wrote it. Raises OSError."""
     _sync(path, 0)
 
 

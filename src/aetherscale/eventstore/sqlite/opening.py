@@ -111,7 +111,7 @@ def _write_head(path: Path, head: Head) -> None:
 
 
 def sync_what_was_left(path: Path) -> None:
-    """Make durable what can be read of a log, before anybody acts on it. Raises OSError.
+    """Make durable what can be read of a log, before anything acts on it. Raises OSError.
 
     A process that was killed while it waited for the disk leaves a commit that is there and that the next power cut
     would take away.

@@ -131,7 +131,7 @@ class LogReading:
         return events
 
     def versions(self, streams: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """The numbers of streams and the versions they are at; without those that nobody wrote to."""
+        """The numbers of streams and the versions they are at; without those that have no events."""
         sql = f"SELECT name, id FROM streams WHERE name IN ({_places(streams)})"  # noqa: S608 - question marks
         found = self._connection.execute(sql, streams).fetchall()
         latest = "SELECT max(version) FROM events WHERE stream_id = ?"

@@ -1,4 +1,4 @@
-"""Moving rows into segments, in the thread and connection of whoever has the log to itself. See `archive.py`."""
+"""Moving rows into segments, in the thread and connection of the one writer. See `archive.py`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def reclaim(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _seal(connection: sqlite3.Connection, after: int, ends: list[int]) -> None:
-    """Move rows into segments that end where they are told to."""
+    """Move rows into segments with the given ends."""
     if connection.execute("PRAGMA user_version").fetchone()[0] < SEALED_VERSION:
         for statement in _statements(_SQL.read_text()):
             connection.execute(statement)

@@ -1,7 +1,7 @@
 """Sealed events: rows of the log that `log archive` has moved into compressed segments of the same file. Reads only.
 
-A segment holds whole commits. Its rows are as they stood in `events`, so that whoever reads them need not know where
-they came from; a log without segments answers as if there were none.
+A segment holds whole commits. Its rows are as they stood in `events`, so that a reader need not know where they came
+from; a log without segments answers as if there were none.
 """
 
 from __future__ import annotations
