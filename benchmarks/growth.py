@@ -20,9 +20,9 @@ import msgspec
 
 from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME
-from aetherscale.eventstore.log import LogReader
 from aetherscale.eventstore.projections import replay
-from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access
 from aetherscale.runtime.node import projection
 from benchmarks import loops, svg
 from benchmarks.images import bare_image
@@ -124,7 +124,7 @@ def ask(plain: Wire, subject: str, body: bytes) -> float:
 
 async def caught_up(state: Path) -> None:
     """Wait until the node's broker knows all that is in its log."""
-    reader = LogReader(await open_reader(state / LOG_NAME), codec())
+    reader = LogReader(await open_access(state / LOG_NAME), codec().decoding)
     head = await reader.head()
     await reader.close()
     await published(state, NODE, head)
@@ -153,7 +153,7 @@ async def of_events(sizes: Sequence[int]) -> Found:
 
 async def replay_ms(state: Path) -> float:
     """Milliseconds to fold the whole log into the projection of VMs."""
-    reader = LogReader(await open_reader(state / LOG_NAME), codec())
+    reader = LogReader(await open_access(state / LOG_NAME), codec().decoding)
     begun = time.perf_counter()
     await replay(projection(kinds()[0]), reader)
     took_ms = (time.perf_counter() - begun) * 1000

@@ -24,8 +24,9 @@ from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.qemu import identity, launch, layout
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.debugger.past import LOG_NAME
-from aetherscale.eventstore.log import EventLog, LogReader, Write
-from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.log import EventLog, Write
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access
 from aetherscale.eventstore.store import PAGE
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.names import derive_id
@@ -77,7 +78,7 @@ async def write(log: EventLog, vm_id: str, number: int, record: RunRecord) -> No
 
 async def adopted(state: Path) -> Counter[str]:
     """How many events of each type the log has."""
-    reader = LogReader(await open_reader(state / LOG_NAME), codec())
+    reader = LogReader(await open_access(state / LOG_NAME), codec().decoding)
     found: Counter[str] = Counter()
     position = 0
     while page := await reader.read(position, PAGE):

@@ -7,24 +7,23 @@ import gc
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from aetherscale.actors.compute.model import events
 from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME
-from aetherscale.eventstore.log import EventLog, LogReader, Write
+from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.projections import SNAPSHOT_EVENTS, Snapshot, load, replay
-from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
-from aetherscale.eventstore.store import PAGE
-from aetherscale.kernel.messages import stream_name
+from aetherscale.eventstore.store import AS_STORED, PAGE, Access
+from aetherscale.kernel.messages import Recorded, stream_name
 from aetherscale.runtime.node import projection
 from benchmarks import peer
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn, percentile
@@ -93,9 +92,9 @@ async def replays(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     directory = context.directory / "ours"
     total = REPLAYED_QUICK if context.quick else REPLAYED
     await make_log(directory, total)
-    reader = LogReader(await open_reader(directory / LOG_NAME), codec())
+    reader = LogReader(await open_access(directory / LOG_NAME), codec().decoding)
     try:
-        payloads = await payloads_of(reader)
+        payloads = await payloads_of(reader.access)
         gc.freeze()  # those measured are not to search for garbage in what only the benchmark holds
         with peer.application(context.directory / "peer.db") as app:
             await asyncio.to_thread(peer.fill, app, PEER_EVENTS // VM_EVENTS, VM_EVENTS)
@@ -115,27 +114,27 @@ async def make_log(directory: Path, total: int) -> None:
     await log.close()
 
 
-async def payloads_of(reader: LogReader) -> list[tuple[msgspec.msgpack.Decoder[Any], bytes]]:
-    """Every payload with the decoder of its type."""
-    stored, decoders = reader._reader, reader._codec._decoders
-    found: list[tuple[msgspec.msgpack.Decoder[Any], bytes]] = []
+async def payloads_of(access: Access) -> list[tuple[Callable[[bytes], Any], bytes]]:
+    """Every payload with what decodes its type."""
+    stored, decoding = LogReader(access, AS_STORED), codec().decoding
+    found: list[tuple[Callable[[bytes], Any], bytes]] = []
     while page := await stored.read(len(found), PAGE):
-        found += [(decoders[each.type], each.data) for each in page]
+        found += [(decoding.payload(each.seq, each.type, each.schema), each.data) for each in page]
     return found
 
 
-async def replay_turn(reader: LogReader) -> Samples:
+async def replay_turn(reader: LogReader[Recorded]) -> Samples:
     """Events per second of wall time."""
     begun = time.perf_counter()
     _, position = await replay(projection(kinds()[0]), reader)
     return {"events/s": [position / (time.perf_counter() - begun)]}
 
 
-async def decode_turn(payloads: list[tuple[msgspec.msgpack.Decoder[Any], bytes]]) -> Samples:
+async def decode_turn(payloads: list[tuple[Callable[[bytes], Any], bytes]]) -> Samples:
     """The same payloads decoded into the same types and dropped: nothing that decodes them can be quicker."""
     begun = time.perf_counter()
-    for decoder, data in payloads:
-        decoder.decode(data)
+    for decode, data in payloads:
+        decode(data)
     return {"events/s": [len(payloads) / (time.perf_counter() - begun)]}
 
 
@@ -160,14 +159,14 @@ async def cold_starts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
 
 async def snapshot_before_the_end(directory: Path) -> None:
     """Save the snapshots that a node has saved by the time that it has to fold 10,000 events more."""
-    reader = LogReader(await open_reader(directory / LOG_NAME), codec())
-    views = await SqliteSnapshots.open(directory / "snapshots.db")
+    reader = LogReader(await open_access(directory / LOG_NAME), codec().decoding)
+    kept = await SqliteSnapshots.open(directory / "snapshots.db")
     position = await reader.head() - SNAPSHOT_EVENTS
     for kind in kinds():
         made = projection(kind)
         state, at = await replay(made, reader, position)
-        await views.save(made.name, made.fingerprint, reader.epoch, Snapshot(at, made.encode(state)))
-    await views.close()
+        await kept.save(made.name, made.fingerprint, reader.epoch, Snapshot(at, made.encode(state)))
+    await kept.close()
     await reader.close()
 
 
@@ -179,15 +178,14 @@ async def starts_turn(directory: Path) -> Samples:
     return {"ms": [with_snapshot], "no snapshot ms": [without]}
 
 
-async def start(directory: Path, views_path: Path) -> float:
+async def start(directory: Path, kept_path: Path) -> float:
     """Milliseconds."""
     begun = time.perf_counter()
     log = await open_log(directory)
-    views = await SqliteSnapshots.open(views_path)
-    for kind in kinds():
-        await load(projection(kind), log, views)
+    kept = await SqliteSnapshots.open(kept_path)
+    await load([projection(kind) for kind in kinds()], log, kept)
     took_ms = (time.perf_counter() - begun) * 1000
-    await views.close()
+    await kept.close()
     await log.close()
     return took_ms
 

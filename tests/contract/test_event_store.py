@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from aetherscale.eventstore.chain import EMPTY, StoredCommand, next_head
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.reader import LogReader
 from aetherscale.eventstore.store import (
+    AS_STORED,
     Accepted,
     AlreadyAccepted,
-    Store,
+    Decoding,
+    NewEvent,
     StoredEvent,
     StoredType,
     StreamWrite,
     WrongVersion,
 )
+from aetherscale.kernel.messages import Metadata
 from tests.support.event_logs import EPOCH, NODE, NOW_US, LogWorld, append_of, digest_of, new, write
 from tests.support.store_fixtures import store, world
 
@@ -25,7 +31,7 @@ __all__ = ["store", "world"]
 # --- what is written can be read ------------------------------------------------------------------------------------
 
 
-async def test_a_new_log_is_empty_and_knows_whose_it_is(store: Store) -> None:
+async def test_a_new_log_is_empty_and_knows_whose_it_is(store: LogStore) -> None:
     assert (store.node, store.epoch) == (NODE, EPOCH)
     assert await store.head() == 0
     assert list(await store.read(0)) == []
@@ -35,16 +41,13 @@ async def test_a_new_log_is_empty_and_knows_whose_it_is(store: Store) -> None:
     assert await store.position_at(NOW_US) == 0
 
 
-async def test_an_append_returns_what_is_now_in_the_log(store: Store) -> None:
+async def test_an_append_returns_what_is_now_in_the_log(store: LogStore) -> None:
     appended = await store.append(append_of(write("vm-1", 0, new("Asked", b"\x81\xa1a\x01", 3))))
 
     expected = StoredEvent(
         seq=1,
         stream="vm-1",
         version=1,
-        type="Asked",
-        schema=3,
-        data=b"\x81\xa1a\x01",
         time_us=NOW_US,
         node=NODE,
         epoch=EPOCH,
@@ -53,6 +56,7 @@ async def test_an_append_returns_what_is_now_in_the_log(store: Store) -> None:
         command_id="command-1",
         correlation_id="correlation-1",
         causation_id=None,
+        event=NewEvent("Asked", 3, b"\x81\xa1a\x01"),
     )
     assert list(appended) == [expected]
     assert list(await store.read(0)) == [expected]
@@ -60,7 +64,7 @@ async def test_an_append_returns_what_is_now_in_the_log(store: Store) -> None:
     assert await store.head() == 1
 
 
-async def test_the_writes_of_one_append_are_next_to_one_another_in_their_order(store: Store) -> None:
+async def test_the_writes_of_one_append_are_next_to_one_another_in_their_order(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0, new("A"), new("B")), write("name-web", 0, new("C"))))
     await store.append(append_of(write("vm-1", 2, new("D"))))
 
@@ -68,13 +72,13 @@ async def test_the_writes_of_one_append_are_next_to_one_another_in_their_order(s
     assert placed == [(1, "vm-1", 1, "A"), (2, "vm-1", 2, "B"), (3, "name-web", 1, "C"), (4, "vm-1", 3, "D")]
 
 
-async def test_one_append_may_write_to_one_stream_twice(store: Store) -> None:
+async def test_one_append_may_write_to_one_stream_twice(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0), write("vm-1", 1)))
 
     assert [event.version for event in await store.read_stream("vm-1")] == [1, 2]
 
 
-async def test_every_byte_and_every_letter_comes_back(store: Store) -> None:
+async def test_every_byte_and_every_letter_comes_back(store: LogStore) -> None:
     data = bytes(range(256)) * 300
     names = ["vm-Ünïcødé", "vm-\U0001f4a5", "vm-with\x00nul", "vm-'; DROP TABLE events; --", ""]
     for name in names:
@@ -86,7 +90,7 @@ async def test_every_byte_and_every_letter_comes_back(store: Store) -> None:
     assert [(await store.read_stream(name))[0].seq for name in names] == [1, 2, 3, 4, 5]
 
 
-async def test_pages_end_where_they_are_told_to(store: Store) -> None:
+async def test_pages_end_where_they_are_told_to(store: LogStore) -> None:
     for version in range(7):
         await store.append(append_of(write("vm-1", version)))
 
@@ -96,7 +100,7 @@ async def test_pages_end_where_they_are_told_to(store: Store) -> None:
     assert list(await store.read(100)) == []
 
 
-async def test_reading_can_be_restricted_to_types_of_any_schema(store: Store) -> None:
+async def test_reading_can_be_restricted_to_types_of_any_schema(store: LogStore) -> None:
     kinds = [new("A"), new("B"), new("A", schema=2), new("C"), new("B")]
     await store.append(append_of(write("vm-1", 0, *kinds)))
 
@@ -106,21 +110,26 @@ async def test_reading_can_be_restricted_to_types_of_any_schema(store: Store) ->
     assert list(await store.read(0, 10, [])) == []
 
 
-async def test_a_page_can_be_read_as_something_else(store: Store) -> None:
+async def test_a_page_can_be_read_as_something_else(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0, new("A"), new("B")), write("vm-2", 0, new("A"), new("A"))))
 
-    assert list(await store.read_as(StoredEvent, 0)) == list(await store.read(0))
-    assert list(await store.read_as(lambda seq, stream, *_: (seq, stream), 1, 2, ["A"])) == [(3, "vm-2"), (4, "vm-2")]
+    def metadata(*fields: Any) -> Metadata:
+        return Metadata(*fields[:-1])
+
+    reader = LogReader(store.access, Decoding(metadata, AS_STORED.payload, AS_STORED.check))
+    found = await reader.read(1, 2, ["A"])
+    assert [type(each) for each in found] == [Metadata, Metadata]
+    assert [(each.seq, each.stream, each.version) for each in found] == [(3, "vm-2", 1), (4, "vm-2", 2)]
 
 
-async def test_a_stream_can_be_read_from_a_version_on(store: Store) -> None:
+async def test_a_stream_can_be_read_from_a_version_on(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0, new("A"), new("B"), new("C")), write("vm-2", 0)))
 
     assert [event.type for event in await store.read_stream("vm-1", 1)] == ["B", "C"]
     assert list(await store.read_stream("vm-1", 3)) == []
 
 
-async def test_the_types_of_a_log_name_the_program_that_wrote_them_first(store: Store) -> None:
+async def test_the_types_of_a_log_name_the_program_that_wrote_them_first(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0, new("A"), new("B"), new("A", schema=2), new("A"))))
 
     assert set(await store.types()) == {
@@ -162,7 +171,7 @@ async def test_a_moment_means_what_came_before_the_first_later_event(
 
 
 @pytest.mark.parametrize("expected", [0, 2, 5])
-async def test_an_append_at_another_version_is_refused_and_changes_nothing(store: Store, expected: int) -> None:
+async def test_an_append_at_another_version_is_refused_and_changes_nothing(store: LogStore, expected: int) -> None:
     await store.append(append_of(write("vm-1", 0)))
 
     with pytest.raises(WrongVersion) as refused:
@@ -174,7 +183,7 @@ async def test_an_append_at_another_version_is_refused_and_changes_nothing(store
     await store.append(append_of(write("vm-2", 0)))
 
 
-async def test_writes_at_any_version_do_not_meet_one_another(store: Store) -> None:
+async def test_writes_at_any_version_do_not_meet_one_another(store: LogStore) -> None:
     """Any number at one time, in one commit, each in its place; who names a version is refused if it has moved."""
     appends = [
         store.append(append_of(write("use-1", None, new("Began")), write(f"vm-{number}", 0), command_id=f"c{number}"))
@@ -191,7 +200,7 @@ async def test_writes_at_any_version_do_not_meet_one_another(store: Store) -> No
     await store.append(append_of(StreamWrite("use-1", 5, ()), write("image-1", 0), command_id="anew"))
 
 
-async def test_a_write_without_events_is_a_condition(store: Store) -> None:
+async def test_a_write_without_events_is_a_condition(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0)))
     condition = StreamWrite("vm-1", 1, ())
 
@@ -201,7 +210,7 @@ async def test_a_write_without_events_is_a_condition(store: Store) -> None:
     assert await store.head() == 2
 
 
-async def test_of_many_who_write_to_one_version_one_wins(store: Store) -> None:
+async def test_of_many_who_write_to_one_version_one_wins(store: LogStore) -> None:
     appends = [append_of(write("vm-1", 0, new(f"T{i}")), command_id=f"command-{i}") for i in range(20)]
     outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
 
@@ -209,14 +218,14 @@ async def test_of_many_who_write_to_one_version_one_wins(store: Store) -> None:
     assert [event.type for event in await store.read(0)] == ["T0"]
 
 
-async def test_appends_become_durable_in_the_order_of_the_calls(store: Store) -> None:
+async def test_appends_become_durable_in_the_order_of_the_calls(store: LogStore) -> None:
     appends = [append_of(write("vm-1", version), command_id=f"command-{version}") for version in range(50)]
     await asyncio.gather(*map(store.append, appends))
 
     assert [event.command_id for event in await store.read(0)] == [f"command-{version}" for version in range(50)]
 
 
-async def test_positions_have_no_gap_whatever_is_refused(store: Store) -> None:
+async def test_positions_have_no_gap_whatever_is_refused(store: LogStore) -> None:
     appends = [append_of(write(f"vm-{i % 7}", i // 7 if i % 3 else 0), command_id=str(i)) for i in range(60)]
     outcomes = await asyncio.gather(*map(store.append, appends), return_exceptions=True)
 
@@ -228,7 +237,7 @@ async def test_positions_have_no_gap_whatever_is_refused(store: Store) -> None:
 # --- commands are recognised -----------------------------------------------------------------------------------------
 
 
-async def test_a_repeated_command_has_no_second_effect_and_tells_what_the_first_led_to(store: Store) -> None:
+async def test_a_repeated_command_has_no_second_effect_and_tells_what_the_first_led_to(store: LogStore) -> None:
     await store.append(append_of(write("vm-9", 0)))
     await store.append(append_of(write("vm-1", 0, new("A"), new("B")), body="create"))
 
@@ -240,7 +249,7 @@ async def test_a_repeated_command_has_no_second_effect_and_tells_what_the_first_
     assert await store.head() == 3
 
 
-async def test_a_repeat_in_the_same_batch_is_recognised(store: Store) -> None:
+async def test_a_repeat_in_the_same_batch_is_recognised(store: LogStore) -> None:
     append = append_of(write("vm-1", 0), body="create")
     outcomes = await asyncio.gather(*(store.append(append) for _ in range(5)), return_exceptions=True)
 
@@ -251,7 +260,7 @@ async def test_a_repeat_in_the_same_batch_is_recognised(store: Store) -> None:
     assert await store.head() == 1
 
 
-async def test_a_command_that_led_to_nothing_is_remembered(store: Store) -> None:
+async def test_a_command_that_led_to_nothing_is_remembered(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0)))
 
     assert list(await store.append(append_of(body="stop a stopped one", command_id="nothing"))) == []
@@ -262,7 +271,7 @@ async def test_a_command_that_led_to_nothing_is_remembered(store: Store) -> None
     await store.append(append_of(write("vm-1", 1)))
 
 
-async def test_a_refused_command_is_not_remembered(store: Store) -> None:
+async def test_a_refused_command_is_not_remembered(store: LogStore) -> None:
     with pytest.raises(WrongVersion):
         await store.append(append_of(write("vm-1", 4), body="start"))
 
@@ -270,7 +279,7 @@ async def test_a_refused_command_is_not_remembered(store: Store) -> None:
     await store.append(append_of(write("vm-1", 0), body="start"))
 
 
-async def test_command_ids_of_tenants_are_apart(store: Store) -> None:
+async def test_command_ids_of_tenants_are_apart(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0), body="a", tenant="red"))
     await store.append(append_of(write("vm-2", 0), body="b", tenant="blue"))
     await store.append(append_of(write("vm-3", 0), body="c", tenant="re", command_id="dcommand-1"))
@@ -279,7 +288,7 @@ async def test_command_ids_of_tenants_are_apart(store: Store) -> None:
     assert await store.accepted("blue", "command-1") == Accepted(digest_of("b"), 2, 2)
 
 
-async def test_what_has_no_key_may_come_twice(store: Store) -> None:
+async def test_what_has_no_key_may_come_twice(store: LogStore) -> None:
     await store.append(append_of(write("vm-1", 0)))
     await store.append(append_of(write("vm-1", 1)))
 
@@ -300,7 +309,7 @@ async def test_what_has_no_key_may_come_twice(store: Store) -> None:
     ],
     ids=["stream", "command", "type", "late", "early"],
 )
-async def test_what_cannot_be_stored_is_refused_and_spoils_no_neighbour(store: Store, broken: object) -> None:
+async def test_what_cannot_be_stored_is_refused_and_spoils_no_neighbour(store: LogStore, broken: object) -> None:
     assert isinstance(broken, type(append_of()))
     neighbours = [append_of(write(f"vm-{i}", 0), command_id=str(i)) for i in range(10, 14)]
     outcomes = await asyncio.gather(
@@ -315,7 +324,7 @@ async def test_what_cannot_be_stored_is_refused_and_spoils_no_neighbour(store: S
 # --- the end of the log, for those who keep it elsewhere -----------------------------------------------------------
 
 
-async def test_the_durable_head_is_the_end_of_the_chain(store: Store) -> None:
+async def test_the_durable_head_is_the_end_of_the_chain(store: LogStore) -> None:
     assert store.durable_head() == EMPTY
     events = tuple(await store.append(append_of(write("vm-1", 0, new(), new()), body="make")))
     command = StoredCommand("default", "command-1", Accepted(digest_of("make"), 1, 2))

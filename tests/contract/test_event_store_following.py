@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from aetherscale.eventstore.store import Accepted, AlreadyAccepted, Closed, Locked, Store, StoredEvent, WrongVersion
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.store import Accepted, AlreadyAccepted, Closed, Locked, StoredEvent, WrongVersion
 from aetherscale.eventstore.tail import MOST_EVENTS
 from tests.support.event_logs import EPOCH, NODE, LogWorld, append_of, digest_of, new, read_all, take, write
 from tests.support.store_fixtures import WAIT_S, store, world
@@ -18,7 +19,7 @@ __all__ = ["store", "world"]
 # --- those who follow ------------------------------------------------------------------------------------------------
 
 
-async def test_a_follower_gets_the_past_and_then_what_comes(store: Store) -> None:
+async def test_a_follower_gets_the_past_and_then_what_comes(store: LogStore) -> None:
     for version in range(3):
         await store.append(append_of(write("vm-1", version)))
 
@@ -29,7 +30,7 @@ async def test_a_follower_gets_the_past_and_then_what_comes(store: Store) -> Non
         assert [event.seq for event in await coming] == [4, 5]
 
 
-async def test_a_follower_of_the_future_waits_for_it(store: Store) -> None:
+async def test_a_follower_of_the_future_waits_for_it(store: LogStore) -> None:
     async with asyncio.timeout(WAIT_S), aclosing(store.subscribe(2)) as pages:
         coming = asyncio.ensure_future(take(pages, 1))
         for version in range(3):
@@ -37,7 +38,7 @@ async def test_a_follower_of_the_future_waits_for_it(store: Store) -> None:
         assert [event.seq for event in await coming] == [3]
 
 
-async def test_followers_get_everything_in_order_however_slow_they_are(store: Store) -> None:
+async def test_followers_get_everything_in_order_however_slow_they_are(store: LogStore) -> None:
     """Longer than what memory keeps, so that a slow follower has to go back to the log and then catch up."""
     count = MOST_EVENTS + 500
     first_page = asyncio.Event()
@@ -75,7 +76,7 @@ async def test_a_follower_ends_with_the_store(world: LogWorld) -> None:
             await waiting
 
 
-async def test_listeners_are_told_of_a_commit_before_those_who_wait_for_it(store: Store) -> None:
+async def test_listeners_are_told_of_a_commit_before_those_who_wait_for_it(store: LogStore) -> None:
     told: list[int] = []
     store.on_commit(lambda events: told.extend(event.seq for event in events))
 
@@ -90,7 +91,7 @@ async def test_listeners_are_told_of_a_commit_before_those_who_wait_for_it(store
 # --- waiting, closing, opening again ---------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_append_is_there_whole_or_not_at_all(store: Store) -> None:
+async def test_a_cancelled_append_is_there_whole_or_not_at_all(store: LogStore) -> None:
     async with asyncio.timeout(WAIT_S):
         for number in range(30):
             task = asyncio.ensure_future(store.append(append_of(write(f"vm-{number}", 0, new(), new()))))

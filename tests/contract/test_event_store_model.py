@@ -11,8 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.store import AlreadyAccepted, Append, Store, WrongVersion
+from aetherscale.eventstore.store import AlreadyAccepted, Append, WrongVersion
 from tests.support.event_logs import LogWorld, MemoryWorld, SqliteWorld, append_of, new, read_all, write
 
 STREAMS = ["vm-1", "vm-2", "name-web"]
@@ -54,7 +55,7 @@ def plain(outcome: object) -> Any:
             return list(outcome)  # type: ignore[call-overload]
 
 
-async def answers_of(store: Store) -> list[Any]:
+async def answers_of(store: LogStore) -> list[Any]:
     """Everything that can be asked of a store."""
     return [
         await read_all(store, 3),

@@ -22,10 +22,23 @@ from random import Random
 
 from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.integrity import PROVED_BYTES, verify
-from aetherscale.eventstore.sqlite import open_reader, open_store
-from aetherscale.eventstore.store import Accepted, Reader, StoredEvent, StoreError
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.eventstore.store import Accepted, StoredEvent, StoreError
 from tests.powercuts.disk import seeded
-from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, append_of, files_of, filled, new, read_all, write
+from tests.support.event_logs import (
+    EPOCH,
+    NODE,
+    NOW_US,
+    SqliteWorld,
+    append_of,
+    files_of,
+    filled,
+    new,
+    open_reader,
+    read_all,
+    write,
+)
 from tests.support.in_memory import in_memory
 
 PARTS = ("events.db", "events.db-wal", "events.head")
@@ -52,7 +65,7 @@ class Log:
     written: Content
 
 
-async def content_of(reader: Reader, like: Sequence[StoredEvent] | None = None) -> Content:
+async def content_of(reader: LogReader[StoredEvent], like: Sequence[StoredEvent] | None = None) -> Content:
     """All events of a log, and what some commands and streams in it came to. Raises `StoreError`."""
     events = await read_all(reader)
     like = like or events

@@ -14,13 +14,12 @@ import pytest
 
 from aetherscale.eventstore.archive import archive, preview
 from aetherscale.eventstore.integrity import info, verify
-from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.sqlite.connection import connect_read_only
 from aetherscale.eventstore.sqlite.reading import LogReading
 from aetherscale.eventstore.sqlite.segments import Segments
-from aetherscale.eventstore.store import Damaged, Locked, StoredEvent, TooNew, WrongVersion
+from aetherscale.eventstore.store import AS_STORED, Damaged, Locked, StoredEvent, TooNew, WrongVersion
 from aetherscale.eventstore.transfer import export
-from tests.support.event_logs import NOW_US, SqliteWorld, append_of, files_of, filled, new, read_all, write
+from tests.support.event_logs import NOW_US, SqliteWorld, append_of, files_of, filled, new, open_reader, read_all, write
 from tests.support.node import ROOT
 
 
@@ -182,7 +181,7 @@ async def test_what_is_sealed_between_two_looks_is_neither_missed_nor_doubled(
     with closing(connect_read_only(world.path)) as connection:
         reading = LogReading(connection, world.path)
         monkeypatch.setattr(Segments, "last_seq", sealed_meanwhile)
-        assert reading.read(4, 100, ["Made", "Grown"]) == events[4:104]
+        assert reading.read(AS_STORED, 4, 100, ["Made", "Grown"]) == events[4:104]
     assert looks == 6, "it looked again, twice"
 
 

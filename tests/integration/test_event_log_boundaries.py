@@ -10,11 +10,10 @@ import pytest
 from aetherscale.debugger import maintenance
 from aetherscale.debugger.past import opened
 from aetherscale.eventstore.archive import archive
-from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.store import AlreadyAccepted
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.times import to_rfc3339
-from tests.support.event_logs import NOW_US, SqliteWorld, append_of, digest_of, new, write
+from tests.support.event_logs import NOW_US, SqliteWorld, append_of, digest_of, new, open_reader, write
 
 SECOND_US = 1_000_000
 KINDS = ()

@@ -13,7 +13,7 @@ import pytest
 
 from aetherscale.eventstore.archive import archive
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.sqlite import open_reader, open_store
+from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import Damaged, StoredEvent, StoreError
 from aetherscale.eventstore.transfer import export
 from tests.support.event_logs import (
@@ -26,6 +26,7 @@ from tests.support.event_logs import (
     files_of,
     filled,
     new,
+    open_reader,
     read_all,
     write,
 )

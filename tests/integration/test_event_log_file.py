@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.sqlite import open_reader, open_store
+from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import (
     Locked,
     NotALog,
@@ -34,6 +34,7 @@ from tests.support.event_logs import (
     files_of,
     filled,
     new,
+    open_reader,
     read_all,
     write,
 )

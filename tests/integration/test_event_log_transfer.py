@@ -14,7 +14,7 @@ import pytest
 
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import info, verify
-from aetherscale.eventstore.sqlite import open_reader, open_store
+from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.store import (
     AlreadyAccepted,
     BadImport,
@@ -27,7 +27,7 @@ from aetherscale.eventstore.store import (
 )
 from aetherscale.eventstore.transfer import export, import_
 from aetherscale.kernel.messages import Event
-from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, append_of, new, read_all, write
+from tests.support.event_logs import EPOCH, NODE, NOW_US, SqliteWorld, append_of, new, open_reader, read_all, write
 
 NEW_EPOCH = "1111111111111111"
 LATER_US = NOW_US + 5_000_000

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.sqlite import open_reader
 from tests.integration.conftest import MakeNode
-from tests.support.event_logs import read_all
+from tests.support.event_logs import open_reader, read_all
 from tests.support.node import PATIENCE_S, Chunk, NobodyListens, RunningNode, guests
 from tests.support.raw_images import bare_image
 

@@ -25,8 +25,8 @@ from aetherscale.actors.compute.model.events import VmBooted, VmExited
 from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.log import LogReader
-from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import event_types
 from tests.integration.conftest import MakeNode
@@ -179,7 +179,7 @@ async def test_whatever_is_killed_under_load_nothing_is_lost_left_over_or_harmed
 
 async def audited(node: RunningNode, callers: list[Caller], gremlin: Gremlin) -> int:
     """Hold what callers were told and what was killed against the log; how many events there are."""
-    reader = LogReader(await open_reader(node.state_dir / "events.db"), Codec(event_types(kinds())))
+    reader = LogReader(await open_access(node.state_dir / "events.db"), Codec(event_types(kinds())).decoding)
     try:
         events = await reader.read(0, 1_000_000)
         assert [each.seq for each in events] == list(range(1, len(events) + 1))

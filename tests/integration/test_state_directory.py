@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.eventstore.sqlite import open_reader
 from aetherscale.eventstore.store import StoreError
 from tests.support.cli import BIN, MakeNode, good, run, simulated_node
-from tests.support.event_logs import SqliteWorld, filled
+from tests.support.event_logs import SqliteWorld, filled, open_reader
 
 SOMEBODY = 54321
 NAMES = ("events.lock", "events.reserve", "events.head", "events.db", "events.db-wal", "events.db.new", "snapshots.db")

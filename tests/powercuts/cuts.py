@@ -22,14 +22,14 @@ from typing import Any
 from aetherscale.eventstore.integrity import verify
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.projections import Snapshot, load, replay
-from aetherscale.eventstore.sqlite import open_reader, open_store
+from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import StoredEvent, StoreError
 from aetherscale.kernel.messages import Envelope
 from tests.powercuts.disk import Disk, Names, Said, seeded
 from tests.powercuts.ledger import CODEC, EVENTS_PER_APPEND, LEDGER, Paid, digest_of
 from tests.powercuts.recorder import Recording, record
-from tests.support.event_logs import EPOCH, NODE, NOW_US, read_all
+from tests.support.event_logs import EPOCH, NODE, NOW_US, open_reader, read_all
 from tests.support.in_memory import in_memory
 
 GENERATIONS = 3
@@ -143,7 +143,7 @@ async def after_a_cut(cut: Cut, directory: Path, written: Sequence[StoredEvent])
             accepted = await store.accepted(event.tenant, event.command_id)
             if (accepted is not None) != (event.seq <= there):
                 faults.append(f"command {event.command_id} is event {event.seq} of {there}, accepted is {accepted}")
-        faults.extend(await faults_of_views(log, directory / "snapshots.db"))
+        faults.extend(await faults_of_snapshots(log, directory / "snapshots.db"))
         writes = [Write("after-the-cut", 0, (Paid(b"one"),))]
         envelope: Envelope[Any] = Envelope(None, "default", "user:test", "after-the-cut", "correlation", None, NOW_US)
         await log.append(writes, envelope, digest=digest_of("after-the-cut"))
@@ -155,21 +155,21 @@ async def after_a_cut(cut: Cut, directory: Path, written: Sequence[StoredEvent])
     return there, faults
 
 
-async def faults_of_views(log: EventLog, path: Path) -> list[str]:
+async def faults_of_snapshots(log: EventLog, path: Path) -> list[str]:
     """Whether snapshots are what the log says, or not there, and whether more can be kept."""
-    views = await SqliteSnapshots.open(path)
+    kept = await SqliteSnapshots.open(path)
     try:
-        loaded, truth = await load(LEDGER, log, views), await replay(LEDGER, log)
-        if loaded != truth:
+        (loaded, _), truth = await load([LEDGER], log, kept), await replay(LEDGER, log)
+        if loaded != [truth[0]]:
             return [f"the snapshots say {loaded}, the log says {truth}"]
         state, position = truth
         if position:
-            await views.save(LEDGER.name, LEDGER.fingerprint, log.epoch, Snapshot(position, LEDGER.encode(state)))
-            newest, *_ = await views.snapshots(LEDGER.name, LEDGER.fingerprint, log.epoch)
+            await kept.save(LEDGER.name, LEDGER.fingerprint, log.epoch, Snapshot(position, LEDGER.encode(state)))
+            newest, *_ = await kept.snapshots(LEDGER.name, LEDGER.fingerprint, log.epoch)
             if newest.position != position:
                 return [f"the snapshot of event {position} was not kept, {newest.position} is the newest"]
     finally:
-        await views.close()
+        await kept.close()
     return []
 
 

@@ -52,10 +52,10 @@ async def write_some(directory: Path, run: str, ending: str, synchronous: str = 
     if synchronous:
         await set_synchronous(store, synchronous)
     log = EventLog(store, CODEC)
-    views = await SqliteSnapshots.open(directory / "snapshots.db")
-    state, position = await load(LEDGER, log, views)
+    kept = await SqliteSnapshots.open(directory / "snapshots.db")
+    [state], position = await load([LEDGER], log, kept)
     say(f"done {position}")
-    snapshots = Snapshots(views, log.epoch, position, every=SNAPSHOT_EVENTS)
+    snapshots = Snapshots(kept, log.epoch, position, every=SNAPSHOT_EVENTS)
     snapshots.watch(LEDGER, lambda: state)
 
     def committed(recorded: Sequence[Recorded]) -> None:
@@ -73,7 +73,7 @@ async def write_some(directory: Path, run: str, ending: str, synchronous: str = 
     saving.cancel()
     await asyncio.gather(saving, return_exceptions=True)
     await snapshots.save()
-    await views.close()
+    await kept.close()
     await log.close()
 
 

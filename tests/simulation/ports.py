@@ -36,18 +36,8 @@ from aetherscale.bus.endpoint import Endpoint
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
-from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, Views
-from aetherscale.eventstore.store import (
-    PAGE,
-    Accepted,
-    Append,
-    Damaged,
-    InDoubt,
-    Make,
-    Store,
-    StoredEvent,
-    StoreError,
-)
+from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, SnapshotStore
+from aetherscale.eventstore.store import Append, Damaged, InDoubt, Reading, StoreError
 from aetherscale.runtime.component import Component, Driver, Host, Progress, Report
 from aetherscale.runtime.host import Broker, Capacity
 from aetherscale.settings import Settings
@@ -79,12 +69,12 @@ class SimulatedPlatform:
     def prepare(self, settings: Settings) -> Settings:
         return settings
 
-    async def open_store(self, settings: Settings) -> Store:
+    async def open_store(self, settings: Settings) -> LogStore:
         backend = SimulatedBackend(self._world, self._number)
         return await LogStore.start(backend)
 
-    async def open_views(self, settings: Settings) -> Views:
-        return SimulatedViews(self._world, self._number)
+    async def open_snapshots(self, settings: Settings) -> SnapshotStore:
+        return SimulatedSnapshots(self._world, self._number)
 
     async def find_broker(self, settings: Settings, stack: AsyncExitStack) -> Broker:
         endpoint = Endpoint("nats://simulated")
@@ -134,30 +124,11 @@ class SimulatedBackend(MemoryBackend):
     async def settle(self) -> None:
         await self._world.pass_through(self._number, "settle", lambda: MemoryBackend.settle(self))
 
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
-        return await self._world.pass_through(
-            self._number, "read", lambda: MemoryBackend.read(self, after, limit, types)
-        )
-
-    async def read_as(
-        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
-    ) -> Sequence[T]:
-        return await self._world.pass_through(
-            self._number, "read", lambda: MemoryBackend.read_as(self, make, after, limit, types)
-        )
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
-        return await self._world.pass_through(
-            self._number, "read stream", lambda: MemoryBackend.read_stream(self, stream, after_version)
-        )
-
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        return await self._world.pass_through(
-            self._number, "accepted", lambda: MemoryBackend.accepted(self, tenant, command_id)
-        )
+    async def ask(self, question: Callable[[Reading], T]) -> T:
+        return await self._world.pass_through(self._number, "read", lambda: MemoryBackend.ask(self, question))
 
 
-class SimulatedViews:
+class SimulatedSnapshots:
     """Snapshots on a disk that may forget the newest, or keep half of it."""
 
     def __init__(self, world: World, number: int) -> None:

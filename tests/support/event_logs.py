@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from aetherscale.eventstore.archive import archive
+from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryLog, open_memory
-from aetherscale.eventstore.sqlite import open_store
-from aetherscale.eventstore.store import Append, CommandKey, NewEvent, Reader, Store, StoredEvent, StreamWrite
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access, open_store
+from aetherscale.eventstore.store import AS_STORED, Append, CommandKey, NewEvent, StoredEvent, StreamWrite
 
 NODE = "host1"
 EPOCH = "00ff00ff00ff00ff"
@@ -18,10 +20,15 @@ NOW_US = 1_767_225_600_000_000
 RESERVE_BYTES = 64 * 1024
 
 
+async def open_reader(path: Path) -> LogReader[StoredEvent]:
+    """A log in a file, to be read as it stands there."""
+    return LogReader(await open_access(path), AS_STORED)
+
+
 class LogWorld(Protocol):
     """What a log is kept on."""
 
-    async def open(self) -> Store:
+    async def open(self) -> LogStore:
         """A store that writes to it."""
         ...
 
@@ -36,7 +43,7 @@ class MemoryWorld:
     def __init__(self) -> None:
         self.log = MemoryLog(NODE, EPOCH, "0.1.0")
 
-    async def open(self) -> Store:
+    async def open(self) -> LogStore:
         return await open_memory(self.log)
 
     def archive(self, keep: int) -> None:
@@ -49,7 +56,7 @@ class SqliteWorld:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "events.db"
 
-    async def open(self) -> Store:
+    async def open(self) -> LogStore:
         return await open_store(
             self.path, node=NODE, epoch=EPOCH, now_us=NOW_US, program="0.1.0", reserve_bytes=RESERVE_BYTES
         )
@@ -94,7 +101,7 @@ def digest_of(body: str) -> bytes:
     return hashlib.sha256(body.encode()).digest()
 
 
-async def read_all(store: Reader, page: int = 1000) -> list[StoredEvent]:
+async def read_all(store: LogReader[StoredEvent], page: int = 1000) -> list[StoredEvent]:
     """Every event, read in pages."""
     events: list[StoredEvent] = []
     while found := await store.read(len(events), page):
@@ -110,7 +117,7 @@ async def take(pages: AsyncIterator[Sequence[StoredEvent]], count: int) -> list[
     return events
 
 
-async def filled(world: LogWorld, commits: int = 3) -> Store:
+async def filled(world: LogWorld, commits: int = 3) -> LogStore:
     """An open log with as many commits, each of two events and a command."""
     store = await world.open()
     head = await store.head()
@@ -126,7 +133,7 @@ async def filled(world: LogWorld, commits: int = 3) -> Store:
     return store
 
 
-async def version_of(store: Reader, stream: str) -> int:
+async def version_of(store: LogReader[StoredEvent], stream: str) -> int:
     return len(await store.read_stream(stream))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from aetherscale.eventstore.codec import Codec
-from aetherscale.eventstore.store import StoredEvent
+from aetherscale.eventstore.store import NewEvent, StoredEvent
 from aetherscale.kernel.messages import Event
 from tests.support.examples import example_of
 
@@ -80,9 +80,8 @@ def write_missing(directory: Path, codec: Codec, event_types: Iterable[type[Even
 
 def stored(kind: str, schema: int, payload: bytes) -> StoredEvent:
     """A payload as a log would give it."""
-    return StoredEvent(
-        1, "vm-1", 1, kind, schema, payload, 0, "host1", "epoch1", "default", "user:test", "c", "c", None
-    )
+    event = NewEvent(kind, schema, payload)
+    return StoredEvent(1, "vm-1", 1, 0, "host1", "epoch1", "default", "user:test", "c", "c", None, event)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.sqlite import open_reader, open_store
-from aetherscale.eventstore.store import InDoubt, StorageFull, Store
-from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, new, read_all, write
+from aetherscale.eventstore.sqlite import open_store
+from aetherscale.eventstore.store import InDoubt, StorageFull
+from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, new, open_reader, read_all, write
 from tests.support.failing_sync import fail_to_sync
 from tests.support.log_writer import die_with_parent
 
@@ -26,7 +27,7 @@ RESERVE = 256 * 1024
 BIG = b"\x00" * 20_000
 
 
-async def opened(directory: Path) -> Store:
+async def opened(directory: Path) -> LogStore:
     return await open_store(directory / "events.db", node=NODE, epoch=EPOCH, now_us=NOW_US, reserve_bytes=RESERVE)
 
 
@@ -49,7 +50,7 @@ async def a_commit_that_cannot_be_synced_is_in_doubt(directory: Path) -> None:
         assert (directory / name).read_bytes() == content, f"closing a log in doubt wrote to {name}"
 
 
-async def fill(store: Store, stream: str, data: bytes, most: int = 10_000) -> int:
+async def fill(store: LogStore, stream: str, data: bytes, most: int = 10_000) -> int:
     """Append until the disk is full; how many events the stream then has."""
     version = 0
     with suppress(StorageFull):

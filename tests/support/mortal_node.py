@@ -21,7 +21,7 @@ from aetherscale.bus.bus import Bus
 from aetherscale.components import components
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
-from aetherscale.eventstore.store import Append, Store
+from aetherscale.eventstore.store import Append
 from aetherscale.runtime.app import Ready, run_node
 from aetherscale.runtime.component import Component, Driver
 from aetherscale.runtime.component import Host as DriverHost
@@ -72,7 +72,7 @@ class MortalHost(Host):
     def __init__(self, fate: Fate) -> None:
         self._fate = fate
 
-    async def open_store(self, settings: Settings) -> Store:
+    async def open_store(self, settings: Settings) -> LogStore:
         store = await super().open_store(settings)
         assert isinstance(store, LogStore)
         commit = store._backend.commit

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.eventstore.store import Store
+from aetherscale.eventstore.groupcommit import LogStore
 from tests.support.event_logs import LogWorld, MemoryWorld, SqliteWorld
 
 WAIT_S = 20.0
@@ -19,7 +19,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> LogWorld:
 
 
 @pytest.fixture
-async def store(world: LogWorld) -> AsyncIterator[Store]:
+async def store(world: LogWorld) -> AsyncIterator[LogStore]:
     opened = await world.open()
     yield opened
     await opened.close()

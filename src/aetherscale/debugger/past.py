@@ -17,14 +17,13 @@ from msgspec import Struct
 
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import is_large, prove
-from aetherscale.eventstore.sqlite import open_reader
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.sqlite import open_access
 from aetherscale.eventstore.store import (
     BadImport,
     Locked,
     NotEmpty,
-    Reader,
     StorageFull,
-    StoredEvent,
     StoreError,
     TooNew,
 )
@@ -121,12 +120,11 @@ def empty(kinds: Kinds) -> dict[str, Registry[Any]]:
 class PastLog:
     """A log that is read for what it says about the past."""
 
-    def __init__(self, reader: Reader, kinds: Kinds, *, is_proved: bool) -> None:
+    def __init__(self, reader: LogReader[Recorded], kinds: Kinds, *, is_proved: bool) -> None:
         self.is_proved = is_proved
         """Whether every event is known to be as it was written; of others only the end is known to be there."""
         self.kinds = tuple(kinds)
         self._reader = reader
-        self._codec = Codec(event_types(self.kinds))
 
     @property
     def node(self) -> str:
@@ -173,7 +171,7 @@ class PastLog:
     ) -> AsyncIterator[Sequence[Recorded]]:
         """The events after one position up to another one, in pages; with `types` only those."""
         while after < until:
-            page = self._decoded(await self._reader.read(after, types=types))
+            page = await self._reader.read(after, types=types)
             wanted = [recorded for recorded in page if recorded.seq <= until]
             if wanted:
                 yield wanted
@@ -183,20 +181,16 @@ class PastLog:
 
     async def event(self, seq: int) -> Recorded | None:
         """The event at one position."""
-        found = self._decoded(await self._reader.read(seq - 1, 1)) if seq > 0 else []
+        found = await self._reader.read(seq - 1, 1) if seq > 0 else []
         return found[0] if found and found[0].seq == seq else None
 
     async def stream(self, name: str) -> Sequence[Recorded]:
         """All events of one stream."""
-        return self._decoded(await self._reader.read_stream(name))
+        return await self._reader.read_stream(name)
 
-    async def follow(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
+    def follow(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
         """All events after a position, then those that come, for ever."""
-        async for stored in self._reader.subscribe(after):
-            yield self._decoded(stored)
-
-    def _decoded(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
-        return [self._codec.decode(event) for event in stored]
+        return self._reader.subscribe(after)
 
 
 @asynccontextmanager
@@ -211,11 +205,11 @@ async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
         is_proved = not is_large(path)
         if is_proved:
             await asyncio.to_thread(prove, path)
-        reader = await open_reader(path)
+        access = await open_access(path)
         try:
-            yield PastLog(reader, kinds, is_proved=is_proved)
+            yield PastLog(LogReader(access, Codec(event_types(tuple(kinds))).decoding), kinds, is_proved=is_proved)
         finally:
-            await reader.close()
+            await access.close()
 
 
 def moment_of(text: str, now_us: int) -> tuple[int, int | None]:

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from aetherscale.eventstore.store import Accepted, Damaged, StoredEvent
 
@@ -51,12 +52,24 @@ def next_head(head: Head, events: Sequence[StoredEvent], commands: Sequence[Stor
     """The head after one more commit.
 
     The link is SHA-256 of the MessagePack array [previous link, number of the commit, events, commands] in smallest
-    encodings; events are arrays of the fields of `StoredEvent`, commands are in the order of tenant and command id.
+    encodings; events are the arrays that `_hashed` makes of them, commands are in the order of tenant and command id.
     """
     number = head.batch + 1
     ordered = sorted(commands, key=lambda command: (command.tenant, command.command_id))
-    link = hashlib.sha256(_encoder.encode((head.link, number, events, ordered))).digest()
+    link = hashlib.sha256(_encoder.encode((head.link, number, [_hashed(event) for event in events], ordered))).digest()
     return Head(number, events[-1].seq if events else head.seq, link)
+
+
+def _hashed(event: StoredEvent) -> tuple[int | str | bytes | None, ...]:
+    """What is hashed of an event: all of it. The order is for ever."""
+    seq, stream, version, time_us, node, epoch, tenant, actor, command_id, correlation_id, causation_id, new = astuple(
+        event
+    )
+    kind, schema, data = new.type, new.schema, new.data
+    return (
+        seq, stream, version, kind, schema, data, time_us,
+        node, epoch, tenant, actor, command_id, correlation_id, causation_id,
+    )  # fmt: skip
 
 
 def head_to_bytes(head: Head) -> bytes:

@@ -6,12 +6,12 @@ An event of an unknown type or a newer schema is never skipped: the reader refus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple
 
-from aetherscale.eventstore.store import Damaged, NewEvent, StoredEvent, StoredType, TooNew
+from aetherscale.eventstore.store import Decoding, NewEvent, StoredEvent, StoredType, TooNew, decode
 from aetherscale.kernel.messages import Event, Recorded
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -38,8 +38,9 @@ class Codec:
             for name, event_type in self._types.items()
             for schema in range(1 if event_type.ONLY_ADDED else event_type.SCHEMA, event_type.SCHEMA + 1)
         }
-        """What decodes payloads that need no upcast, which nearly all are: one look instead of several for each."""
         self._encoder = msgspec.msgpack.Encoder()
+        self.decoding: Final[Decoding[Recorded]] = Decoding(Recorded, self._payload, self.check)
+        """How a log is read as recorded events."""
 
     def encode(self, event: Event) -> NewEvent:
         """The event as it goes into the log. Raises TypeError for one that this program could not read again."""
@@ -57,45 +58,7 @@ class Codec:
 
     def decode(self, stored: StoredEvent) -> Recorded:
         """The event as it was recorded. Raises `TooNew` and `Damaged`."""
-        return self.recorded(*astuple(stored))
-
-    def recorded(
-        self,
-        seq: int,
-        stream: str,
-        version: int,
-        name: str,
-        schema: int,
-        data: bytes,
-        time_us: int,
-        node: str,
-        epoch: str,
-        tenant: str,
-        actor: str,
-        command_id: str,
-        correlation_id: str,
-        causation_id: str | None,
-    ) -> Recorded:
-        """The same, of the fields of a `StoredEvent`: a `Make`."""
-        try:
-            decode = self._current.get((name, schema))
-            event = decode(data) if decode is not None else self._upcast(seq, name, schema, data)
-        except msgspec.MsgspecError as broken:
-            raise Damaged(f"event {seq}: the payload is no {name}: {broken}", seq) from None
-        return Recorded(
-            seq,
-            stream,
-            version,
-            event,
-            time_us,
-            node,
-            epoch,
-            tenant,
-            actor,
-            command_id,
-            correlation_id,
-            causation_id,
-        )
+        return decode(self.decoding, stored)
 
     def check(self, types: Iterable[StoredType]) -> None:
         """Make sure that every type of event in a log can be read. Raises `TooNew`, which names the program needed."""
@@ -111,13 +74,20 @@ class Codec:
         event_type = self._types.get(name)
         return event_type is not None and 1 <= schema <= event_type.SCHEMA
 
-    def _upcast(self, seq: int, name: str, schema: int, data: bytes) -> Event:
-        """An event of an older schema. Raises `TooNew`, msgspec.MsgspecError."""
+    def _payload(self, seq: int, name: str, schema: int) -> Callable[[bytes], Event]:
+        """What decodes the payloads of a type and a schema: a look-up, where they need no upcast, as nearly all."""
+        decode = self._current.get((name, schema))
+        if decode is not None:
+            return decode
         if not self._knows(name, schema):
             raise TooNew(
                 f"event {seq} is a {name} of schema {schema}, which this version does not know; "
                 "read the log with the version that wrote it, or a newer one"
             )
+        return partial(self._upcast, name, schema)
+
+    def _upcast(self, name: str, schema: int, data: bytes) -> Event:
+        """An event of an older schema. Raises msgspec.MsgspecError."""
         event_type = self._types[name]
         payload = msgspec.msgpack.decode(data)
         for older in range(schema, event_type.SCHEMA):

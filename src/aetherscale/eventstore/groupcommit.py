@@ -10,26 +10,22 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from copy import copy
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from aetherscale.eventstore.backend import Backend, Outcome
 from aetherscale.eventstore.chain import Head
+from aetherscale.eventstore.reader import LogReader
 from aetherscale.eventstore.store import (
-    PAGE,
-    Accepted,
+    AS_STORED,
     Append,
     Closed,
     Damaged,
     InDoubt,
-    Make,
     StorageFull,
     StoredEvent,
-    StoredType,
     StoreError,
 )
 from aetherscale.eventstore.tail import Tail
-
-T = TypeVar("T")
 
 BATCH_EVENTS: Final = 1000
 BATCH_BYTES: Final = 1024 * 1024
@@ -43,15 +39,15 @@ class _Waiting(NamedTuple):
     done: asyncio.Future[Sequence[StoredEvent]]
 
 
-class LogStore:
-    """The `Store` over any backend. `await LogStore.start(backend)`; `await store.close()` at the end.
+class LogStore(LogReader[StoredEvent]):
+    """The log of one node over any backend: one writer, any number of readers.
 
-    It owns one task, the writer, which `close` waits for.
+    `await LogStore.start(backend)`; `await store.close()` at the end. It owns one task, the writer, which
+    `close` waits for.
     """
 
     def __init__(self, backend: Backend, head: int) -> None:
-        self.node = backend.node
-        self.epoch = backend.epoch
+        super().__init__(backend, AS_STORED)
         self._backend = backend
         self._tail = Tail(head)
         self._durable_head = backend.durable_head()
@@ -67,10 +63,15 @@ class LogStore:
     @classmethod
     async def start(cls, backend: Backend) -> LogStore:
         """A store that is ready to write."""
-        return cls(backend, await backend.head())
+        return cls(backend, await backend.ask(lambda log: log.head()))
 
     async def append(self, append: Append) -> Sequence[StoredEvent]:
-        """As in `Store`."""
+        """Write all of it and return when it is durable, with what is now in the log (`()` where it had no events).
+
+        Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
+        call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`,
+        `Closed`; and ValueError for what no log can hold (text that is not Unicode, a year beyond 9999).
+        """
         if self._refusing is not None:
             raise copy(self._refusing)
         done: asyncio.Future[Sequence[StoredEvent]] = asyncio.get_running_loop().create_future()
@@ -79,46 +80,26 @@ class LogStore:
         return await done
 
     def durable_head(self) -> Head:
-        """As in `Store`."""
+        """The end of the log as of the last commit that is durable. Costs nothing; see `chain.py`."""
         return self._durable_head
 
     async def head(self) -> int:
-        """As in `Reader`."""
+        """The position of the last event that is durable; 0 in an empty log."""
         return self._tail.head
 
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        return await self._backend.read(after, limit, types)
-
-    async def read_as(
-        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
-    ) -> Sequence[T]:
-        """As in `Reader`."""
-        return await self._backend.read_as(make, after, limit, types)
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        return await self._backend.read_stream(stream, after_version)
-
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """As in `Reader`."""
-        return await self._backend.accepted(tenant, command_id)
-
-    async def types(self) -> Sequence[StoredType]:
-        """As in `Reader`."""
-        return await self._backend.types()
-
-    async def position_at(self, time_us: int) -> int:
-        """As in `Reader`."""
-        return await self._backend.position_at(time_us)
-
     def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
-        """As in `Store`."""
+        """Call `listener` with all that has become durable, in the order of the log, before any `append` returns it.
+
+        It must not fail and may not wait: whoever is told of an append finds it in every projection.
+        """
         self._listeners.append(listener)
 
     def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
-        """As in `Reader`."""
-        return self._tail.follow(after, self._backend.read)
+        """All events after a position, in order, without gap or double: first the past in pages, then as they come.
+
+        Memory is bounded: a slow reader is given pages from the log, not a growing queue. Ends when the log is closed.
+        """
+        return self._tail.follow(after, self.read)
 
     async def close(self) -> None:
         """Write what is waiting, end the subscriptions, close the backend. Later appends are refused."""

@@ -13,10 +13,11 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.eventstore.chain import StoredCommand
 from aetherscale.eventstore.events_as_json import event_json
-from aetherscale.eventstore.store import Accepted, Damaged, StoredEvent, StoredType
+from aetherscale.eventstore.store import Accepted, Damaged, NewEvent, StoredEvent, StoredType
 from aetherscale.kernel.times import from_rfc3339
 
 FORMAT: Final = 2
@@ -123,7 +124,7 @@ def line_of_event(event: StoredEvent) -> dict[str, Any]:
     try:
         form = event_json(event)
     except Damaged:
-        form = event_json(msgspec.structs.replace(event, data=_NIL))
+        form = event_json(replace(event, event=replace(event.event, data=_NIL)))
     return {
         "line": "event",
         **form,
@@ -136,20 +137,18 @@ def line_of_event(event: StoredEvent) -> dict[str, Any]:
 def event_of_line(line: EventLine) -> StoredEvent:
     """The inverse. Raises ValueError for what is no time."""
     return StoredEvent(
-        seq=line.seq,
-        stream=line.stream,
-        version=line.version,
-        type=line.type,
-        schema=line.schema,
-        data=line.payload,
-        time_us=from_rfc3339(line.time),
-        node=line.node,
-        epoch=line.epoch,
-        tenant=line.tenant,
-        actor=line.actor,
-        command_id=line.command_id,
-        correlation_id=line.correlation_id,
-        causation_id=line.causation_id,
+        line.seq,
+        line.stream,
+        line.version,
+        from_rfc3339(line.time),
+        line.node,
+        line.epoch,
+        line.tenant,
+        line.actor,
+        line.command_id,
+        line.correlation_id,
+        line.causation_id,
+        NewEvent(line.type, line.schema, line.payload),
     )
 
 

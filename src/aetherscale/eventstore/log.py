@@ -1,4 +1,4 @@
-"""The typed face of the event log: events in, recorded events out."""
+"""The event log of a node: events in, recorded events out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from aetherscale.eventstore.codec import Codec
-from aetherscale.eventstore.store import PAGE, Accepted, Append, CommandKey, Reader, Store, StoredEvent, StreamWrite
+from aetherscale.eventstore.groupcommit import LogStore
+from aetherscale.eventstore.reader import LogReader
+from aetherscale.eventstore.store import Append, CommandKey, StoredEvent, StreamWrite
 from aetherscale.kernel.messages import Envelope, Event, Recorded
 
 
@@ -24,70 +26,13 @@ class Write(Struct, frozen=True):
     events: tuple[Event, ...]
 
 
-class LogReader:
-    """A log that can be read."""
-
-    def __init__(self, reader: Reader, codec: Codec) -> None:
-        self._reader = reader
-        self._codec = codec
-
-    @property
-    def node(self) -> str:
-        """The name of the node whose log it is."""
-        return self._reader.node
-
-    @property
-    def epoch(self) -> str:
-        """Generated when the log was made."""
-        return self._reader.epoch
-
-    async def head(self) -> int:
-        """The position of the last event; 0 in an empty log."""
-        return await self._reader.head()
-
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[Recorded]:
-        """The next events after a position, in order."""
-        return list(await self._reader.read_as(self._codec.recorded, after, limit, types))
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
-        """All events of a stream after a version, in order."""
-        return self._decode(await self._reader.read_stream(stream, after_version))
-
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
-        return await self._reader.accepted(tenant, command_id)
-
-    async def position_at(self, time_us: int) -> int:
-        """The position of the last event that was recorded at or before a moment."""
-        return await self._reader.position_at(time_us)
-
-    async def check_types(self) -> None:
-        """Make sure that this program knows every type of event in the log, before it acts on any.
-
-        Raises `TooNew`, which names the version of the program that is needed.
-        """
-        self._codec.check(await self._reader.types())
-
-    async def subscribe(self, after: int) -> AsyncGenerator[list[Recorded], None]:
-        """All events after a position, in order, first the past in pages, then as they come."""
-        async with aclosing(self._reader.subscribe(after)) as pages:
-            async for stored in pages:
-                yield self._decode(stored)
-
-    async def close(self) -> None:
-        """Close what is read from."""
-        await self._reader.close()
-
-    def _decode(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
-        return [self._codec.decode(event) for event in stored]
-
-
-class EventLog(LogReader):
+class EventLog(LogReader[Recorded]):
     """The log of a node that runs: it is written to by this process alone."""
 
-    def __init__(self, store: Store, codec: Codec) -> None:
-        super().__init__(store, codec)
+    def __init__(self, store: LogStore, codec: Codec) -> None:
+        super().__init__(store.access, codec.decoding)
         self._store = store
+        self._codec = codec
         self._listeners: list[Callable[[Sequence[Recorded]], None]] = []
         store.on_commit(self._committed)
 
@@ -96,7 +41,7 @@ class EventLog(LogReader):
     ) -> list[Recorded]:
         """Write what a message leads to, all of it or nothing, and return when it is durable.
 
-        A `digest` makes the message recognisable as a command by its id. Raises what `Store.append` raises.
+        A `digest` makes the message recognisable as a command by its id. Raises what `LogStore.append` raises.
         """
         key = CommandKey(envelope.tenant, envelope.command_id, digest) if digest is not None else None
         append = Append(
@@ -127,6 +72,23 @@ class EventLog(LogReader):
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
         self._listeners.append(listener)
+
+    async def head(self) -> int:
+        """The position of the last event that is durable; costs nothing."""
+        return await self._store.head()
+
+    async def subscribe(self, after: int) -> AsyncGenerator[Sequence[Recorded], None]:
+        """As in `LogReader`; what comes is told as soon as it is durable."""
+        async with aclosing(self._store.subscribe(after)) as pages:
+            async for stored in pages:
+                yield self._decode(stored)
+
+    async def close(self) -> None:
+        """Write what is waiting, then let go of everything."""
+        await self._store.close()
+
+    def _decode(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
+        return [self._codec.decode(event) for event in stored]
 
     def _committed(self, stored: Sequence[StoredEvent]) -> None:
         """Decode once for all who listen."""

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeVar
-
-from msgspec.structs import astuple
 
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand, next_head
@@ -16,22 +15,26 @@ from aetherscale.eventstore.clock import around
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.plan import plan
 from aetherscale.eventstore.store import (
-    PAGE,
     Accepted,
     Append,
     Closed,
+    Decoding,
     Locked,
-    Make,
+    Reading,
     StorageFull,
     StoredEvent,
     StoredType,
+    decode,
 )
 
 T = TypeVar("T")
 
 
 class MemoryLog:
-    """The content of a log. Set `full` to have every append refused that is not urgent, as on a full disk."""
+    """The content of a log, and the `Reading` of it.
+
+    Set `full` to have every append refused that is not urgent, as on a full disk.
+    """
 
     def __init__(self, node: str, epoch: str, program: str = "") -> None:
         self.node = node
@@ -42,8 +45,8 @@ class MemoryLog:
         self.events: list[StoredEvent] = []
         self.streams: dict[str, list[StoredEvent]] = {}
         self.commands: dict[tuple[str, str], Accepted] = {}
-        self.types: dict[tuple[str, int], StoredType] = {}
-        self.head = EMPTY
+        self.known_types: dict[tuple[str, int], StoredType] = {}
+        self.chain_head = EMPTY
 
     def crash(self) -> None:
         """The state after the death of the writing process: all that was committed, and no writer."""
@@ -56,6 +59,28 @@ class MemoryLog:
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
         return self.commands.get((tenant, command_id))
+
+    def head(self) -> int:
+        """As in `Reading`."""
+        return len(self.events)
+
+    def read(self, decoding: Decoding[T], after: int, limit: int, types: Sequence[str] | None = None) -> list[T]:
+        """As in `Reading`."""
+        following = islice(self.events, after, None)
+        wanted = following if types is None else (event for event in following if event.type in types)
+        return [decode(decoding, event) for event in islice(wanted, limit)]
+
+    def read_stream(self, decoding: Decoding[T], stream: str, after_version: int = 0) -> list[T]:
+        """As in `Reading`."""
+        return [decode(decoding, event) for event in self.streams.get(stream, [])[after_version:]]
+
+    def types(self) -> list[StoredType]:
+        """As in `Reading`."""
+        return list(self.known_types.values())
+
+    def position_at(self, time_us: int) -> int:
+        """As in `Reading`."""
+        return around(((event.seq, event.time_us) for event in self.events), time_us).position
 
 
 class MemoryBackend:
@@ -77,10 +102,10 @@ class MemoryBackend:
         planned = plan(appends, log, len(log.events), self.node, self.epoch)
         commands = [StoredCommand(*key, accepted) for key, accepted in planned.commands.items()]
         if planned.events or commands:
-            log.head = next_head(log.head, planned.events, commands)
+            log.chain_head = next_head(log.chain_head, planned.events, commands)
         for event in planned.events:
             log.streams.setdefault(event.stream, []).append(event)
-            log.types.setdefault((event.type, event.schema), StoredType(event.type, event.schema, log.program))
+            log.known_types.setdefault((event.type, event.schema), StoredType(event.type, event.schema, log.program))
         log.events.extend(planned.events)
         log.commands.update(planned.commands)
         return planned.outcomes
@@ -90,47 +115,11 @@ class MemoryBackend:
 
     def durable_head(self) -> Head:
         """As in `Backend`."""
-        return self._open().head
+        return self._open().chain_head
 
-    async def head(self) -> int:
-        """As in `Reader`."""
-        return len(self._open().events)
-
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        events = self._open().events
-        if types is None:
-            return events[after : after + limit]
-        wanted = set(types)
-        found: list[StoredEvent] = []
-        for position in range(after, len(events)):
-            if len(found) == limit:
-                break
-            if events[position].type in wanted:
-                found.append(events[position])
-        return found
-
-    async def read_as(
-        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
-    ) -> Sequence[T]:
-        """As in `Reader`."""
-        return [make(*astuple(event)) for event in await self.read(after, limit, types)]
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        return self._open().streams.get(stream, [])[after_version:]
-
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """As in `Reader`."""
-        return self._open().accepted(tenant, command_id)
-
-    async def types(self) -> Sequence[StoredType]:
-        """As in `Reader`."""
-        return list(self._open().types.values())
-
-    async def position_at(self, time_us: int) -> int:
-        """As in `Reader`."""
-        return around(((event.seq, event.time_us) for event in self._open().events), time_us).position
+    async def ask(self, question: Callable[[Reading], T]) -> T:
+        """As in `Access`; the answer is there before anything else runs."""
+        return question(self._open())
 
     async def close(self) -> None:
         """Another store may then write to the log."""

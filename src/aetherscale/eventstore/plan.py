@@ -95,9 +95,6 @@ def _events(append: Append, planned: Plan, seq: int, node: str, epoch: str) -> t
                     seq,
                     write.stream,
                     version,
-                    event.type,
-                    event.schema,
-                    event.data,
                     append.time_us,
                     node,
                     epoch,
@@ -106,6 +103,7 @@ def _events(append: Append, planned: Plan, seq: int, node: str, epoch: str) -> t
                     append.command_id,
                     append.correlation_id,
                     append.causation_id,
+                    event,
                 )
             )
         planned.versions[write.stream] = version

@@ -24,7 +24,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-from aetherscale.eventstore.log import LogReader
+from aetherscale.eventstore.reader import LogReader
 from aetherscale.eventstore.store import PAGE, StoreError
 from aetherscale.kernel.messages import Event, Recorded
 
@@ -45,7 +45,7 @@ class Snapshot(Struct, frozen=True):
     state: bytes
 
 
-class Views(Protocol):
+class SnapshotStore(Protocol):
     """Where snapshots are kept. `sqlite/snapshots.py` is the real one, `MemorySnapshots` its fake."""
 
     async def snapshots(self, name: str, fingerprint: str, epoch: str) -> Sequence[Snapshot]:
@@ -109,62 +109,96 @@ class Projection(Generic[S]):
 
 
 async def replay(
-    projection: Projection[S], event_log: LogReader, until: int | None = None, *, after: tuple[S, int] | None = None
+    projection: Projection[S],
+    event_log: LogReader[Recorded],
+    until: int | None = None,
+    *,
+    after: tuple[S, int] | None = None,
 ) -> tuple[S, int]:
     """The state as of position `until`, or of the end, from the log alone; with the position that was reached.
 
-    It begins where `after` stands, if given. Raises `TooNew` where the log has a type of event that this program does
-    not know, wanted or not: its meaning is unknown. Also what `LogReader.read` raises.
+    It begins where `after` stands, if given. Raises what `fold_all` raises.
     """
-    await event_log.check_types()
-    state, position = after or (projection.initial(), 0)
+    begun = after or (projection.initial(), 0)
     end = await event_log.head() if until is None else until
-    types = None if projection.events is None else [event.__name__ for event in projection.events]
-    read = position
-    with _unsearched():
-        while read < end:
-            page = await event_log.read(read, PAGE, types)
-            if page and page[-1].seq > end:
-                page = [recorded for recorded in page if recorded.seq <= end]
-            state = projection.fold(state, page)
-            if len(page) < PAGE:
-                break
-            read = page[-1].seq
-    return state, max(position, end)
+    [state] = await fold_all([projection], [begun], event_log, end)
+    return state, max(begun[1], end)
 
 
 async def load(
-    projection: Projection[S], event_log: LogReader, views: Views, *, every: int = SNAPSHOT_EVENTS
-) -> tuple[S, int]:
-    """The state as of the end of the log, from the newest good snapshot on; with the position that was reached.
+    projections: Sequence[Projection[Any]],
+    event_log: LogReader[Recorded],
+    kept: SnapshotStore,
+    *,
+    every: int = SNAPSHOT_EVENTS,
+) -> tuple[list[Any], int]:
+    """The states as of the end of the log, each from its newest good snapshot on; with the position that was reached.
 
     Where that took more events than the `every` that come between two snapshots it is saved: else each start would fold
-    them again until a node has lived to write so many of its own. Raises what `replay` raises.
+    them again until a node has lived to write so many of its own. Raises what `fold_all` raises.
     """
     head = await event_log.head()
-    since: tuple[S, int] | None = None
-    for snapshot in await views.snapshots(projection.name, projection.fingerprint, event_log.epoch):
+    begun = [await _newest(projection, event_log.epoch, kept, head) for projection in projections]
+    states = await fold_all(projections, begun, event_log, head)
+    for projection, state, (_, since) in zip(projections, states, begun, strict=True):
+        if head - since > every:
+            await _save(kept, projection, event_log.epoch, Snapshot(head, projection.encode(state)))
+    return states, head
+
+
+async def fold_all(
+    projections: Sequence[Projection[Any]], begun: Sequence[tuple[Any, int]], event_log: LogReader[Recorded], until: int
+) -> list[Any]:
+    """The states as of a position, each begun as a state and where that stands: one pass over the log for all of them.
+
+    An event is read and decoded once, whoever wants it, and not at all where nobody does. Raises `TooNew` where the log
+    has a type of event that this program does not know, wanted or not: its meaning is unknown. Also
+    what `LogReader.read` raises.
+    """
+    await event_log.check_types()
+    states = [state for state, _ in begun]
+    types = _types_of(projections)
+    read = min((since for _, since in begun), default=until)
+    with _unsearched():
+        while read < until:
+            page = await event_log.read(read, PAGE, types)
+            known = page if not page or page[-1].seq <= until else [each for each in page if each.seq <= until]
+            for number, (projection, (_, since)) in enumerate(zip(projections, begun, strict=True)):
+                unseen = known if since <= read else [each for each in known if each.seq > since]
+                states[number] = projection.fold(states[number], unseen)
+            if len(page) < PAGE:
+                break
+            read = page[-1].seq
+    return states
+
+
+def _types_of(projections: Sequence[Projection[Any]]) -> list[str] | None:
+    """The types of event that any of them wants; None for all."""
+    wanted: set[str] = set()
+    for projection in projections:
+        if projection.events is None:
+            return None
+        wanted.update(event.__name__ for event in projection.events)
+    return sorted(wanted)
+
+
+async def _newest(projection: Projection[S], epoch: str, kept: SnapshotStore, head: int) -> tuple[S, int]:
+    """The newest good snapshot of a log that ends at `head`, and where it stands; else the beginning."""
+    for snapshot in await kept.snapshots(projection.name, projection.fingerprint, epoch):
         if snapshot.position > head:
             continue
         try:
             with _unsearched():
-                state = projection.decode(snapshot.state)
+                return projection.decode(snapshot.state), snapshot.position
         except msgspec.MsgspecError as bad:
             log.warning("%s: the snapshot at event %d is passed over: %s", projection.name, snapshot.position, bad)
-            continue
-        since = (state, snapshot.position)
-        break
-    begun = since[1] if since else 0
-    state, position = await replay(projection, event_log, head, after=since)
-    if position - begun > every:
-        await _save(views, projection, event_log.epoch, Snapshot(position, projection.encode(state)))
-    return state, position
+    return projection.initial(), 0
 
 
-async def _save(views: Views, projection: Projection[Any], epoch: str, snapshot: Snapshot) -> None:
+async def _save(kept: SnapshotStore, projection: Projection[Any], epoch: str, snapshot: Snapshot) -> None:
     """Save a snapshot. A failure is logged: there will be others."""
     try:
-        await views.save(projection.name, projection.fingerprint, epoch, snapshot)
+        await kept.save(projection.name, projection.fingerprint, epoch, snapshot)
     except StoreError as failure:
         log.warning("%s: no snapshot at event %d: %s", projection.name, snapshot.position, failure)
 
@@ -187,9 +221,9 @@ class Snapshots:
     `event_log.on_commit(snapshots.committed)` after whatever folds the events, and `run` in a task.
     """
 
-    def __init__(self, views: Views, epoch: str, position: int, *, every: int = SNAPSHOT_EVENTS) -> None:
+    def __init__(self, kept: SnapshotStore, epoch: str, position: int, *, every: int = SNAPSHOT_EVENTS) -> None:
         """`position` is where the states stand now."""
-        self._views = views
+        self._kept = kept
         self._epoch = epoch
         self._every = every
         self._position = self._saved = position
@@ -221,7 +255,7 @@ class Snapshots:
         states = [(projection, projection.encode(state())) for projection, state in self._watched]
         self._saved = position
         for projection, state in states:
-            await _save(self._views, projection, self._epoch, Snapshot(position, state))
+            await _save(self._kept, projection, self._epoch, Snapshot(position, state))
 
 
 class MemorySnapshots:
@@ -231,13 +265,13 @@ class MemorySnapshots:
         self._kept: dict[str, list[tuple[str, str, Snapshot]]] = {}
 
     async def snapshots(self, name: str, fingerprint: str, epoch: str) -> Sequence[Snapshot]:
-        """As in `Views`."""
+        """As in `SnapshotStore`."""
         return [kept for *belongs, kept in self._kept.get(name, []) if belongs == [fingerprint, epoch]]
 
     async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
-        """As in `Views`."""
+        """As in `SnapshotStore`."""
         others = [kept for kept in await self.snapshots(name, fingerprint, epoch) if kept.position < snapshot.position]
         self._kept[name] = [(fingerprint, epoch, kept) for kept in [snapshot, *others][:KEPT_SNAPSHOTS]]
 
     async def close(self) -> None:
-        """As in `Views`."""
+        """As in `SnapshotStore`."""

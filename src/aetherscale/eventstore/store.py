@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
-if TYPE_CHECKING:
-    from aetherscale.eventstore.chain import Head
+from aetherscale.kernel.messages import Metadata
 
 T = TypeVar("T")
 
@@ -20,8 +23,8 @@ PAGE: int = 1000
 """How many events are read at once where the caller does not say."""
 
 
-class NewEvent(Struct, frozen=True):
-    """An event that is not yet in the log: its type, the schema of its payload, and the payload (msgpack)."""
+class NewEvent(Struct, frozen=True, gc=False):
+    """An event as bytes: its type, the schema of its payload, and the payload (msgpack)."""
 
     type: str
     schema: int
@@ -74,27 +77,25 @@ class Accepted(Struct, frozen=True, array_like=True):
     last_seq: int
 
 
-class StoredEvent(Struct, frozen=True, array_like=True, gc=False):
-    """One row of the log with everything resolved. The order of the fields is part of the hash chain."""
+class StoredEvent(Metadata, frozen=True, gc=False):
+    """An event whose payload is bytes: for what has to handle events of types that this program does not know."""
 
-    seq: int
-    stream: str
-    version: int
-    type: str
-    schema: int
-    data: bytes
-    time_us: int
-    node: str
-    epoch: str
-    tenant: str
-    actor: str
-    command_id: str
-    correlation_id: str
-    causation_id: str | None
+    event: NewEvent
 
+    @property
+    def type(self) -> str:
+        """The type of the event."""
+        return self.event.type
 
-Make = Callable[[int, str, int, str, int, bytes, int, str, str, str, str, str, str, str | None], T]
-"""What makes something of a row of the log; it is called with the fields of `StoredEvent`, in their order."""
+    @property
+    def schema(self) -> int:
+        """The schema of the payload."""
+        return self.event.schema
+
+    @property
+    def data(self) -> bytes:
+        """The payload (msgpack)."""
+        return self.event.data
 
 
 class StoredType(Struct, frozen=True):
@@ -184,84 +185,85 @@ class Closed(StoreError):
     """The store was closed before the append was written: it is not in the log."""
 
 
-class Reader(Protocol):
-    """What can be read from a log, also from one without a writer."""
+@dataclass(frozen=True, eq=False)
+class Decoding(Generic[T]):
+    """What the events of a log are read as: `AS_STORED`, or what a `Codec` makes of them."""
 
-    node: str
-    """The name of the node whose log it is."""
-    epoch: str
-    """Generated when the log was made: the same node with a new log is a new epoch."""
+    record: Callable[[int, str, int, int, str, str, str, str, str, str, str | None, Any], T]
+    """Called with the fields of `Metadata`, in their order, and with what the payload is."""
+    payload: Callable[[int, str, int], Callable[[bytes], Any]]
+    """What decodes the payloads of a type and a schema, first met at a position. Raises `TooNew`."""
+    check: Callable[[Iterable[StoredType]], None]
+    """Raises `TooNew` for a type that cannot be read."""
 
-    async def head(self) -> int:
+
+def undecodable(seq: int, name: str, broken: Exception) -> Damaged:
+    """A payload that is no event of its type."""
+    return Damaged(f"event {seq}: the payload is no {name}: {broken}", seq)
+
+
+def decode(decoding: Decoding[T], stored: StoredEvent) -> T:
+    """An event as something else. Raises `TooNew` and `Damaged`."""
+    *metadata, new = astuple(stored)
+    try:
+        fields = (*metadata, decoding.payload(stored.seq, new.type, new.schema)(new.data))
+    except msgspec.MsgspecError as broken:
+        raise undecodable(stored.seq, new.type, broken) from None
+    return decoding.record(*fields)
+
+
+AS_STORED: Final[Decoding[StoredEvent]] = Decoding(
+    StoredEvent, lambda seq, name, schema: partial(NewEvent, name, schema), lambda types: None
+)
+
+
+class Reading(Protocol):
+    """What can be asked of a log, of one thread. `sqlite/reading.py` is the real one, `memory.py` its fake."""
+
+    def head(self) -> int:
         """The position of the last event; 0 in an empty log."""
         ...
 
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
+    def read(self, decoding: Decoding[T], after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[T]:
         """The next events after a position, in order; of the given types only, where types are given.
 
-        Fewer than `limit` means that there were no more. Raises `Damaged` where an event is missing or unreadable.
+        Fewer than `limit` means that there were no more. Raises `Damaged` where an event is missing or unreadable,
+        `TooNew` where the decoding does not know its type.
         """
         ...
 
-    async def read_as(
-        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
-    ) -> Sequence[T]:
-        """The same, each event as what `make` makes of it, which may be called in another thread.
-
-        Where many are read, one object for each instead of two is a good part of the time.
-        """
-        ...
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
+    def read_stream(self, decoding: Decoding[T], stream: str, after_version: int = 0) -> Sequence[T]:
         """All events of one stream after a version of it, in order; `()` where it has none."""
         ...
 
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
+    def accepted(self, tenant: str, command_id: str) -> Accepted | None:
         """What a command led to, if it was accepted."""
         ...
 
-    async def types(self) -> Sequence[StoredType]:
+    def types(self) -> Sequence[StoredType]:
         """Every type of event that occurs in the log."""
         ...
 
-    async def position_at(self, time_us: int) -> int:
+    def position_at(self, time_us: int) -> int:
         """The position that a moment means: the last event before the first one that was recorded later; 0 for none.
 
         Time may run backwards in a log, where the clock of the host did; positions never do. See `clock.py`.
         """
         ...
 
-    def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
-        """All events after a position, in order, without gap or double: first the past in pages, then as they come.
 
-        Memory is bounded: a slow reader is given pages from the log, not a growing queue. Ends when the log is closed.
-        """
+class Access(Protocol):
+    """The way to a log from the event loop, also to one that nobody writes to."""
+
+    node: str
+    """The name of the node whose log it is."""
+    epoch: str
+    """Generated when the log was made: the same node with a new log is a new epoch."""
+
+    async def ask(self, question: Callable[[Reading], T]) -> T:
+        """What a question comes to, which is asked in the thread that has the log. Raises what it raises, `Closed`."""
         ...
 
     async def close(self) -> None:
         """Let go of everything; idempotent."""
-        ...
-
-
-class Store(Reader, Protocol):
-    """The log of one node: one writer, any number of readers."""
-
-    def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
-        """Call `listener` with all that has become durable, in the order of the log, before any `append` returns it.
-
-        It must not fail and may not wait: when an append returns, every projection has its events.
-        """
-        ...
-
-    def durable_head(self) -> Head:
-        """The end of the log as of the last commit that is durable. Costs nothing; see `chain.py`."""
-        ...
-
-    async def append(self, append: Append) -> Sequence[StoredEvent]:
-        """Write all of it and return when it is durable, with what is now in the log (`()` where it had no events).
-
-        Appends become durable in the order of the calls; whatever waits together is committed together. A cancelled
-        call may still have written. Raises `WrongVersion`, `AlreadyAccepted`, `StorageFull`, `InDoubt`, `Damaged`,
-        `Closed`; and ValueError for what no log can hold (text that is not Unicode, a year beyond 9999).
-        """
         ...

@@ -33,10 +33,10 @@ class Envelope(Struct, Generic[M], frozen=True):
     at_us: int
 
 
-class Recorded(Struct, frozen=True, gc=False):
-    """An event as the log has it.
+class Metadata(Struct, frozen=True, gc=False):
+    """What the log knows of an event beside what the event says.
 
-    Like the event in it, it cannot be part of a cycle: looking for one took a third of the time of a replay.
+    Like the event, it cannot be part of a cycle: looking for one took a third of the time of a replay.
     """
 
     seq: int
@@ -44,7 +44,6 @@ class Recorded(Struct, frozen=True, gc=False):
     stream: str
     version: int
     """Position in its stream: 1, 2, 3 … without a gap."""
-    event: Event
     time_us: int
     node: str
     epoch: str
@@ -53,6 +52,12 @@ class Recorded(Struct, frozen=True, gc=False):
     command_id: str
     correlation_id: str
     causation_id: str | None
+
+
+class Recorded(Metadata, frozen=True, gc=False):
+    """An event as the log has it."""
+
+    event: Event
 
 
 def stream_name(kind: str, aggregate_id: str) -> str:

@@ -30,7 +30,7 @@ from aetherscale.bus.services import Service, Services
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog
-from aetherscale.eventstore.projections import Snapshots, Views, load
+from aetherscale.eventstore.projections import Snapshots, SnapshotStore, load
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Registry
@@ -100,7 +100,7 @@ async def running(
         settings = platform.prepare(settings)
         event_log = EventLog(await platform.open_store(settings), Codec(event_types(components)))
         stack.push_async_callback(event_log.close)
-        registries, snapshots = await _load(components, await platform.open_views(settings), event_log, stack)
+        registries, snapshots = await _load(components, await platform.open_snapshots(settings), event_log, stack)
         broker = await platform.find_broker(settings, stack)
         drivers = Drivers(components, settings, platform.boot_id(), platform.open_driver)
         ports = Ports(event_log, drivers.all(), platform.now_us, platform.new_id)
@@ -138,19 +138,16 @@ def _watch(
 
 
 async def _load(
-    components: Components, views: Views, event_log: EventLog, stack: AsyncExitStack
+    components: Components, kept: SnapshotStore, event_log: EventLog, stack: AsyncExitStack
 ) -> tuple[Registries, Snapshots]:
     """The projections as of the log's head, from snapshots where there are good ones; they are saved from now on."""
-    stack.push_async_callback(views.close)
-    registries: dict[str, Registry[Any]] = {}
-    position = 0
-    for component in components:
-        kind = component.kind
-        registries[kind.name], position = await load(projection(kind), event_log, views)
-    snapshots = Snapshots(views, event_log.epoch, position)
-    for component in components:
-        kind = component.kind
-        snapshots.watch(projection(kind), partial(registries.__getitem__, kind.name))
+    stack.push_async_callback(kept.close)
+    projections = [projection(component.kind) for component in components]
+    states, position = await load(projections, event_log, kept)
+    registries: dict[str, Registry[Any]] = {each.name: state for each, state in zip(projections, states, strict=True)}
+    snapshots = Snapshots(kept, event_log.epoch, position)
+    for each in projections:
+        snapshots.watch(each, partial(registries.__getitem__, each.name))
     saving = Tasks("snapshots")
     stack.push_async_callback(snapshots.save)
     stack.push_async_callback(saving.close)

@@ -23,12 +23,13 @@ from aetherscale.bus.embedded import EmbeddedServer
 from aetherscale.bus.endpoint import Endpoint, outside, write_endpoint
 from aetherscale.bus.nats import NatsBus
 from aetherscale.bus.serverconf import ACCOUNT
+from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.integrity import is_large, prove
-from aetherscale.eventstore.projections import Views
+from aetherscale.eventstore.projections import SnapshotStore
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.eventstore.sqlite.opening import owner_of
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
-from aetherscale.eventstore.store import Damaged, Store, StoreError
+from aetherscale.eventstore.store import Damaged, StoreError
 from aetherscale.identifiers import boot_id, new_epoch, new_id, now_us
 from aetherscale.runtime import memory
 from aetherscale.runtime.audit import audit
@@ -86,11 +87,11 @@ class Platform(Protocol):
         """Make the state directory ready; the settings with what is found there. Raises OSError."""
         ...
 
-    async def open_store(self, settings: Settings) -> Store:
+    async def open_store(self, settings: Settings) -> LogStore:
         """The event log, open for writing, and trusted so far. Raises `StoreError`, OSError."""
         ...
 
-    async def open_views(self, settings: Settings) -> Views:
+    async def open_snapshots(self, settings: Settings) -> SnapshotStore:
         """Where snapshots are kept."""
         ...
 
@@ -148,7 +149,7 @@ class Host:
             return replace(settings, node=owner_of(_log(settings)) or settings.node)
         return settings
 
-    async def open_store(self, settings: Settings) -> Store:
+    async def open_store(self, settings: Settings) -> LogStore:
         """As in `Platform`."""
         path = _log(settings)
         if path.exists() and not is_large(path):
@@ -156,7 +157,7 @@ class Host:
             await asyncio.to_thread(prove, path)
         return await open_store(path, node=settings.node, epoch=new_epoch(), now_us=now_us(), program=__version__)
 
-    async def open_views(self, settings: Settings) -> Views:
+    async def open_snapshots(self, settings: Settings) -> SnapshotStore:
         """As in `Platform`."""
         return await SqliteSnapshots.open(settings.state_dir / "snapshots.db")
 

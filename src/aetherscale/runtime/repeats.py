@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from aetherscale.eventstore.log import LogReader
+from aetherscale.eventstore.reader import LogReader
 from aetherscale.eventstore.store import Accepted
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -41,7 +41,7 @@ def digest_of(call: Call) -> bytes:
 
 
 async def handled_before(
-    kind: Kind[S], event_log: LogReader, call: Call, accepted: Accepted, reference: str
+    kind: Kind[S], event_log: LogReader[Recorded], call: Call, accepted: Accepted, reference: str
 ) -> Handled[S]:
     """What came of a command when it was accepted, and what has followed. `reference` is how it names its object.
 
@@ -78,7 +78,7 @@ async def handled_before(
     return Handled(tuple(own), tuple(after))
 
 
-async def _meant(kind: str, event_log: LogReader, tenant: str, reference: str, seq: int) -> str:
+async def _meant(kind: str, event_log: LogReader[Recorded], tenant: str, reference: str, seq: int) -> str:
     """What a name or an id meant after event `seq`, when a command was accepted that changed nothing."""
     if is_id(reference):
         return reference

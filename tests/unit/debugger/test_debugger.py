@@ -17,6 +17,8 @@ from aetherscale.debugger.diff import diff
 from aetherscale.debugger.events import catalogue, event_json, type_named
 from aetherscale.debugger.past import PastLog
 from aetherscale.debugger.why import Why, explain
+from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.reader import LogReader
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
@@ -38,7 +40,7 @@ async def node() -> AsyncIterator[MemoryNode]:
 def debugging(node: MemoryNode) -> PastLog:
     """What the debugger sees of the node's log."""
     assert node.store is not None
-    return PastLog(node.store, kinds(), is_proved=True)
+    return PastLog(LogReader(node.store.access, Codec(event_types(kinds())).decoding), kinds(), is_proved=True)
 
 
 async def why(node: MemoryNode, name: str, *, kind: str = "vm", at: str | None = None, whole: bool = False) -> Why:

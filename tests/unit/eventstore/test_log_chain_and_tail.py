@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from msgspec import Struct
 
 from aetherscale.eventstore.chain import (
     EMPTY,
@@ -17,16 +20,31 @@ from aetherscale.eventstore.chain import (
     head_to_bytes,
     next_head,
 )
-from aetherscale.eventstore.store import Accepted, Damaged, StoredEvent
+from aetherscale.eventstore.store import Accepted, Damaged, NewEvent, StoredEvent
 from aetherscale.eventstore.tail import MOST_BYTES, MOST_EVENTS, Tail
+
+S = TypeVar("S", bound=Struct)
 
 
 def event(seq: int, data: bytes = b"\x80") -> StoredEvent:
-    return StoredEvent(seq, "vm-1", seq, "A", 1, data, 0, "host1", "epoch1", "default", "user:test", "c", "c", None)
+    new = NewEvent("A", 1, data)
+    return StoredEvent(seq, "vm-1", seq, 0, "host1", "epoch1", "default", "user:test", "c", "c", None, new)
 
 
 COMMAND = StoredCommand("default", "c", Accepted(b"d", 1, 1))
 OTHER = StoredCommand("default", "b", Accepted(b"d", 1, 1))
+
+
+def changes(whole: S) -> Iterator[S]:
+    """The same with another value in one field, for each of them."""
+    for name, value in msgspec.structs.asdict(whole).items():
+        others: list[Any] = ["x"]
+        if isinstance(value, Struct):
+            others = list(changes(value))
+        elif value is not None:
+            others = [value + {int: 1, str: "x", bytes: b"x"}[type(value)]]
+        for other in others:
+            yield msgspec.structs.replace(whole, **{name: other})
 
 
 def test_a_link_depends_on_everything_before_it() -> None:
@@ -38,14 +56,8 @@ def test_a_link_depends_on_everything_before_it() -> None:
         next_head(EMPTY, [event(1), event(2)], [COMMAND]),
         next_head(EMPTY, [event(1)], [OTHER]),
     ]
-    for name in StoredEvent.__struct_fields__:
-        value = getattr(event(1), name)
-        changed = (
-            value + type(value)(1 if isinstance(value, int) else b"x" if isinstance(value, bytes) else "x")
-            if value is not None
-            else "x"
-        )
-        others.append(next_head(EMPTY, [msgspec.structs.replace(event(1), **{name: changed})], [COMMAND]))
+    others += [next_head(EMPTY, [changed], [COMMAND]) for changed in changes(event(1))]
+    assert len(others) == 5 + 14
     assert len({base.link, *(head.link for head in others)}) == 1 + len(others)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from msgspec import Struct, field
 
 from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog, Write
-from aetherscale.eventstore.memory import MemoryLog, open_memory
+from aetherscale.eventstore.memory import MemoryBackend, MemoryLog, open_memory
 from aetherscale.eventstore.projections import MemorySnapshots, Projection, Snapshot, Snapshots, load, replay
-from aetherscale.eventstore.store import StorageFull, TooNew
+from aetherscale.eventstore.store import Decoding, Reading, StorageFull, TooNew
 from aetherscale.kernel.messages import Envelope, Event, Recorded
+
+T = TypeVar("T")
 
 
 class Paid(Event, frozen=True):
@@ -71,6 +75,10 @@ async def opened(log: MemoryLog | None = None) -> EventLog:
     return EventLog(await open_memory(log or MemoryLog("host1", "epoch1")), CODEC)
 
 
+def as_loaded(replayed: tuple[Accounts, int]) -> tuple[list[Accounts], int]:
+    return [replayed[0]], replayed[1]
+
+
 async def write(log: EventLog, events: Sequence[Event], stream: str = "account-1") -> None:
     version = len(await log.read_stream(stream))
     envelope = Envelope(None, "default", "user:test", "command", "correlation", None, 0)
@@ -95,17 +103,65 @@ async def test_a_replay_folds_what_the_projection_wants_up_to_a_position() -> No
 
 
 async def test_loading_folds_only_what_follows_the_snapshot() -> None:
-    log, views = await opened(), MemorySnapshots()
+    log, kept = await opened(), MemorySnapshots()
     await write(log, some(5))
-    state, position = await load(ACCOUNTS, log, views)
+    [state], position = await load([ACCOUNTS], log, kept)
     marked = Accounts(state.by_stream, folded=1000)
-    await views.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, Snapshot(position, ACCOUNTS.encode(marked)))
+    await kept.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, Snapshot(position, ACCOUNTS.encode(marked)))
     await write(log, some(5))
 
-    state, position = await load(ACCOUNTS, log, views)
+    [state], position = await load([ACCOUNTS], log, kept)
     assert position == 10
     assert state.folded == 1000 + 4, "the snapshot was taken, and the tail was folded"
     assert state.by_stream == (await replay(ACCOUNTS, log))[0].by_stream
+    await log.close()
+
+
+class Pages(MemoryBackend):
+    """Notes the first position of every page that is read."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        super().__init__(log)
+        self.asked: list[tuple[int, list[str] | None]] = []
+
+    async def ask(self, question: Callable[[Reading], T]) -> T:
+        noting = NotingReads(self._log, self.asked)
+        return question(noting)
+
+
+class NotingReads:
+    def __init__(self, log: MemoryLog, asked: list[tuple[int, list[str] | None]]) -> None:
+        self._log, self._asked = log, asked
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def read(self, decoding: Decoding[T], after: int, limit: int, types: Sequence[str] | None = None) -> Sequence[T]:
+        self._asked.append((after, None if types is None else list(types)))
+        return self._log.read(decoding, after, limit, types)
+
+
+async def test_all_projections_are_loaded_in_one_pass_that_begins_at_the_least_position() -> None:
+    pages = Pages(MemoryLog("host1", "epoch1"))
+    log, kept = EventLog(await LogStore.start(pages), CODEC), MemorySnapshots()
+    for _ in range(3):
+        await write(log, some(1000))
+    paid = replace(SEEN, name="paid", events=(Paid, Renamed))
+    every, renamed = replace(SEEN, name="every"), replace(SEEN, name="renamed", events=(Renamed,))
+    stands = {paid: 1500, every: 700, renamed: 2999}
+    for projection, position in stands.items():
+        state, _ = await replay(projection, log, position)
+        await kept.save(
+            projection.name, projection.fingerprint, log.epoch, Snapshot(position, projection.encode(state))
+        )
+
+    pages.asked.clear()
+    assert await load(list(stands), log, kept) == ([3 * 667, 3000, 0], 3000)
+    assert pages.asked == [(700, None), (1700, None), (2700, None)], "each page once, from the least position on"
+
+    pages.asked.clear()
+    assert await load([paid, renamed], log, kept) == ([3 * 667, 0], 3000)
+    assert pages.asked == [(1500, ["Paid", "Renamed"])], "what neither wants is not read"
     await log.close()
 
 
@@ -123,19 +179,19 @@ batches = st.lists(
 
 
 async def test_what_took_long_to_fold_is_saved_by_the_start_itself() -> None:
-    log, views = await opened(), MemorySnapshots()
+    log, kept = await opened(), MemorySnapshots()
     await write(log, some(5))
-    state, _ = await load(ACCOUNTS, log, views, every=5)
-    assert not await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+    [state], _ = await load([ACCOUNTS], log, kept, every=5)
+    assert not await kept.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
 
-    await load(ACCOUNTS, log, views, every=4)
-    kept = await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
-    assert [(each.position, ACCOUNTS.decode(each.state)) for each in kept] == [(5, state)]
+    await load([ACCOUNTS], log, kept, every=4)
+    found = await kept.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+    assert [(each.position, ACCOUNTS.decode(each.state)) for each in found] == [(5, state)]
 
     await write(log, some(4))
-    await load(ACCOUNTS, log, views, every=4)
-    kept = await views.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
-    assert [each.position for each in kept] == [5], "only what came after the snapshot was folded"
+    await load([ACCOUNTS], log, kept, every=4)
+    found = await kept.snapshots(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch)
+    assert [each.position for each in found] == [5], "only what came after the snapshot was folded"
     await log.close()
 
 
@@ -146,7 +202,7 @@ async def test_a_start_goes_on_where_its_snapshot_cannot_be_kept(caplog: pytest.
 
     log = await opened()
     await write(log, some(5))
-    assert (await load(ACCOUNTS, log, Full(), every=4))[1] == 5
+    assert (await load([ACCOUNTS], log, Full(), every=4))[1] == 5
     assert "no snapshot at event 5" in caplog.text
     await log.close()
 
@@ -154,18 +210,18 @@ async def test_a_start_goes_on_where_its_snapshot_cannot_be_kept(caplog: pytest.
 @given(batches, st.integers(1, 7))
 def test_snapshot_and_tail_are_the_full_replay(written: list[tuple[str, list[Event]]], every: int) -> None:
     async def play() -> None:
-        memory, views = MemoryLog("host1", "epoch1"), MemorySnapshots()
+        memory, kept = MemoryLog("host1", "epoch1"), MemorySnapshots()
         log = await opened(memory)
         live: list[Accounts] = [Accounts()]
         log.on_commit(lambda recorded: live.__setitem__(0, ACCOUNTS.fold(live[0], recorded)))
-        snapshots = Snapshots(views, log.epoch, 0, every=every)
+        snapshots = Snapshots(kept, log.epoch, 0, every=every)
         snapshots.watch(ACCOUNTS, lambda: live[0])
         log.on_commit(snapshots.committed)
         saving = asyncio.create_task(snapshots.run())
         for stream, events in written:
             await write(log, events, stream)
         assert live[0] == (await replay(ACCOUNTS, log))[0]
-        assert await load(ACCOUNTS, log, views) == await replay(ACCOUNTS, log)
+        assert await load([ACCOUNTS], log, kept) == as_loaded(await replay(ACCOUNTS, log))
         for until in range(await log.head()):
             begun = await replay(ACCOUNTS, log, until)
             again = msgspec.msgpack.decode(msgspec.msgpack.encode(begun), type=tuple[Accounts, int])
@@ -177,17 +233,17 @@ def test_snapshot_and_tail_are_the_full_replay(written: list[tuple[str, list[Eve
 
 
 async def test_snapshots_are_taken_every_so_many_events_and_at_the_end() -> None:
-    log, views = await opened(), MemorySnapshots()
+    log, kept = await opened(), MemorySnapshots()
     counted = [0]
     log.on_commit(lambda recorded: counted.__setitem__(0, counted[0] + len(recorded)))
-    snapshots = Snapshots(views, log.epoch, 0, every=10)
+    snapshots = Snapshots(kept, log.epoch, 0, every=10)
     snapshots.watch(SEEN, lambda: counted[0])
     log.on_commit(snapshots.committed)
     saving = asyncio.create_task(snapshots.run())
 
     async def positions() -> list[int]:
         await asyncio.wait({saving}, timeout=0)
-        return [kept.position for kept in await views.snapshots("seen", SEEN.fingerprint, log.epoch)]
+        return [each.position for each in await kept.snapshots("seen", SEEN.fingerprint, log.epoch)]
 
     await write(log, some(9))
     assert await positions() == []
@@ -215,23 +271,23 @@ async def test_snapshots_are_taken_every_so_many_events_and_at_the_end() -> None
     ids=["no msgpack", "another type", "of a log that was longer"],
 )
 async def test_a_bad_snapshot_is_passed_over(bad: Snapshot, caplog: pytest.LogCaptureFixture) -> None:
-    log, views = await opened(), MemorySnapshots()
+    log, kept = await opened(), MemorySnapshots()
     await write(log, some(6))
     good = await replay(ACCOUNTS, log, 2)
-    await views.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, Snapshot(2, ACCOUNTS.encode(good[0])))
-    await views.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, bad)
+    await kept.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, Snapshot(2, ACCOUNTS.encode(good[0])))
+    await kept.save(ACCOUNTS.name, ACCOUNTS.fingerprint, log.epoch, bad)
 
     with caplog.at_level(logging.WARNING):
-        assert await load(ACCOUNTS, log, views) == await replay(ACCOUNTS, log)
+        assert await load([ACCOUNTS], log, kept) == as_loaded(await replay(ACCOUNTS, log))
     await log.close()
 
 
 async def test_snapshots_of_another_log_are_not_taken() -> None:
-    views = MemorySnapshots()
-    await views.save(SEEN.name, SEEN.fingerprint, "epoch1", Snapshot(1, SEEN.encode(99)))
+    kept = MemorySnapshots()
+    await kept.save(SEEN.name, SEEN.fingerprint, "epoch1", Snapshot(1, SEEN.encode(99)))
     log = await opened(MemoryLog("host1", "epoch2"))
     await write(log, some(2))
-    assert await load(SEEN, log, views) == (2, 2)
+    assert await load([SEEN], log, kept) == ([2], 2)
     await log.close()
 
 
@@ -242,7 +298,7 @@ async def test_an_event_that_nobody_knows_is_not_skipped_by_those_who_do_not_wan
     await log.close()
     older = EventLog(await open_memory(memory), Codec([Paid, Renamed]))
     with pytest.raises(TooNew, match=r"Seen, schema 1, first written by aetherscale 9\.9\.9"):
-        await load(ACCOUNTS, older, MemorySnapshots())
+        await load([ACCOUNTS], older, MemorySnapshots())
     await older.close()
 
 
@@ -277,25 +333,25 @@ def test_a_change_of_shape_changes_the_fingerprint(changed: Projection[Accounts]
 
 
 async def test_a_new_shape_is_built_beside_the_old_one_which_serves_until_it_is_saved() -> None:
-    log, views = await opened(), MemorySnapshots()
+    log, kept = await opened(), MemorySnapshots()
     await write(log, some(4))
-    await views.save(SEEN.name, SEEN.fingerprint, log.epoch, Snapshot(4, SEEN.encode(1004)))
+    await kept.save(SEEN.name, SEEN.fingerprint, log.epoch, Snapshot(4, SEEN.encode(1004)))
     doubled = replace(SEEN, version=2, apply=lambda count, recorded: count + 2)
 
-    assert await load(doubled, log, views) == (8, 4)
-    assert await load(SEEN, log, views) == (1004, 4), "the older program still finds its snapshot"
-    await views.save(doubled.name, doubled.fingerprint, log.epoch, Snapshot(4, doubled.encode(8)))
-    assert await load(SEEN, log, views) == (4, 4), "it is dropped with the first of the new ones"
+    assert await load([doubled], log, kept) == ([8], 4)
+    assert await load([SEEN], log, kept) == ([1004], 4), "the older program still finds its snapshot"
+    await kept.save(doubled.name, doubled.fingerprint, log.epoch, Snapshot(4, doubled.encode(8)))
+    assert await load([SEEN], log, kept) == ([4], 4), "it is dropped with the first of the new ones"
     await log.close()
 
 
 async def test_a_snapshot_that_cannot_be_kept_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    class FullViews(MemorySnapshots):
+    class Full(MemorySnapshots):
         async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
             raise StorageFull("no room for a snapshot")
 
     log = await opened()
-    snapshots = Snapshots(FullViews(), log.epoch, 0)
+    snapshots = Snapshots(Full(), log.epoch, 0)
     snapshots.watch(SEEN, lambda: 1)
     log.on_commit(snapshots.committed)
     await write(log, some(1))

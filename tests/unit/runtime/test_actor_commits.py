@@ -116,7 +116,7 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
 def recorded(seq: int, command_id: str) -> Recorded:
     """The event that makes it `seq`."""
     return Recorded(
-        seq, "count-a", seq, Counted(), 0, "host1", "epoch1", "default", "user:test", command_id, "corr", None
+        seq, "count-a", seq, 0, "host1", "epoch1", "default", "user:test", command_id, "corr", None, Counted()
     )  # fmt: skip
 
 

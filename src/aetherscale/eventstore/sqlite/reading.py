@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from aetherscale.eventstore.chain import EMPTY, Head, StoredCommand
 from aetherscale.eventstore.clock import Around, around
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, connect_read_only, translated, verify_hint
 from aetherscale.eventstore.sqlite.segments import SEALED_VERSION, SEQ, VERSION, Row, Segments
-from aetherscale.eventstore.store import PAGE, Accepted, Damaged, Make, NotALog, StoredEvent, StoredType, TooNew
+from aetherscale.eventstore.store import (
+    AS_STORED,
+    PAGE,
+    Accepted,
+    Damaged,
+    Decoding,
+    NotALog,
+    StoredEvent,
+    StoredType,
+    TooNew,
+    undecodable,
+)
 
 T = TypeVar("T")
 
@@ -60,6 +73,7 @@ class LogReading:
             raise Damaged(f"{path}: the log does not name its node; {verify_hint(path)}", 1)
         self._types: dict[int, StoredType] = {}
         self._streams: dict[int, str] = {}
+        self._decoders: dict[Decoding[Any], dict[int, Callable[[bytes], Any]]] = {}
 
     def head(self) -> int:
         """The position of the last event."""
@@ -75,17 +89,13 @@ class LogReading:
         row = self._connection.execute(sql, parameters).fetchone()
         return Head(*self._typed(row, int, int, bytes)) if row else None
 
-    def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[StoredEvent]:
-        """A page of the log. Raises `Damaged` where an event is missing, and sqlite3.Error."""
-        return self.read_as(StoredEvent, after, limit, types)
-
-    def read_as(self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> list[T]:
-        """The same, of each event what `make` makes of it. Raises also what that raises."""
+    def read(self, decoding: Decoding[T], after: int, limit: int, types: Sequence[str] | None = None) -> list[T]:
+        """As in `Reading`. Raises sqlite3.Error too."""
         rows = self._page(after, limit, types)
         if types is None and rows and rows[-1][SEQ] - after != len(rows):
             seq = next(seq for seq, row in enumerate(rows, after + 1) if row[SEQ] != seq)
             raise Damaged(f"{self._path}: event {seq} is missing; {verify_hint(self._path)}", seq)
-        return self._made(rows, make)
+        return self._made(decoding, rows)
 
     def _page(self, after: int, limit: int, types: Sequence[str] | None) -> list[Row]:
         """Rows of a page: those that are sealed, then those that are not."""
@@ -109,13 +119,13 @@ class LogReading:
         """Every event in order, as it stands in the file. Raises sqlite3.Error."""
         with closing(self.segments.rows_after(0)) as segments:
             for rows in segments:
-                yield from self._events(rows)
+                yield from self._made(AS_STORED, rows)
         cursor = self._connection.execute(f"{_EVENTS} WHERE seq > ? ORDER BY seq", (self.segments.last_seq(),))
         while rows := cursor.fetchmany(PAGE):
-            yield from self._events(rows)
+            yield from self._made(AS_STORED, rows)
 
-    def read_stream(self, stream: str, after_version: int = 0) -> list[StoredEvent]:
-        """All events of one stream after a version of it. Raises `Damaged` where one is missing, and sqlite3.Error."""
+    def read_stream(self, decoding: Decoding[T], stream: str, after_version: int = 0) -> list[T]:
+        """As in `Reading`. Raises `Damaged` where an event is missing, and sqlite3.Error."""
         number = self._connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
         if number is None:
             return []
@@ -124,11 +134,10 @@ class LogReading:
         if not rows or rows[0][VERSION] > after_version + 1:
             sealed = self.segments.rows_of_stream(number[0], after_version)
             rows = sealed + [row for row in rows if not sealed or row[VERSION] > sealed[-1][VERSION]]
-        events = self._events(rows)
-        for version, event in enumerate(events, after_version + 1):
-            if event.version != version:
+        for version, row in enumerate(rows, after_version + 1):
+            if row[VERSION] != version:
                 raise Damaged(f"{self._path}: stream {stream}: version {version} is missing; {verify_hint(self._path)}")
-        return events
+        return self._made(decoding, rows)
 
     def versions(self, streams: Sequence[str]) -> dict[str, tuple[int, int]]:
         """The numbers of streams and the versions they are at; without those that have no events."""
@@ -207,42 +216,45 @@ class LogReading:
             raise Damaged(f"{self._path}: the log is damaged: a row reads {row!r:.200}; {verify_hint(self._path)}")
         return row
 
-    def _events(self, rows: Sequence[Row]) -> list[StoredEvent]:
-        return self._made(rows, StoredEvent)
-
-    def _made(self, rows: Sequence[Row], make: Make[T]) -> list[T]:
-        epochs, streams, types = self.epochs, self._streams, self._types
-        only = epochs[0] if len(epochs) == 1 else None
+    def _made(self, decoding: Decoding[T], rows: Sequence[Row]) -> list[T]:
+        record, streams, decoders = decoding.record, self._streams, self._decoders.setdefault(decoding, {})
+        node, epoch, begins, ends = "", "", 0, 0
         made: list[T] = []
-        for row in rows:
-            seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id = (
-                row
-            )
-            stream = streams.get(stream_id) or self._stream(stream_id, seq)
-            kind = types.get(type_id)
-            if kind is None:
-                kind = self._type(type_id, seq)
-                types = self._types
-            epoch = only or next(one for one in reversed(epochs) if one.first_seq <= seq)
-            made.append(
-                make(
-                    seq,
-                    stream,
-                    version,
-                    kind.type,
-                    kind.schema,
-                    data,
-                    time_us,
-                    epoch.node,
-                    epoch.epoch,
-                    tenant,
-                    actor,
-                    command_id,
-                    correlation_id,
-                    causation_id,
+        seq, type_id = 0, 0
+        try:
+            for (
+                seq, stream_id, version, type_id, data, time_us, tenant, actor, command_id, correlation_id, causation_id
+            ) in rows:  # fmt: skip
+                if not begins <= seq < ends:
+                    node, epoch, begins, ends = self._epoch_of(seq)
+                made.append(
+                    record(
+                        seq,
+                        streams.get(stream_id) or self._stream(stream_id, seq),
+                        version,
+                        time_us,
+                        node,
+                        epoch,
+                        tenant,
+                        actor,
+                        command_id,
+                        correlation_id,
+                        causation_id,
+                        (decoders.get(type_id) or self._decoder(decoding, type_id, seq))(data),
+                    )
                 )
-            )
+        except msgspec.MsgspecError as broken:
+            raise undecodable(seq, self._types[type_id].type, broken) from None
         return made
+
+    def _epoch_of(self, seq: int) -> tuple[str, str, int, int]:
+        """The node and the epoch of an event, and from which event to which later one it is them."""
+        ends = sys.maxsize
+        for one in reversed(self.epochs):
+            if one.first_seq <= seq:
+                break
+            ends = one.first_seq
+        return one.node, one.epoch, one.first_seq, ends
 
     def _stream(self, stream_id: int, seq: int) -> str:
         """The name of a stream that is not remembered."""
@@ -255,12 +267,13 @@ class LogReading:
         name: str = row[0]
         return name
 
-    def _type(self, type_id: int, seq: int) -> StoredType:
-        """The type of a number that was not known yet: the node may have gone on writing."""
-        kind = self._all_types().get(type_id)
+    def _decoder(self, decoding: Decoding[T], type_id: int, seq: int) -> Callable[[bytes], Any]:
+        """What decodes the payloads of a type whose number was not met yet: the node may have gone on writing."""
+        kind = self._types.get(type_id) or self._all_types().get(type_id)
         if kind is None:
             raise Damaged(f"{self._path}: event {seq} has no type; {verify_hint(self._path)}", seq)
-        return kind
+        decoder = self._decoders[decoding][type_id] = decoding.payload(seq, kind.type, kind.schema)
+        return decoder
 
     def _all_types(self) -> dict[int, StoredType]:
         rows = self._connection.execute("SELECT id, name, schema, written_by FROM types ORDER BY id").fetchall()

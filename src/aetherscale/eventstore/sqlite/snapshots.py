@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +18,14 @@ from aetherscale import statedir
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot
 from aetherscale.eventstore.sqlite.connection import SQLITE_ERRORS, Connection, connect, translated
 from aetherscale.eventstore.store import StorageFull, StoreError
+from aetherscale.statedir import NotOurs
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
+
+FORMER_NAME: Final = "views.db"
+"""What the file was called in version 0.1; nothing in it is of use to anybody, since it has the shapes of then."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE snapshots (
@@ -37,7 +42,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 class SqliteSnapshots:
-    """`Views` in a file. `await SqliteSnapshots.open(path)`, and `await close()` at the end."""
+    """`SnapshotStore` in a file. `await SqliteSnapshots.open(path)`, and `await close()` at the end."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -48,7 +53,7 @@ class SqliteSnapshots:
         return cls(await Connection.open(lambda: _opened(path), path))
 
     async def snapshots(self, name: str, fingerprint: str, epoch: str) -> Sequence[Snapshot]:
-        """As in `Views`. What cannot be read counts as not there."""
+        """As in `SnapshotStore`. What cannot be read counts as not there."""
         try:
             rows = await self._connection.run(lambda: self._rows(name, fingerprint, epoch))
         except StoreError as unreadable:
@@ -60,11 +65,11 @@ class SqliteSnapshots:
         return good
 
     async def save(self, name: str, fingerprint: str, epoch: str, snapshot: Snapshot) -> None:
-        """As in `Views`."""
+        """As in `SnapshotStore`."""
         await self._connection.run(lambda: self._save(name, fingerprint, epoch, snapshot))
 
     async def close(self) -> None:
-        """As in `Views`."""
+        """As in `SnapshotStore`."""
         await self._connection.close()
 
     def _rows(self, name: str, fingerprint: str, epoch: str) -> list[tuple[int, bytes, bytes]]:
@@ -99,6 +104,7 @@ class SqliteSnapshots:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
+    _remove_former(path.parent)
     try:
         return _connected(path)
     except StorageFull:
@@ -108,6 +114,15 @@ def _opened(path: Path) -> sqlite3.Connection:
         for leftover in path.parent.glob(f"{path.name}*"):
             leftover.unlink()
         return _connected(path)
+
+
+def _remove_former(directory: Path) -> None:
+    """Remove the file of the former name, where it is ours; whatever else bears the name stays. Raises `NotOurs`."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        name = FORMER_NAME + suffix
+        with statedir.opened(directory) as descriptor, suppress(FileNotFoundError, NotOurs):
+            statedir.require_files(directory, (name,))
+            os.unlink(name, dir_fd=descriptor)
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.chain import Head
@@ -16,23 +15,9 @@ from aetherscale.eventstore.sqlite.files import RESERVE_BYTES, HeadFile, Lock, R
 from aetherscale.eventstore.sqlite.opening import check_head, open_log
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, at_one_moment
 from aetherscale.eventstore.sqlite.writing import LogWriting
-from aetherscale.eventstore.store import (
-    PAGE,
-    Accepted,
-    Append,
-    Closed,
-    Damaged,
-    InDoubt,
-    Make,
-    StoredEvent,
-    StoredType,
-    StoreError,
-)
+from aetherscale.eventstore.store import Append, Damaged, InDoubt, Reading, StoreError
 
 T = TypeVar("T")
-
-POLL_S: Final = 0.1
-"""How often a reader in another process looks whether the log has grown."""
 
 
 async def open_store(
@@ -64,22 +49,22 @@ async def open_store(
         return store
 
 
-async def open_reader(path: Path) -> SqliteReader:
-    """Open a log for reading, beside the node that writes it or without one.
+async def open_access(path: Path) -> SqliteAccess:
+    """Open a log for reading, beside the node that writes it or without one; for a `LogReader`.
 
     Raises `NotALog`, `TooNew`, and `Damaged` where the log is not what its head says. What is damaged further inside
     shows when it is read, or by `integrity.verify`.
     """
     connection = await Connection.open(lambda: connect_read_only(path), path)
     try:
-        return SqliteReader(connection, await connection.run(lambda: _checked(connection, path)))
+        return SqliteAccess(connection, await connection.run(lambda: _checked(connection, path)))
     except BaseException:
         await connection.close()
         raise
 
 
-class _Reads:
-    """What node and reader have in common: pages through the thread of a read-only connection."""
+class SqliteAccess:
+    """The `Access` to a file, through the thread of a read-only connection."""
 
     def __init__(self, connection: Connection, reading: LogReading) -> None:
         self._connection = connection
@@ -87,60 +72,16 @@ class _Reads:
         self.node = reading.epochs[-1].node
         self.epoch = reading.epochs[-1].epoch
 
-    async def head(self) -> int:
-        """As in `Reader`."""
-        return await self._connection.run(self._reading.head)
-
-    async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        return await self._connection.run(lambda: self._reading.read(after, limit, types))
-
-    async def read_as(
-        self, make: Make[T], after: int, limit: int = PAGE, types: Sequence[str] | None = None
-    ) -> Sequence[T]:
-        """As in `Reader`."""
-        return await self._connection.run(lambda: self._reading.read_as(make, after, limit, types))
-
-    async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[StoredEvent]:
-        """As in `Reader`."""
-        return await self._connection.run(lambda: self._reading.read_stream(stream, after_version))
-
-    async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """As in `Reader`."""
-        return await self._connection.run(lambda: self._reading.accepted(tenant, command_id))
-
-    async def types(self) -> Sequence[StoredType]:
-        """As in `Reader`."""
-        return await self._connection.run(self._reading.types)
-
-    async def position_at(self, time_us: int) -> int:
-        """As in `Reader`."""
-        return await self._connection.run(lambda: self._reading.position_at(time_us))
+    async def ask(self, question: Callable[[Reading], T]) -> T:
+        """As in `Access`."""
+        return await self._connection.run(lambda: question(self._reading))
 
     async def close(self) -> None:
-        """As in `Reader`."""
+        """As in `Access`."""
         await self._connection.close()
 
 
-class SqliteReader(_Reads):
-    """A `Reader` of a log that this process does not write."""
-
-    async def subscribe(self, after: int) -> AsyncGenerator[Sequence[StoredEvent], None]:
-        """As in `Reader`. Another process writes, if any does: the file is looked at ten times a second."""
-        position = after
-        while True:
-            try:
-                page = await self.read(position)
-            except Closed:
-                return
-            if page:
-                position = page[-1].seq
-                yield page
-            else:
-                await asyncio.sleep(POLL_S)
-
-
-class SqliteBackend(_Reads):
+class SqliteBackend(SqliteAccess):
     """A `Backend` over the file: one connection writes, another one reads."""
 
     def __init__(
