@@ -206,7 +206,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
 
 def _allow_open_files() -> None:
-    """Each VM takes six; the usual limit is for programs that use `select`, and may be raised by anybody."""
+    """Each VM takes six; the usual limit is for programs that use `select`, and any user may raise it."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

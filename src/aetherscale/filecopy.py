@@ -1,8 +1,8 @@
 """A file of this host, copied once it is at rest: sharing its data where the file system can, and with its holes.
 
-A file that somebody writes at this moment is not copied, since half of it would be taken for the whole: QEMU's own
-locks tell (block/file-posix.c: on the bytes from 100 on), the kernel does for any other program, and so do its size and
-times before and after. Knows nothing of images.
+A file that is being written is not copied, since half of it would be taken for the whole: QEMU's own locks tell
+(block/file-posix.c: on the bytes from 100 on), the kernel does for any other program, and so do its size and times
+before and after. Knows nothing of images.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def open_file(path: str | Path, *, dir_fd: int | None = None, flags: int = 0) ->
 def open_below(directories: Sequence[Path], path: str, never: Sequence[Path] = ()) -> int:
     """A regular file below one of the directories, open for reading, reached through no symbolic link below it.
 
-    Nothing that lies in one of the directories `never` is opened, wherever they are. Raises OSError for whatever is
-    not to be had; what it was is nobody's business who may not look.
+    Nothing that lies in one of the directories `never` is opened, wherever they are. Raises OSError for a file that is
+    not there or may not be read; the caller does not learn which.
     """
     if path != os.path.normpath(path):
         raise OSError(errno.EACCES, "not below a directory that is allowed", path)
@@ -96,7 +96,7 @@ def _identity(place: Path | int) -> tuple[int, int]:
 def copy(original: int, target: int, advance: Advance) -> int:
     """Copy an open file to another one, which is empty; returns its size in bytes.
 
-    Raises `NotCopied` for one that somebody writes to, or that is mostly holes; OSError; and what `advance` raises.
+    Raises `NotCopied` for one that is being written, or that is mostly holes; OSError; and what `advance` raises.
     """
     before = os.fstat(original)
     holes_bytes = before.st_size - before.st_blocks * 512
@@ -133,7 +133,7 @@ def _require_rest(file: int) -> None:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         if _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:
             raise _written("a QEMU or another program has locked it")
-    # The kernel gives a read lease for a file that nobody has open for writing, to its owner or root (fcntl(2)). It is
+    # The kernel gives a read lease for a file that is not open for writing, to its owner or root (fcntl(2)). It is
     # given back at once. Who wants to write in between is told to us by a signal that does nothing, and not by SIGIO.
     fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
     try:

@@ -30,7 +30,7 @@ CONFIG: Final = Path("/etc/aetherscale/aetherscale.toml")
 START: Final = "systemctl start aetherscale; journalctl -u aetherscale"
 """What to type where it does not run."""
 CONNECT_S: Final = 0.5
-"""How long a port of this host may take to say that somebody listens."""
+"""How long a port of this host may take to accept a connection."""
 
 
 def is_asked_about(state_dir: Path) -> bool:
@@ -83,7 +83,7 @@ def membership() -> tuple[str, str]:
 
 
 def listens(url: str) -> bool:
-    """Whether somebody listens at the first address of a NATS URL without credentials."""
+    """Whether a server listens at the first address of a NATS URL without credentials."""
     host, _, port = url.split(",")[0].rpartition("://")[2].rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S):

@@ -92,7 +92,7 @@ class Settings(Struct, frozen=True):
     node: str
     """The name of the node; default: the host's name, made into a valid one."""
     is_named: bool = True
-    """Whether somebody gave the name; else a log that is there already has its own."""
+    """Whether the name was given; else a log that is there already has its own."""
     nats_url: str | None = None
     """An outside NATS server; None for one of our own on loopback. May have a password or a token in it."""
     nats_files: Mapping[str, str] = {}
@@ -116,7 +116,7 @@ class Settings(Struct, frozen=True):
     """Where downloaded packages are kept, if not in the state directory."""
 
     is_default: bool = False
-    """Whether nobody named the state directory."""
+    """Whether the state directory is the default one."""
     run_dir: Path | None = None
     """Where the node also tells its owner's group how it is reached; None for nowhere."""
 
@@ -219,7 +219,7 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> str:
 
 
 def _home(environ: Mapping[str, str]) -> str:
-    """The directory of the user, also where nobody has told us, as in a service."""
+    """The user's home directory, also where HOME is not set, as in a service."""
     home = environ.get("HOME", "")
     if home.startswith("/"):
         return home

@@ -1,9 +1,9 @@
-"""The state directory: opening, making and writing what is in it so that nobody else can make us write elsewhere.
+"""The state directory: opening, making and writing files in it so that no other user can make us write elsewhere.
 
-Whoever can write to a directory can put a symbolic link where a file is expected, and whoever opens the file writes to
-what the link names. So a file is opened below a descriptor of its directory, which has to be ours and nobody else's to
-write to, and never through a link. On the way to the directory a link is followed only where root or we have made it.
-Everything that is made is 0700 or 0600, whatever the umask. Has never heard of what is in the files.
+A user who can write to a directory can put a symbolic link where a file is expected, and a program that opens the file
+writes to the link's target. So a file is opened below a descriptor of its directory, which has to be ours and nobody
+else's to write to, and never through a link. On the way to the directory a link is followed only where root or we have
+made it. Everything that is made is 0700 or 0600, whatever the umask. Has never heard of what is in the files.
 
 Reading is another matter: root may read any node's directory, and leaves nothing in it.
 """
@@ -22,7 +22,7 @@ from typing import Final
 DIRECTORY_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 OTHERS_WRITE: Final = 0o022
-"""Where the directory is sticky as /tmp is, nobody can take our files away; each file is looked at by itself."""
+"""Where the directory is sticky as /tmp is, no other user can take our files away; each file is looked at by itself."""
 _LOOP: Final = 40
 """As in path_resolution(7)."""
 
@@ -30,7 +30,7 @@ _WALK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NotOurs(PermissionError):
-    """Somebody else could have us write elsewhere: nothing was written. `hint` is what to type."""
+    """Another user could make us write elsewhere: nothing was written. `hint` is what to type."""
 
     def __init__(self, what: str, path: Path, hint: str) -> None:
         super().__init__(errno.EPERM, what, str(path))

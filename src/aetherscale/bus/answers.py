@@ -46,7 +46,7 @@ class Answer:
         keepalive_s: float,
         deserted: str = "",
     ) -> None:
-        """`deserted` is where the broker may say that nobody listens to the reply any more."""
+        """`deserted` is where the broker may say that the reply has no listener any more."""
         self._bus, self._tasks, self._deserted = bus, tasks, deserted
         self._headers = {NODE: node}
         self._targets = targets
@@ -105,12 +105,12 @@ class Answer:
         except BusUnavailable:
             self._targets = ()
         except asyncio.CancelledError:
-            # Nobody knows whether it was sent. Who hears no end asks again; who hears a wrong one does not.
+            # It is not known whether it was sent. A caller without an end asks again; one with a wrong end does not.
             self._targets = ()
             raise
 
     def _keep_alive(self) -> None:
-        # Also while there is much to say: it is how the broker is asked whether anybody listens.
+        # Also while there is much to say: it asks the broker whether the reply has a listener.
         self._tasks.spawn(self._say_working(), "keepalive")
         self._timer = self._loop.call_later(self._keepalive_s, self._keep_alive)
 

@@ -20,7 +20,7 @@ MAX_ARRIVALS: Final = 4096
 
 
 class Arrivals:
-    """The messages of one node. `matters` says whether anybody will ever look at the name."""
+    """The messages of one node. `matters` says whether the name will be used."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What a node says of itself: in its heartbeat, and to whoever asks all nodes. Written and read here.
+"""A node's report about itself: in its heartbeat, and in answers to requests to all nodes. Written and read here.
 
-Anybody who may publish can forge one, so it is read as a stranger's command is: names are names, texts have one line
-and no control characters, and nothing is longer than it has to be. Fields that a newer node adds are passed over.
+Any client that may publish can forge one, so it is read as a stranger's command is: names are names, texts have one
+line and no control characters, and nothing is longer than it has to be. Fields that a newer node adds are passed over.
 Imports nothing that takes time to import.
 """
 
@@ -53,7 +53,7 @@ class Beat(Struct, frozen=True, rename="kebab"):
     head_seq: Number = 0
     """The position of the last event under the hash below."""
     head_hash: Hash = ""
-    """The last link of the log's hash chain: who keeps it with its position can tell later that the log is the same."""
+    """The last link of the log's hash chain. Kept with its position, it shows later whether the log is the same."""
     cpus: Number = 0
     memory_mib: Number = 0
     memory_available_mib: Number = 0

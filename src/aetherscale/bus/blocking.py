@@ -1,7 +1,7 @@
 """A NATS connection without asyncio, for programs that ask one question and end: half their start is saved.
 
-One thread uses it, and nothing is read but while it waits. It does not reconnect: whoever asks knows best whether to
-ask again.
+One thread uses it, and nothing is read but while it waits. It does not reconnect: the caller knows best whether to ask
+again.
 
     with connect(endpoint) as connection:
         for chunk in connection.request("aether.v1.default.cmd.compute.list-vms", b"{}", timeout_s=10):
@@ -31,7 +31,7 @@ CONNECT_S: Final = 3.0
 READ_BYTES: Final = 256 * 1024
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_WAITING: Final = 100_000
-"""Messages that wait in memory for a subscription that nobody reads from."""
+"""Messages that wait in memory for a subscription that is not read."""
 
 
 def connect(endpoint: Endpoint, *, name: str = "aetherscale", timeout_s: float = CONNECT_S) -> Connection:
@@ -126,7 +126,7 @@ class Connection:
                 if incoming is None:
                     raise TimeoutError(f"no word on {subject} within {timeout_s:g} s")
                 if incoming.is_no_responders:
-                    raise NoResponders(f"nobody listens on {subject}")
+                    raise NoResponders(f"no subscriber listens on {subject}")
                 if incoming.ends_stream:
                     return
                 yield self.chunk(incoming)
@@ -134,7 +134,7 @@ class Connection:
             reply.unsubscribe()
 
     def ask(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> Subscription:
-        """Send a request; its reply is heard on what this returns, where nobody listens that too."""
+        """Send a request; its reply is heard on the returned subscription, also that there is no listener."""
         inbox = f"_INBOX.{os.urandom(16).hex()}"
         reply = self.subscribe(inbox)
         self.publish(subject, body, headers, inbox)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 STATUS: Final = "Status"
-"""Header in which the server itself speaks: `503` on an empty message says that nobody listens."""
+"""Header in which the server itself speaks: `503` on an empty message says that the subject has no listener."""
 
 
 class Incoming(Struct, frozen=True):
@@ -24,7 +24,7 @@ class Incoming(Struct, frozen=True):
 
     @property
     def is_no_responders(self) -> bool:
-        """Whether the server says that nobody listens on the subject of a request. Ask this first."""
+        """Whether the server says that the subject of a request has no listener. Ask this first."""
         return not self.body and self.headers.get(STATUS) == "503"
 
     @property
@@ -54,7 +54,7 @@ class NotAuthorized(BusUnavailable):
 
 
 class NoResponders(Exception):
-    """Nobody listens on the subject of a request."""
+    """The subject of a request has no listener."""
 
 
 class TooLarge(Exception):
@@ -80,7 +80,7 @@ class Bus(Protocol):
         ...
 
     def inbox(self) -> str:
-        """A new subject for replies that nobody else has and nobody can guess, not even from another one."""
+        """A new subject for replies, which no other client has or can guess, not even from another one."""
         ...
 
     async def listen(self, subject: str, queue: str, handler: Handler) -> Subscription:

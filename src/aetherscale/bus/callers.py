@@ -1,7 +1,8 @@
-"""Who a message on NATS is from, as far as the server and this host know: `unix:joe`, `nats:joe`, or `user:nats`.
+"""The sender of a message on NATS, as far as the server and this host know: `unix:joe`, `nats:joe`, or `user:nats`.
 
-A message does not say who sent it. The server does say who listens where its reply goes (CONNZ, filtered by that
-subject), and who gets a reply that nobody else can guess is who asked. What is certain of that connection:
+A message does not say who sent it. The server does say which connection listens on the reply subject (CONNZ, filtered
+by that subject), and the one that gets a reply on a subject that no other can guess is the caller. What is certain of
+that connection:
 
     our own server, asked in its system account:  address and port ─▶ the socket on this host ─▶ its uid ─▶ unix:joe
     another server, asked in our own account:     the user that it let in                              ─▶ nats:joe
@@ -35,16 +36,16 @@ NOBODY: Final = "user:nats"
 OUR_ACCOUNT: Final = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 ALL_ACCOUNTS: Final = "$SYS.REQ.SERVER.PING.CONNZ"
 ANSWER_S: Final = 5.0
-"""A server that takes longer tells no names until the next connection."""
+"""A server that takes longer is not asked again until the next connection."""
 START_S: Final = 1.0
 """How long a start waits for that answer: one that may not ask gets none."""
 FRESH_S: Final = 1.0
-"""For so long what is known of an inbox is taken for true: its connection may end, and somebody else may listen."""
+"""How long the owner of an inbox is remembered: its connection may end, and another may listen."""
 COUNT_S: Final = (0.01, 0.05, 0.2)
 """Waits before a connection is taken for one that has not sent what came."""
 MAX_KNOWN: Final = 4096
 MIN_SECRET: Final = 16
-"""Characters of a token that nobody guesses; the libraries of NATS draw 22."""
+"""Characters of a token that cannot be guessed; the libraries of NATS draw 22."""
 LOOPBACK: Final = "127.0.0.1"
 
 _NAME = re.compile(r"[A-Za-z0-9._@+-]{1,64}")
@@ -112,7 +113,7 @@ class NatsCallers:
         self._bus, self._endpoint, self._account = bus, endpoint, account
         self._tasks = Tasks("callers")
         self._able = False
-        """Whether the server has told a name since it was connected to last."""
+        """Whether the server has given a name since the last connect."""
         self._known: dict[str, _Known] = {}
         """By inbox."""
         self._sent: dict[int, int] = {}
@@ -122,7 +123,7 @@ class NatsCallers:
         bus.on_reconnect(self._try_soon)
 
     async def start(self) -> None:
-        """Find out whether this server tells names; one that does not, or not soon, is no error."""
+        """Find out whether this server gives names; if it does not, or not soon, that is not an error."""
         await asyncio.wait([self._tasks.spawn(self._try(), "try")], timeout=START_S)
 
     async def close(self) -> None:
@@ -229,7 +230,7 @@ class NatsCallers:
 
     def _nats(self, caller: Caller) -> str:
         user = caller.authorized_user
-        # A server has one token for all who have no name; some tell it.
+        # A server has one token for all clients without a name; some servers send it.
         hidden = user == _HIDDEN or user == self._endpoint().token
         return f"nats:{user}" if _NAME.fullmatch(user) and not hidden else NOBODY
 
@@ -264,7 +265,7 @@ def _parent(reply: str) -> str:
 
 
 def is_secret(subject: str) -> bool:
-    """Whether nobody guesses it: another subject may be that of a listener who asked nothing."""
+    """Whether it cannot be guessed: another subject may be that of a listener that asked nothing."""
     return not subject.startswith(("aether.", "$")) and any(len(token) >= MIN_SECRET for token in subject.split("."))
 
 

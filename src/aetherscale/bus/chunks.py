@@ -1,8 +1,8 @@
-"""A node's answer, as the one who asked reads it: as strictly as a node reads what it is asked.
+"""A node's answer, as its caller reads it: as strictly as a node reads a request.
 
-Whoever may publish on a subject can answer a request there, and whoever sees a reply can add to it. So every chunk has
-the shape that it has to have, all of them come from one node, and all are about one object. What a newer node adds is
-passed over. Imports nothing that takes time to import.
+A client that may publish on a subject can answer a request there, and one that sees a reply can add to it. So every
+chunk has the shape that it has to have, all of them come from one node, and all are about one object. What a newer node
+adds is passed over. Imports nothing that takes time to import.
 """
 
 from __future__ import annotations

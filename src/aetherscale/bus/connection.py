@@ -95,11 +95,11 @@ class Connection(Client):
             transport.write(b"".join(payload))
 
         # From Python 3.12 on, asyncio's own `writelines` on a connection that has just been lost watches its descriptor
-        # again. The next connection gets that number, and nobody hears what it says, nor that it ends.
+        # again. The next connection gets that number, and neither its messages nor its end are heard.
         transport.writelines = write_all  # type: ignore[method-assign]
 
     def _proof(self, endpoint: Endpoint) -> dict[str, Any]:
-        """How nats-py is told to prove who we are, from files. Raises ValueError."""
+        """The options of nats-py for credentials in files. Raises ValueError."""
         if not (endpoint.creds or endpoint.nkey):
             return {}
         credentials.check(endpoint.creds, endpoint.nkey)
@@ -171,7 +171,7 @@ class Connection(Client):
         log.debug("nats: %r", error)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
-        # nats-py tells nobody of a close in which the last bytes could not be written.
+        # nats-py does not report a close in which the last bytes could not be written.
         try:
             await super()._close(status, do_cbs)
         except OSError as failure:

@@ -78,7 +78,7 @@ def _pair(path: str, seed: str) -> Any:
 
 def _read(path: str, what: str) -> str:
     try:
-        # Opening a pipe that nobody writes into would wait for ever.
+        # Opening a pipe without a writer would wait for ever.
         with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _broken(path, "a file")

@@ -88,7 +88,7 @@ class EmbeddedServer:
         self._store = self._dir / "jetstream"
         self._record = self._dir / "process.json"
         self._lost = self._obstacle = ""
-        """Why it has no JetStream though it runs, and why that cannot be mended yet."""
+        """Why it has no JetStream though it runs, and why that cannot be repaired yet."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -98,7 +98,7 @@ class EmbeddedServer:
 
     @property
     def system(self) -> Endpoint:
-        """The way into its system account, which is the node's alone: there the server tells of its clients."""
+        """The way into its system account, which is the node's alone: there the server lists its clients."""
         return Endpoint(self.endpoint.url, SYSTEM_USER, self._system_password)
 
     @property
@@ -277,7 +277,7 @@ class EmbeddedServer:
 
     def _failure(self, what: str) -> str:
         if self._fatal:
-            # The runtime of Go goes on with the stacks of all that ran, which say nothing to anybody here.
+            # The runtime of Go goes on with the stacks of all that ran, which are of no use here.
             more = f"{shortage.MORE_THREADS}; or too little memory: ulimit -v, MemoryMax="
             return f"nats-server {what}: {self._fatal}; {more}"
         said = "\n  ".join(self._said) or "(nothing)"
@@ -318,7 +318,7 @@ async def _line(process: Process) -> str:
 
 
 def _free_port() -> int:
-    """A port that is free now; by the time that the server wants it, it may not be, which `_launch` mends."""
+    """A port that is free now; by the time that the server wants it, it may not be; then `_launch` takes another."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,6 @@
-"""Where a broker is and who we are there; how a node tells its clients. Imports nothing that takes time to import."""
+"""Where a broker is and who we are there; the file in which a node publishes both to its clients. Imports nothing that
+takes time to import.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,7 @@ def read_endpoint(state_dir: Path) -> Endpoint:
 
 
 def write_endpoint(state_dir: Path, endpoint: Endpoint, run_dir: Path | None = None) -> None:
-    """Tell the clients; the file is whole at every moment, and only its owner can read it.
+    """Write the file for clients; it is whole at every moment, and only its owner can read it.
 
     With `run_dir` there is another one, which the owner's group can read too.
     """

@@ -1,4 +1,4 @@
-"""A node among others: it says every five seconds that it is there, answers who asks all nodes, and hears the others.
+"""A node among others: it sends a heartbeat every five seconds, answers requests to all nodes, and hears the others.
 
     aether.v1.sys.hb.<node>        every 5 s, whether or not anybody listens
     aether.v1.sys.all.node.info    whoever asks here gets one answer from each node, at once

@@ -37,7 +37,7 @@ MAX_REFUSALS: Final = 1024
 KEEPALIVE_S: Final = 30.0
 
 Count = Callable[[str, str, float, str], None]
-"""Told of each call: component, task, seconds that it took, error or ""."""
+"""Called for each call: component, task, seconds that it took, error or ""."""
 
 STOPPING: Final = replies.error(
     Refused(
@@ -56,7 +56,7 @@ BROKEN: Final = replies.error(Refused(500, "the node made a mistake; its log say
 class Ingress:
     """The requests of one node. `owners` names, for each kind of object, the component that owns it.
 
-    Of a task among `queries` nobody will ask who its caller was.
+    The caller of a task among `queries` is not needed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Ingress:
         self._background = Tasks("ingress")
         self._subscriptions: list[Subscription] = []
         self._deserted = bus.inbox()
-        """Below it the broker says which replies nobody listens to any more."""
+        """Below it the broker says which replies have no listener any more."""
         self._answering: dict[str, asyncio.Task[None]] = {}
         self._open: Counter[str] = Counter()
         """Replies under way, by tenant; a tenant without any is not in it."""
@@ -110,7 +110,7 @@ class Ingress:
     def owns(self, kind: str, object_id: str, tenant: str, owned: bool) -> None:
         """Say whether requests for this object come here from now on; the last word counts.
 
-        The subject of an object that nobody owns answers 503. `settled` waits until the broker knows.
+        The subject of an object without an owner answers 503. `settled` waits until the broker knows.
         """
         key = (kind, object_id, tenant)
         if owned:
@@ -159,7 +159,7 @@ class Ingress:
         return await self._bus.listen(subject, queue, self._arrivals.put)
 
     async def close(self) -> None:
-        """Take no more; tell everybody who waits that the node stops. What was accepted is not given up."""
+        """Take no more, and answer waiting callers that the node stops. What was accepted is not given up."""
         self._stopping = True
         for subscription in (*self._subscriptions, *self._owned.values()):
             await subscription.unsubscribe()
@@ -170,7 +170,7 @@ class Ingress:
             await tasks.close()
 
     def _changes(self, incoming: Incoming) -> bool:
-        """Whether this may be a command: an event that comes of it says whose."""
+        """Whether this may be a command: its events have the caller's name."""
         return incoming.subject.rpartition(".")[2] not in self._queries
 
     def _too_many(self, incoming: Incoming) -> None:
@@ -213,7 +213,7 @@ class Ingress:
             del self._open[tenant]
 
     def _desert(self, incoming: Incoming) -> None:
-        """The broker says that nobody listens to a reply any more: it ends. What was accepted goes on."""
+        """The broker says that a reply has no listener any more: it ends. What was accepted goes on."""
         task = self._answering.get(incoming.subject.rpartition(".")[2])
         if task is not None and incoming.is_no_responders:
             task.cancel()

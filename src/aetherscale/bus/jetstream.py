@@ -1,7 +1,7 @@
 """One JetStream stream over the bus: its state, its making and unmaking, and its messages.
 
-Speaks the JetStream API itself, since nats-py's asynchronous publishing never tells of a refused message. Has never
-heard of the log whose copy the stream is. Source: ADR-1, ADR-31 (direct get, batches) of the NATS architecture.
+Speaks the JetStream API itself, since nats-py's asynchronous publishing never reports a refused message. Knows nothing
+of the log whose copy the stream is. Source: ADR-1, ADR-31 (direct get, batches) of the NATS architecture.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROBE_S: Final = 3.0
 PROBE_BYTES: Final = 64 * 1024
 """With room for so much it is worth to make the stream anew."""
 DUPLICATE_WINDOW_NS: Final = 10**9
-"""Expected positions tell what is there twice; a server reads the whole of this window anew when it starts."""
+"""Expected positions detect duplicates; a server reads the whole of this window anew when it starts."""
 
 ADJUSTABLE: Final = ("max_bytes", "duplicate_window", "allow_direct")
 """What this version, or its settings, may want otherwise than what made the stream; no message is another for it."""
@@ -173,7 +173,7 @@ class Stream:
         await self.delete()
 
     async def _copied(self, name: str, wanted: State) -> Info | None:
-        """Wait until a mirror has all messages; JetStream tells nobody when."""
+        """Wait until a mirror has all messages; JetStream does not report when."""
         try:
             async with asyncio.timeout(COPY_TIMEOUT_S):
                 while True:

@@ -1,7 +1,7 @@
 """The fake of NATS: a broker in memory and connections to it, with the same promises and none of the sockets.
 
 A message is delivered in a later turn of the event loop, in order for each connection; one member of each queue group
-gets it; a request that nobody hears is answered by a 503. `MemoryBroker.down()` is a broker that was killed.
+gets it; a request without a listener is answered by a 503. `MemoryBroker.down()` is a broker that was killed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MemoryBroker:
             bus._regain()
 
     def new_inbox(self) -> str:
-        """A subject that nobody else has."""
+        """A subject that no other client has."""
         self._inboxes += 1
         return f"_INBOX.{self._inboxes:08d}"
 
@@ -152,7 +152,7 @@ class MemoryBus:
                 if incoming is None:
                     raise BusUnavailable(f"{subject}: the broker was lost before the reply had ended")
                 if incoming.is_no_responders:
-                    raise NoResponders(f"nobody listens on {subject}")
+                    raise NoResponders(f"no subscriber listens on {subject}")
                 if incoming.ends_stream:
                     return
                 yield incoming.body

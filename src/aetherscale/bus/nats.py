@@ -34,7 +34,7 @@ TURN_BYTES: Final = 64 * 1024
 work on the beginning of a long answer while its end is made."""
 MAX_UNREAD_CHUNKS: Final = 65_536
 TOKEN_BYTES: Final = 16
-"""What nobody guesses."""
+"""A token that cannot be guessed."""
 
 
 class _Route(Struct):
@@ -177,7 +177,7 @@ class NatsBus:
                 if incoming is None:
                     raise BusUnavailable(f"{subject}: {waiting.broken}")
                 if incoming.is_no_responders:
-                    raise NoResponders(f"nobody listens on {subject}")
+                    raise NoResponders(f"no subscriber listens on {subject}")
                 if incoming.ends_stream:
                     return
                 yield incoming.body

@@ -1,7 +1,8 @@
 """Publishing into a JetStream stream: in order, each message at the position that it must get, many under way at once.
 
-Whoever listens to what is published sees where its acknowledgement goes, and can forge one. So each has a subject that
-nobody can guess before, and what a forged one makes us believe lasts until the stream is compared with the log.
+A client that listens to the published messages sees where their acknowledgements go, and can forge one. So each has a
+subject that cannot be guessed before, and what a forged one makes us believe lasts until the stream is compared with
+the log.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from aetherscale.bus.jetstream import EXPECTED_LAST, EXPECTED_STREAM, MESSAGE_ID
 WINDOW: Final = 256
 """Messages under way at one time."""
 ACK_TIMEOUT_S: Final = 5.0
-"""Nothing stored for so long while something is under way: somebody else heard it, or nobody."""
+"""Nothing stored for so long while something is under way: another subscriber got it, or none."""
 
 
 class Pipeline:

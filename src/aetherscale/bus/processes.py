@@ -1,4 +1,4 @@
-"""Processes by identity: a pid alone may be somebody else's by the time that it is used.
+"""Processes by identity: a pid alone may be another process's by the time that it is used.
 
 Knows nothing of what the processes do. Source: proc(5) for `stat` and `exe`, pidfd_open(2).
 """
@@ -25,7 +25,7 @@ class Identity(Struct, frozen=True, rename="kebab"):
 
 
 def identify(pid: int) -> Identity | None:
-    """Who has this pid now; None where nobody has, or only a zombie."""
+    """The process that has this pid now; None where none has, or only a zombie."""
     proc = Path("/proc") / str(pid)
     try:
         stat = (proc / "stat").read_bytes()

@@ -114,9 +114,9 @@ def read(
 
 
 def _actor(actor: str, headers: Mapping[str, str]) -> str:
-    """Who asks: what is known, and in parentheses what the message says beside that.
+    """The caller: the name that is known, and in parentheses the one that the message gives.
 
-    No name has parentheses, so nobody can be taken for somebody else.
+    No name has parentheses, so none can be taken for another.
     """
     if CLAIMED not in headers:
         return actor

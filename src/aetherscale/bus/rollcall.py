@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aetherscale.bus.blocking import Connection
 
 MAX_NODES: Final = 1024
-"""Answers beyond are not listened to: anybody may send any number."""
+"""Further answers are ignored: any client may send any number."""
 NODES_S: Final = 5.5
 """How long to wait for a node: a little longer than from one sign of life to the next."""
 QUIET_S: Final = 0.25
@@ -23,9 +23,9 @@ QUIET_S: Final = 0.25
 
 
 def call(connection: Connection) -> list[Beat]:
-    """What each node says of itself, by name; whoever is named by another is waited for.
+    """The report of each node, by name; a node that another one names is waited for.
 
-    Two of one name are two. What is not a node's word is passed over. Raises `BusUnavailable`.
+    Two of one name are two. An answer that is not a node's is ignored. Raises `BusUnavailable`.
     """
     found: dict[tuple[str, str, str], Beat] = {}
     answers = connection.ask(subjects.ask_nodes(), b"")

@@ -25,7 +25,7 @@ MAX_ANSWERS: Final = 256
 
 
 class Service(Struct, frozen=True):
-    """What is told of one component. Clients leave out a service without a description."""
+    """The service of one component. Clients leave out one without a description."""
 
     component: str
     description: str
@@ -58,7 +58,7 @@ class Services:
         self._subscriptions: list[Subscription] = []
 
     def count(self, component: str, task: str, seconds: float, error: str) -> None:
-        """Count one call; one of an unknown task is nobody's."""
+        """Count one call; one of an unknown task is not counted."""
         counted = self._counted.get((component, task))
         if counted is None:
             return

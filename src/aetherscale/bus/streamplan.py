@@ -1,4 +1,4 @@
-"""What to do about the broker's copy of the log, given what the copy and the log say of themselves. Pure.
+"""The plan for the broker's copy of the log, given the states of the copy and the log. Pure.
 
 the copy                                          what follows
 not there                                         Create, publish from the beginning

@@ -1,7 +1,8 @@
 """How much memory a process may still take: the least of what the host has and what its control groups leave it.
 
-MemAvailable is the host's. In a container, or a unit with a limit, the kernel kills whoever takes more than the control
-group may have, or one of those above it. Knows version 1 and 2 of control groups (cgroups(7)), both at once as well.
+MemAvailable is the host's. In a container, or a unit with a limit, the kernel kills a process that takes more than the
+control group may have, or one of those above it. Knows version 1 and 2 of control groups (cgroups(7)), both at once as
+well.
 """
 
 from __future__ import annotations

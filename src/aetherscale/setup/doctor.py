@@ -1,4 +1,4 @@
-"""Everything that a node needs of its host, looked at one by one, with the line that mends what is missing.
+"""Checks everything that a node needs of its host, one by one, with the command that fixes what is missing.
 
 Looks and tries, and leaves nothing behind: it may run beside a node. A finding is an *error* where a node cannot do its
 work, and a *warning* where it can, but slower, less safely, or not all of it.

@@ -278,7 +278,7 @@ def _python() -> str:
 
 
 def _require_own_state() -> None:
-    """Refuse a directory in which a node of somebody else worked: the service could neither read it nor end its VMs."""
+    """Refuse a directory in which another user's node worked: the service could neither read it nor end its VMs."""
     others = [path.name for path in STATE_DIR.glob("*") if path.lstat().st_uid != service.uid()]
     if others:
         raise Refused(

@@ -1,6 +1,6 @@
 """Sessions: callers who are attached to a serial line or to the terminal of a program, and what they type.
 
-A session lasts for as long as its caller is heard of: whoever says nothing for `SILENCE_S` has gone away.
+A session lasts for as long as its caller is heard: one that sends nothing for `SILENCE_S` has gone away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aetherscale.kernel.replies import Chunk, result
 
 SILENCE_S: Final = 30.0
 SESSION_LIMIT: Final = 256
-"""Consoles of one tenant at a time, so that nobody's are refused for what another tenant has open."""
+"""Consoles of one tenant at a time, so that none is refused for what another tenant has open."""
 INPUT_LIMIT: Final = 1024
 """Pieces of input that may wait for a guest that does not read its serial line."""
 PIECE_BYTES: Final = 8 * 1024
@@ -68,7 +68,9 @@ class Session:
                 yield piece
 
     def hear(self, data: bytes, seen_bytes: int | None = None) -> None:
-        """The caller is still there, typed this, and has seen so much. Raises `Refused` (503) where nobody reads it."""
+        """The caller is still there, typed this, and has seen so much. Raises `Refused` (503) where the guest does not
+        read it.
+        """
         self._timer.cancel()
         self._timer = self._patience()
         if seen_bytes is not None and seen_bytes > self._seen_bytes:
@@ -99,7 +101,7 @@ class Session:
         return asyncio.get_running_loop().call_later(SILENCE_S, self.end, "silence")
 
     async def _type(self) -> None:
-        # Where the VM has ended nobody takes what was typed: its output ends, and that is how the caller learns of it.
+        # Where the VM has ended, the input has no reader: its output ends, and that is how the caller learns of it.
         with suppress(Refused):
             while True:
                 await self.console.send(await self._typed.get())

@@ -238,7 +238,7 @@ class Client:
                 reply.unsubscribe()
 
     def _headers(self, key: str, until_s: float | None) -> dict[str, str]:
-        """The key of a command; and nothing is begun when nobody waits for it any more."""
+        """The key of a command; nothing is begun once its caller does not wait any more."""
         headers = {"Nats-Msg-Id": key, CLAIMED: self._who()}
         if until_s is not None:
             timeout_s = until_s - time.monotonic()

@@ -198,7 +198,7 @@ class _Line:
             self._say(sides)
 
     def leave(self) -> None:
-        """Tell the node that nobody listens any more."""
+        """Tell the node that this client has left."""
         self._say({"detach": True})
         self._reply.unsubscribe()
         self.connection.flush()
@@ -237,7 +237,7 @@ class _Relay:
         self._last_s = math.inf
 
     def run(self) -> Ending:
-        """Until one of the ends. Raises `BrokenPipeError` where nobody reads what is written."""
+        """Until one of the ends. Raises `BrokenPipeError` where the reader of stdout has gone."""
         ending: Ending | None = None
         try:
             while ending is None:
@@ -319,7 +319,7 @@ def _raw(terminal: bool) -> Iterator[None]:
     before = termios.tcgetattr(STDIN)
 
     def stop(number: int, _frame: object) -> None:
-        """SIGTSTP: nobody types it here, where ctrl-z goes to the guest, but anybody may send it."""
+        """SIGTSTP: no key sends it, since ctrl-z goes to the guest, but other programs can."""
         termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

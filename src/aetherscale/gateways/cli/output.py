@@ -246,7 +246,7 @@ class Bytes:
 
 
 class Progress:
-    """How far a piece of work is, told to nobody."""
+    """The progress of work, which is not shown."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject

@@ -81,7 +81,7 @@ def parse(words: Sequence[str], entries: Sequence[Entry], default: str = "", pro
     if node is None and default and not (given.get("help") or given.get("version")):
         path, node, is_default = [default], _member(default, None, entries, program), True
     if isinstance(node, Command):
-        # Whoever named no command has no reason to think of one.
+        # A user who named no command has no reason to think of one.
         values = _values(node, left, given, program if is_default else " ".join((program, *path)))
         return Parsed(tuple(path), node, values, program, is_default, given.texts)
     return Parsed(tuple(path), node, _complete(given, GLOBAL_OPTIONS), program)

@@ -1,4 +1,4 @@
-"""Which node is meant where nobody says so: one of one's own that runs, else this host's service; how it is started."""
+"""Which node is meant where none is named: the user's own if it runs, else this host's service; how it is started."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def is_service(settings: Settings) -> bool:
     """Whether the node of this host's service is meant.
 
-    It is where its state directory is named or is the default, as for root. Where nobody named one: if no node of
-    one's own runs, and one may use the service or has never had a node of one's own.
+    It is where its state directory is named or is the default, as for root. Where none is named: if the user's own node
+    does not run, and the user may use the service or has never had a node.
     """
     own = settings.state_dir
     if own == service.STATE_DIR:

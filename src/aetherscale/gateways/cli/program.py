@@ -74,7 +74,7 @@ class Program(Struct, frozen=True):
     now_us: Callable[[], int]
     """The clock of the host."""
     new_token: Callable[[], str]
-    """A random text that nobody can guess: an idempotency key, the name of a session."""
+    """A random text that cannot be guessed: an idempotency key, the name of a session."""
     new_epoch: Callable[[], str]
     """The name of a new log."""
     kinds: Callable[[], tuple[Kind[Any], ...]]

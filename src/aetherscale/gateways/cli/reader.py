@@ -37,7 +37,7 @@ from aetherscale.gateways.cli.tree import ENTRIES
 LARGEST_BYTES: Final = 64 * 1024
 STREAMS: Final = 2
 PLACES: Final = ("state-dir", "nats", "nats-creds", "nats-nkey", "nats-token-file", "config")
-"""Options that name files and servers: the reader has its own, and opens no others for anybody."""
+"""Options that name files and servers: the reader has its own, and opens no others."""
 DISPLAY: Final = re.compile(r"(?:TERM|COLUMNS|LINES|NO_COLOR|TZ|LANG|LC_[A-Z]+|AETHERSCALE_TENANT)")
 """What of the member's environment says how things are shown, and for whom."""
 HARMLESS: Final = re.compile(r"[A-Za-z0-9+_@.,-][A-Za-z0-9+_@.,/-]{0,99}")

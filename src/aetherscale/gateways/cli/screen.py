@@ -79,7 +79,7 @@ class Screen:
             try:
                 data = data[os.write(self._descriptor, data[:PIECE_BYTES]) :]
             except BlockingIOError:
-                # Somebody else has made it so, for all who share it.
+                # Another program has made it so, for all that share it.
                 select.select((), [self._descriptor], ())
 
     def _say(self) -> None:

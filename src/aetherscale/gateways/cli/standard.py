@@ -1,8 +1,8 @@
 """The three standard streams, made fit for whatever the process was started with.
 
 Descriptors that were closed have been opened on /dev/null before: see `aetherscale.__main__`. What stdout does not take
-is an `Unwritable`, which nobody can mistake for a fault of a file of theirs; what stderr does not take is lost, since
-there is nobody left to tell. What an encoding cannot say is replaced.
+is an `Unwritable`, which cannot be mistaken for a fault of another file; what stderr does not take is lost, since there
+is nobody left to tell. What an encoding cannot say is replaced.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Stdout(io.FileIO):
             return memoryview(data).nbytes
         try:
             while (written := super().write(data)) is None:
-                # Whoever shares the terminal has made it one that does not block.
+                # Another program on this terminal has made it one that does not block.
                 select.select((), (self.fileno(),), ())
         except OSError as error:
             self._is_lost = True
@@ -88,7 +88,7 @@ def install() -> None:
 
 
 def _unraised(_unraisable: sys.UnraisableHookArgs) -> None:
-    """What goes wrong where nobody can be told, as in the making away of a half-made loop, is told to nobody."""
+    """Errors that cannot be reported, as in the cleanup of a half-made loop, are dropped."""
 
 
 def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:

@@ -1,4 +1,4 @@
-"""The program's own pipes: a stdin that is read whole, and a stdout that somebody reads, or nobody any more."""
+"""The program's own pipes: a stdin that is read whole, and a stdout whose reader may go."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STDIN: Final = 0
 STDOUT: Final = 1
 PIECE_BYTES: Final = 64 * 1024
 FIRST_WORD_S: Final = 2.0
-"""How soon a stdin that nobody asked for has to say something, or end."""
+"""How soon a stdin that was not asked for has to bring something, or end."""
 
 
 def stdin_is_a_terminal() -> bool:
-    """Whether somebody can type."""
+    """Whether stdin is a terminal."""
     try:
         return os.isatty(STDIN)
     except OSError:
@@ -32,8 +32,8 @@ def whole_stdin(limit_bytes: int, timeout_s: float, *, asked_for: bool) -> bytes
     """What comes from stdin, to its end.
 
     Unless it was asked for, a terminal gives nothing, and one that neither says anything nor ends for a while is left
-    alone, and None comes: many programs start others with a stdin that nobody will ever write to. Raises `Failure`
-    where there is more than `limit_bytes`, or where it does not end in time.
+    alone, and None comes: many programs start others with a stdin that is never written to. Raises `Failure` where
+    there is more than `limit_bytes`, or where it does not end in time.
     """
     if os.isatty(STDIN) and not asked_for:
         return b""
@@ -64,7 +64,7 @@ def whole_stdin(limit_bytes: int, timeout_s: float, *, asked_for: bool) -> bytes
 
 @contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Raise `BrokenPipeError` as soon as nobody reads stdout any more, also while nothing is written to it."""
+    """Raise `BrokenPipeError` as soon as stdout has no reader any more, also while nothing is written to it."""
     main = threading.main_thread().ident
     assert main is not None, "there is a main thread"
     before = signal.signal(signal.SIGPIPE, _nobody_reads)
@@ -77,7 +77,7 @@ def ends_with_its_reader() -> Iterator[None]:
 
 
 async def read_by_somebody(work: Coroutine[Any, Any, None]) -> None:
-    """Await the work; it is cancelled, and `BrokenPipeError` raised, as soon as nobody reads stdout any more.
+    """Await the work; it is cancelled, and `BrokenPipeError` raised, as soon as stdout has no reader any more.
 
     In a loop, since a signal that raises there is lost in whichever callback it happens to interrupt.
     """
@@ -106,7 +106,7 @@ async def read_by_somebody(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def _watch(gone: Callable[[], object], last: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Call `gone`, in a thread of its own, once nobody reads stdout any more, and `last` before the watch ends."""
+    """Call `gone`, in a thread of its own, once stdout has no reader any more, and `last` before the watch ends."""
     over, tell = os.pipe()
 
     def watch() -> None:
@@ -128,7 +128,7 @@ def _watch(gone: Callable[[], object], last: Callable[[], object] = lambda: None
 
 
 class _Unread(Exception):
-    """No OSError: whoever is waiting for a connection would take it for the end of that."""
+    """No OSError: code that waits for a connection would take it for the end of that."""
 
 
 def _nobody_reads(number: int, frame: object) -> None:

@@ -1,9 +1,9 @@
 """Takes the questions out of a console's history before it is shown on a terminal.
 
-A guest may ask the terminal where its cursor is, or what it is called, and the terminal answers as if somebody typed.
-Whoever reads such a question later, in the history, has a terminal that answers once more, into a guest that did not
-ask. What the guest writes from then on is left as it is. Pure; the parser is that of terminals themselves (VT500: CAN
-and SUB end a sequence, ESC begins another, other control characters inside one are carried out).
+A guest may ask the terminal where its cursor is, or what it is called, and the terminal answers as if it were typed.
+When such a question is read later, in the history, the terminal answers once more, into a guest that did not ask. What
+the guest writes from then on is left as it is. Pure; the parser is that of terminals themselves (VT500: CAN and SUB end
+a sequence, ESC begins another, other control characters inside one are carried out).
 """
 
 from __future__ import annotations

@@ -207,6 +207,6 @@ def _kvm_group(uid: int | None) -> int | None:
 
 
 def fingerprint(qemu: str) -> str:
-    """Names a binary for as long as nobody replaces it. Raises `OSError`."""
+    """Identifies a binary for as long as it is not replaced. Raises `OSError`."""
     status = Path(qemu).stat()
     return f"{qemu}:{status.st_size}:{status.st_mtime_ns}"

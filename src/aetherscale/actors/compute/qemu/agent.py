@@ -87,7 +87,7 @@ class AgentPort(Port):
         self._syncs = 0
 
     def received(self, data: bytes) -> None:
-        """Take bytes for the call that waits; nobody has asked for others."""
+        """Take bytes for the call that waits; others were not asked for."""
         if self._answer is not None:
             self._answer.feed(data)
 

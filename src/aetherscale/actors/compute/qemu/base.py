@@ -23,7 +23,7 @@ NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS
 
 
 class _Stopped(Exception):
-    """Nobody waits for the copy any more."""
+    """The copy is not waited for any more."""
 
 
 async def ensure(image: Path, base: Path) -> None:

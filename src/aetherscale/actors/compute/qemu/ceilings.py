@@ -122,7 +122,7 @@ def may_write(size_bytes: int) -> bool:
 
 
 def _most_of_kvm() -> int:
-    """How many CPUs KVM gives a VM; as many as anybody may ask for where it does not say so to us."""
+    """How many CPUs KVM gives a VM; the most that a request may have where KVM does not say."""
     try:
         with accel.KVM.open("rb", buffering=0) as kvm:
             return fcntl.ioctl(kvm, _KVM_CHECK_EXTENSION, _KVM_CAP_MAX_VCPUS) or _CPUS_ANYWHERE

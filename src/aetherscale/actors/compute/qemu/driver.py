@@ -230,7 +230,7 @@ class QemuDriver:
                     await machine.guest.ended.wait()
         except TimeoutError:
             return ShutdownIgnored(effect.key, effect.grace_s)
-        # The guest has ended, and that was observed; whoever writes it down lets the process go.
+        # The guest has ended, and that was observed; the process is let go once that is recorded.
         await machine.gone.wait()
         return Ended(effect.key, *machine.exit, log_tail=machine.log_tail())
 
@@ -357,7 +357,7 @@ class QemuDriver:
         return machine
 
     def _turn(self, vm_id: str) -> asyncio.Lock:
-        """Held while something is done to a VM; there for as long as somebody holds it or waits for it."""
+        """Held while something is done to a VM; there for as long as it is held or waited for."""
         return self._turns.setdefault(vm_id, asyncio.Lock())
 
     def _directory(self, vm_id: str) -> VmDirectory:

@@ -8,7 +8,7 @@ from typing import Final
 from aetherscale import shortage
 
 _LASTING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
-"""What no second attempt a moment later mends."""
+"""A fault that a second attempt a moment later does not fix."""
 
 
 class HostFault(Exception):

@@ -159,7 +159,7 @@ class Guest:
     # --- ready -------------------------------------------------------------------------------------------------------
 
     def agent_opened(self) -> None:
-        """The guest has opened the agent's port: somebody in there may answer."""
+        """The guest has opened the agent's port: the agent may answer."""
         self.agent_open.set()
         # Where the image has a channel of its own, an agent that starts before the rest says nothing.
         if self._channel != "channel":

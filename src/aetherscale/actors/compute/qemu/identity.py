@@ -73,7 +73,7 @@ def processes_of(root: Path) -> list[tuple[str, int]]:
         try:
             place = os.readlink(f"/proc/{name}/cwd")
         except OSError:
-            # It has ended, or belongs to somebody else.
+            # It has ended, or belongs to another user.
             continue
         if place.startswith(prefix):
             vm_id = place.removeprefix(prefix).removesuffix(" (deleted)")

@@ -232,7 +232,7 @@ class Keeper:
 
 
 def keep(pipe: int, keeper: Keeper, now_ns: Callable[[], int]) -> None:
-    """Write all that comes, until nobody can write to the pipe any more. `now_ns` is the clock."""
+    """Write all that comes, until the pipe has no writer any more. `now_ns` is the clock."""
     while data := os.read(pipe, PIECE_BYTES):
         keeper.take(data, now_ns() // 1000)
 

@@ -124,6 +124,6 @@ def spawn(
         # Python ignores SIGXFSZ, and that has to be passed on: QEMU shall see EFBIG, not die of its log's limit.
         restore_signals=False,
     )
-    # From here on the pidfd is what knows whether it lives; Popen would complain of a child that nobody waited for.
+    # From here on the pidfd is what knows whether it lives; Popen would complain of a child that was not waited for.
     process.returncode = 0
     return process.pid

@@ -167,7 +167,7 @@ class VmDirectory:
         """A connection to what listens there; not yet accepted. Raises `OSError`.
 
         `ConnectionRefusedError` and `FileNotFoundError` mean that no process has the socket: QEMU holds it from before
-        its exec to its very end, and nobody else does.
+        its exec to its very end, and no other process does.
         """
         with self.opened() as directory:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -190,7 +190,7 @@ class VmDirectory:
         return True
 
     def holder(self) -> int | None:
-        """The pid of who listens on the QMP socket, as the kernel has it (SO_PEERCRED, unix(7)); None for nobody.
+        """The pid of who listens on the QMP socket, as the kernel has it (SO_PEERCRED, unix(7)); None for none.
 
         QEMU is that from when it has taken its sockets; until then the node is whose child it is. Raises `OSError`.
         """

@@ -136,7 +136,7 @@ class Machine:
             self._chores.begin("reattach", self._keep_reattaching)
 
     async def catch_up(self) -> None:
-        """Connect, let the guest run if it was not let run yet, and report what happened while nobody listened.
+        """Connect, let the guest run if it was not let run yet, and report what happened in the meantime.
 
         Raises `Unresponsive`, `Rejected`.
         """

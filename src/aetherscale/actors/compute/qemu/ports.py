@@ -83,7 +83,7 @@ class ReadyPort(Port):
         self._line = bytearray()
 
     def ask(self) -> None:
-        """Ask a guest that may have said it while nobody listened. One that is not up yet finds the question later."""
+        """Ask a guest that may have said it earlier. One that is not up yet finds the question later."""
         self.write(b"?\n")
 
     def received(self, data: bytes) -> None:

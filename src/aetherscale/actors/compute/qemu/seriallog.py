@@ -45,7 +45,7 @@ class SerialLog:
     def writing_end(self) -> int:
         """A descriptor for QEMU to write to, with a keeper at the other end; the caller closes it. Raises `OSError`.
 
-        Whoever has such a descriptor keeps the keeper alive.
+        A process that has such a descriptor keeps the keeper alive.
         """
         _reap()
         writing = self._open_writing()
@@ -71,7 +71,7 @@ class SerialLog:
                 umask=0o077,
                 start_new_session=True,
             )
-            # It outlives this node, as it should; Popen would complain of a child that nobody waited for.
+            # It outlives this node, as it should; Popen would complain of a child that was not waited for.
             begun.returncode = 0
             self.keeper = begun.pid
             _begun.add(begun.pid)
@@ -95,7 +95,7 @@ class SerialLog:
                     CONSOLE_PIPE, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
                 )
         except OSError as error:
-            # ENXIO is a pipe that nobody reads.
+            # ENXIO is a pipe without a reader.
             if error.errno in (errno.ENXIO, errno.ENOENT, errno.ENOTDIR):
                 return None
             raise
@@ -105,7 +105,7 @@ class SerialLog:
         return writing
 
     def _shorten(self) -> None:
-        """Cut what an older version let grow beyond the limit, while nobody writes, to the size of one file."""
+        """Cut what an older version let grow beyond the limit, while it has no writer, to the size of one file."""
         file = self._open(CONSOLE_LOG)
         if file is None:
             return
@@ -264,7 +264,7 @@ class Cursor:
 
 
 _begun: Final[set[int]] = set()
-"""Keepers that are children of this process, and that nobody has waited for."""
+"""Keepers that are children of this process and have not been waited for."""
 
 
 def _reap() -> None:

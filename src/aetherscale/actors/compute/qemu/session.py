@@ -182,7 +182,7 @@ class Monitor:
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await short work that must not be left half done, whoever cancels meanwhile."""
+    """Await short work that must not be left half done, also where the caller is cancelled."""
     task = asyncio.get_running_loop().create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -98,8 +98,8 @@ class Starter:
     async def find(self, directory: VmDirectory) -> Machine | None:
         """The process of the VM that an earlier node has left, whichever run it is of; None where there is none.
 
-        Its observations are held. While somebody holds the VM's socket there is a process, even if it cannot be told
-        which: one in the middle of an exec has no command line. Raises `OSError`, and `HostFault` where that goes on.
+        Its observations are held. While the VM's socket is held there is a process, even if it is not known which: one
+        in the middle of an exec has no command line. Raises `OSError`, and `HostFault` where that goes on.
         """
         deadline_s = asyncio.get_running_loop().time() + _FIND_LIMIT_S
         while (machine := self._look(directory)) is None and directory.exists() and directory.is_held():
@@ -119,7 +119,7 @@ class Starter:
                 return self._adopted(directory, record, pidfd)
         if directory.exists() and not directory.is_held():
             return None
-        # The node ended between exec and writing down the pid, or somebody has changed what it wrote.
+        # The node ended between exec and writing down the pid, or the record was changed.
         for pid in self._candidates(directory):
             ticks = identity.start_ticks(pid)
             pidfd = None if ticks is None else identity.claim(pid, ticks, directory.path, directory.vm_id)
@@ -129,7 +129,7 @@ class Starter:
         return None
 
     def _candidates(self, directory: VmDirectory) -> list[int]:
-        """Who works in the directory; and who holds its socket, where nobody can be seen to work in it."""
+        """The processes that work in the directory; where none can be seen, the one that holds its socket."""
         found = [pid for vm_id, pid in identity.processes_of(self.root) if vm_id == directory.vm_id]
         holder = directory.holder() if directory.exists() and not found else None
         return [*found, holder] if holder is not None else found

@@ -84,7 +84,7 @@ class Supervisor(Protocol):
         ...
 
     def why_killed(self) -> str:
-        """Why a process was killed, asked once for each that has just been; "" where nobody can tell."""
+        """Why a process was killed, asked once for each that has just been; "" where it is not known."""
         ...
 
 
@@ -103,7 +103,7 @@ class Detached:
         return memory.groups_of()
 
     def why_killed(self) -> str:
-        """Nobody can tell."""
+        """It is not known."""
         return ""
 
 
@@ -162,7 +162,7 @@ class SystemdScopes:
         try:
             found = _OOM_KILLS.search((self._slice / "memory.events").read_text())
         except OSError:
-            # Without a memory controller nobody counts.
+            # Without a memory controller nothing is counted.
             return 0
         return int(found[1]) if found else 0
 

@@ -116,7 +116,7 @@ class Terminals:
                 else:
                     break
         except Unresponsive as silent:
-            # Whoever connects to QEMU next takes it out.
+            # The next node that connects to QEMU takes it out.
             log.info("VM %s: a port stays plugged in: %s", self._vm_id, silent)
         finally:
             self._open.pop(token, None)
@@ -272,13 +272,15 @@ class GuestTerminal:
                 self._patience.reschedule(asyncio.get_running_loop().time() + _LAST_WORDS_S)
 
     def let_go(self) -> None:
-        """There is nothing at the other end any more, or nobody at this one."""
+        """One of the two ends has gone."""
         self._is_over = True
         if self._writer is not None:
             self._writer.transport.abort()
 
     async def close(self) -> None:
-        """Take the port out, which hangs up on a program that has not ended. Done also where nobody waits for it."""
+        """Take the port out, which hangs up on a program that has not ended. Done also where the caller does not wait
+        for it.
+        """
         if self._closing is None:
             self._closing = self._tasks.spawn(self._close(), "hang up")
         await asyncio.wait({self._closing})
@@ -290,7 +292,7 @@ class GuestTerminal:
             self._tasks.spawn(self._forget(self._pid), "forget a terminal")
 
     async def _forget(self, pid: int) -> None:
-        """Ask how it has ended, which the agent remembers until somebody has."""
+        """Ask how it has ended, which the agent remembers until it has been asked."""
         with suppress(Refused, TimeoutError):
             async with asyncio.timeout(_HELP_LIMIT_S):
                 await self._agent.ended(pid)

@@ -35,7 +35,8 @@ exec script -qefc "$2" /dev/null
 """
 """Becomes `script`, and ends it once the port is gone; the kernel then hangs up the terminal that `script` has made.
 
-Who watches is nobody's child, since `script` may wait for all of its own. Neither the agent nor a node is needed.
+The watcher is not a child of `script`, since `script` may wait for all of its own. Neither the agent nor a node is
+needed.
 """
 
 ON_TERMINAL: Final = r"stty sane; stty iutf8 2> /dev/null; stty {size}; printf '\036%s+%s\036' {token} $(tty); exec "

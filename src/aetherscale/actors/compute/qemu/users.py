@@ -1,4 +1,4 @@
-"""Which user a VM's process runs as: one that nothing else on the host has, wherever this node can give it one.
+"""The user that a VM's process runs as: one that no other process on the host has, wherever this node can give it one.
 
 The uid is derived from the VM's id, in 0x70000000-0x7fffffff less its end: a range that neither systemd nor the
 distributions hand out. Two VMs share one with a chance of 2⁻²⁸; they would still have nothing open in common.

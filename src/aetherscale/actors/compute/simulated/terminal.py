@@ -123,7 +123,7 @@ class SimulatedTerminal:
             self._leave(self)
 
     def hang_up(self) -> None:
-        """There is nothing at the other end any more, or nobody at this one."""
+        """One of the two ends has gone."""
         self._end(None)
 
     async def close(self) -> None:

@@ -1,8 +1,7 @@
 """Where a download may lead to: to public addresses, and to those that the node's settings allow.
 
-What is asked for by anybody who may import an image must not reach the services of the host and of its network, which
-trust whoever can reach them. The address is judged that is connected to, not its name: a name may mean another address
-a moment later.
+An import by any caller must not reach the services of the host and of its network, which trust all that can reach them.
+The address is judged that is connected to, not its name: a name may mean another address a moment later.
 """
 
 from __future__ import annotations

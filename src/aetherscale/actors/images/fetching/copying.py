@@ -1,4 +1,4 @@
-"""A file of this host as the source of an image: only where the node may read for whoever asks."""
+"""A file of this host as the source of an image: only where the node may read it on behalf of any caller."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ _LOOK: Final = "look at the address"
 class _Begun(msgspec.Struct, frozen=True):
     """What is known of a download that is not done: a digest of its URL, and how the server names this very file.
 
-    After a boot nobody knows what of the part file had reached the disk.
+    After a boot it is not known what of the part file had reached the disk.
     """
 
     source: str

@@ -1,6 +1,6 @@
 """Bringing a file in: copied from this host or downloaded, with its checksum verified before anything parses it.
 
-The file grows at a path that the caller gives. Nobody may take it from there before `fetch` has returned: then it is
+The file grows at a path that the caller gives. It must not be taken from there before `fetch` has returned: then it is
 whole, has the right checksum, and is on the disk. What is known of a download that is not done lies beside it, as
 `<part>.json`, so that the next try goes on where this one ended. Knows nothing of images.
 """

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class Shares:
-    """At most `most` turns at once, `most_of_one` of them by one tenant. Whoever has fewest is next."""
+    """At most `most` turns at once, `most_of_one` of them by one tenant. The tenant with the fewest is next."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._most = most
@@ -19,7 +19,7 @@ class Shares:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether somebody waits for the end of another one's turn."""
+        """Whether a transfer waits for the end of another one's turn."""
         return bool(self._waiting)
 
     @asynccontextmanager

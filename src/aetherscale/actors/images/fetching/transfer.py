@@ -51,7 +51,7 @@ class Limits(Struct, frozen=True):
 
 
 class Stopped(Exception):
-    """The transfer was told to stop. Seen by nobody outside, since who told it is not waiting for an answer."""
+    """The transfer was told to stop. Not seen outside, since the caller that stopped it does not wait for an answer."""
 
 
 class Transfer:

@@ -28,7 +28,7 @@ _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _SUBCLUSTERS = 1, 2, 4, 8, 16
 _KNOWN_FEATURES: Final = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _SUBCLUSTERS
 
 _BITMAPS, _RAW_DATA_FILE = 1, 2
-"""Autoclear features, by their bits. Whoever does not know another one may ignore what it is about."""
+"""Autoclear features, by their bits. A program that does not know one may ignore it."""
 
 _END_OF_EXTENSIONS: Final = 0
 _BACKING_FORMAT: Final = 0xE2792ACA
