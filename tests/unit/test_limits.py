@@ -27,7 +27,7 @@ from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.store import WrongVersion
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
-from aetherscale.runtime import actor as actor_module
+from aetherscale.runtime import narration
 from aetherscale.runtime.actor import CONFLICT_LIMIT
 from tests.support.memory_node import MemoryNode
 
@@ -252,7 +252,7 @@ async def test_a_decision_that_always_comes_second_ends_in_a_refusal(
 
 async def test_a_caller_is_kept_informed_up_to_a_bound(node: MemoryNode, monkeypatch: pytest.MonkeyPatch) -> None:
     await node.final("images", "import-image", {"source": "/x.raw", "name": "tiny"})
-    monkeypatch.setattr(actor_module, "WAIT_LIMIT_S", 0.0)
+    monkeypatch.setattr(narration, "WAIT_LIMIT_S", 0.0)
     node.host.behaviour = lambda effect: Behaviour(ready_after_s=None)
     answer = await node.final("compute", "create-vm", {"image": "tiny", "name": "web"})
     assert (answer["code"], answer["message"]) == (504, "the time to wait ran out; the work goes on")

@@ -51,6 +51,13 @@ class Kind(Generic[S]):
     version: int = 1
     """Grows with each change of what `evolve` does that does not show in the type of the state, so that snapshots of
     before are not taken for what it would have made."""
+    keys: tuple[str, ...] = ()
+    """What its aggregates reserve beside their names: kinds of exclusive keys, like addresses."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kinds of keys whose reservations its registry keeps."""
+        return (self.name, *self.keys)
 
 
 class Aggregate(Struct, Generic[S], frozen=True, gc=False):
@@ -111,9 +118,9 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Aggregate
         )
         return aggregate
     event = recorded.event
-    if stream_kind == RESERVATION_KIND and isinstance(event, NAME_EVENTS) and event.kind == kind.name:
+    if stream_kind == RESERVATION_KIND and isinstance(event, NAME_EVENTS) and event.kind in kind.names:
         registry.holders[recorded.stream] = evolve_holder(registry.holders.get(recorded.stream, FREE), event)
-    elif stream_kind == RESERVATION_KIND and isinstance(event, USE_EVENTS) and event.kind == kind.name:
+    elif stream_kind == RESERVATION_KIND and isinstance(event, USE_EVENTS) and event.kind in kind.names:
         evolve_uses(registry.uses.setdefault(recorded.stream, Uses()), event)
     return None
 

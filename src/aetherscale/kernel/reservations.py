@@ -12,6 +12,7 @@ the used object is made on the version of the stream of its uses. So of two that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
@@ -94,6 +95,16 @@ class Use(Struct, frozen=True):
 
 Holding = Name | Use
 """Something that an aggregate holds."""
+
+
+class User(NamedTuple):
+    """An aggregate that uses another one."""
+
+    kind: str
+    noun: str
+    """What a person calls such an aggregate: "VM"."""
+    id: str
+    name: str
 
 
 class Holder(Struct, frozen=True):

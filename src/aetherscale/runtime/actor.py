@@ -36,16 +36,16 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
-from aetherscale.kernel.replies import Chunk, result, status
+from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes, stream_of
 from aetherscale.kernel.subjects import DEFAULT_TENANT
-from aetherscale.kernel.times import SECOND_US
 from aetherscale.kernel.wire import decode
 from aetherscale.runtime.component import Command, Component, Driver, Effect
 from aetherscale.runtime.effects import Clock, EffectRunner
 from aetherscale.runtime.mailboxes import Mailboxes
+from aetherscale.runtime.narration import Narrator
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
-from aetherscale.runtime.watches import Change, Watches, is_whole
+from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,6 @@ CONFLICT_LIMIT: Final = 100
 """How many times a decision is made again because another append came first."""
 FULL_RETRY_S: Final = 1.0
 """How soon an answer of the host is recorded again after the disk was full."""
-WAIT_LIMIT_S: Final = 3600.0
-"""How long a caller is kept informed at most."""
-NEVER_US: Final = 2**62
 REPEAT_HINT: Final = (
     "the node ends; when it is back, repeat the request under its key: what was written is not done again"
 )
@@ -85,6 +82,7 @@ class Actor(Generic[S, M]):
         self._kind = component.kind.name
         self._world = world
         self._service = component.open_service(world, driver)
+        self._narrator = Narrator(component, world, clock)
         self._log = event_log
         self._clock = clock
         self._new_id = new_id
@@ -117,15 +115,16 @@ class Actor(Generic[S, M]):
         self._effects.close()
         await self._tasks.close()
 
-    def committed(self, recorded: Sequence[Recorded]) -> None:
-        """Fold what has become durable; called in the order of the log, before the append returns."""
-        for index, each in enumerate(recorded):
-            aggregate = apply(self.component.kind, self.registry, each)
-            if aggregate is not None:
-                whole = is_whole(recorded, index)
-                self._watches.tell(aggregate.id, Change(each, aggregate, is_whole=whole))
-                if whole:
-                    self._effects.reconsider(aggregate.id)
+    def committed(self, recorded: Recorded, *, is_whole: bool) -> None:
+        """Fold an event that has become durable; called in the order of the log, before its appender goes on.
+
+        `is_whole` says whether it is the last event of its decision.
+        """
+        aggregate = apply(self.component.kind, self.registry, recorded)
+        if aggregate is not None:
+            self._watches.tell(aggregate.id, Change(recorded, aggregate, is_whole=is_whole))
+            if is_whole:
+                self._effects.reconsider(aggregate.id)
 
     def serve(self, call: Call) -> AsyncIterator[Chunk]:
         """Take a call: see `kernel.calls.Serve`."""
@@ -313,59 +312,10 @@ class Actor(Generic[S, M]):
         if accepted is None:
             raise refused
         handled = await self._repeated(command, options, call, accepted)
-        async for chunk in self._narrate(handled, self._watches.follow(handled.own[0][1].id), call):
+        async for chunk in self._narrator.narrate(handled, self._watches.follow(handled.own[0][1].id), call):
             yield chunk
 
     async def _answer(self, job: asyncio.Future[Handled[S]], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
         handled = await asyncio.shield(job)
-        async for chunk in self._narrate(handled, change, call):
+        async for chunk in self._narrator.narrate(handled, change, call):
             yield chunk
-
-    async def _narrate(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
-        """The changes from the command on, as status chunks, up to its end."""
-        said = False
-        for recorded, aggregate in handled.own[:-1]:
-            if chunk := self._announcement(recorded, aggregate):
-                said = True
-                yield chunk
-        async for told in self._changes(handled, change, call):
-            if told.chunk is not None:
-                yield told.chunk
-            if told.aggregate is None:
-                continue
-            if chunk := self._announcement(told.recorded, told.aggregate):
-                said = True
-                yield chunk
-            if told.is_whole and self.component.commands[call.task].is_done(told.aggregate.state):
-                yield result(self._world.fields(self._kind, told.aggregate))
-                return
-            if not said:
-                # A caller who waits for work that is under way already has to hear that the node listens.
-                said = True
-                yield status("accepted", **{f"{self._kind}_id": told.aggregate.id})
-
-    async def _changes(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Change[S]]:
-        """The last of the command's own events, what the log has of the time since, then what happens."""
-        recorded, last = handled.own[-1]
-        yield Change(recorded, last)
-        since = [each for each, _ in handled.after]
-        for index, (recorded, last) in enumerate(handled.after):
-            yield Change(recorded, last, is_whole=is_whole(since, index))
-        # Counted by the loop from here on: the clock of the host may be set while a caller waits.
-        loop = asyncio.get_running_loop()
-        left_us = (call.deadline_us or NEVER_US) - self._clock()
-        until_s = loop.time() + min(left_us / SECOND_US, WAIT_LIMIT_S)
-        while True:
-            try:
-                # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with what it waits for.
-                async with asyncio.timeout_at(until_s):
-                    change = await change.following()
-            except TimeoutError:
-                waited_for = {f"{self._kind}-id": last.id}
-                raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None
-            if change.aggregate is None or change.aggregate.seq > last.seq:
-                last = change.aggregate or last
-                yield change
-
-    def _announcement(self, recorded: Recorded | None, aggregate: Aggregate[S]) -> Chunk | None:
-        return self.component.announce(aggregate.state, recorded.event) if recorded is not None else None

@@ -16,7 +16,7 @@ from aetherscale.kernel.identity import Identity
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.replies import Chunk
-from aetherscale.kernel.reservations import Holding
+from aetherscale.kernel.reservations import Holding, User
 from aetherscale.kernel.wire import Message
 from aetherscale.settings import Settings
 
@@ -109,7 +109,7 @@ class World(Protocol):
         """How an aggregate looks from outside, which is all that another component knows of it. Raises `Refused`."""
         ...
 
-    def users_of(self, kind: str, aggregate_id: str) -> Sequence[Aggregate[Any]]:
+    def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """The aggregates that use this one, by name."""
         ...
 

@@ -18,11 +18,12 @@ from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
 from aetherscale.kernel.messages import Event, Recorded, split_stream
 from aetherscale.kernel.registry import Kind, Registry, apply
-from aetherscale.kernel.reservations import RESERVATION_EVENTS
+from aetherscale.kernel.reservations import NAME_EVENTS, RESERVATION_EVENTS, USE_EVENTS
 from aetherscale.runtime.actor import Actor
 from aetherscale.runtime.component import Component, Driver
 from aetherscale.runtime.effects import Clock
 from aetherscale.runtime.reconciler import Reconciler
+from aetherscale.runtime.watches import is_whole
 from aetherscale.runtime.world import NodeWorld, Registries
 
 S = TypeVar("S")
@@ -77,6 +78,7 @@ class Node:
             for component in components
         }
         """By the kinds of their aggregates."""
+        self._keepers = {name: actor for actor in self.actors.values() for name in actor.component.kind.names}
         self._reconciler = Reconciler(self.reconcile)
 
     @property
@@ -149,11 +151,21 @@ class Node:
             await actor.driver.reconcile(States(actor.registry))
 
     def _committed(self, recorded: Sequence[Recorded]) -> None:
+        for index, each in enumerate(recorded):
+            if (actor := self._actor_of(each)) is not None:
+                actor.committed(each, is_whole=is_whole(recorded, index))
         for actor in self.actors.values():
-            actor.committed(recorded)
+            actor.registry.position = recorded[-1].seq
         if any(isinstance(each.event, self._suspicious) for each in recorded):
             # Where the host refuses, it may not be as the log has it.
             self._reconciler.soon()
+
+    def _actor_of(self, recorded: Recorded) -> Actor[Any, Any] | None:
+        """Whose registry an event is folded into: a reservation's is that of the kind that it is about."""
+        event = recorded.event
+        if isinstance(event, NAME_EVENTS + USE_EVENTS):
+            return self._keepers.get(event.kind)
+        return self._keepers.get(split_stream(recorded.stream)[0])
 
 
 class States(Mapping[str, S]):

@@ -10,7 +10,7 @@ from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.kernel.replies import Chunk, Kept, item, result
-from aetherscale.kernel.reservations import Seen, Use, Uses, use_stream
+from aetherscale.kernel.reservations import Seen, Use, User, Uses, use_stream
 from aetherscale.runtime.component import Component
 
 Registries = Mapping[str, Registry[Any]]
@@ -59,11 +59,14 @@ class NodeWorld:
         """As in `World`."""
         return self._item(kind, self.find(kind, tenant, reference))[kind]
 
-    def users_of(self, kind: str, aggregate_id: str) -> Sequence[Aggregate[Any]]:
+    def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """As in `World`."""
         users = self.uses_of(kind, aggregate_id).users
-        found = [self._registries[user_kind].aggregates[user] for user, user_kind in users.items()]
-        return sorted(found, key=lambda each: (each.state.name, each.id))
+        found = (
+            User(kind, self._components[kind].identity.noun, user, self._registries[kind].aggregates[user].state.name)
+            for user, kind in users.items()
+        )
+        return sorted(found, key=lambda user: (user.name, user.id))
 
     def uses_of(self, kind: str, aggregate_id: str) -> Uses:
         """What is known of the uses of an aggregate."""
@@ -146,7 +149,7 @@ class Sight:
         """As in `World`."""
         return self.fields(kind, self.find(kind, tenant, reference))[kind]
 
-    def users_of(self, kind: str, aggregate_id: str) -> Sequence[Aggregate[Any]]:
+    def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """As in `World`."""
         self._versions[use_stream(kind, aggregate_id)] = self._world.uses_of(kind, aggregate_id).version
         return self._world.users_of(kind, aggregate_id)

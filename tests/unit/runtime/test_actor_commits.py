@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from msgspec import Struct
@@ -19,6 +19,7 @@ from aetherscale.kernel.registry import Kind, Registry
 from aetherscale.kernel.wire import Message
 from aetherscale.runtime.actor import Actor
 from aetherscale.runtime.component import Component, Listing, Progress, Report
+from aetherscale.runtime.watches import is_whole
 from aetherscale.runtime.world import NodeWorld
 
 
@@ -113,6 +114,12 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
     await event_log.close()
 
 
+def committed(actor: Actor[Count, str], events: Sequence[Recorded]) -> None:
+    """Hand over what one commit has, as a node does."""
+    for index, each in enumerate(events):
+        actor.committed(each, is_whole=is_whole(events, index))
+
+
 def recorded(seq: int, command_id: str) -> Recorded:
     """The event that makes it `seq`."""
     return Recorded(
@@ -123,9 +130,9 @@ def recorded(seq: int, command_id: str) -> Recorded:
 async def test_work_that_is_owed_before_and_after_a_decision_is_not_disturbed_by_what_is_in_its_middle(
     actor: Actor[Count, str], host: Host
 ) -> None:
-    actor.committed([recorded(1, "first")])
+    committed(actor, [recorded(1, "first")])
     await host.begun.wait()
-    actor.committed([recorded(2, "second"), recorded(3, "second")])
+    committed(actor, [recorded(2, "second"), recorded(3, "second")])
     host.let_go()
     await host.done.wait()
     assert host.did == ["begun", "done"]
@@ -134,9 +141,9 @@ async def test_work_that_is_owed_before_and_after_a_decision_is_not_disturbed_by
 async def test_work_that_one_decision_takes_back_and_the_next_one_asks_for_is_begun_anew(
     actor: Actor[Count, str], host: Host
 ) -> None:
-    actor.committed([recorded(1, "first")])
+    committed(actor, [recorded(1, "first")])
     await host.begun.wait()
-    actor.committed([recorded(2, "second"), recorded(3, "third")])
+    committed(actor, [recorded(2, "second"), recorded(3, "third")])
     host.let_go()
     await host.done.wait()
     assert host.did == ["begun", "cancelled", "begun", "done"]

@@ -53,8 +53,7 @@ def _build(options: BuildImageOptions, call: Call, image_id: str, world: World) 
 
 
 def _delete(options: ImageOptions, call: Call, image_id: str, world: World) -> commands.DeleteImage:
-    users = world.users_of(events.KIND, image_id)
-    return commands.DeleteImage(image_id, tuple(user.state.name for user in users))
+    return commands.DeleteImage(image_id, tuple(world.users_of(events.KIND, image_id)))
 
 
 def _check_free(world: World, tenant: str, name: str, image_id: str) -> None:

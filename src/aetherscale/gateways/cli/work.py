@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import WAIT_RAN_OUT, Failure, near
 from aetherscale.gateways.cli.grammar import Option
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.standard import Unwritable
 from aetherscale.gateways.cli.values import seconds
+
+if TYPE_CHECKING:
+    from aetherscale.kernel.identity import Identity
 
 FAILED_CODE = 500
 WAIT_OPTIONS = (
@@ -72,15 +76,21 @@ def taken(what: str) -> Iterator[None]:
 
 def told_of(kind: str, view: Mapping[str, Any]) -> str:
     """An object with its id and its phase."""
-    return f"{'VM' if kind == 'vm' else kind} {view['name']} ({view['id']}) is {view['phase']}"
+    return f"{named(kind).noun} {view['name']} ({view['id']}) is {view['phase']}"
 
 
 def info(context: Context, kind: str, reference: str, node: str = "") -> Mapping[str, Any]:
     """The view of one object. Raises `Failure` (404) that says which name may have been meant."""
-    component, key = {"vm": ("compute", "vm-id"), "image": ("images", "image")}[kind]
+    names = named(kind)
     with suggesting(context, kind, reference):
-        found: Mapping[str, Any] = context.client.result(component, f"{kind}-info", {key: reference}, node=node)[kind]
+        options = {names.reference: reference}
+        found: Mapping[str, Any] = context.client.result(names.component, names.show_task, options, node=node)[kind]
     return found
+
+
+def named(kind: str) -> Identity:
+    """What the component of a kind is called."""
+    return next(each for each in identities() if each.kind == kind)
 
 
 @contextmanager
@@ -90,10 +100,10 @@ def suggesting(context: Context, kind: str, reference: str) -> Iterator[None]:
         yield
     except Failure as failure:
         field = failure.details.get("field")
-        if failure.code == 404 and field in ("vm-id", "image"):
-            missing = "image" if field == "image" else kind
-            component, task = {"vm": ("compute", "list-vms"), "image": ("images", "list-images")}[missing]
-            names = [item[missing]["name"] for item in context.client.items(component, task, {})]
+        missing = next((each for each in identities() if each.reference == field), None)
+        if failure.code == 404 and missing is not None:
+            items = context.client.items(missing.component, missing.list_task, {})
+            names = [item[missing.kind]["name"] for item in items]
             if found := near(reference, names):
                 failure.hint = f"did you mean: {found}?"
         raise

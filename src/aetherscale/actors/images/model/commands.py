@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from aetherscale.actors.images.model.effects import ReadyChannel
 from aetherscale.kernel.names import ImageName, ImageReference
+from aetherscale.kernel.reservations import User
 from aetherscale.kernel.wire import Message
 
 Recipe = Literal["tiny"]
@@ -78,10 +79,10 @@ class BuildImage(Struct, frozen=True):
 
 
 class DeleteImage(Struct, frozen=True):
-    """Remove an image; `used_by` names the VMs whose disks are overlays on it."""
+    """Remove an image, which these use."""
 
     image_id: str
-    used_by: tuple[str, ...] = ()
+    used_by: tuple[User, ...] = ()
 
 
 ImagesCommand = ImportImage | BuildImage | DeleteImage

@@ -93,12 +93,15 @@ def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
     if image.phase == "deleting" and not image.stuck:
         return ()
     if command.used_by:
-        names = ", ".join(command.used_by[:5]) + (" …" if len(command.used_by) > 5 else "")
+        names = [user.name for user in command.used_by]
+        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+        nouns = {user.noun for user in command.used_by}
+        noun = nouns.pop() if len(nouns) == 1 else "object"
         raise Refused(
             409,
-            f"the image {image.name!r} is in use by {len(command.used_by)} VM(s): {names}",
-            hint=f"aetherscale vm delete {command.used_by[0]}",
-            details={"used-by": list(command.used_by[:100])},
+            f"the image {image.name!r} is in use by {len(names)} {noun}(s): {shown}",
+            hint=f"aetherscale {command.used_by[0].kind} delete {names[0]}",
+            details={"used-by": names[:100]},
         )
     return (events.ImageDeleteRequested(),)
 

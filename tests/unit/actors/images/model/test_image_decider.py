@@ -10,6 +10,7 @@ from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import ATTEMPT_LIMIT, IMAGES, Image
 from aetherscale.actors.images.model.presentation import is_deleted, is_ready, view
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.reservations import User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, Given
 
@@ -71,7 +72,9 @@ def test_a_rejected_image_is_taken_back_and_the_caller_is_told_why() -> None:
 
 
 def test_an_image_in_use_is_not_deleted() -> None:
-    given(IMPORTING, STORED).when(commands.DeleteImage(ID, ("web", "db"))).is_refused(409, "web, db")
+    given(IMPORTING, STORED).when(
+        commands.DeleteImage(ID, (User("vm", "VM", "1", "web"), User("vm", "VM", "2", "db")))
+    ).is_refused(409, "web, db")
 
 
 def test_a_delete_during_an_import_ends_the_import() -> None:

@@ -11,7 +11,7 @@ from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, view
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.reservations import NameClaimed, NameReleased
+from aetherscale.kernel.reservations import NameClaimed, NameReleased, User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, reserved_by
 
@@ -173,19 +173,19 @@ def test_the_name_is_held_from_the_request_to_the_deletion(past: Past, reserved:
     [(1, "1 VM(s): vm0"), (5, "5 VM(s): vm0, vm1, vm2, vm3, vm4"), (6, "6 VM(s): vm0, vm1, vm2, vm3, vm4 …")],
 )
 def test_who_still_uses_an_image_is_named_up_to_five(users: int, named: str) -> None:
-    delete = commands.DeleteImage(ID, tuple(f"vm{number}" for number in range(users)))
+    delete = commands.DeleteImage(ID, tuple(User("vm", "VM", str(number), f"vm{number}") for number in range(users)))
     with pytest.raises(Refused) as refusal:
         IMAGES.decide(state_of((IMPORTING, STORED)), delete, NOON_US)
     assert refusal.value.message == f"the image 'debian' is in use by {named}"
-    assert refusal.value.details["used-by"] == list(delete.used_by)
+    assert refusal.value.details["used-by"] == [user.name for user in delete.used_by]
     assert refusal.value.hint == "aetherscale vm delete vm0"
 
 
 def test_no_more_than_a_hundred_users_of_an_image_are_listed() -> None:
-    delete = commands.DeleteImage(ID, tuple(f"vm{number}" for number in range(101)))
+    delete = commands.DeleteImage(ID, tuple(User("vm", "VM", str(number), f"vm{number}") for number in range(101)))
     with pytest.raises(Refused) as refusal:
         IMAGES.decide(state_of((IMPORTING, STORED)), delete, NOON_US)
-    assert refusal.value.details["used-by"] == list(delete.used_by[:100])
+    assert refusal.value.details["used-by"] == [user.name for user in delete.used_by[:100]]
 
 
 OUTCOMES = (
