@@ -43,6 +43,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree with the component in it."""
     copy = tmp_path_factory.mktemp("tree")
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", copy / "docs")
     shutil.copytree(ROOT / "tools", copy / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     for name, text in files_of_the_page():
@@ -223,4 +224,5 @@ def test_the_generated_pages_tell_of_it(tree: Path, tmp_path: Path) -> None:
     assert "### VolumeRequested" in (tmp_path / "events.md").read_text()
     subjects = (tmp_path / "subjects.md").read_text()
     assert "### create-volume" in subjects
+    assert "aetherscale volume create" in (tmp_path / "cli.md").read_text()
     assert "### VolumeView" in subjects
