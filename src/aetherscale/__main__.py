@@ -21,11 +21,11 @@ SEARCH_AFTER = 100_000
 """How many new objects there are before garbage is searched for: most commands end with less, and the searches of
 Python's own threshold take a tenth of their time."""
 OPEN_FILES = 65_536
-"""What a node may have open, where the host lets it."""
+"""The number of files that a node may have open, where the host allows it."""
 PRIVATE = 0o077
 """The umask of a node: whatever it or a program of its makes is for its owner alone."""
 INTERRUPTED = 130
-"""What a shell expects of a program that was ended by Ctrl-C."""
+"""The exit status that a shell expects of a program that was ended by Ctrl-C."""
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 PYTHONS_OWN = gc.get_threshold()
 
@@ -105,7 +105,7 @@ def _end(number: int, _frame: object) -> None:
 
 
 def program() -> Program:
-    """What the command line sets going."""
+    """The `Program` of the command line."""
     from aetherscale import __version__
     from aetherscale.gateways.cli.program import Program
 

@@ -21,7 +21,7 @@ COMPONENTS: Final = ("compute", "images")
 
 @cache
 def identities() -> tuple[Identity, ...]:
-    """What the components are called."""
+    """The names of the components."""
     return tuple(import_module(f"aetherscale.actors.{name}").IDENTITY for name in COMPONENTS)
 
 

@@ -21,7 +21,7 @@ MOST_HOLES_BYTES: Final = 32 << 30
 """More emptiness than this is not read through for a checksum: it would hold a processor for minutes."""
 
 ROOM_LEFT_BYTES: Final = 16 << 20
-"""What is left free on a disk that fills: the log is there too."""
+"""The room that is left free on a disk that fills: the log is there too."""
 
 _FICLONE: Final = 0x40049409
 """ioctl_ficlone(2): have the same data, of which each keeps its own copy from then on."""

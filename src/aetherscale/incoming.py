@@ -31,7 +31,9 @@ _MOST_NAME: Final = 100
 
 
 class _Node(msgspec.Struct, frozen=True):
-    """Who takes files here, and how it calls the directory: the caller may come another way, by a link or a mount."""
+    """The node that takes files here, and its path of the directory: the caller may come another way, by a link or a
+    mount.
+    """
 
     node: str
     directory: str

@@ -14,7 +14,7 @@ from typing import Final
 USER: Final = "aetherscale"
 """Whom the node runs as."""
 GROUP: Final = "aetherscale"
-"""Who may use the node: as good as root over its virtual machines, and over nothing else."""
+"""The group that may use the node: as good as root over its virtual machines, and over nothing else."""
 UNIT: Final = "aetherscale.service"
 READER_SOCKET_UNIT: Final = "aetherscale-reader.socket"
 READER_UNIT: Final = "aetherscale-reader@.service"
@@ -28,7 +28,7 @@ READER: Final = Path("/run/aetherscale-reader.sock")
 CONFIG: Final = Path("/etc/aetherscale/aetherscale.toml")
 
 START: Final = "systemctl start aetherscale; journalctl -u aetherscale"
-"""What to type where it does not run."""
+"""The command to type where it does not run."""
 CONNECT_S: Final = 0.5
 """How long a port of this host may take to accept a connection."""
 

@@ -86,7 +86,7 @@ _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no"
 
 
 class Settings(Struct, frozen=True):
-    """What a node is told before it starts."""
+    """The settings of a node, and of a program that talks to it."""
 
     state_dir: Path
     node: str
@@ -98,10 +98,10 @@ class Settings(Struct, frozen=True):
     nats_files: Mapping[str, str] = {}
     """Where its credentials are kept: `creds`, `nkey` or `token-file`, with the path."""
     stream_max_bytes: int = STREAM_MAX_BYTES
-    """What the copy of the log on the NATS server may take there; beyond it the oldest events go first."""
+    """The most bytes of the copy of the log on the NATS server; beyond it the oldest events go first."""
     accelerator: Accelerator = "auto"
     supervisor: Supervision = "auto"
-    """What is around the processes of VMs: docs/supervision.md."""
+    """The supervisor of the processes of VMs: docs/supervision.md."""
     image_dirs: tuple[Path, ...] = ()
     """Below which directories images may be imported from by their path."""
     image_networks: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -111,7 +111,7 @@ class Settings(Struct, frozen=True):
     simulated: bool = False
     """Whether VMs are simulated: nothing on the host is touched but the state directory."""
     tenant: str = DEFAULT_TENANT
-    """Whose objects the client commands mean."""
+    """The tenant whose objects the client commands mean."""
     cache: Path | None = None
     """Where downloaded packages are kept, if not in the state directory."""
 

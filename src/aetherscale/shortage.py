@@ -1,4 +1,4 @@
-"""What a process may have too little of, and what gives it more: limits and errors of the system, in words.
+"""Shortages of a process, and their remedies: limits and errors of the system, in words.
 
 Limits of a process are inherited, so a node has them from its shell, its unit or its container: setrlimit(2).
 """
@@ -43,7 +43,7 @@ class Low(NamedTuple):
 
 
 def hint_of(number: int | None) -> str:
-    """What to do about an error of the system; "" where that depends on what was tried."""
+    """The remedy for an error of the system; "" where that depends on the operation."""
     return _HINTS.get(number or 0, "")
 
 

@@ -1,4 +1,5 @@
-"""What JetStream answers, read as strictly as what strangers say: who sees a question can forge its answer. Pure.
+"""The answers of JetStream, read as strictly as messages of strangers: a client that sees a question can forge its
+answer. Pure.
 
 Numbers are numbers within their range, texts lose their control characters, and what is no answer is refused as such.
 Fields that are not looked at may be whatever a server of another version makes them. Source: ADR-1 of the NATS
@@ -29,7 +30,7 @@ _NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class MalformedAnswer(Exception):
-    """What came is no answer to what was asked; says what is wrong."""
+    """The message is not an answer to the question; says what is wrong."""
 
 
 class ApiError(Struct, frozen=True):
@@ -41,13 +42,13 @@ class ApiError(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What every answer may be instead of what was asked for."""
+    """The error that every answer may be instead."""
 
     error: ApiError | None = None
 
 
 class State(Struct, frozen=True):
-    """What a stream has."""
+    """The contents of a stream."""
 
     first_seq: Count
     last_seq: Count

@@ -62,7 +62,7 @@ class Beat(Struct, frozen=True, rename="kebab"):
     stored_seq: Number = 0
     """Up to where the copy on JetStream is known to be whole."""
     troubles: Annotated[tuple[Line, ...], Meta(max_length=MAX_TROUBLES)] = ()
-    """What a human has to do something about."""
+    """Problems that a human has to solve."""
     peers: Annotated[tuple[Name, ...], Meta(max_length=MAX_PEERS)] = ()
     """The other nodes that it hears."""
 

@@ -38,7 +38,7 @@ Handler = Callable[[Incoming], None]
 
 
 class Subscription(Protocol):
-    """What `listen` gives back, to end it."""
+    """A subscription, as `listen` returns it, to end it."""
 
     async def unsubscribe(self) -> None:
         """Hear no more; a message that is already here is dropped. Twice is once."""
@@ -76,7 +76,7 @@ class Bus(Protocol):
 
     @property
     def max_body_bytes(self) -> int:
-        """What the broker takes at most for headers and body of one message."""
+        """The most bytes that the broker takes for headers and body of one message."""
         ...
 
     def inbox(self) -> str:

@@ -53,7 +53,7 @@ _HIDDEN: Final = "[REDACTED]"
 
 
 class Callers(Protocol):
-    """Who messages are from."""
+    """The senders of messages."""
 
     def known(self, incoming: Incoming) -> str:
         """The actor, where it is known already, or cannot be; else "", and `find` has to be asked."""
@@ -170,7 +170,7 @@ class NatsCallers:
         return self._remember(reply, caller, await self._actor(caller))
 
     async def _listener(self, reply: str) -> tuple[Caller | None, bool]:
-        """Who alone listens as those do who have asked, and whether it can have sent the message."""
+        """The one connection that listens as a caller does, and whether it can have sent the message."""
         caller: Caller | None = None
         # A server counts what a client has sent a moment after it has passed it on.
         for wait_s in (0.0, *COUNT_S):
@@ -255,7 +255,9 @@ class NatsCallers:
 
 
 def inbox_of(reply: str) -> str:
-    """What all replies to one caller have in common, as far as that cannot be guessed: `_INBOX.secret` or all of it."""
+    """The part that all reply subjects of one caller share, as far as it cannot be guessed: `_INBOX.secret` or all of
+    it.
+    """
     parent = _parent(reply)
     return parent if is_secret(parent) else reply
 

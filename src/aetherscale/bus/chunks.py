@@ -44,7 +44,7 @@ class _Exit(Struct, frozen=True, rename="kebab"):
 
 
 class _Object(Struct, frozen=True, rename="kebab"):
-    """What the views of all objects have."""
+    """The fields that the views of all objects have."""
 
     id: Id
     name: ImageName
@@ -117,7 +117,7 @@ class _Chunk(Struct, frozen=True, rename="kebab"):
 
 
 class BadAnswer(Exception):
-    """What came is no answer of a node to what was asked; says what is wrong."""
+    """The message is not a node's answer to the request; says what is wrong."""
 
 
 class Reply:

@@ -61,7 +61,7 @@ class Connection(Client):
         self.lost = asyncio.Event()
         self._why: Exception | None = None
         self.said = ""
-        """What the server said was wrong, last."""
+        """The last error that the server sent."""
         self._ps = _Reader(self, deliver)
 
     async def open(self, servers: list[str], endpoint: Endpoint, name: str) -> None:
@@ -148,7 +148,7 @@ class Connection(Client):
             await ponged
 
     async def control(self, frame: protocol.Control) -> None:
-        """What the server says about the connection."""
+        """The server's messages about the connection."""
         match frame.verb:
             case "PING":
                 await self._process_ping()

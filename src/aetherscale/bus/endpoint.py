@@ -120,7 +120,7 @@ def _no_url(got: str) -> ValueError:
 
 
 def read_endpoint(state_dir: Path) -> Endpoint:
-    """What the node of a state directory has written for its clients.
+    """The endpoint that the node of a state directory has written for its clients.
 
     Raises FileNotFoundError where no node has, PermissionError for another user's, ValueError for a damaged file.
     """

@@ -91,7 +91,7 @@ class Heartbeat:
 
     @property
     def trouble(self) -> str:
-        """What a human has to know of other nodes of the same name; "" where there are none."""
+        """A warning about other nodes of the same name; "" where there are none."""
         others = self._alive(self._rivals)
         return _rivalry(self._me, others[0]) if others else ""
 

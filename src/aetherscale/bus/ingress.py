@@ -91,7 +91,7 @@ class Ingress:
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
         self._changing: set[tuple[str, str, str]] = set()
-        """What is said of these may not be done yet; the others need no look, however many they are."""
+        """Subscriptions of these objects may be under way; the others need no look, however many they are."""
         self._following = False
         self._ownership_followed = asyncio.Event()
         self._stopping = False

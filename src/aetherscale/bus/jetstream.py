@@ -42,7 +42,7 @@ DUPLICATE_WINDOW_NS: Final = 10**9
 """Expected positions detect duplicates; a server reads the whole of this window anew when it starts."""
 
 ADJUSTABLE: Final = ("max_bytes", "duplicate_window", "allow_direct")
-"""What this version, or its settings, may want otherwise than what made the stream; no message is another for it."""
+"""The settings that may differ from those that the stream was made with, without an effect on its messages."""
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 EXPECTED_LAST: Final = "Nats-Expected-Last-Sequence"
@@ -78,7 +78,7 @@ class Stream:
         self._description, self._replicas = description, replicas
 
     async def state(self) -> StreamState | None:
-        """What it has; None where there is no such stream."""
+        """Its state; None where there is no such stream."""
         info = await self._info(self.name)
         if info is None:
             return None

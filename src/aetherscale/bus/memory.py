@@ -31,7 +31,7 @@ class _Route(Struct, eq=False):
 
 
 class MemoryBroker:
-    """What the connections have in common. `choose(n)` picks the member, 0 … n-1, of a queue group that is served."""
+    """The broker that the connections share. `choose(n)` picks the member, 0 … n-1, of a queue group that is served."""
 
     def __init__(self, choose: Callable[[int], int] | None = None) -> None:
         self._choose = choose or _in_turn()

@@ -1,4 +1,4 @@
-"""Whose socket on this host is at the other end of a TCP connection, and how much it has sent.
+"""The user whose socket on this host is at the other end of a TCP connection, and how much it has sent.
 
 The kernel is asked for the one socket (sock_diag(7)), which takes microseconds: reading /proc/net/tcp goes through all
 that could be. Where it does not answer, as in some sandboxes, that table has to do. Has never heard of NATS.

@@ -56,13 +56,13 @@ REFUSED: Final[Mapping[str, str]] = {
     "maximum subscriptions exceeded": "the account or the user has no more subscriptions left",
     "secure connection - tls required": "the server wants TLS: write tls:// for nats://",
 }
-"""What a server says as `-ERR`, in lower case, with what it means."""
+"""The `-ERR` texts of a server, in lower case, with their meanings."""
 CREDENTIALS: Final = ("auth", "user auth", "account auth")
 """How those begin that are about who we are."""
 
 
 def meaning(said: str) -> str:
-    """What an `-ERR` of a server means, in one line."""
+    """The meaning of an `-ERR` of a server, in one line."""
     words = said.strip("' ").lower()
     for known, what in REFUSED.items():
         if words.startswith(known):
@@ -98,7 +98,7 @@ class Control(Struct, frozen=True):
 
 
 class _Head(Struct, frozen=True):
-    """What the line before a message says of it."""
+    """The line before a message, decoded."""
 
     sid: int
     subject: str

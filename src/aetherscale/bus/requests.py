@@ -27,7 +27,7 @@ TIMEOUT: Final = "Aether-Timeout-Ms"
 TRACEPARENT: Final = "traceparent"
 
 CLAIMED: Final = "Aether-Claimed-User"
-"""Who a caller says that it is. The broker proves nothing of it, so the actor says that it is claimed."""
+"""The name that a caller gives itself. The broker does not prove it, so the actor shows that it is only claimed."""
 FIRST_VERSION_NAMES: Final[Mapping[str, str]] = {"computing": "compute"}
 """How the first version called its components."""
 

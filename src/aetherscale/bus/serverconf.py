@@ -22,7 +22,7 @@ SYSTEM_USER: Final = "node"
 
 
 class Limits(Struct, frozen=True):
-    """What the server may use."""
+    """The resources that the server may use."""
 
     max_file_store_bytes: int = 10 * 1024**3
     max_memory_store_bytes: int = 64 * 1024**2
@@ -30,7 +30,7 @@ class Limits(Struct, frozen=True):
 
 
 class Chosen(Struct, frozen=True):
-    """What is chosen once for a state directory; 0 and "" where it is not chosen yet."""
+    """The values that are chosen once for a state directory; 0 and "" where they are not chosen yet."""
 
     port: int = 0
     password: str = ""

@@ -21,7 +21,7 @@ _ABSENT: Final[Mapping[str, Any]] = {
     "sources": None,
     "subject_transform": None,
 }
-"""What must not be set, with what stands for that: servers leave such fields out."""
+"""The settings that must not be set, with their empty values: servers leave such fields out."""
 
 
 def wanted(subjects: tuple[str, ...], max_bytes: int, duplicate_window_ns: int) -> Mapping[str, Any]:
@@ -54,5 +54,5 @@ def subjects(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _unset(value: Any) -> Any:
-    """What a setting is that a server does not name."""
+    """The value of a setting that a server leaves out."""
     return UNLIMITED if value == UNLIMITED and not isinstance(value, bool) else type(value)()

@@ -26,7 +26,7 @@ _EVENT_ID = re.compile(r"(?P<node>[a-z0-9-]{1,63})\.(?P<epoch>[A-Za-z0-9_-]{1,64
 
 
 class StreamState(Struct, frozen=True):
-    """What the broker says of the stream."""
+    """The state of the stream, according to the broker."""
 
     first_seq: int
     last_seq: int
@@ -41,7 +41,7 @@ class StreamState(Struct, frozen=True):
 
 
 class LogState(Struct, frozen=True):
-    """What the log says of itself."""
+    """The state of the log."""
 
     node: str
     epoch: str
@@ -86,7 +86,7 @@ Plan = Create | Continue | Rebuild | SetAside | Halt
 
 
 def plan(stream: StreamState | None, log: LogState, wanted_subjects: tuple[str, ...], max_bytes: int) -> Plan:
-    """What to do. `log` was asked after `stream`, so that a stream that is ahead of it is so in truth."""
+    """The plan. `log` was read after `stream`, so that a stream that is ahead of it is so in truth."""
     if stream is None:
         return Create()
     if stream.messages == 0:

@@ -1,4 +1,4 @@
-"""What changed between two moments: object by object, field by field. Pure."""
+"""The changes between two moments: object by object, field by field. Pure."""
 
 from __future__ import annotations
 

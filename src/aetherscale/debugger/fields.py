@@ -1,4 +1,4 @@
-"""What a Struct looks like on the wire: its fields with types, ranges, defaults and meanings, to be listed.
+"""The shape of a Struct on the wire: its fields with types, ranges, defaults and meanings.
 
 The meaning of a field is the docstring below it in the class, and is read from the source.
 """

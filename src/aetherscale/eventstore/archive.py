@@ -30,7 +30,7 @@ KEPT_EVENTS: Final = 100_000
 
 
 class Archived(Struct, frozen=True, rename="kebab"):
-    """What was sealed, and what that saves: bytes of the database before and after.
+    """The result of sealing: bytes of the database before and after.
 
     `sealed_to` is the last event that is sealed now, 0 for none. Where `reclaimed` is false there was no room to make
     the file smaller: the room in it is used by later events.
@@ -85,7 +85,9 @@ def archive(
 
 
 def preview(path: Path, until: Until) -> Archived:
-    """What `archive` would seal; changes nothing, and cannot say what it would save. Raises `StoreError`, OSError."""
+    """The events that `archive` would seal; changes nothing, and cannot say how much it would save. Raises
+    `StoreError`, OSError.
+    """
     size_bytes = _size_bytes(path)
     with snapshot(path) as reading:
         first = reading.segments.last_seq()

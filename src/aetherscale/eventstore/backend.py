@@ -12,7 +12,7 @@ from aetherscale.eventstore.chain import Head
 from aetherscale.eventstore.store import Access, Append, StoredEvent, StoreError
 
 Outcome = Sequence[StoredEvent] | StoreError
-"""What became of one append: its events, or why it was refused while its neighbours were written."""
+"""The result of one append: its events, or why it was refused while others of the batch were written."""
 
 
 class Backend(Access, Protocol):

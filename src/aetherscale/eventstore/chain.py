@@ -30,7 +30,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class StoredCommand(Struct, frozen=True, array_like=True):
-    """What the log remembers of a command, with its key. The order of the fields is part of the hash chain."""
+    """The record of a command, with its key. The order of the fields is part of the hash chain."""
 
     tenant: str
     command_id: str
@@ -61,7 +61,7 @@ def next_head(head: Head, events: Sequence[StoredEvent], commands: Sequence[Stor
 
 
 def _hashed(event: StoredEvent) -> tuple[int | str | bytes | None, ...]:
-    """What is hashed of an event: all of it. The order is for ever."""
+    """The fields of an event that are hashed: all of them. The order is for ever."""
     seq, stream, version, time_us, node, epoch, tenant, actor, command_id, correlation_id, causation_id, new = astuple(
         event
     )

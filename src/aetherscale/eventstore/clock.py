@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Around(NamedTuple):
-    """What some events say of a moment; of none at all the default."""
+    """The position of a moment among some events; the default among none."""
 
     later: int | None = None
     """The first position with a later time."""
@@ -31,7 +31,7 @@ class Around(NamedTuple):
 
 
 def around(times: Iterable[tuple[int, int]], time_us: int, before: Around = Around()) -> Around:  # noqa: B008 - immutable
-    """What the next events say of a moment, given what those before them said; each is a position and a time."""
+    """The position of a moment after some more events, each a position and a time."""
     if before.later is not None:
         return before
     _, greatest_us, latest = before

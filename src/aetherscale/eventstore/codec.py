@@ -75,7 +75,7 @@ class Codec:
         return event_type is not None and 1 <= schema <= event_type.SCHEMA
 
     def _payload(self, seq: int, name: str, schema: int) -> Callable[[bytes], Event]:
-        """What decodes the payloads of a type and a schema: a look-up, where they need no upcast, as nearly all."""
+        """The decoder of the payloads of a type and a schema: a look-up where they need no upcast, as most do."""
         decode = self._current.get((name, schema))
         if decode is not None:
             return decode

@@ -30,7 +30,7 @@ from aetherscale.eventstore.tail import Tail
 BATCH_EVENTS: Final = 1000
 BATCH_BYTES: Final = 1024 * 1024
 EVENT_OVERHEAD_BYTES: Final = 256
-"""What an event takes beside its payload: names, ids, index entries."""
+"""The bytes that an event takes beside its payload: names, ids, index entries."""
 SETTLE_S: Final = 1.0
 
 

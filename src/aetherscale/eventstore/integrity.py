@@ -40,7 +40,8 @@ class Problem(Struct, frozen=True):
 
 
 class Verification(Struct, frozen=True):
-    """What was found. `events` and `commits` count what is proved to be as it was written, from the first on.
+    """The result of a verification. `events` and `commits` count what is proved to be as it was written, from the first
+    on.
 
     Of the problems the first `MOST_PROBLEMS` are reported. `witnessed` counts the heads kept elsewhere that fit; None
     where none were given.
@@ -53,7 +54,7 @@ class Verification(Struct, frozen=True):
 
 
 class LogInfo(Struct, frozen=True):
-    """What a log is. Times are microseconds since 1970 UTC, None in an empty log."""
+    """The facts of a log. Times are microseconds since 1970 UTC, None in an empty log."""
 
     path: str
     node: str
@@ -159,7 +160,7 @@ def proved_commits(reading: LogReading) -> Generator[Commit, None, None]:
 
 
 def info(path: Path) -> LogInfo:
-    """What a log is, quickly. Raises `NotALog`, `TooNew`, `Damaged`, OSError."""
+    """The facts of a log, without verifying it. Raises `NotALog`, `TooNew`, `Damaged`, OSError."""
     with snapshot(path) as reading:
         head = reading.head()
         streams, commands, commits = reading.counts()

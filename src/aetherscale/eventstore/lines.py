@@ -29,7 +29,7 @@ class _Line(Struct, frozen=True, rename="kebab", tag_field="line"):
 
 
 class EpochLine(Struct, frozen=True, rename="kebab"):
-    """Who recorded the events from `first_seq` on, since when."""
+    """The recorder of the events from `first_seq` on, and since when."""
 
     first_seq: int
     node: str
@@ -153,7 +153,7 @@ def event_of_line(line: EventLine) -> StoredEvent:
 
 
 def line_of_command(command: StoredCommand) -> CommandLine:
-    """What the log remembers of a command."""
+    """The record of a command."""
     accepted = command.accepted
     return CommandLine(command.command_id, command.tenant, accepted.digest, accepted.first_seq, accepted.last_seq)
 

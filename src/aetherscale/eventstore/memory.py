@@ -57,7 +57,7 @@ class MemoryLog:
         return len(self.streams.get(stream, ()))
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
+        """The events of a command, if it was accepted."""
         return self.commands.get((tenant, command_id))
 
     def head(self) -> int:

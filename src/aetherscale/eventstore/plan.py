@@ -1,4 +1,4 @@
-"""What a batch of appends becomes: who is refused, and which events the others lead to. Pure; both backends use it.
+"""The plan of a batch of appends: which are refused, and which events the others lead to. Pure; both backends use it.
 
 An append sees what those before it in the batch lead to. Nothing here is true until the batch is committed: a batch
 that fails is planned anew, each append alone.
@@ -19,14 +19,14 @@ MAX_TIME_US: Final = 253_402_300_799_999_999
 
 
 class Known(Protocol):
-    """What is in the log already."""
+    """The present state of the log."""
 
     def version(self, stream: str) -> int:
         """The version that a stream is at; 0 where it has no events."""
         ...
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
+        """The events of a command, if it was accepted."""
         ...
 
 

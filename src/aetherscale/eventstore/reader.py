@@ -45,7 +45,7 @@ class LogReader(Generic[T]):
         return await self.access.ask(lambda log: log.read_stream(self._decoding, stream, after_version))
 
     async def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
+        """The events of a command, if it was accepted."""
         return await self.access.ask(lambda log: log.accepted(tenant, command_id))
 
     async def position_at(self, time_us: int) -> int:

@@ -43,7 +43,7 @@ class StreamWrite(Struct, frozen=True):
 
 
 class CommandKey(Struct, frozen=True):
-    """What makes a command recognisable: its tenant and id, and a digest of what it asks for (SHA-256, 32 bytes)."""
+    """The identity of a command: its tenant and id, and a digest of the request (SHA-256, 32 bytes)."""
 
     tenant: str
     command_id: str
@@ -67,7 +67,7 @@ class Append(Struct, frozen=True):
 
 
 class Accepted(Struct, frozen=True, array_like=True):
-    """What the log remembers of a command: which events it led to, and the digest of what it asked for.
+    """The record of a command: the events that it led to, and the digest of the request.
 
     A command that led to no events has `last_seq` one below `first_seq`.
     """
@@ -187,12 +187,12 @@ class Closed(StoreError):
 
 @dataclass(frozen=True, eq=False)
 class Decoding(Generic[T]):
-    """What the events of a log are read as: `AS_STORED`, or what a `Codec` makes of them."""
+    """The form in which events are read: `AS_STORED`, or decoded by a `Codec`."""
 
     record: Callable[[int, str, int, int, str, str, str, str, str, str, str | None, Any], T]
     """Called with the fields of `Metadata`, in their order, and with what the payload is."""
     payload: Callable[[int, str, int], Callable[[bytes], Any]]
-    """What decodes the payloads of a type and a schema, first met at a position. Raises `TooNew`."""
+    """The decoder of the payloads of a type and a schema, first met at a position. Raises `TooNew`."""
     check: Callable[[Iterable[StoredType]], None]
     """Raises `TooNew` for a type that cannot be read."""
 
@@ -218,7 +218,7 @@ AS_STORED: Final[Decoding[StoredEvent]] = Decoding(
 
 
 class Reading(Protocol):
-    """What can be asked of a log, of one thread. `sqlite/reading.py` is the real one, `memory.py` its fake."""
+    """The queries of a log, for one thread. `sqlite/reading.py` is the real one, `memory.py` its fake."""
 
     def head(self) -> int:
         """The position of the last event; 0 in an empty log."""
@@ -237,7 +237,7 @@ class Reading(Protocol):
         ...
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
+        """The events of a command, if it was accepted."""
         ...
 
     def types(self) -> Sequence[StoredType]:
@@ -261,7 +261,7 @@ class Access(Protocol):
     """Generated when the log was made: the same node with a new log is a new epoch."""
 
     async def ask(self, question: Callable[[Reading], T]) -> T:
-        """What a question comes to, which is asked in the thread that has the log. Raises what it raises, `Closed`."""
+        """The result of a query, which runs in the thread of the log. Raises what it raises, and `Closed`."""
         ...
 
     async def close(self) -> None:

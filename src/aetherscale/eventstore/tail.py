@@ -63,7 +63,7 @@ class Tail:
             yield page
 
     def _since(self, position: int) -> Sequence[StoredEvent]:
-        """What follows a position; nothing where memory does not reach back to it."""
+        """The events after a position; none where memory does not reach back to it."""
         start = position - (self.head - len(self._recent))
         return self._recent[start : start + PAGE_EVENTS] if start >= 0 else ()
 

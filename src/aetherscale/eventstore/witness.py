@@ -79,7 +79,7 @@ class Comparison:
         self._last = self._missing.pop((head.seq, head.link.hex()), self._last)
 
     def problem(self, end: int, *, damaged: bool) -> tuple[int | None, str] | None:
-        """What is wrong, with the first event that may be affected, of a log that is proved up to event `end`.
+        """The fault of a log that is verified up to event `end`, with the first event that may be affected.
 
         Where it is `damaged` there, it is not known whether the heads of later events fit.
         """

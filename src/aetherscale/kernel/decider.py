@@ -18,7 +18,7 @@ F = TypeVar("F")
 
 @dataclass(frozen=True, slots=True)
 class Decider(Generic[S, M, E, F]):
-    """What follows from a message, what follows from an event, and what is pending on the host.
+    """The events that follow from a message, the state that follows from an event, and the effect that is pending.
 
     `decide(state, message, at_us)` may raise `Refused`; no events means that nothing changes.
     `evolve(state, event, at_us)` must not fail. `pending(state)` is asked after every append and every restart.

@@ -1,4 +1,4 @@
-"""What `doctor` finds of a host."""
+"""The findings of `doctor`."""
 
 from __future__ import annotations
 

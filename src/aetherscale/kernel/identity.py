@@ -1,4 +1,4 @@
-"""What a component is called, in the places where it is spoken of without being loaded."""
+"""The names of a component, for code that refers to it without loading it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Envelope(Struct, Generic[M], frozen=True):
     message: M
     tenant: str
     actor: str
-    """Who asked: `user:…` for a caller, `aether:<component>` for the host's answers and for policies."""
+    """The actor: the caller, such as `unix:joe`, or `aether:<component>` for reports of the host and for policies."""
     command_id: str
     correlation_id: str
     causation_id: str | None
@@ -34,7 +34,7 @@ class Envelope(Struct, Generic[M], frozen=True):
 
 
 class Metadata(Struct, frozen=True, gc=False):
-    """What the log knows of an event beside what the event says.
+    """The metadata of an event in the log.
 
     Like the event, it cannot be part of a cycle: looking for one took a third of the time of a replay.
     """

@@ -47,7 +47,7 @@ Reference = Annotated[
     str,
     Meta(pattern=rf"(?:{NAME_PATTERN})|(?:{ID_PATTERN})", description=f"a name ({NAME_RULE}), or {ID_RULE}"),
 ]
-"""What users write wherever an object is meant."""
+"""A reference to an object, as users write it."""
 
 ImageReference = Annotated[
     str,
@@ -99,7 +99,7 @@ def begins_id(reference: str) -> bool:
 
 
 def too_short(reference: str, field: str = "") -> Refused | None:
-    """What is said of less of an id than has to be given; None for anything else."""
+    """The refusal of a part of an id that is too short; None for anything else."""
     if not begins_id(reference) or len(reference) >= LEAST_SHORT_ID:
         return None
     expected = f"a name, or at least {LEAST_SHORT_ID} characters of an id"
@@ -107,7 +107,7 @@ def too_short(reference: str, field: str = "") -> Refused | None:
 
 
 def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> Refused:
-    """What is said of the beginning of several ids; these come with the names of what has them."""
+    """The refusal of a beginning that several ids have; they come with the names of their objects."""
     known = ", ".join(f"{name} ({whole})" for whole, name in sorted(meant)[:CANDIDATES])
     more = f" and {len(meant) - CANDIDATES} more" if len(meant) > CANDIDATES else ""
     return Refused(

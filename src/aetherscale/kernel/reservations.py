@@ -82,7 +82,7 @@ class Name(Struct, frozen=True):
     """An exclusive key of a tenant: a name, and whatever else only one aggregate may have."""
 
     kind: str
-    """What the key is a name of."""
+    """The kind of object that the key names."""
     name: str
 
 
@@ -149,7 +149,7 @@ def stream_of(reservation: Reservation, tenant: str) -> str:
 
 
 def changes(kind: str, holder: str, before: Sequence[Holding], after: Sequence[Holding]) -> Iterator[Reservation]:
-    """What has to be written where the holder, an aggregate of `kind`, had one set of holdings and now has another."""
+    """The reservations to write where the holdings of an aggregate of `kind` have changed."""
     for each in before:
         if each not in after:
             yield _released(kind, holder, each)

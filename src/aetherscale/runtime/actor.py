@@ -151,11 +151,11 @@ class Actor(Generic[S, M]):
         return self._answer(job, change, call)
 
     def report(self, observation: Any) -> asyncio.Future[Any]:
-        """What the host says of an aggregate without being asked: see `Report`."""
+        """An observation of the host about an aggregate: see `Report`."""
         return self.tell(getattr(observation, f"{self._kind}_id"), observation)
 
     def tell(self, aggregate_id: str, message: M) -> asyncio.Future[Any]:
-        """What the host says of an aggregate without being asked: it gets in line behind what was said before."""
+        """An observation of the host about an aggregate: it waits behind earlier messages."""
         return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, message), bounded=False)
 
     def progress(self, aggregate_id: str, chunk: Chunk) -> None:
@@ -218,7 +218,7 @@ class Actor(Generic[S, M]):
             return
 
     def _said(self, aggregate: Aggregate[S] | None, message: M) -> Envelope[M]:
-        """What the host says, as a consequence of the last event of the aggregate, where it has one."""
+        """The host's message, as a consequence of the last event of the aggregate, where it has one."""
         actor, own_id = f"aether:{self.component.name}", self._new_id()
         if aggregate is None:
             return Envelope(message, DEFAULT_TENANT, actor, own_id, own_id, None, self._clock())
@@ -263,7 +263,7 @@ class Actor(Generic[S, M]):
     def _reservations(
         self, target: str, state: S | None, decided: Sequence[Event], envelope: Envelope[M]
     ) -> list[Write]:
-        """What the events take and let go, each key in its stream."""
+        """The reservations that the events take and release, each key in its stream."""
         reserved: dict[str, list[Reservation]] = {}
         held: Sequence[Holding] = () if state is None else self.component.holds(state)
         for event in decided:
@@ -300,7 +300,7 @@ class Actor(Generic[S, M]):
     # --- answers -------------------------------------------------------------------------------------------------
 
     async def _repeated(self, command: Command[S, M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
-        """What the log has of a command that was accepted before."""
+        """The record of a command that was accepted before."""
         reference = "" if command.creates else self.component.reference_of(options, call)
         return await handled_before(self.component.kind, self._log, call, accepted, reference)
 

@@ -50,7 +50,7 @@ Components = Sequence[Component[Any, Any]]
 
 
 class Ready(Struct, frozen=True):
-    """What a node tells when it is ready."""
+    """The report of a node that is ready."""
 
     node: str
     state_dir: Path
@@ -59,10 +59,10 @@ class Ready(Struct, frozen=True):
     trouble: str
     """Why that server cannot be used, where it cannot."""
     counts: Mapping[str, int]
-    """What a heartbeat counts."""
+    """The counts in a heartbeat."""
     head: int
     notes: Mapping[str, str]
-    """What the operator has to know, from the components."""
+    """Notices for the operator, from the components."""
 
 
 async def run_node(
@@ -209,7 +209,7 @@ async def _report(
     publisher: Publisher,
     heartbeat: Heartbeat,
 ) -> Beat:
-    """What the node says of itself."""
+    """The node's report about itself."""
     head_seq, head_hash = event_log.durable_head()
     counts = node.counts()
     capacity = platform.capacity()

@@ -27,7 +27,7 @@ M_co = TypeVar("M_co", covariant=True)
 
 
 class Effect(Protocol):
-    """What the runtime reads of an effect; the rest is between the component and its driver.
+    """The fields of an effect that the runtime reads; the rest is between the component and its driver.
 
     One that has a field `tenant` is given that of its aggregate before it is performed.
     """
@@ -114,12 +114,12 @@ class World(Protocol):
         ...
 
     def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:
-        """What a result says of an aggregate: `{"<kind>-id": …, "<kind>": the view}`."""
+        """An aggregate in a result: `{"<kind>-id": …, "<kind>": the view}`."""
         ...
 
 
 class Host(Protocol):
-    """What a driver may ask for when it is opened."""
+    """The things that a driver may ask for when it is opened."""
 
     @property
     def settings(self) -> Settings:
@@ -132,7 +132,7 @@ class Host(Protocol):
         ...
 
     def port(self, name: str) -> Any:
-        """What another component's driver offers under this name: see `Component.offers`."""
+        """The object that another component's driver offers under this name: see `Component.offers`."""
         ...
 
 
@@ -186,11 +186,12 @@ class Component(Generic[S, M]):
 
     identity: Identity
     kind: Kind[S]
-    """What events make of an aggregate, and how it looks. `kind.name` is in streams, ids and `obj` subjects."""
+    """The fold of an aggregate, and its view. `kind.name` is in streams, ids and `obj` subjects."""
     decider: Decider[S, M, Any, Any]
     holds: Callable[[S], Sequence[Holding]]
-    """What an aggregate in this state holds: its name, and what it uses. What an event changes of it is reserved and
-    released in the same append."""
+    """The holdings of an aggregate in this state: its name, and the objects that it uses. A change of them is reserved
+    or released in the append of the event.
+    """
     announce: Callable[[S, Any], Chunk | None]
     """The status that waiting callers are told of an event."""
     failed: Callable[[Any, str], M]
@@ -201,7 +202,7 @@ class Component(Generic[S, M]):
     open_simulated: Callable[[Host], Driver[S, M]]
     """The driver on a host in memory, for simulations and tests."""
     open_service: Callable[[World, Any], Any] = lambda world, driver: world
-    """What queries are answered by, from the world and the driver: one for each process of the node."""
+    """Makes the object that answers queries, from the world and the driver: one for each process of the node."""
     queries: Mapping[str, Query] = field(default_factory=dict)
     concurrency: Mapping[type[Any], int] = field(default_factory=dict)
     """How many effects of a type may be performed at once; their deadline does not run while they wait."""
@@ -210,11 +211,11 @@ class Component(Generic[S, M]):
     offers: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     """Ports for other components' drivers, made from this one's; their protocols are in the component's `ports.py`."""
     counts: Mapping[str, Callable[[S], bool]] = field(default_factory=dict)
-    """What a heartbeat counts of the aggregates that are not deleted."""
+    """The counts in a heartbeat, of the aggregates that are not deleted."""
     needs: Callable[[Settings], Iterator[Finding]] = _needs_nothing
-    """What it needs of a host, for `doctor`."""
+    """The requirements of a host, for `doctor`."""
     notes: Callable[[Settings], Mapping[str, str]] = _no_notes
-    """What the operator who starts a node has to know."""
+    """Notices for the operator who starts a node."""
 
     @property
     def name(self) -> str:

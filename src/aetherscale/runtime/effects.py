@@ -28,7 +28,7 @@ Answer = Callable[[str, Any, M], "asyncio.Future[Any]"]
 
 
 Gate = Callable[[Any], AbstractAsyncContextManager[Any]]
-"""What an effect has to get through before it begins."""
+"""A limit that an effect waits for before it begins."""
 
 
 LONGEST_WAIT_S: Final = 60.0

@@ -57,7 +57,7 @@ class Broker(Struct, frozen=True):
 
 
 class Capacity(Struct, frozen=True):
-    """What a host has: CPUs that the node may use, memory, and how much of that is not in use."""
+    """The resources of a host: CPUs that the node may use, memory, and how much of that is free."""
 
     cpus: int
     memory_mib: int
@@ -80,7 +80,7 @@ class Platform(Protocol):
         ...
 
     def capacity(self) -> Capacity:
-        """What the host has."""
+        """The resources of the host."""
         ...
 
     def prepare(self, settings: Settings) -> Settings:
@@ -104,7 +104,7 @@ class Platform(Protocol):
         ...
 
     async def callers(self, broker: Broker, bus: Bus, settings: Settings, stack: AsyncExitStack) -> Callers:
-        """Who sends what comes over the bus."""
+        """The senders of messages on the bus."""
         ...
 
     def open_driver(self, component: Component[Any, Any], host: DriverHost) -> Driver[Any, Any]:

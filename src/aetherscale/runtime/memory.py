@@ -30,7 +30,7 @@ class Room(NamedTuple):
 
 
 def room(groups: Sequence[Path], proc: Path = _PROC) -> Room:
-    """What a process in these control groups may still take. Raises `OSError` where there is no /proc."""
+    """The memory that a process in these control groups may still take. Raises `OSError` where there is no /proc."""
     fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     total_mib, available_mib = (int(fields[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
     least = Room(total_mib, available_mib, "on this host")
@@ -93,7 +93,7 @@ def _reclaimable_bytes(group: Path) -> int:
 
 
 def _numbers(group: Path, names: Sequence[str]) -> Iterator[int]:
-    """What the files of a group say; a group may have gone, and `max` is no number."""
+    """The numbers in the files of a group; a group may have gone, and `max` is not a number."""
     for name in names:
         try:
             text = (group / name).read_text().strip()

@@ -46,11 +46,11 @@ MAX_BYTES: Final = 1024**3
 
 
 class Source(Protocol):
-    """What the publisher needs of an event log."""
+    """The part of an event log that the publisher needs."""
 
     @property
     def node(self) -> str:
-        """Whose log it is."""
+        """The node and epoch of the log."""
         ...
 
     @property
@@ -76,7 +76,7 @@ async def _no_rival() -> str:
 
 
 def not_ours() -> str:
-    """What a broker says of its JetStream that is not ours."""
+    """Another broker's error about its JetStream."""
     return ""
 
 
@@ -126,7 +126,7 @@ class Publisher:
         self._failures = 0
         """How often in a row nothing could be stored."""
         self._trouble, self._due_seq = "", 0
-        """What stopped the copy, until what was due at a later turn is stored."""
+        """The error that stopped the copy, until a later event is stored."""
         self.halted = ""
         """Why nothing is published, where that is so."""
 
@@ -310,7 +310,7 @@ class Publisher:
         return finding
 
     async def _first_difference(self, first_seq: int, last_seq: int) -> str:
-        """What the stream has otherwise than the log, first, between two positions; "" for nothing."""
+        """The first difference between stream and log, between two positions; "" for none."""
         after = first_seq - 1
         while after < last_seq:
             logged = await self._source.read(after, min(SCRUB_PAGE, last_seq - after))
@@ -359,7 +359,7 @@ class Publisher:
             return
 
     def _way(self, failure: BusUnavailable | StreamError) -> str:
-        """What to do about a failure, where that is known."""
+        """The remedy for a failure, where one is known."""
         code = failure.code if isinstance(failure, StreamError) else 0
         if lost := self._lost():
             return f"; {lost}"

@@ -35,7 +35,7 @@ class Handled(Struct, Generic[S], frozen=True):
 
 
 def digest_of(call: Call) -> bytes:
-    """What makes two calls with one key the same request."""
+    """The digest by which two calls with one key are the same request."""
     parts = (call.component, call.task, call.object_id)
     return hashlib.sha256("\0".join(parts).encode() + b"\0" + call.body).digest()
 
@@ -43,7 +43,7 @@ def digest_of(call: Call) -> bytes:
 async def handled_before(
     kind: Kind[S], event_log: LogReader[Recorded], call: Call, accepted: Accepted, reference: str
 ) -> Handled[S]:
-    """What came of a command when it was accepted, and what has followed. `reference` is how it names its object.
+    """The outcome of a command that was accepted, and what has followed. `reference` is how it names its object.
 
     Raises `Refused` (409) where the key was another request's.
     """
@@ -79,7 +79,9 @@ async def handled_before(
 
 
 async def _meant(kind: str, event_log: LogReader[Recorded], tenant: str, reference: str, seq: int) -> str:
-    """What a name or an id meant after event `seq`, when a command was accepted that changed nothing."""
+    """The id of the aggregate that a name or an id named after event `seq`, when a command was accepted that changed
+    nothing.
+    """
     if is_id(reference):
         return reference
     claim = FREE

@@ -1,4 +1,4 @@
-"""What happens to aggregates, for the callers who wait for it.
+"""The changes of aggregates, for the callers who wait for them.
 
 A watch is a chain of changes, one for each event. A reader holds on to the change at which it came in and walks on from
 there at its own pace; what no reader holds on to any more is garbage. So no publisher waits for a slow reader, and no

@@ -25,7 +25,7 @@ class NodeWorld:
         self._components = {component.kind.name: component for component in components}
         self._registries = registries
         self._items: dict[str, Kept] = {}
-        """What a list says of each aggregate that is not deleted, as of its view's `revision`."""
+        """The items of a list, for aggregates that are not deleted, as of the view's `revision`."""
         self._know_unrecorded_uses()
 
     @property
@@ -69,7 +69,7 @@ class NodeWorld:
         return sorted(found, key=lambda user: (user.name, user.id))
 
     def uses_of(self, kind: str, aggregate_id: str) -> Uses:
-        """What is known of the uses of an aggregate."""
+        """The uses of an aggregate."""
         return self._registries[kind].uses_of(kind, aggregate_id)
 
     def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""What an operator's host needs: checks, the system service, its removal, and the demonstration."""
+"""The setup of an operator's host: checks, the system service, its removal, and the demonstration."""

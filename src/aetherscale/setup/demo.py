@@ -177,7 +177,7 @@ class _Show:
             raise Deviation(f"`aetherscale {' '.join(words)}` did not end within {COMMAND_S:.0f} s") from None
 
     def _asked(self, *words: str) -> Any:
-        """What a command says as JSON, without showing it."""
+        """The JSON output of a command, without showing it."""
         done = self._done(*words, "--json", capture=True)
         if done.returncode != 0:
             raise Deviation(f"`aetherscale {' '.join(words)}` ended with status {done.returncode}: {done.stderr!r}")

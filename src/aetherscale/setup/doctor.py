@@ -67,7 +67,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
 
 
 def _made(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
-    """What a check finds; that it could not be made is a finding too."""
+    """The finding of a check; a check that could not be made is a finding too."""
     try:
         yield from check(settings)
     except OSError as error:
@@ -245,7 +245,7 @@ def _nats(settings: Settings) -> Iterator[Finding]:
 
 
 def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
-    """What the node of this state directory says of itself, and whether others have its name."""
+    """The report of the node of this state directory, and whether others have its name."""
     name = settings.node
     with contextlib.suppress(Refused):  # what is wrong with the log is said where that is looked at
         name = maintenance.info(settings.state_dir).node

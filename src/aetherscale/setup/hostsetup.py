@@ -62,7 +62,7 @@ OF_THE_NODE: Final = frozenset(
     {"Type", "ExecStart", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "RuntimeDirectory",
      "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"}
 )  # fmt: skip
-"""What of the service's unit is not the reader's, which is to see the host just as the node does."""
+"""The lines of the service's unit that are not the reader's, which is to see the host just as the node does."""
 
 SETTINGS: Final = f"""\
 # The settings of this host's node, as in docs/cli.md. After a change: aetherscale host setup, which restarts the node

@@ -1,4 +1,4 @@
-"""What `host setup` and `host remove` are made of: parts that look before they act, and calls of programs."""
+"""The parts of `host setup` and `host remove`, which look before they act, and calls of programs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def require_systemd(what: str, *, dry_run: bool) -> None:
 
 
 def says(*words: str) -> str:
-    """What `systemctl` answers; it has an exit status for what is no failure here."""
+    """The answer of `systemctl`; some of its exit statuses are not a failure here."""
     return ended("systemctl", *words).stdout.strip()
 
 
@@ -127,5 +127,5 @@ def group(name: str) -> int | None:
 
 
 def members(name: str) -> list[str]:
-    """Who was put into a group."""
+    """The members of a group."""
     return grp.getgrnam(name).gr_mem if group(name) is not None else []

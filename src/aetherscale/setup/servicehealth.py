@@ -1,4 +1,4 @@
-"""What `doctor` finds of this host's service, asked as its own user."""
+"""The findings of `doctor` about this host's service, as its own user."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from aetherscale.settings import Settings
 BOOTS_AT_ONCE: Final = max(4, os.cpu_count() or 1)
 """QEMUs that are being started at the same time; after a reboot of the host, in the order of their creation."""
 LIVING: Final = frozenset({"running", "paused"})
-"""What is observed of a VM that has a process."""
+"""The observed states of a VM that has a process."""
 MIB: Final = 1024 * 1024
 
 

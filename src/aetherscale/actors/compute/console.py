@@ -23,11 +23,11 @@ SESSION_LIMIT: Final = 256
 INPUT_LIMIT: Final = 1024
 """Pieces of input that may wait for a guest that does not read its serial line."""
 PIECE_BYTES: Final = 8 * 1024
-"""What is sent at a time."""
+"""The size of one message of output."""
 
 
 class Program(NamedTuple):
-    """What is to run on a terminal of its own."""
+    """A program to run on a terminal of its own."""
 
     argv: Sequence[str]
     window: Window
@@ -54,7 +54,7 @@ class Session:
         self._timer = self._patience()
 
     async def output(self) -> AsyncIterator[bytes]:
-        """What the guest writes. A caller that has said how much it takes is sent no more than it has room for."""
+        """The output of the guest. A caller that has said how much it takes is sent no more than it has room for."""
         async for data in self.console.output():
             for at in range(0, len(data), PIECE_BYTES):
                 if self._window_bytes is not None:

@@ -32,7 +32,7 @@ class Process(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """What a host has of a VM."""
+    """The process and the directory of a VM on the host."""
 
     vm_id: str
     has_process: bool
@@ -51,7 +51,7 @@ class ExecResult(Struct, frozen=True):
 
 @dataclass(slots=True)
 class LogRange:
-    """What is wanted of a serial log: all since a moment, else the last bytes; of these only so many of the last lines.
+    """A range of a serial log: all since a moment, else the last bytes; of these only so many of the last lines.
 
     Who answers says in it what is not known.
     """
@@ -81,7 +81,7 @@ class LogRange:
 
 
 class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """What the host of a VM has of it at this moment. What is not there is left out."""
+    """The present state of a VM on its host. Absent parts are left out."""
 
     directory: str | None = None
     disk: str | None = None
@@ -169,7 +169,7 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         ...
 
     def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
-        """What is wanted of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
+        """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
 
         Raises `Refused` (404) where the VM has no log on this host.
         """

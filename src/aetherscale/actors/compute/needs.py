@@ -1,4 +1,4 @@
-"""What virtual machines need of a host, for `doctor`. Looks and tries, and leaves nothing behind."""
+"""The requirements of virtual machines, for `doctor`. Looks and tries, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 RECENT_BYTES: Final = 64 * 1024
-"""What the line keeps for those who come later."""
+"""The bytes that the line keeps for later readers."""
 READER_LIMIT_BYTES: Final = 256 * 1024
-"""What may wait for one reader."""
+"""The bytes that may wait for one reader."""
 
 
 def last_lines(data: bytes, count: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What compute answers beyond its aggregates: logs, consoles, programs in guests. One for each process of the node."""
+"""The queries of compute beyond aggregates: logs, consoles, programs in guests. One for each process of the node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aetherscale.kernel.wire import encode
 from aetherscale.runtime.component import World
 
 EXEC_OUTPUT_BYTES: Final = 400 * 1024
-"""What is told of each of the two outputs of a program in a guest, as JSON: both together fit into one message."""
+"""The size in JSON to which each of the two outputs of a program is cut: both together fit into one message."""
 
 
 class ComputeService:
@@ -41,7 +41,7 @@ class ComputeService:
         self._consoles = Consoles(driver)
 
     async def info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
-        """The answer to `vm-info`, with what the host has of the VM. Raises `Refused`."""
+        """The answer to `vm-info`, with its process and directory on the host. Raises `Refused`."""
         aggregate = self._world.referred(KIND, options, call)
         yield result({**self._world.fields(KIND, aggregate), "host": self._driver.on_host(aggregate.id)})
 
@@ -97,7 +97,7 @@ class ComputeService:
     async def _relayed(
         self, attached: AbstractAsyncContextManager[Session], vm_id: str, name: str
     ) -> AsyncIterator[Chunk]:
-        """What a session says, from `attached` to its result."""
+        """The chunks of a session, from `attached` to its result."""
         async with attached as session:
             past_bytes = session.console.past_bytes
             yield status("attached", vm_id=vm_id, node=self._world.node, session=name, history_bytes=past_bytes)
@@ -122,7 +122,7 @@ class ComputeService:
 
 
 def _fitting(output: bytes) -> tuple[str, bool]:
-    """What a program printed, as text that fits into a message however it has to be escaped; whether it was cut."""
+    """The output of a program, as text that fits into a message however it has to be escaped; whether it was cut."""
     text = output.decode("utf-8", "replace")
     cut = False
     while (size := len(encode(text))) > EXEC_OUTPUT_BYTES:

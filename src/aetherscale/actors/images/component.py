@@ -69,7 +69,7 @@ def _check_free(world: World, tenant: str, name: str, image_id: str) -> None:
 
 
 def _secret_in(source: str) -> str:
-    """What a source lets anybody do who reads it; "" where it is a plain address.
+    """The kind of secret in a source; "" where it is a plain address.
 
     A query is judged by the names of its parameters, those of the signed addresses of object stores among them.
     """

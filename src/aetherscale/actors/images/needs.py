@@ -1,4 +1,4 @@
-"""What images need of a host, for `doctor`."""
+"""The requirements of images, for `doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the images component offers to the drivers of others."""
+"""The port that the images component offers to the drivers of others."""
 
 from __future__ import annotations
 

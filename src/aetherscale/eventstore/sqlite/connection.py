@@ -19,7 +19,7 @@ from aetherscale.eventstore.store import Closed, Damaged, InDoubt, NotALog, Stor
 T = TypeVar("T")
 
 SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
-"""What sqlite3 raises; the latter where the text of an error of a damaged file is itself damaged."""
+"""The errors of sqlite3; the latter where the text of an error of a damaged file is itself damaged."""
 
 Mode = Literal["ro", "rw", "rwc"]
 """Of SQLite's URIs: read-only, read and write, and create it too."""

@@ -144,5 +144,5 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _command_line() -> str:
-    """What `ps` shows of this process; proc(5)."""
+    """The command line of this process, as `ps` shows it; proc(5)."""
     return Path("/proc/self/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:400]

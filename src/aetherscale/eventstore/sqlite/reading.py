@@ -47,7 +47,7 @@ _EVENTS: Final = (
 
 
 class Epoch(Struct, frozen=True):
-    """Who recorded the events from `first_seq` on."""
+    """The recorder of the events from `first_seq` on."""
 
     first_seq: int
     node: str
@@ -56,7 +56,7 @@ class Epoch(Struct, frozen=True):
 
 
 class LogReading:
-    """What can be asked of a log through one connection. Makes sure first that it is a log that we know.
+    """The queries of a log through one connection. Makes sure first that it is a log that we know.
 
     The three that are generators have to be closed before the connection, which lives on in secret otherwise.
     """
@@ -148,12 +148,12 @@ class LogReading:
         return {name: (number, versions[number] or self.segments.version_of(number)) for name, number in found}
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to, if it was accepted."""
+        """The events of a command, if it was accepted."""
         key = command_key(tenant, command_id)
         return self.accepted_of([key]).get(key)
 
     def accepted_of(self, keys: Sequence[bytes]) -> dict[bytes, Accepted]:
-        """What commands led to, by their keys; without those that were not accepted."""
+        """The events of commands, by their keys; without those that were not accepted."""
         sql = f"SELECT key, digest, first_seq, last_seq FROM commands WHERE key IN ({_places(keys)})"  # noqa: S608
         rows = [self._typed(row, bytes, bytes, int, int) for row in self._connection.execute(sql, keys).fetchall()]
         return {key: Accepted(*accepted) for key, *accepted in rows}
@@ -184,7 +184,7 @@ class LogReading:
         return row[0] if row else self.segments.time_us_of(seq)
 
     def faults(self) -> list[str]:
-        """What SQLite itself finds wrong with its pages, indexes and references; at most ten of each."""
+        """The faults that SQLite itself finds in its pages, indexes and references; at most ten of each."""
         found = [str(row[0]) for row in self._connection.execute("PRAGMA integrity_check(10)").fetchall()]
         faults = [] if found == ["ok"] else found
         for table, row_id, parent, _ in self._connection.execute("PRAGMA foreign_key_check").fetchmany(10):
@@ -268,7 +268,7 @@ class LogReading:
         return name
 
     def _decoder(self, decoding: Decoding[T], type_id: int, seq: int) -> Callable[[bytes], Any]:
-        """What decodes the payloads of a type whose number was not met yet: the node may have gone on writing."""
+        """The decoder of the payloads of a type whose number is new: the node may have gone on writing."""
         kind = self._types.get(type_id) or self._all_types().get(type_id)
         if kind is None:
             raise Damaged(f"{self._path}: event {seq} has no type; {verify_hint(self._path)}", seq)

@@ -21,7 +21,7 @@ _SQL: Final = Path(__file__).with_name("segments.sql")
 
 
 def reading_of(connection: sqlite3.Connection, path: Path) -> LogReading:
-    """What can be asked of the log through the connection that seals it. Raises `StoreError`."""
+    """The queries of a log through the connection that seals it. Raises `StoreError`."""
     try:
         return LogReading(connection, path)
     except SQLITE_ERRORS as error:

@@ -121,7 +121,7 @@ class Segments:
         return self._number(version or 0)
 
     def around(self, time_us: int) -> Around:
-        """What the sealed events say of a moment. Unpacks segments up to the first that has a later event."""
+        """The position of a moment among the sealed events. Unpacks segments up to the first that has a later event."""
         found = Around()
         with closing(self.rows_after(0)) as segments:
             for rows in segments:
@@ -137,7 +137,7 @@ class Segments:
         return None
 
     def faults(self) -> list[str]:
-        """What leads to the segments and is not what is in them: the streams, the least time; the first of it.
+        """The first fault in the indexes of the segments: the streams, the least time.
 
         The hash chain is over the events alone. Raises `Damaged`, sqlite3.Error.
         """
@@ -155,7 +155,7 @@ class Segments:
         return []
 
     def _streams(self) -> Generator[tuple[int, int, int], None, None]:
-        """What `segment_streams` has to be, in the order of the segments and then of the streams."""
+        """The rows that `segment_streams` has to have, in the order of the segments and then of the streams."""
         with closing(self.rows_after(0)) as segments:
             for rows in segments:
                 versions = {row[STREAM]: row[VERSION] for row in rows}

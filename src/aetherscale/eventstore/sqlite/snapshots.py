@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION: Final = 1
 
 FORMER_NAME: Final = "views.db"
-"""What the file was called in version 0.1; nothing in it is of use to anybody, since it has the shapes of then."""
+"""The name of the file in version 0.1. Its snapshots have old shapes and are of no use."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE snapshots (

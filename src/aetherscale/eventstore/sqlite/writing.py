@@ -47,7 +47,7 @@ class LogWriting:
         return known[1] if known else 0
 
     def accepted(self, tenant: str, command_id: str) -> Accepted | None:
-        """What a command led to that was looked up; as in `plan.Known`."""
+        """The events of a command that was looked up; as in `plan.Known`."""
         return self._accepted.get(command_key(tenant, command_id))
 
     def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:

@@ -134,7 +134,7 @@ class Client:
         return self._all(self.ask(component, task, options, node=node, timeout_s=timeout_s, answer_s=timeout_s))[-1]
 
     def nodes(self) -> list[Beat]:
-        """What each node says of itself, by name, at once. Raises `Failure` (status 4) where none answers."""
+        """The reports of all nodes, by name. Raises `Failure` (status 4) where none answers."""
         connection = self.connection
         try:
             found = rollcall.call(connection)
@@ -275,7 +275,7 @@ class Client:
             raise self._nobody(f"no node can be asked, by {path}: {broken}") from None
 
     def _who(self) -> str:
-        """Who we are: with an outside server its user, else the user of this host. Nothing proves it."""
+        """The name of this caller: with an outside server its user, else the user of this host. Nothing proves it."""
         if self._settings.nats_url is not None:
             endpoint = self._endpoint()[0]
             named = endpoint.user or ("token" if endpoint.token else "")

@@ -80,7 +80,7 @@ def _words(context: Context) -> None:
 
 
 def offered(context: Context, words: Sequence[str]) -> list[str]:
-    """What can stand in the place of the last of the words typed after the program's name, which may be half typed.
+    """The words that can stand in the place of the last one that was typed, which may be half typed.
 
     Options of the line that say which node is meant are heeded.
     """

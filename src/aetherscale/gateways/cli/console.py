@@ -45,9 +45,9 @@ CHUNK_BYTES: Final = 4096
 BEGIN_S: Final = 90.0
 """How long a node may take to start a program: it gives up earlier, and says why."""
 WINDOW_BYTES: Final = 32 * 1024
-"""What the node may have sent that has not been shown yet."""
+"""The bytes that the node may have sent and that have not been shown yet."""
 QUIET_S: Final = 2.0
-"""What was typed from a stdin that is no terminal, and has ended, is answered when the guest is silent for so long."""
+"""After the end of a stdin that is not a terminal, the answer is complete when the guest is silent for so long."""
 ANSWERED_S: Final = 30.0
 """The same for a guest that never falls silent."""
 
@@ -220,7 +220,7 @@ class _Relay:
         self._key = detach_key
         self._resized = Resized() if follows_size else None
         self._again = again.encode()
-        """What is shown once more where the history ends, which has scrolled it away."""
+        """The notice that is shown again where the history ends, which has scrolled it away."""
         self._history_left = line.history_bytes
         self._screen = Screen(STDOUT)
         self._poll = select.poll()

@@ -1,4 +1,4 @@
-"""What a command is given: what was typed, where to write, the settings, and the way to a node."""
+"""The context of a command: the parsed line, the output, the settings, and the way to a node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Context:
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """What was typed, by the name of the option or argument."""
+        """The typed values, by the name of the option or argument."""
         return self.parsed.values
 
     def suggest(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What users of docker, incus, multipass, virsh and systemctl type, and what it is called here.
+"""Words that users of docker, incus, multipass, virsh and systemctl type, and their names here.
 
 For hints alone: a second name would have to be kept for ever.
 """
@@ -172,14 +172,14 @@ NEEDLESS: Final = frozenset({"-y", "--yes", "--assume-yes", "--purge", "-it", "-
 
 
 def command_for(word: str, where: Sequence[str], names: Sequence[str]) -> str:
-    """What a word is called here, after the words that were typed before it; "" for one that is not known."""
+    """The name of a word here, after the words that were typed before it; "" for an unknown one."""
     if not where:
         return AT_THE_TOP.get(word, "")
     return next((ours for ours in IN_A_GROUP.get(word, ()) if ours.partition(" ")[0] in names), "")
 
 
 def flag_for(flag: str, flags: Sequence[str], arguments: Sequence[str]) -> str:
-    """What to type in the place of a flag; "" for one that is not known."""
+    """The hint for a flag that is not one of ours; "" where there is none."""
     for ours in FLAGS.get(flag, ()):
         if ours in flags:
             return f"did you mean: {ours}?"

@@ -133,7 +133,7 @@ class _Wanted:
 
     @classmethod
     async def of(cls, context: Context, log: PastLog, head: int) -> _Wanted:
-        """What the flags say. Raises `Failure` for an object or a type that is not known."""
+        """The filter that the flags describe. Raises `Failure` for an object or a type that is not known."""
         from aetherscale.debugger.events import type_named
 
         streams = set()

@@ -26,7 +26,7 @@ _STATUS: Final[Mapping[int, int]] = {400: USAGE, 404: NOT_FOUND, 413: USAGE, 504
 
 
 class Failure(Exception):
-    """What goes wrong in a command. `hint` is what to type or change next."""
+    """An error of a command. `hint` is what to type or change next."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Failure(Exception):
         self.code = code
         self.message = message
         self.shown = ""
-        """The message in the words of who typed, where they are other ones."""
+        """The message in the user's words, where they differ."""
         self.hint = hint
         self.status = _STATUS.get(code, FAILED) if status is None else status
         self.details = dict(details or {})
         self.retryable = retryable
         self.is_note = is_note
-        """Whether nothing went wrong: it was we who did not wait any longer."""
+        """Whether this is not an error: the command stopped waiting."""
         self.is_interrupt = False
         """Whether it was Ctrl-C that ended it."""
 

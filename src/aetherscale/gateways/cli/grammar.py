@@ -30,7 +30,7 @@ class Option(Struct, frozen=True):
     """Whether it may be given more than once: its value is a list."""
     choices: tuple[str, ...] = ()
     completes: str = ""
-    """What the shell offers as its value: `vm`, `image`, `node`, `file` or `dir`."""
+    """The kind of values that the shell offers: `vm`, `image`, `node`, `file` or `dir`."""
     short: str = ""
     """One letter, or nothing."""
     needed: bool = False

@@ -48,7 +48,7 @@ def help_of_group(group: Group, name: str) -> str:
 
 
 def help_of_command(command: Command, name: str) -> str:
-    """What a command does, its words, and how it is typed."""
+    """The help of a command: what it does, its words, and examples."""
     lines = [f"usage: {name}{usage(command)}", "", *_wrap(command.summary)]
     if command.refused:
         lines += ["", *_wrap(f"This version does not have it: {command.refused}.")]
@@ -89,7 +89,9 @@ def flag(option: Option) -> str:
 
 
 def meaning(item: Option | Argument) -> str:
-    """What an option or argument is for, with its choices and its default. `TOGETHER` stands for some of the spaces."""
+    """The help text of an option or argument, with its choices and its default. `TOGETHER` stands for some of the
+    spaces.
+    """
     one_of = f" ({f'{TOGETHER}|{TOGETHER}'.join(item.choices)})" if item.choices else ""
     default = f" [default:{TOGETHER}{item.default}]" if isinstance(item, Option) and item.default is not None else ""
     return f"{item.help}{one_of}{default}"

@@ -25,7 +25,7 @@ ABOUT = (
     "another terminal: aetherscale image build tiny; aetherscale vm create web --image tiny."
 )
 INTERRUPTED = 130
-"""What a shell expects of a program that was ended by Ctrl-C."""
+"""The exit status that a shell expects of a program that was ended by Ctrl-C."""
 DEBUG = "AETHERSCALE_DEBUG"
 """With this in the environment a fault of our own is shown as Python shows it."""
 PLACES = 4
@@ -108,7 +108,7 @@ def _run(words: Sequence[str], program: Program, entries: Sequence[Entry], defau
 
 
 def _failure_of_host(error: OSError, name: str) -> Failure:
-    """What the host did not let us do, where no command has better words for it."""
+    """An error of the host, where no command has better words for it."""
     from aetherscale import shortage
 
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""

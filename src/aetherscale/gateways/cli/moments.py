@@ -11,7 +11,7 @@ from typing import Final
 from aetherscale.kernel.times import SECOND_US, from_rfc3339
 
 NOW_S: Final = 5
-"""What is no longer ago than this is now; clocks that differ by less are one."""
+"""A moment that is no longer ago is now; clocks that differ by less are one."""
 _UNITS: Final = (
     ("year", 365 * 86400),
     ("month", 30 * 86400),

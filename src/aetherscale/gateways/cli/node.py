@@ -61,7 +61,7 @@ def _show(context: Context) -> None:
 
 
 def _tell_troubles(context: Context, nodes: Sequence[Beat]) -> None:
-    """What a human has to do something about, after what was asked for."""
+    """The problems that a human has to solve, after the requested data."""
     for node in nodes:
         for trouble in node.troubles:
             context.out.note(f"warning: node {node.node}: {trouble}")

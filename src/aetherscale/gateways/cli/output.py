@@ -1,4 +1,4 @@
-"""What a command writes: data to stdout; progress, notes and errors to stderr.
+"""The output of a command: data to stdout; progress, notes and errors to stderr.
 
 JSON where it was asked for; tables and a line that rewrites itself where a terminal shows them, drawn by Rich, which is
 imported only then; plain lines elsewhere. What comes from guests or other users reaches a terminal without its control
@@ -187,7 +187,7 @@ class Output:
         print(text, file=sys.stderr, flush=True)
 
     def failure(self, failure: Failure) -> None:
-        """What went wrong: where, why, the end of the log that shows it, and what to type next."""
+        """A failure: where, why, the end of the log that shows it, and what to type next."""
         if self.json:
             print(to_json(failure.chunk(), indent=False), file=sys.stderr)
             return
@@ -211,7 +211,7 @@ class Output:
 
 
 class Layout(Struct, frozen=True):
-    """What becomes of columns, by their headers, where a terminal is too narrow for all of them."""
+    """The layout of columns, by their headers, where a terminal is too narrow for all of them."""
 
     fold: Sequence[str] = ()
     """Names, which go on in the next line rather than be cut."""

@@ -14,7 +14,7 @@ DEFAULT_NAME = "aetherscale"
 
 
 class Parsed(Struct, frozen=True):
-    """What was typed: the words that lead to a command, the command (a group where none was named), the values."""
+    """The parsed line: the words that lead to a command, the command (a group where none was named), the values."""
 
     path: tuple[str, ...]
     node: Command | Group | None
@@ -25,7 +25,7 @@ class Parsed(Struct, frozen=True):
     is_default: bool = False
     """Whether no command was named at all, and this is the one that needs no word."""
     texts: Mapping[str, str] = {}
-    """What was typed for an option that takes a value, as it was typed."""
+    """The text of each option that takes a value, as it was typed."""
 
     @property
     def name(self) -> str:
@@ -138,7 +138,7 @@ def _values(command: Command, left: _Words, given: _Given, name: str) -> Mapping
 
 
 def _switches(word: str, options: Sequence[Option]) -> list[Option]:
-    """What `-it` is made of, `-i` and `-t`; nothing where a letter is no switch."""
+    """The switches in `-it`, `-i` and `-t`; none where a letter is not a switch."""
     found = [_find(f"-{letter}", options) for letter in word[1:]]
     switches = [option for option in found if option is not None and not option.metavar]
     return switches if len(switches) == len(found) else []
@@ -201,7 +201,7 @@ def _take(
 
 
 def _text(item: Option | Argument, shown: str, text: str, name: str) -> str:
-    """What was typed; only the name of a file may be anything else than UTF-8."""
+    """The typed text; only the name of a file may be anything else than UTF-8."""
     if item.completes not in ("file", "dir") and not text.isascii():
         try:
             text.encode()

@@ -38,7 +38,7 @@ def told_in(settings: Settings) -> Path:
 
 
 def start(settings: Settings) -> str:
-    """What to type where the node that is meant does not answer."""
+    """The command that starts the node that is meant."""
     if is_service(settings):
         return service.START
     return f"aetherscale serve --state-dir {shlex.quote(str(settings.state_dir))}"

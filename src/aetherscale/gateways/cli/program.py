@@ -1,4 +1,4 @@
-"""What the command line sets going without knowing how it is done. The entry of the program hands it in."""
+"""The work that the command line starts without knowing how it is done. The entry of the program hands it in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Step(Struct, frozen=True):
 
 
 class Ready(Protocol):
-    """What a node tells when it takes commands."""
+    """The report of a node that takes commands."""
 
     @property
     def node(self) -> str:
@@ -62,7 +62,7 @@ class Ready(Protocol):
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """What the operator has to know of its components."""
+        """Notices for the operator, from its components."""
         ...
 
 

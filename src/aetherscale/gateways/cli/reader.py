@@ -39,14 +39,14 @@ STREAMS: Final = 2
 PLACES: Final = ("state-dir", "nats", "nats-creds", "nats-nkey", "nats-token-file", "config")
 """Options that name files and servers: the reader has its own, and opens no others."""
 DISPLAY: Final = re.compile(r"(?:TERM|COLUMNS|LINES|NO_COLOR|TZ|LANG|LC_[A-Z]+|AETHERSCALE_TENANT)")
-"""What of the member's environment says how things are shown, and for whom."""
+"""The variables of the member's environment that affect the output."""
 HARMLESS: Final = re.compile(r"[A-Za-z0-9+_@.,-][A-Za-z0-9+_@.,/-]{0,99}")
 """Values of it: none that begins like a path."""
 WHERE: Final = "journalctl -u 'aetherscale-reader@*'"
 
 
 class Asked(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a member asks."""
+    """A member's request."""
 
     words: list[str]
     environment: dict[str, str]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 PIECE_BYTES: Final = 1024
-"""What is written at a time: what a terminal was given can only be taken back before that."""
+"""The bytes that are written at a time: output can be dropped only before it is written."""
 
 
 class Screen:
@@ -38,7 +38,7 @@ class Screen:
             self._more.notify()
 
     def shown(self) -> int:
-        """What has been written since this was last asked, in what it was worth; takes the news."""
+        """How many bytes of the guest's output have been shown since the last call."""
         with suppress(BlockingIOError):  # there may be none
             os.read(self._news, 4096)
         with self._more:

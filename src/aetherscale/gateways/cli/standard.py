@@ -42,7 +42,7 @@ class Unwritable(Exception):
         super().__init__(f"stdout cannot be written: {error.strerror}")
         self.errno = error.errno
         self.done = ""
-        """What the command had done by then all the same."""
+        """The work that the command had done by then."""
 
 
 class _Stdout(io.FileIO):
@@ -98,7 +98,7 @@ def _text(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands for characters that an encoding does not have; a byte that was no UTF-8 is shown as `\\xff`."""
+    """The replacement of characters that an encoding does not have; a byte that was no UTF-8 is shown as `\\xff`."""
     if not isinstance(error, UnicodeEncodeError):
         return codecs.replace_errors(error)
     text = "".join(map(_stand_in, error.object[error.start : error.end]))

@@ -29,7 +29,7 @@ def stdin_is_a_terminal() -> bool:
 
 
 def whole_stdin(limit_bytes: int, timeout_s: float, *, asked_for: bool) -> bytes | None:
-    """What comes from stdin, to its end.
+    """The content of stdin, to its end.
 
     Unless it was asked for, a terminal gives nothing, and one that neither says anything nor ends for a while is left
     alone, and None comes: many programs start others with a stdin that is never written to. Raises `Failure` where

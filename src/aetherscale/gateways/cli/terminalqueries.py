@@ -49,13 +49,13 @@ class History:
         self._left_bytes = length_bytes
         self._state = _State.TEXT
         self._sequence = bytearray()
-        """What may become a question, as it came."""
+        """The bytes that may become a question, as they came."""
         self._content = bytearray()
         """The same without its introducer, and without control characters that are carried out meanwhile."""
         self._is_osc = False
 
     def feed(self, data: bytes) -> bytes:
-        """What is to be shown of the next bytes. Where the history ends in a sequence, the rest of it is live."""
+        """The next bytes, as they are to be shown. Where the history ends in a sequence, the rest of it is live."""
         past, live = data[: self._left_bytes], data[self._left_bytes :]
         self._left_bytes -= len(past)
         shown = bytearray()

@@ -1,4 +1,4 @@
-"""What the commands of `vm` do."""
+"""The commands of `vm`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aetherscale.gateways.cli.wording import typed
 from aetherscale.gateways.cli.work import carry_out, suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
-"""What a node takes as the stdin of a program: more does not fit into one message."""
+"""The most bytes that a node takes as the stdin of a program: more does not fit into one message."""
 EXEC_S = 30.0
 """How long a program may take that has no terminal, unless --timeout says so."""
 SIGNAL_BASE = 128
@@ -208,7 +208,7 @@ def _since(context: Context, text: str | None) -> dict[str, Any]:
 
 
 def _tell_doubts(context: Context, chunk: Mapping[str, Any]) -> None:
-    """What the node does not know of the moments of a log."""
+    """Print notes about uncertain times in a log."""
     if chunk.get("clock-went-back"):
         context.out.note("the clock of the host was set back while this was written: some of it is older")
     if chunk.get("has-no-times"):

@@ -1,4 +1,4 @@
-"""What a node says in the words of its messages, in the words of who typed: `--memory`, not `field 'memory-mib'`."""
+"""Translates a node's messages into the words of the command line: `--memory`, not `field 'memory-mib'`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
 
 
 def typed(failure: Failure, parsed: Parsed) -> Failure:
-    """The failure with what a human is to read in their own words; what a program reads stays as the node said it."""
+    """The failure with its text for humans in the words of the command line; the text for programs stays as it is."""
     if not isinstance(parsed.node, Command):
         return failure
     field = str(failure.details.get("field") or "").partition(".")[0]
@@ -64,7 +64,7 @@ def again(text: str, parsed: Parsed) -> str:
 
 
 def _whose(parsed: Parsed) -> str:
-    """What has to be typed again so that a command of the hint means the objects that this one meant."""
+    """The options that a command of the hint needs to mean the same objects as this one."""
     named = {option: parsed.texts[option] for option in ("tenant", "state-dir") if option in parsed.texts}
     return "".join(f"--{option} {shlex.quote(text)} " for option, text in named.items())
 

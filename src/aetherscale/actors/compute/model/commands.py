@@ -146,7 +146,7 @@ class ConsoleInputOptions(Message, frozen=True):
     session: Channel
     """The name of the session."""
     data: bytes = b""
-    """What is typed; "" for nothing."""
+    """The input; "" for none."""
     detach: bool = False
     """Whether the caller leaves, which ends the session."""
     seen_bytes: Annotated[int, Meta(ge=0)] | None = None
@@ -201,7 +201,7 @@ class ExecOptions(Message, frozen=True):
 
 
 class VmSpec(Struct, frozen=True, rename="kebab"):
-    """What a VM is to be, with all defaults filled in. A part of the event `VmRequested`."""
+    """The specification of a VM, with all defaults filled in. A part of the event `VmRequested`."""
 
     name: str
     """The name of the VM."""

@@ -22,7 +22,7 @@ class VmRequested(Event, frozen=True):
     vm_id: str
     """The id of the new VM, 16 hex digits."""
     spec: VmSpec
-    """What the VM is to be."""
+    """The specification of the VM."""
 
 
 class DiskProvisioned(Event, frozen=True):
@@ -79,7 +79,7 @@ class VmPaused(Event, frozen=True):
     `internal-error`, the accelerator failed; `user`, another program paused the VM through QMP.
     """
     detail: str
-    """What else is known of the reason, in one line; "" for nothing."""
+    """Details of the reason, in one line; "" for none."""
 
 
 class VmResumed(Event, frozen=True):
@@ -122,7 +122,7 @@ class VmEnded(Event, frozen=True):
     reason: Literal["shutdown", "panic"]
     """How the guest ended: `shutdown`, it powered itself off; `panic`, its kernel panicked."""
     detail: str
-    """What else is known of the end, in one line; "" for nothing."""
+    """Details of the end, in one line; "" for none."""
 
 
 class VmExited(Event, frozen=True):
@@ -131,18 +131,18 @@ class VmExited(Event, frozen=True):
     run: int
     """The number of the run, as in `VmBooted`."""
     reason: ExitReason
-    """What ended the run: `user`, a request; `guest`, a shutdown from inside the guest; `panic`, a panic of its kernel;
-    `crash`, the end of QEMU itself; `host-reboot`, a reboot of the host; `unknown`, the process vanished while no node
-    was watching it.
+    """The cause: `user`, a request; `guest`, a shutdown from inside the guest; `panic`, a panic of its kernel; `crash`,
+    the end of QEMU itself; `host-reboot`, a reboot of the host; `unknown`, the process vanished while no node was
+    watching it.
     """
     exit_code: int | None
     """The exit status of QEMU; null where a signal ended it or the status is not known."""
     signal: int | None
     """The number of the signal that ended QEMU; null where none did or none is known."""
     detail: str
-    """What else is known of the end, in one line; "" for nothing."""
+    """Details of the end, in one line; "" for none."""
     log_tail: str
-    """The end of what QEMU wrote to its stderr, at most 2 KiB; "" where it wrote nothing or nobody was there to read
+    """The end of what QEMU wrote to its stderr, at most 2 KiB; "" where it wrote nothing or no node was there to read
     it.
     """
 
@@ -182,9 +182,9 @@ class VmStepFailed(Event, frozen=True):
     attempt: int
     """Which attempt at the step this was: 1, 2, 3 …."""
     reason: str
-    """What was tried, and what went wrong, in one sentence."""
+    """The failure, in one sentence: the attempt, and the error."""
     hint: str
-    """What the user can do about it; "" for nothing."""
+    """The remedy, for the user; "" for none."""
     log_tail: str
     """The end of the log that shows it, at most 2 KiB; "" for none."""
     retry_at: str | None

@@ -30,9 +30,9 @@ class FailureView(Struct, frozen=True, rename="kebab"):
     phase: str
     """The step that failed: `provisioning`, `booting`, `stopping` or `removing`; `running` where a run ended badly."""
     reason: str
-    """What went wrong, in one sentence."""
+    """The failure, in one sentence."""
     hint: str
-    """What the user can do about it; "" for nothing."""
+    """The remedy, for the user; "" for none."""
     log_tail: str
     """The end of the log that shows it, at most 2 KiB; "" for none."""
 
@@ -41,13 +41,13 @@ class ExitView(Struct, frozen=True, rename="kebab"):
     """How a run of a VM has ended."""
 
     reason: str
-    """What ended the run, as in the event `VmExited`."""
+    """The cause of the end, as in the event `VmExited`."""
     exit_code: int | None
     """The exit status of QEMU; null where a signal ended it or the status is not known."""
     signal: int | None
     """The number of the signal that ended QEMU; null where none did or none is known."""
     detail: str
-    """What else is known of the end, in one line; "" for nothing."""
+    """Details of the end, in one line; "" for none."""
 
 
 class VmView(Struct, frozen=True, rename="kebab"):
@@ -67,7 +67,7 @@ class VmView(Struct, frozen=True, rename="kebab"):
     requested: Requested
     """The state that was requested last. A guest that shuts itself down and is not restarted makes it `stopped`."""
     observed: Observed
-    """What the host has of the VM: `absent`, no process yet or no longer anything; `running`; `paused`, a process whose
+    """The state that the host reported: `absent`, no process yet, or nothing left; `running`; `paused`, a process whose
     virtual CPUs stand still; `exited`, no process any more.
     """
     since: str
@@ -95,7 +95,7 @@ class VmView(Struct, frozen=True, rename="kebab"):
     accelerator: str | None
     """How the virtual CPUs run: `kvm` on those of the host, `tcg` emulated; null while no process runs."""
     isolation: Literal["kvm", "none"] | None
-    """What stands between guest and host: `kvm`, hardware virtualization and a user of its own. `none` under TCG, for
+    """The boundary between guest and host: `kvm`, hardware virtualization and a user of its own. `none` under TCG, for
     which QEMU promises no isolation, and where QEMU runs as root or as the node's user, so that a guest that breaks out
     has all that the node has. null while no process runs.
     """

@@ -120,7 +120,7 @@ async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch
 
 
 async def refusal_of_cpus(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, cpus: int) -> str:
-    """What QEMU says where it takes no machine of so many CPUs; empty where it does. Raises `OSError`, `HostFault`.
+    """The error of QEMU for a machine of so many CPUs; "" where it takes it. Raises `OSError`, `HostFault`.
 
     It says so at once. One that it takes may need long to be made, which is not waited for.
     """

@@ -20,7 +20,7 @@ from aetherscale.kernel.errors import Refused
 
 
 class _Limits(NamedTuple):
-    """What one call may take."""
+    """How long one call may take."""
 
     size_bytes: int
     time_s: float

@@ -30,7 +30,7 @@ _TRANSLATION_CACHE_MIB: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """What is to be booted."""
+    """A machine to boot."""
 
     vm_id: str
     cpus: int

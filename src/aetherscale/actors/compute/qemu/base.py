@@ -19,7 +19,7 @@ from aetherscale import filecopy, shortage
 from aetherscale.actors.compute.qemu.faults import HostFault
 
 NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What link(2) and file systems answer where a file cannot have that second name; a copy can be made all the same."""
+"""The errors of link(2) where a file cannot have a second name there; a copy can be made all the same."""
 
 
 class _Stopped(Exception):

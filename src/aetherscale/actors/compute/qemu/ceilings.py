@@ -19,15 +19,16 @@ from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.runtime import memory
 
 OVERHEAD_MIB: Final = 128
-"""What QEMU takes beside the guest's memory."""
+"""The memory that QEMU takes beside the guest's."""
 ADDRESS_SPACE_MIB: Final = 1536
-"""What QEMU maps beside the guest's memory, a stack of 8 MiB for each thread and its caches among it."""
+"""The address space that QEMU maps beside the guest's memory, a stack of 8 MiB for each thread and its caches among it.
+"""
 CPUS_OF_EVERY_QEMU: Final = 255
 """A machine with more has APIC ids beyond 8 bits, which takes an x2APIC: emulated since QEMU 9."""
 
 _LEAST_MEMORY_MIB: Final = 32
 _DISK_SIZES_GIB: Final = range(1, 64 * 1024 + 1)
-"""What `create-vm` takes."""
+"""The most CPUs that `create-vm` takes."""
 
 _CPUS_ANYWHERE: Final = 4096
 _KVM_CHECK_EXTENSION: Final = 0xAE03
@@ -85,7 +86,7 @@ def _require(memory_mib: int, beside_mib: int, available_mib: int, where: str, o
 
 
 def file_limit_bytes(disk_mib: int) -> int:
-    """What the overlay can grow to, with its tables; nothing that QEMU writes is larger.
+    """The size to which the overlay can grow, with its tables; no file that QEMU writes is larger.
 
     Of each 64 KiB of the disk the tables take 8 bytes to find it and 2 to count it, and that is less than a thousandth.
     """

@@ -25,7 +25,7 @@ from aetherscale.kernel.errors import Refused
 log = logging.getLogger(__name__)
 
 SERIAL_DEVICE: Final = "serial"
-"""What QEMU calls the character device of the line."""
+"""The id of the line's character device in QEMU."""
 _INPUT_SET, _OUTPUT_SET = 8, 9
 LAST_WORDS_S: Final = 5.0
 """How long the log of a process that is gone may take to be written to its end."""
@@ -161,7 +161,7 @@ class LineReader:
         self._line = line
         self._cursor = cursor
         self._past = past
-        """What comes before the cursor."""
+        """The output before the cursor."""
         self.past_bytes = len(past) + cursor.behind()
         """How much of the output, from its beginning, was there when the reader came."""
         self._past_left = self.past_bytes
@@ -232,7 +232,7 @@ class LineReader:
 
 
 def _beginning(serial_log: SerialLog, wanted: LogRange) -> tuple[bytes, Cursor]:
-    """What is wanted of the log, as far as it is no longer there to be read, and the place where reading goes on."""
+    """The wanted range of the log, as far as it is no longer there to be read, and the place where reading goes on."""
     if (moment_us := wanted.moment_us(now_us())) is not None:
         cursor, place = serial_log.since(moment_us)
         if place is not None:
@@ -249,7 +249,7 @@ def _beginning(serial_log: SerialLog, wanted: LogRange) -> tuple[bytes, Cursor]:
 
 
 async def stored_log(serial_log: SerialLog, wanted: LogRange) -> AsyncIterator[bytes]:
-    """What is wanted of the log of a VM, in pieces."""
+    """The wanted range of the log of a VM, in pieces."""
     past, cursor = _beginning(serial_log, wanted)
     left = cursor.behind() if wanted.lines is None else 0
     try:

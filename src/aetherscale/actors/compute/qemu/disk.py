@@ -12,7 +12,7 @@ from aetherscale.actors.compute.qemu.layout import BASE, DISK, VmDirectory
 
 MIB: Final = 1024 * 1024
 ROOM_FOR_DISK_BYTES: Final = 64 * MIB
-"""What has to be free before anything is made; an overlay begins with less than 1 MiB."""
+"""The room that has to be free before anything is made; an overlay begins with less than 1 MiB."""
 
 _FRESH_DISK: Final = f".{DISK}"
 _QCOW2_MAGIC: Final = b"QFI\xfb"

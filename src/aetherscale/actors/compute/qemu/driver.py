@@ -301,7 +301,7 @@ class QemuDriver:
         return OnHost(*places, machine.pid, identity.age_s(machine.start_ticks))
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
-        """What is wanted of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
+        """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
 
         Raises `Refused` (404) where nothing is there.
         """

@@ -1,4 +1,4 @@
-"""What goes wrong on the host, in words for the user; `driver.py` turns it into `EffectFailed`."""
+"""Faults of the host, in words for the user; `driver.py` turns it into `EffectFailed`."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ MOMENTS_NAME = "console.moments"
 MOMENTS_LIMIT = 4096
 """Moments of one file. When there are so many, each two of the older half become one that spans both."""
 STEP_US = 1_000_000
-"""What comes within a second has one moment."""
+"""Output within a second has one moment."""
 LINE_BYTES = 51
 PIECE_BYTES = 64 * 1024
 
@@ -47,7 +47,7 @@ def header_of(inode: int) -> bytes:
 
 
 def moments_of(data: bytes, log: os.stat_result) -> list[Moment]:
-    """What a file of moments says of the file of the log whose status this is; nothing where it is about another one.
+    """The moments in a file of moments that is about the log with this status; none where it is about another one.
 
     Lines that are torn are left out. What is said of bytes that are gone, since the file was cut, is forgotten. Where
     the last moment was not written whole, what came then belongs to the one before, which so ends when the log was
@@ -82,7 +82,7 @@ def _moment_of(line: bytes) -> Moment | None:
 
 
 def before_moments(log: os.stat_result) -> list[Moment]:
-    """What can be said of a file without moments: what is in it came at some time before it was last changed."""
+    """The moment of a file without moments: its content came at some time before its last change."""
     return [(0, _changed_us(log) + 1, 0)] if log.st_size else []
 
 
@@ -116,7 +116,7 @@ class Moments:
             raise
 
     def note(self, now_us: int, log: os.stat_result) -> None:
-        """What follows the end of the log comes now. What cannot be written down now is later."""
+        """Output after the end of the log comes now. A moment that cannot be written now is written later."""
         if self._owed is None and self._begin <= now_us < self._end:
             return
         begin, _, first = self._owed or (now_us, 0, log.st_size)

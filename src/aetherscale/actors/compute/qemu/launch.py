@@ -29,7 +29,7 @@ _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 
 @dataclass(frozen=True, slots=True)
 class Jail:
-    """What a process is left with."""
+    """The rights that a process keeps."""
 
     uid: int | None
     """Its uid and gid; None for those of the node."""
@@ -38,7 +38,7 @@ class Jail:
     file_limit_bytes: int | None = None
     """The largest file that it may write: no console log outgrows it while the node is away."""
     mapper: Path | None = None
-    """Who gives a user namespace its uid, where this process may not switch to it."""
+    """Gives a user namespace its uid, where this process may not switch to it."""
     drops_bounds: bool = True
     """Whether the bounding set goes: only CAP_SETPCAP lets it."""
     gives_up: bool = False
@@ -59,7 +59,7 @@ class Jail:
         return [*before, *(_script("uncapable.py") if self.gives_up else ()), *command]
 
     def _mapped(self) -> list[str]:
-        """What comes before `setpriv` where the uid is to be had in a user namespace of its own."""
+        """The words before `setpriv`, where the uid comes from a user namespace of its own."""
         if self.mapper is None:
             return []
         unshare = [program("unshare"), "--user", "--keep-caps", "--"]
@@ -81,7 +81,7 @@ def jail_of(vm_id: str, group: int | None = None, file_limit_bytes: int | None =
 
 
 def _script(name: str) -> list[str]:
-    """What runs a program of ours, which becomes what follows."""
+    """The words that run a program of ours, which becomes the command after it."""
     return [sys.executable, "-I", "-S", "-B", str(Path(__file__).with_name(name))]
 
 

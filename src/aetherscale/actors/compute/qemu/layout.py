@@ -146,7 +146,7 @@ class VmDirectory:
             os.close(descriptor)
 
     def free_bytes(self) -> int:
-        """What QEMU, which is not root, can still write where the directory is."""
+        """The files that QEMU, which is not root, can still write in the directory."""
         usage = os.statvfs(self.path)
         return usage.f_bavail * usage.f_frsize
 

@@ -43,7 +43,7 @@ _QUIT_PATIENCE_S: Final = 2.0
 HOST_GOES_S: Final = 2.0
 """How long the end of a QEMU by a signal is kept to oneself: where the host goes down, the node ends as well."""
 _BY_SIGNAL: Final = "terminating on signal "
-"""What QEMU says last when it heeds SIGTERM, SIGHUP or SIGINT (os-posix.c), which it does in whatever state."""
+"""The last words of QEMU when it heeds SIGTERM, SIGHUP or SIGINT (os-posix.c), which it does in whatever state."""
 
 
 class Exit(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a guest says on its virtio-serial ports. A port that the guest floods is read at a bounded rate."""
+"""The virtio-serial ports of a guest. A port that the guest floods is read at a bounded rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 RATE_LIMIT_BYTES: Final = 256 * 1024
-"""What is read of one port in a second, unless an answer is being waited for."""
+"""The bytes that are read of one port in a second, unless an answer is being waited for."""
 LINE_LIMIT_BYTES: Final = 4 * 1024
 
 

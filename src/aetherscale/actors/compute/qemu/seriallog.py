@@ -1,4 +1,4 @@
-"""What a guest wrote to its serial line, on disk: two files of bounded size, written by a keeper of their own.
+"""The output of a guest's serial line, on disk: two files of bounded size, written by a keeper of their own.
 
     guest ─▶ UART ─▶ QEMU ─▶ console.pipe ─▶ keeper ─▶ console.log, and what was before it console.log.1
                                                └─────▶ console.moments, console.moments.1: when it came
@@ -191,7 +191,7 @@ class Cursor:
             self._advance()
 
     def read(self) -> bytes:
-        """What follows, at most a piece; nothing where nothing does."""
+        """The next bytes, at most a piece; none where there are none."""
         data = self._read()
         if not data and self._is_followed():
             # What came in between belongs to this file still.

@@ -30,7 +30,7 @@ START_LIMIT_S: Final = 40.0
 """For the greeting of a QEMU that has just been started: it makes its CPUs first, and 255 of them take their time."""
 
 _BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
-"""What a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
+"""The errors that a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
 
 T = TypeVar("T")
 OnEvent = Callable[[str, Mapping[str, Any]], None]

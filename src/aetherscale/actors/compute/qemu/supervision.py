@@ -1,4 +1,5 @@
-"""What is around a VM's process besides its jail, so that it outlives its node and has limits: docs/supervision.md.
+"""The surroundings of a VM's process besides its jail, so that it outlives its node and has limits:
+docs/supervision.md.
 
 A supervisor puts words in front of a command and environment around it. The command keeps its pid, its descriptors and
 its parent, and ends as it would without.
@@ -30,7 +31,7 @@ SLICE: Final = "aetherscale.slice"
 PROBE_LIMIT_S: Final = 5.0
 """How long systemd may take to make a scope around `true`."""
 QEMU_MIB: Final = 512
-"""What QEMU may take beside the guest's memory: four times what it was seen to take."""
+"""The memory that QEMU may take beside the guest's: four times what it was seen to take."""
 QEMU_CPUS: Final = 1
 TASKS: Final = 192
 """QEMU's pool for disk I/O has up to 64 threads, each virtual CPU one."""
@@ -44,7 +45,7 @@ _OOM_KILLS: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class Limits(Struct, frozen=True):
-    """What one VM may take of its host."""
+    """The limits of one VM on its host."""
 
     memory_mib: int
     """The guest's."""
@@ -72,7 +73,7 @@ class Supervisor(Protocol):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the words in front of a command need to be found."""
+        """The environment that the words in front of a command need."""
         ...
 
     def around(self, vm_id: str, run: int, limits: Limits) -> Sequence[str]:

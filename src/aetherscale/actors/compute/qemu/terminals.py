@@ -210,7 +210,7 @@ class GuestTerminal:
         return why
 
     async def output(self) -> AsyncIterator[bytes]:
-        """What the program writes, until it has ended, the VM has, or `close` was called."""
+        """The output of the program, until it has ended, the VM has, or `close` was called."""
         mark = re.compile(rb"\x1e%s-(\d{1,3})\x1e" % self._token.encode())
         longest = len(self._token) + 6
         held = b""

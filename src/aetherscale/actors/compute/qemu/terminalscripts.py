@@ -1,4 +1,4 @@
-"""What a guest's shell runs for a program on a terminal, and what it means where that does not begin. POSIX sh."""
+"""The scripts that a guest's shell runs for a program on a terminal, and the meanings of their failures. POSIX sh."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _LACKS: Final = {
 
 
 def no_shell(refused: Refused) -> Refused:
-    """What is lacking where the agent could not even start a shell."""
+    """The reasons where the agent could not even start a shell."""
     return Refused(
         501,
         f"a program cannot have a terminal in this guest: {refused.message}",

@@ -59,7 +59,7 @@ def way() -> Literal["switch", "map", "none"]:
 
 
 def missing_for_switching(proc: Path = _PROC) -> str:
-    """What root lacks here to start a process as another user, and to end it; "" for nothing."""
+    """The capabilities that root lacks here to start a process as another user, and to end it; "" for none."""
     for capability, name in ((CAP_SETUID, "SETUID"), (CAP_SETGID, "SETGID"), (CAP_KILL, "KILL")):
         if not has_capability(capability, proc):
             return f"CAP_{name} is missing"
@@ -82,14 +82,14 @@ def has_capability(number: int, proc: Path = _PROC) -> bool:
 
 
 def would_be(vm_id: str) -> ProcessUser:
-    """Whose process a QEMU that is started now would be."""
+    """The user of a QEMU that is started now."""
     if uid_of(vm_id) is not None:
         return "own"
     return "root" if os.geteuid() == 0 else "node"
 
 
 def owner_of(pid: int) -> ProcessUser | None:
-    """Whose process this is; None where there is none, or where it may not be looked at."""
+    """The user of this process; None where there is none, or where it may not be looked at."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -35,7 +35,7 @@ _SIGSEGV: Final = 11
 
 
 class Behaviour(Struct, frozen=True):
-    """What a guest does. None: never."""
+    """The behaviour of a guest. None: never."""
 
     start_s: float = 0.0
     """From exec until QEMU says `running`."""
@@ -272,7 +272,7 @@ class SimulatedHost:
         return bytes(self._logs.get(vm_id, b""))
 
     def log_since(self, vm_id: str, ago_s: float) -> bytes:
-        """What was written to it since so long ago."""
+        """The output of the last seconds."""
         since_s = asyncio.get_running_loop().time() - ago_s
         count = sum(size for time_s, size in self._written.get(vm_id, []) if time_s >= since_s)
         log = self.log(vm_id)

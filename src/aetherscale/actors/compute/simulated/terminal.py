@@ -33,7 +33,7 @@ class SimulatedTerminal:
         self._is_over = False
 
     def output(self) -> AsyncIterator[bytes]:
-        """What the program writes, until it has ended, the VM has, or `close` was called."""
+        """The output of the program, until it has ended, the VM has, or `close` was called."""
         return self._reader.output()
 
     def run(self, code: int, printed: bytes) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 SECTOR_BYTES = 512
 FIRST_PARTITION_SECTOR = 2048
 GRUB_MODULES = ("biosdisk", "part_msdos", "tar", "linux16", "boot")
-"""What the core image has to bring to read such a disk, in the order in which GRUB loads them."""
+"""The modules that the core image needs to read such a disk, in the order in which GRUB loads them."""
 
 _PARTITION_TABLE_OFFSET = 446
 _BOOTABLE = 0x80
@@ -33,7 +33,7 @@ _GRANULE_BYTES = 1 << 20
 
 
 def boot_commands(kernel_command_line: str) -> str:
-    """What GRUB runs: load and boot at once, with no menu and no waiting.
+    """The script that GRUB runs: load and boot at once, with no menu and no waiting.
 
     `linux16` and not `linux`: the latter moves the whole memory that the kernel will unpack into, byte by byte, which
     takes three seconds on an emulated processor.

@@ -32,7 +32,7 @@ _DEPENDS_OPTIONS = tuple(
     f"--no-{relation}" for relation in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 )
 _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't have enough free space")
-"""What programs say, in the locale C, on a disk that is full; the last is apt's."""
+"""The errors of programs, in the locale C, on a disk that is full; the last is apt's."""
 _DEPENDENCY = re.compile(r" ( |\|)(?:Pre)?Depends: (\S+)")
 _URI_LINE = re.compile(r"'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})")
 
@@ -120,7 +120,7 @@ class Archive:
         (self._lists / _STAMP).touch()
 
     async def dependencies(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """What each of `names`, and each package that those need, depends on. Of alternatives the first."""
+        """The dependencies of each of `names`, and of each package that those need. Of alternatives the first."""
         text = await self._run("apt-cache", "depends", "--recurse", *_DEPENDS_OPTIONS, *names)
         found: dict[str, list[str]] = {}
         current: list[str] = []
@@ -136,7 +136,9 @@ class Archive:
         return {name: tuple(depends) for name, depends in found.items()}
 
     async def candidates(self, names: Sequence[str]) -> tuple[Package, ...]:
-        """What would be downloaded for `names`, sorted by file name. Raises BuildFailed if one does not exist."""
+        """The packages that would be downloaded for `names`, sorted by file name. Raises BuildFailed if one does not
+        exist.
+        """
         with tempfile.TemporaryDirectory(dir=self._directory) as empty:
             text = await self._run("apt-get", "download", "--print-uris", *names, cwd=Path(empty))
         packages = [Package(m[1], int(m[2]), m[3]) for line in text.splitlines() if (m := _URI_LINE.match(line))]
@@ -227,7 +229,7 @@ def _newer_than_all(stamp: Path, lists: Path) -> bool:
 
 
 async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
-    """What the program prints. Cancelling this ends the program, and all that it started, before it returns.
+    """The output of the program. Cancelling this ends the program, and all that it started, before it returns.
 
     Raises BuildFailed when it cannot be started, fails, or takes longer than `timeout_s`.
     """

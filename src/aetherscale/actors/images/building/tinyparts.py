@@ -1,4 +1,5 @@
-"""What Debian's packages give to the recipe `tiny`: boot loader, kernel, modules and programs, made into four files.
+"""The parts of the recipe `tiny` that Debian's packages give: boot loader, kernel, modules and programs, made into four
+files.
 
 The files are kept for as long as the archive's packages stay the same, so that a second image takes a moment. Every
 program of the packages that has to run here runs with the packages' own loader and libraries, whatever the host has.
@@ -100,7 +101,7 @@ def _needed(depends: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 def _key(packages: tuple[Package, ...]) -> str:
-    """What the parts depend on: the packages' bytes, and the code that makes parts of them."""
+    """The inputs of the parts: the packages' bytes, and the code that makes parts of them."""
     digest = hashlib.sha256()
     for package in packages:
         digest.update(package.sha256.encode())

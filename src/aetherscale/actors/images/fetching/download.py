@@ -34,7 +34,7 @@ _LOOK: Final = "look at the address"
 
 
 class _Begun(msgspec.Struct, frozen=True):
-    """What is known of a download that is not done: a digest of its URL, and how the server names this very file.
+    """The record of a download that is not done: a digest of its URL, and how the server names this very file.
 
     After a boot it is not known what of the part file had reached the disk.
     """
@@ -46,7 +46,7 @@ class _Begun(msgspec.Struct, frozen=True):
 
 
 class _Unfit(Exception):
-    """What the server offers does not go on from what is here."""
+    """The server's file does not continue the one that is here."""
 
 
 def download(source: str, transfer: Transfer, limits: Limits) -> None:
@@ -85,7 +85,7 @@ def _try(source: str, transfer: Transfer, limits: Limits) -> None:
 
 
 def _plain(said: object) -> str:
-    """What an error says, in one line without control characters: some of it may be a server's word."""
+    """The text of an error, in one line without control characters: some of it may be a server's word."""
     return "".join(c if c.isprintable() else "?" for c in str(said))[:300]
 
 
@@ -163,7 +163,7 @@ def _receive(
 
 
 def _refusal(error: urllib.error.HTTPError) -> FetchFailed:
-    """What an answer that brings no file means."""
+    """The meaning of an answer without a file."""
     if HTTPStatus.MULTIPLE_CHOICES <= error.code < HTTPStatus.BAD_REQUEST:
         why = _plain(str(error.reason).partition("\n")[0])
         return FetchFailed(f"the server sends us elsewhere, which is not followed: {why}", _LOOK, retryable=False)
@@ -192,7 +192,7 @@ def _remember(source: str, part: Path, response: http.client.HTTPResponse, total
 
 
 def _load(source: str, part: Path) -> tuple[_Begun | None, int]:
-    """What is known of an earlier try, and how many bytes it brought; nothing, if it is of no use."""
+    """The record of an earlier try, and how many bytes it brought; none, if it is of no use."""
     try:
         begun = msgspec.json.decode(_beside(part).read_bytes(), type=_Begun)
         have_bytes = part.lstat().st_size

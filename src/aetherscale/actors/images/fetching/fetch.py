@@ -146,7 +146,7 @@ def _settle(transfer: Transfer) -> tuple[str, int]:
 
 
 async def read(path: Path) -> Fetched:
-    """What a file is that came in before."""
+    """The result for a file that came in before."""
     stop = threading.Event()
 
     def go_on() -> None:
@@ -182,7 +182,7 @@ def digest_of(file: int, go_on: Callable[[], None]) -> tuple[str, int]:
 
 
 def _no_transfer(error: OSError, part: Path) -> FetchFailed:
-    """What an error of this host means for the transfer."""
+    """The error of the transfer that an error of this host leads to."""
     if error.errno in _NO_ROOM:
         # What has arrived would keep the log from growing, so it is not kept.
         part.unlink(missing_ok=True)

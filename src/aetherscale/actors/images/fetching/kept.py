@@ -1,4 +1,4 @@
-"""What has arrived of downloads that were given up, for the next import of the same source by the same tenant.
+"""The data of downloads that were given up, for the next import of the same source by the same tenant.
 
     <images>/kept/<digest of tenant and source>.part[.json]
 

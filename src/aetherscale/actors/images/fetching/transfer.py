@@ -1,4 +1,4 @@
-"""What copying and downloading a file have in common: limits, progress, failure, and stopping."""
+"""The common parts of copying and downloading a file: limits, progress, failure, and stopping."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FetchFailed(Exception):
 
 
 class Limits(Struct, frozen=True):
-    """What is asked of a server, and where it may be.
+    """The demands on a server, and where it may be.
 
     It accepts a connection, TLS included, in `connect_s`, is silent for `idle_s` at most, and sends `pace_bytes` in
     each `pace_s`, or `crowded_bytes` while others wait for their turn. A connection that breaks is made again after
@@ -60,7 +60,7 @@ class Transfer:
     def __init__(self, part: Path, size_cap_bytes: int, report: Progress) -> None:
         self.part = part
         self.received_bytes = 0
-        """What has come over the network, what came twice among it."""
+        """The bytes that came over the network, repeated ones included."""
         self.most_bytes = 0
         """How far it has been."""
         self.is_arriving = False

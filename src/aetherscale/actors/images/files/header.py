@@ -70,7 +70,7 @@ _TEXTS: Final = (b"<!doctype", b"<html", b"<?xml", b"{", b"#!", b"version https:
 
 
 class ImageHeader(Struct, frozen=True):
-    """What an image is: the size of the disk that it stands for, and of the file, in bytes."""
+    """An image: its format, the size of its disk, and of the file, in bytes."""
 
     format: Literal["qcow2", "raw"]
     virtual_size_bytes: int
@@ -78,7 +78,7 @@ class ImageHeader(Struct, frozen=True):
 
 
 def inspect(path: Path, *, cap_bytes: int = DEFAULT_CAP_BYTES) -> ImageHeader:
-    """What the image at `path` is. Follows no symbolic link, and waits for no FIFO.
+    """The header of the image at `path`. Follows no symbolic link, and waits for no FIFO.
 
     Raises ImageRejected with the reason, and OSError when the file cannot be read.
     """

@@ -59,9 +59,9 @@ class ImageStepFailed(Event, frozen=True):
     attempt: int
     """Which attempt at the step this was: 1, 2, 3 …."""
     reason: str
-    """What was tried, and what went wrong, in one sentence."""
+    """The failure, in one sentence: the attempt, and the error."""
     hint: str
-    """What the user can do about it; "" for nothing."""
+    """The remedy, for the user; "" for none."""
     log_tail: str
     """The end of the log that shows it, at most 2,000 characters; "" for none."""
     retry_at: str | None

@@ -17,9 +17,9 @@ class ImageFailureView(Struct, frozen=True, rename="kebab"):
     phase: str
     """The step that failed: `importing`, `building` or `deleting`."""
     reason: str
-    """What went wrong, in one sentence."""
+    """The failure, in one sentence."""
     hint: str
-    """What the user can do about it; "" for nothing."""
+    """The remedy, for the user; "" for none."""
     log_tail: str
     """The end of the log that shows it, at most 2,000 characters; "" for none."""
 

@@ -27,7 +27,7 @@ class SimulatedStore:
         self.size_bytes = 1 << 20
         """The size of each, and of the disk in it."""
         self.failures: list[tuple[str, bool]] = []
-        """What the next effects fail with: a reason, and whether trying again may help."""
+        """The failures of the next effects: a reason, and whether a retry may help."""
 
 
 class SimulatedImages:
