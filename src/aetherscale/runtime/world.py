@@ -24,6 +24,7 @@ class NodeWorld:
         self._node = node
         self._components = {component.kind.name: component for component in components}
         self._registries = registries
+        self._keepers = {key: kind for kind, each in self._components.items() for key in each.kind.names}
         self._items: dict[str, Kept] = {}
         """The items of a list, for aggregates that are not deleted, as of the view's `revision`."""
         self._know_unrecorded_uses()
@@ -53,7 +54,7 @@ class NodeWorld:
 
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:
         """As in `World`."""
-        return self._registries[kind].named(kind, tenant, name)
+        return self._registries[self._keepers[kind]].named(kind, tenant, name)
 
     def view(self, kind: str, tenant: str, reference: str) -> Any:
         """As in `World`."""
