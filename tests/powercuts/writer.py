@@ -5,8 +5,8 @@ acknowledged.
 
 It says `send COMMAND` before an append, and `done LAST-SEQ` of what may not be lost any more: what was acknowledged,
 and what it found in the log when it began, since a node acts on that. Run again it sends the same commands again.
-ENDING is `close` or `kill`. The log checkpoints and settles far more often than a node's does, so that few events see
-many of both. SYNCHRONOUS is for the control alone: a log that waits for the disk less than ours does.
+ENDING is `close` or `kill`. The log checkpoints and syncs its head far more often than a node's does, so that few
+events see many of both. SYNCHRONOUS is for the control alone: a log that waits for the disk less than ours does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.log_writer import die_with_parent
 TASKS = 6
 ROUNDS = 12
 CHECKPOINT_PAGES = 40
-SETTLE_S = 0.005
+SYNC_HEAD_S = 0.005
 SNAPSHOT_EVENTS = 40
 RESERVE_BYTES = 8192
 
@@ -101,6 +101,6 @@ async def set_synchronous(store: Any, synchronous: str) -> None:
 if __name__ == "__main__":
     die_with_parent()
     opening.WAL_AUTOCHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
-    groupcommit.SETTLE_S = SETTLE_S  # type: ignore[misc]
+    groupcommit.SYNC_HEAD_S = SYNC_HEAD_S  # type: ignore[misc]
     be_recorded()
     asyncio.run(write_some(Path(sys.argv[1]), *sys.argv[2:]))

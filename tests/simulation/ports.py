@@ -121,8 +121,8 @@ class SimulatedBackend(MemoryBackend):
 
         return await self._world.pass_through(self._number, "commit", work)
 
-    async def settle(self) -> None:
-        await self._world.pass_through(self._number, "settle", lambda: MemoryBackend.settle(self))
+    async def sync_head(self) -> None:
+        await self._world.pass_through(self._number, "sync-head", lambda: MemoryBackend.sync_head(self))
 
     async def ask(self, question: Callable[[Reading], T]) -> T:
         return await self._world.pass_through(self._number, "read", lambda: MemoryBackend.ask(self, question))

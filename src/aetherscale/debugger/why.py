@@ -88,28 +88,28 @@ def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
     return told
 
 
-def relevant(story: Sequence[Chapter]) -> tuple[list[Chapter], int]:
+def relevant(history: Sequence[Chapter]) -> tuple[list[Chapter], int]:
     """The chapters that led to the present state, and how many events are left out."""
-    if not story:
+    if not history:
         return [], 0
-    last = max((at for at, chapter in enumerate(story) if chapter.role == "request"), default=0)
+    last = max((at for at, chapter in enumerate(history) if chapter.role == "request"), default=0)
     first = last
-    while first > 0 and _unfinished(story[first - 1]):
+    while first > 0 and _unfinished(history[first - 1]):
         first -= 1
-    turns = list(range(last + 1, len(story)))[-LAST_TURNS:]
-    kept = [story[at] for at in (*range(first, last + 1), *turns)]
+    turns = list(range(last + 1, len(history)))[-LAST_TURNS:]
+    kept = [history[at] for at in (*range(first, last + 1), *turns)]
     if first > 0:
-        origin = story[0]
+        origin = history[0]
         kept.insert(0, replace(origin, sentences=origin.sentences[:1], complete=len(origin.sentences) == 1))
-    total = sum(len(chapter.sentences) for chapter in story)
+    total = sum(len(chapter.sentences) for chapter in history)
     return kept, total - sum(len(chapter.sentences) for chapter in kept)
 
 
 async def explain(log: PastLog, past: Past, kind: Kind[Any], aggregate: Aggregate[Any], *, whole: bool) -> Why:
     """The answer for one object as of a moment; with `whole` nothing of its history is left out."""
     recorded = [each for each in await log.stream(stream_name(kind.name, aggregate.id)) if each.seq <= past.position]
-    story = chapters(kind, recorded)
-    told, left_out = (story, 0) if whole else relevant(story)
+    history = chapters(kind, recorded)
+    told, left_out = (history, 0) if whole else relevant(history)
     causes = [cause for chapter in told for cause in await _causes(log, chapter)]
     return Why(
         kind=kind.name,

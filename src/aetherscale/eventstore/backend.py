@@ -29,7 +29,7 @@ class Backend(Access, Protocol):
         """
         ...
 
-    async def settle(self) -> None:
+    async def sync_head(self) -> None:
         """Make durable what no acknowledgement waits for. Called within a second of a commit, and before the end."""
         ...
 

@@ -31,7 +31,7 @@ BATCH_EVENTS: Final = 1000
 BATCH_BYTES: Final = 1024 * 1024
 EVENT_OVERHEAD_BYTES: Final = 256
 """The bytes that an event takes beside its payload: names, ids, index entries."""
-SETTLE_S: Final = 1.0
+SYNC_HEAD_S: Final = 1.0
 
 
 class _Waiting(NamedTuple):
@@ -55,8 +55,8 @@ class LogStore(LogReader[StoredEvent]):
         self._wake = asyncio.Event()
         self._refusing: StoreError | None = None
         self._closing = False
-        self._settle_timer: asyncio.TimerHandle | None = None
-        self._settle_due = False
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._sync_due = False
         self._listeners: list[Callable[[Sequence[StoredEvent]], None]] = []
         self._writer = asyncio.create_task(self._write(), name="event log writer")  # noqa: TID251 - close() waits
 
@@ -112,8 +112,8 @@ class LogStore(LogReader[StoredEvent]):
             await self._writer
         finally:
             self._tail.close()
-            if self._settle_timer is not None:
-                self._settle_timer.cancel()
+            if self._sync_timer is not None:
+                self._sync_timer.cancel()
             await self._backend.close()
 
     async def _write(self) -> None:
@@ -124,8 +124,8 @@ class LogStore(LogReader[StoredEvent]):
                 self._wake.clear()
                 while batch := self._take():
                     await self._commit(batch)
-                if self._settle_due:
-                    await self._settle()
+                if self._sync_due:
+                    await self._sync_head()
         finally:
             self._refusing = self._refusing or Closed("append: the writer of the event log has ended")
             _refuse_all(self._waiting, self._refusing)
@@ -170,7 +170,7 @@ class LogStore(LogReader[StoredEvent]):
             raise
         else:
             self._durable_head = self._backend.durable_head()
-            self._settle_soon()
+            self._sync_head_soon()
             try:
                 self._tell([event for outcome in outcomes for event in _events(outcome)])
             except BaseException:
@@ -187,19 +187,19 @@ class LogStore(LogReader[StoredEvent]):
             for listener in self._listeners:
                 listener(events)
 
-    def _settle_soon(self) -> None:
-        if self._settle_timer is None:
-            self._settle_timer = asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+    def _sync_head_soon(self) -> None:
+        if self._sync_timer is None:
+            self._sync_timer = asyncio.get_running_loop().call_later(SYNC_HEAD_S, self._sync_head_now)
 
-    def _settle_now(self) -> None:
-        self._settle_timer = None
-        self._settle_due = True
+    def _sync_head_now(self) -> None:
+        self._sync_timer = None
+        self._sync_due = True
         self._wake.set()
 
-    async def _settle(self) -> None:
-        self._settle_due = False
+    async def _sync_head(self) -> None:
+        self._sync_due = False
         try:
-            await self._backend.settle()
+            await self._backend.sync_head()
         except InDoubt as fatal:
             self._refusing = fatal
 

@@ -110,7 +110,7 @@ class MemoryBackend:
         log.commands.update(planned.commands)
         return planned.outcomes
 
-    async def settle(self) -> None:
+    async def sync_head(self) -> None:
         """Nothing is left to do."""
 
     def durable_head(self) -> Head:

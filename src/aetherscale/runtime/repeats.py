@@ -84,9 +84,9 @@ async def _meant(kind: str, event_log: LogReader[Recorded], tenant: str, referen
     """
     if is_id(reference):
         return reference
-    claim = FREE
+    holder = FREE
     for each in await event_log.read_stream(name_stream(kind, tenant, reference)):
         if each.seq <= seq and isinstance(each.event, NAME_EVENTS):
-            claim = evolve_holder(claim, each.event)
-    assert claim.owner is not None, f"{reference} named no aggregate after event {seq}"
-    return claim.owner
+            holder = evolve_holder(holder, each.event)
+    assert holder.owner is not None, f"{reference} named no aggregate after event {seq}"
+    return holder.owner

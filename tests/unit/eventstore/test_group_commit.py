@@ -25,9 +25,9 @@ class HeldBackend(MemoryBackend):
         self.begun = asyncio.Event()
         self.failure: BaseException | None = None
         self.fails_from = 0
-        self.settled = asyncio.Event()
-        self.may_settle = asyncio.Event()
-        self.may_settle.set()
+        self.head_synced = asyncio.Event()
+        self.may_sync = asyncio.Event()
+        self.may_sync.set()
 
     async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         self.batches.append(len(appends))
@@ -37,9 +37,9 @@ class HeldBackend(MemoryBackend):
             raise self.failure
         return await super().commit(appends)
 
-    async def settle(self) -> None:
-        self.settled.set()
-        await self.may_settle.wait()
+    async def sync_head(self) -> None:
+        self.head_synced.set()
+        await self.may_sync.wait()
 
 
 @pytest.fixture
@@ -143,23 +143,23 @@ async def test_an_append_that_is_cancelled_before_its_batch_is_not_written(backe
     assert second.cancelled()
 
 
-async def test_what_no_acknowledgement_waits_for_is_settled_soon_after(backend: HeldBackend) -> None:
+async def test_what_no_acknowledgement_waits_for_is_synced_soon_after(backend: HeldBackend) -> None:
     store = await LogStore.start(backend)
     await store.append(numbered(1)[0])
-    assert not backend.settled.is_set()
-    await asyncio.wait_for(backend.settled.wait(), 20)
+    assert not backend.head_synced.is_set()
+    await asyncio.wait_for(backend.head_synced.wait(), 20)
     await store.close()
 
 
 async def test_what_waits_behind_the_settling_is_written_before_the_store_closes(backend: HeldBackend) -> None:
     store = await LogStore.start(backend)
-    backend.may_settle.clear()
+    backend.may_sync.clear()
     await store.append(numbered(1)[0])
-    await asyncio.wait_for(backend.settled.wait(), 20)
+    await asyncio.wait_for(backend.head_synced.wait(), 20)
     waiting = asyncio.ensure_future(store.append(numbered(1, first=1)[0]))
     closing = asyncio.ensure_future(store.close())
     await asyncio.wait({waiting, closing}, timeout=0)
-    backend.may_settle.set()
+    backend.may_sync.set()
     assert (await waiting)[0].seq == 2
     await closing
 

@@ -112,9 +112,9 @@ class SqliteBackend(SqliteAccess):
         """As in `Backend`."""
         return self._writing.head
 
-    async def settle(self) -> None:
+    async def sync_head(self) -> None:
         """As in `Backend`."""
-        await self._writer.run(self._writing.settle)
+        await self._writer.run(self._writing.sync_head)
 
     async def close(self) -> None:
         """As in `Backend`.
@@ -133,7 +133,7 @@ class SqliteBackend(SqliteAccess):
     async def _close_connections(self) -> None:
         try:
             if not self._broken:
-                await self.settle()
+                await self.sync_head()
         except InDoubt:
             self._broken = True
             raise

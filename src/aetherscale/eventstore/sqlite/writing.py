@@ -110,7 +110,7 @@ class LogWriting:
         """Close the head file."""
         self._head_file.close()
 
-    def settle(self) -> None:
+    def sync_head(self) -> None:
         """Make the head file durable; as in `Backend`."""
         try:
             self._head_file.sync()

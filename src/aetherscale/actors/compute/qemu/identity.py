@@ -45,7 +45,7 @@ def age_s(ticks: int) -> int:
     return max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")))
 
 
-def claim(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
+def open_verified(pid: int, ticks: int, directory: Path, vm_id: str) -> int | None:
     """A pidfd of the process, where it is alive and it is the one; the caller closes it. None otherwise.
 
     `ticks` are from what the node has written, or of a process that is known to hold the VM's socket. The pidfd is

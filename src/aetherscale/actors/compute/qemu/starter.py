@@ -114,7 +114,7 @@ class Starter:
     def _look(self, directory: VmDirectory) -> Machine | None:
         record = directory.record()
         if record is not None and record.boot_id == identity.boot_id() and record.pid and record.start_ticks:
-            pidfd = identity.claim(record.pid, record.start_ticks, directory.path, directory.vm_id)
+            pidfd = identity.open_verified(record.pid, record.start_ticks, directory.path, directory.vm_id)
             if pidfd is not None:
                 return self._adopted(directory, record, pidfd)
         if directory.exists() and not directory.is_held():
@@ -122,7 +122,7 @@ class Starter:
         # The node ended between exec and writing down the pid, or the record was changed.
         for pid in self._candidates(directory):
             ticks = identity.start_ticks(pid)
-            pidfd = None if ticks is None else identity.claim(pid, ticks, directory.path, directory.vm_id)
+            pidfd = None if ticks is None else identity.open_verified(pid, ticks, directory.path, directory.vm_id)
             if pidfd is not None:
                 record = record or RunRecord(0, identity.boot_id(), "tcg", "none")
                 return self._adopted(directory, replace(record, pid=pid, start_ticks=ticks), pidfd)
@@ -138,7 +138,7 @@ class Starter:
         """The very process that the log names, where it is alive. Its observations are held. Raises `OSError`."""
         if process.boot_id != identity.boot_id():
             return None
-        pidfd = identity.claim(process.pid, process.start_ticks, directory.path, process.vm_id)
+        pidfd = identity.open_verified(process.pid, process.start_ticks, directory.path, process.vm_id)
         if pidfd is None:
             return None
         known = directory.record()
