@@ -85,7 +85,7 @@ bench-growth *args:
 readoption count="1000":
     {{ bin }}/python -m benchmarks.readoption {{ count }}
 
-# Write docs/events.md, docs/subjects.md, the reference in docs/cli.md and the index of decisions anew.
+# Write docs/events.md, docs/states.md, docs/subjects.md, the reference in docs/cli.md and the index of decisions anew.
 docs:
     {{ bin }}/python -m aetherscale.docs
     {{ bin }}/python -m tools.decisions
@@ -94,7 +94,7 @@ docs:
 limits:
     {{ bin }}/python -m tools.limits
 
-# Fail where docs/events.md, docs/subjects.md, the reference in docs/cli.md or the index of decisions have drifted.
+# Fail where docs/events.md, docs/states.md, docs/subjects.md, the reference in docs/cli.md or the index of decisions have drifted.
 docs-check:
     {{ bin }}/python -m aetherscale.docs --check
     {{ bin }}/python -m tools.decisions --check

@@ -1,8 +1,8 @@
 """Writes pages of docs/ from the code: `python -m aetherscale.docs [--check] [DIRECTORY]`.
 
-All of events.md and subjects.md is made. Of cli.md the sections are that the grammar of the command line says; those
-around them are written by hand. With `--check` nothing is written; the exit status is 1 where a page is not what it
-would be.
+All of events.md, states.md and subjects.md is made. Of cli.md the sections are that the grammar of the command line
+says; those around them are written by hand. With `--check` nothing is written; the exit status is 1 where a page is not
+what it would be.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from aetherscale import statespage
 from aetherscale.bus import answers, requests
 from aetherscale.components import components, kinds
 from aetherscale.debugger.events import catalogue, types_of
@@ -175,6 +176,7 @@ def pages() -> dict[str, str]:
     by_hand = (DOCS / "cli.md").read_text()
     return {
         "events.md": _page(_events()),
+        "states.md": _page(statespage.lines(components(), MADE)),
         "subjects.md": _page(_subjects()),
         "cli.md": with_sections(by_hand, reference.sections(ENTRIES)),
     }

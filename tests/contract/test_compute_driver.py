@@ -7,13 +7,13 @@ import asyncio
 from aetherscale.actors.compute.driver import ComputeDriver, Found
 from aetherscale.actors.compute.model.effects import (
     Booted,
-    Collected,
-    CollectVm,
     DiskProvisioned,
     EffectFailed,
     Ended,
     GuestEnded,
     GuestReady,
+    Quarantined,
+    QuarantineVm,
     Removed,
     ShutdownIgnored,
     VmGone,
@@ -242,19 +242,19 @@ async def test_a_vm_that_is_removed_leaves_nothing(world: World, driver: Compute
     assert watcher.seen == []
 
 
-async def test_what_is_collected_has_ended_and_its_directory_is_kept(
+async def test_what_is_quarantined_has_ended_and_its_directory_is_kept(
     world: World, driver: ComputeDriver, watcher: Watcher
 ) -> None:
     await booted(driver)
-    first = await ensure(driver, CollectVm("c", VM, "kept-1"), Collected)
+    first = await ensure(driver, QuarantineVm("c", VM, "kept-1"), Quarantined)
     assert first.kept_in.endswith("/kept-1")
     assert world.processes(VM) == 0
     assert await driver.inventory() == []
     # Done again, it is as it was; what comes under the same id later is kept beside it.
-    assert await ensure(driver, CollectVm("c", VM, "kept-1"), Collected) == first
+    assert await ensure(driver, QuarantineVm("c", VM, "kept-1"), Quarantined) == first
     await ensure(driver, provision(BARE), DiskProvisioned)
-    second = await ensure(driver, CollectVm("c", VM, "kept-2"), Collected)
+    second = await ensure(driver, QuarantineVm("c", VM, "kept-2"), Quarantined)
     assert second.kept_in.endswith("/kept-2")
-    assert await ensure(driver, CollectVm("c", VM, "kept-1"), Collected) == first
-    assert await ensure(driver, CollectVm("c", OTHER_VM, "kept-3"), Collected) == Collected("c", "")
+    assert await ensure(driver, QuarantineVm("c", VM, "kept-1"), Quarantined) == first
+    assert await ensure(driver, QuarantineVm("c", OTHER_VM, "kept-3"), Quarantined) == Quarantined("c", "")
     assert watcher.seen == []

@@ -68,7 +68,7 @@ async def cut(images: HostImages, url: str, image: str, tenant: str = "default",
     """An import that breaks off for good, and is undone."""
     failed = await images.perform(FetchImage("fetch-1", image, url, None, tenant), quiet)
     assert isinstance(failed, EffectFailed), failed
-    undone = RemoveImage("remove-1", image, source or url, undone=True, tenant=tenant)
+    undone = RemoveImage("remove-1", image, source or url, rolled_back=True, tenant=tenant)
     assert await images.perform(undone, quiet) == ImageRemoved("remove-1")
 
 

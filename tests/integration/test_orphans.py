@@ -79,7 +79,7 @@ async def test_what_a_log_has_never_heard_of_is_ended_told_and_kept(make_node: M
     assert "although the log did not know it" in out
     assert str(names[vm_id]) in out
 
-    # A directory that comes back to a VM of which the log has the end is put aside as well, at the next look.
+    # A directory that comes back to a VM of which the log has the end is quarantined as well, at the next look.
     await node.stop()
     await copied(names[vm_id], node.state_dir / "vms" / vm_id)
     await node.start()

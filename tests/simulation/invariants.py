@@ -113,12 +113,12 @@ def check_host(world: World, folded: Folded) -> None:
     running = {vm_id for vm_id, vm in vms.items() if vm.observed in ("running", "paused")}
     live = {vm_id for vm_id in world.host.processes if world.host.live(vm_id) is not None}
     # What the host has refused to end for good is told as failed, and left until somebody asks again.
-    refused = {vm_id for vm_id, vm in vms.items() if vm.stuck}
+    refused = {vm_id for vm_id, vm in vms.items() if vm.attempt.blocked}
     found = f"the log says that {sorted(running)} run, the host has {sorted(live)}"
     require(running <= live and live - running <= refused, found)
     for vm_id in running:
         process, vm = world.host.processes[vm_id], vms[vm_id]
-        known = vm.process and (vm.process.pid, vm.process.start_ticks, vm.process.boot_id)
+        known = vm.run.process and (vm.run.process.pid, vm.run.process.start_ticks, vm.run.process.boot_id)
         require(known == (process.pid, process.start_ticks, process.boot_id), f"{vm_id}: another process: {known}")
         require(vm.phase != "ready" or process.is_ready, f"{vm_id} is called ready and is not")
     there = {vm_id for vm_id, vm in vms.items() if vm.phase != "deleted"}
@@ -135,10 +135,10 @@ def check_host(world: World, folded: Folded) -> None:
         not [i for i in world.images.images if images.get(i) in (None, "deleted")], f"images are left over: {images}"
     )
     for vm_id, vm in vms.items():
-        resting = vm.requested == "running" and vm.phase in ("running", "ready", "paused", "failed")
-        resting |= vm.requested == "stopped" and vm.phase in ("stopped", "failed")
-        resting |= vm.requested == "deleted" and (vm.phase == "deleted" or vm.stuck)
-        require(resting, f"{vm_id} was asked to be {vm.requested} and rests {vm.phase}")
+        resting = vm.requested == "running" and vm.shown in ("running", "ready", "paused", "failed")
+        resting |= vm.requested == "stopped" and vm.shown in ("stopped", "failed")
+        resting |= vm.requested == "deleted" and (vm.phase == "deleted" or vm.attempt.blocked)
+        require(resting, f"{vm_id} was asked to be {vm.requested} and rests {vm.shown}")
 
 
 def check_stream(world: World) -> None:

@@ -210,7 +210,7 @@ class Simulation:
     def _meddle_with_guests(self) -> None:
         world, chance = self._world, self._world.chance
         if world.faults.happens(0.05):
-            world.host.gets_a_stray()
+            world.host.gets_an_orphan()
         live = [process for vm_id in world.host.processes if (process := world.host.live(vm_id))]
         if live and world.faults.happens(0.1):
             victim = chance.choice(live)
@@ -219,7 +219,7 @@ class Simulation:
                     victim.die(None, 9)
                 case "hold" if victim.is_running:
                     victim.hold("disk")
-                case "go on" if victim.held:
+                case "go on" if victim.paused:
                     victim.go_on()
 
     async def first_image(self) -> None:
@@ -241,7 +241,7 @@ class Simulation:
         if not world.broker.is_up:
             world.broker.up()
         for vm_id in world.host.processes:
-            if (process := world.host.live(vm_id)) and process.held:
+            if (process := world.host.live(vm_id)) and process.paused:
                 process.go_on()
 
     async def converge(self, within_s: float = CONVERGES_S) -> None:

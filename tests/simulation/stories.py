@@ -182,15 +182,15 @@ class Node(RuleBasedStateMachine):
                     process.end_guest("panic")
                 case "hold" if process.is_running:
                     process.hold("disk")
-                case "go on" if process.held:
+                case "go on" if process.paused:
                     process.go_on()
 
         self._do(happen)
 
     @rule()
-    def stray(self) -> None:
+    def orphan(self) -> None:
         """Somebody leaves something in the node's place."""
-        self._do(self.world.host.gets_a_stray)
+        self._do(self.world.host.gets_an_orphan)
 
     # --- what has to hold --------------------------------------------------------------------------------------------
 

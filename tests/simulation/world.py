@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
-from aetherscale.actors.compute.model.state import Vm, evolve
+from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
 from aetherscale.actors.images.simulated.driver import SimulatedStore
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
@@ -151,7 +151,7 @@ class World:
         """A VM as of the durable log."""
         state: Vm | None = None
         for stored in self.log.streams.get(f"vm-{vm_id}", ()):
-            state = evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
+            state = COMPUTE.evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
         return state
 
 
@@ -193,7 +193,7 @@ class WatchedHost(SimulatedHost):
         if self.live(effect.vm_id) is not None:
             raise Violation(f"a second process of VM {effect.vm_id}")
         vm = self._world.vm(effect.vm_id)
-        if vm is None or vm.run < effect.run:
+        if vm is None or vm.run.number < effect.run:
             raise Violation(f"run {effect.run} of {effect.vm_id} was started before the log says that it is to be")
         self._world.note(f"exec {effect.vm_id} run {effect.run}")
         self._last_pid += 1
@@ -202,14 +202,14 @@ class WatchedHost(SimulatedHost):
         self.processes[effect.vm_id] = process
         return process
 
-    def gets_a_stray(self) -> None:
+    def gets_an_orphan(self) -> None:
         """Somebody copies the directory of a VM that is none of the log's, or starts what the log has at rest."""
         chance = self._world.chance
         vm_id = chance.choice([f"1{chance.getrandbits(60):015x}", *self._world.vm_ids()])
         vm = self._world.vm(vm_id)
-        if self.live(vm_id) is not None or (vm is not None and (COMPUTE.pending(vm) is not None or vm.process)):
+        if self.live(vm_id) is not None or (vm is not None and (COMPUTE.pending(vm) is not None or vm.run.process)):
             return
-        self._world.note(f"a stray: {vm_id}")
+        self._world.note(f"an orphan: {vm_id}")
         self.disks.setdefault(vm_id, 1)
         if chance.random() < 0.5:
             effect = BootVm("", vm_id, 1, 1, 64, "none")
@@ -217,7 +217,7 @@ class WatchedHost(SimulatedHost):
             process = self.processes[vm_id] = WatchedProcess(self, effect, self._last_pid, CALM)
             process.world = self._world
             process.is_child = False
-            process.is_stray = True
+            process.is_orphan = True
 
     def _behaviour(self, vm_id: str) -> Behaviour:
         return self._world.faults.behaviour()
@@ -241,28 +241,28 @@ class WatchedProcess(SimulatedProcess):
     """A guest that dies only where somebody asked for it, or by its own fault."""
 
     world: World
-    is_stray = False
+    is_orphan = False
     """Whether it was put there by somebody else than the node."""
 
     def die(self, code: int | None, signal: int | None) -> None:
         """The process ends."""
         if not self.gone.is_set():
             self.world.note(f"{self.vm_id} run {self.run} ends: code {code}, signal {signal}")
-        if not self.gone.is_set() and not self.is_stray:
+        if not self.gone.is_set() and not self.is_orphan:
             if self.is_asked_to_go and not self._may_go():
                 raise Violation(f"VM {self.vm_id} was ended, and nobody had asked for it")
             if self.run in self.world.exits(self.vm_id):
                 raise Violation(f"the log had the end of run {self.run} of {self.vm_id} while it lived")
-        if not self.gone.is_set() and not self.is_stray:
+        if not self.gone.is_set() and not self.is_orphan:
             self.world.deaths[self.vm_id, self.run] = (code, signal)
         super().die(code, signal)
 
     def _may_go(self) -> bool:
         """Whether the log says that this run is over, is being stopped, or never came up."""
         vm = self.world.vm(self.vm_id)
-        if vm is None or vm.run != self.run or self._ended_as is not None:
+        if vm is None or vm.run.number != self.run or self._ended_as is not None:
             return True
-        return vm.requested != "running" or vm.phase in ("stopping", "failed", "booting")
+        return vm.requested != "running" or vm.shown in ("stopping", "failed", "booting")
 
     def _after(self, delay_s: float | None, what: Callable[[], None]) -> None:
         # What a guest does is no part of the process that has started it.

@@ -26,6 +26,7 @@ from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost
 from aetherscale.actors.images.files.header import write_overlay
+from aetherscale.identifiers import boot_id
 from aetherscale.kernel.errors import Refused
 
 PATIENCE_S: Final = 90.0
@@ -148,6 +149,7 @@ class QemuWorld:
     def driver(self, **options: object) -> QemuDriver:
         return QemuDriver(
             self.state_dir,
+            boot_id(),
             image_path=self._image_path,
             write_overlay=write_overlay,
             **{"accelerator": "tcg", "allow_unisolated": True, **options},  # type: ignore[arg-type]

@@ -23,7 +23,15 @@ from typing import NoReturn
 import msgspec
 from qemu.qmp import ConnectError, QMPClient
 
-from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned, Ended, EndVm, Removed, RemoveVm, VmHeld
+from aetherscale.actors.compute.model.effects import (
+    Booted,
+    DiskProvisioned,
+    Ended,
+    EndVm,
+    GuestPaused,
+    Removed,
+    RemoveVm,
+)
 from aetherscale.actors.compute.qemu import accel, identity, launch
 from aetherscale.actors.compute.qemu.driver import QEMU
 from tests.support import reaper
@@ -116,7 +124,7 @@ async def until_held(world: QemuWorld, qemu: Path, accelerator: str) -> None:
     driver = world.driver(qemu=str(qemu), accelerator=accelerator)
     async with node(driver) as watcher:
         await booted(driver)
-        held = await watcher.until(VmHeld)
+        held = await watcher.until(GuestPaused)
         assert held.reason == "internal-error", held
         assert "--accelerator tcg" in held.detail, held
         await ensure(driver, EndVm("end", VM, 1), Ended)

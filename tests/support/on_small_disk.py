@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from aetherscale.actors.compute.driver import Found
-from aetherscale.actors.compute.model.effects import EffectFailed, Ended, EndVm, GuestReady, VmContinued, VmHeld
+from aetherscale.actors.compute.model.effects import EffectFailed, Ended, EndVm, GuestPaused, GuestReady, GuestResumed
 from aetherscale.actors.compute.qemu.disk import MIB
 from tests.support import reaper
 from tests.support.compute_worlds import (
@@ -58,7 +58,7 @@ async def main(place: Path, tiny_image: Path) -> None:
         await read_until(output, b"# ")
         mount(place, used_mib(place) + 10, "remount")
         await console.send(b"dd if=/dev/urandom of=/dev/vda bs=1M seek=30 count=30 conv=fsync; echo wri''tten $?\n")
-        assert (await watcher.until(VmHeld)).reason == "disk"
+        assert (await watcher.until(GuestPaused)).reason == "disk"
         # A VM that is asked for now is refused, and nothing of it is left.
         failed = await ensure(first, provision(TINY, vm_id=OTHER_VM), EffectFailed)
         assert "MiB are free" in failed.reason, failed
@@ -67,10 +67,10 @@ async def main(place: Path, tiny_image: Path) -> None:
     async with node(second) as watcher:
         # The next node finds it held as well, and lets it go on when there is room.
         assert await second.adopt(identity(started))
-        assert (await watcher.until(VmHeld)).reason == "disk"
+        assert (await watcher.until(GuestPaused)).reason == "disk"
         console = await second.console(VM)
         mount(place, used_mib(place) + 200, "remount")
-        await watcher.until(VmContinued)
+        await watcher.until(GuestResumed)
         await read_until(console.output(), b"written 0")
         await ensure(second, EndVm("end", VM, 1), Ended)
 

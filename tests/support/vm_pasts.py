@@ -59,7 +59,7 @@ def failed(key: str, *, retryable: bool = True) -> effects.EffectFailed:
 
 def phase_of(vm: Given[Vm, Any, Any, Any]) -> str:
     assert vm.state is not None
-    return vm.state.phase
+    return vm.state.shown
 
 
 def state_of(*past: events.VmEvent) -> Vm:

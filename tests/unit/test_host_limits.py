@@ -10,7 +10,7 @@ import pytest
 
 from aetherscale.actors.compute.driver import Process
 from aetherscale.actors.compute.model.effects import ProvisionDisk, ShutDownVm
-from aetherscale.actors.compute.model.state import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
+from aetherscale.actors.compute.model.pending import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.compute.qemu import ceilings
 from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory

@@ -13,6 +13,7 @@ from aetherscale.kernel.calls import Call
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.identity import Identity
+from aetherscale.kernel.lifecycle import Lifecycle
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.registry import Aggregate, Kind
 from aetherscale.kernel.replies import Chunk
@@ -216,6 +217,8 @@ class Component(Generic[S, M]):
     """The requirements of a host, for `doctor`."""
     notes: Callable[[Settings], Mapping[str, str]] = _no_notes
     """Notices for the operator who starts a node."""
+    lifecycle: Lifecycle | None = None
+    """The phases of an aggregate, for `docs/states.md`."""
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from aetherscale.actors.compute.model.commands import (
 )
 from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
 from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.lifecycle import LIFECYCLE
 from aetherscale.actors.compute.model.presentation import VM_KIND, announce, holds, is_deleted, is_stopped, is_up
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.service import ComputeService
@@ -55,7 +56,7 @@ def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> c
     if bearer is not None and bearer.id != vm_id:
         raise Refused(
             409,
-            f"a VM named {name!r} exists already (it is {bearer.state.phase})",
+            f"a VM named {name!r} exists already (it is {bearer.state.shown})",
             field="name",
             hint=f"take another name, or: aetherscale vm delete {name}",
             details={"vm-id": bearer.id},
@@ -233,4 +234,5 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     counts={"vms": lambda vm: True, "vms-running": lambda vm: vm.observed in LIVING},
     needs=_needs,
     notes=_notes,
+    lifecycle=LIFECYCLE,
 )

@@ -147,8 +147,8 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     async def adopt(self, process: Process) -> bool:
         """Find the running process again after a restart of the node and observe it from now on.
 
-        True: it is alive and ours, and what happened meanwhile (ready, ended, held) arrives as observations, in order.
-        False: it is gone; nothing is observed.
+        True: it is alive and ours, and what happened meanwhile (ready, ended, paused) arrives as observations,
+        in order. False: it is gone; nothing is observed.
         """
         ...
 

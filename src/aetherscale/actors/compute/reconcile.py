@@ -27,17 +27,18 @@ async def reconcile(driver: ComputeDriver, expected: Mapping[str, Vm], boot_id: 
     gate = asyncio.Semaphore(ADOPT_AT_ONCE)
 
     async def find(vm: Vm, identity: ProcessIdentity) -> None:
-        process = Process(vm.id, vm.run, identity.pid, identity.start_ticks, identity.boot_id, vm.spec.ready_channel)
+        run = vm.run.number
+        process = Process(vm.id, run, identity.pid, identity.start_ticks, identity.boot_id, vm.spec.ready_channel)
         async with gate:
             alive = await driver.adopt(process)
-        await report(commands.VmAdopted(vm.id, vm.run) if alive else commands.VmLost(vm.id, vm.run, boot_id))
+        await report(commands.VmAdopted(vm.id, run) if alive else commands.VmLost(vm.id, run, boot_id))
 
-    vms = list(expected.values())
-    await asyncio.gather(*(find(vm, vm.process) for vm in vms if vm.process and not driver.watches(vm.id, vm.run)))
+    running = [(vm, vm.run.process) for vm in expected.values() if vm.run.process is not None]
+    await asyncio.gather(*(find(vm, process) for vm, process in running if not driver.watches(vm.id, vm.run.number)))
     before = dict(expected)
     for found in await driver.inventory():
         vm = expected.get(found.vm_id)
-        orphan = commands.VmStray(found.vm_id, found.has_process, found.has_directory)
+        orphan = commands.VmOrphan(found.vm_id, found.has_process, found.has_directory)
         # Of one that has moved on meanwhile, what was seen may be long over.
         if vm is before.get(found.vm_id) and COMPUTE.decide(vm, orphan, 0):
             log.warning("the host has of VM %s what it should not have: aetherscale why vm %s", *[found.vm_id] * 2)

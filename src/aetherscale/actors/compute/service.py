@@ -19,7 +19,7 @@ from aetherscale.actors.compute.model.commands import (
     VmOptions,
 )
 from aetherscale.actors.compute.model.events import KIND
-from aetherscale.actors.compute.model.sentences import held
+from aetherscale.actors.compute.model.sentences import describe_pause
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
@@ -133,5 +133,5 @@ def _fitting(output: bytes) -> tuple[str, bool]:
 def _refuse_paused(vm: Vm) -> None:
     """Nothing in a guest answers while QEMU holds it."""
     if vm.phase == "paused":
-        what, way_on = held(vm)
+        what, way_on = describe_pause(vm)
         raise Refused(409, what, hint=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})

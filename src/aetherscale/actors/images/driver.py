@@ -174,7 +174,7 @@ class HostImages:
             os.close(descriptor)
 
     def _remove(self, effect: effects.RemoveImage) -> None:
-        if effect.undone:
+        if effect.rolled_back:
             part = self._images_dir / f"{effect.image_id}.part"
             kept.keep(part, effect.tenant, effect.source, now_us() / 1e6)
         incoming.forget(self._state_dir, effect.source)

@@ -282,7 +282,7 @@ class VmLost(Struct, frozen=True):
     boot_id: str
 
 
-class VmStray(Struct, frozen=True):
+class VmOrphan(Struct, frozen=True):
     """The host has something of a VM that the log does not know, has deleted, or has at rest."""
 
     vm_id: str
@@ -290,4 +290,4 @@ class VmStray(Struct, frozen=True):
     has_directory: bool
 
 
-ComputeFinding = VmAdopted | VmLost | VmStray
+ComputeFinding = VmAdopted | VmLost | VmOrphan

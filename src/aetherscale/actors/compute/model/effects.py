@@ -85,17 +85,17 @@ class RemoveVm(Struct, frozen=True):
     not_before_us: int = 0
 
 
-class CollectVm(Struct, frozen=True):
-    """Ensure that no process of the VM is left, and that its directory is out of the way but kept, as `keep_as`."""
+class QuarantineVm(Struct, frozen=True):
+    """Ensure that no process of the VM is left, and that its directory is kept out of the way, as `quarantine_as`."""
 
     key: str
     vm_id: str
-    keep_as: str
+    quarantine_as: str
     deadline_s: float = 60.0
     not_before_us: int = 0
 
 
-ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | CollectVm
+ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm
 
 
 class EffectFailed(Struct, frozen=True):
@@ -155,14 +155,14 @@ class Removed(Struct, frozen=True):
     key: str
 
 
-class Collected(Struct, frozen=True):
+class Quarantined(Struct, frozen=True):
     """No process of the VM is left; its directory, where it had one, is kept in `kept_in`."""
 
     key: str
     kept_in: str
 
 
-ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Collected
+ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Quarantined
 
 
 class GuestReady(Struct, frozen=True):
@@ -193,7 +193,7 @@ class VmGone(Struct, frozen=True):
     log_tail: str = ""
 
 
-class VmHeld(Struct, frozen=True):
+class GuestPaused(Struct, frozen=True):
     """QEMU has stopped the virtual CPUs: no room on the disk, an I/O error, an internal error of the accelerator."""
 
     vm_id: str
@@ -202,11 +202,11 @@ class VmHeld(Struct, frozen=True):
     detail: str = ""
 
 
-class VmContinued(Struct, frozen=True):
+class GuestResumed(Struct, frozen=True):
     """The virtual CPUs run again."""
 
     vm_id: str
     run: int
 
 
-ComputeObservation = GuestReady | GuestEnded | VmGone | VmHeld | VmContinued
+ComputeObservation = GuestReady | GuestEnded | VmGone | GuestPaused | GuestResumed

@@ -214,7 +214,7 @@ class VmStrayFound(Event, frozen=True):
 
 
 class VmCollected(Event, frozen=True):
-    """No process of it is left, and its directory, if it had one, was put aside: in `kept_in`, or ""."""
+    """No process of it is left, and its directory, if it had one, was quarantined: in `kept_in`, or ""."""
 
     kept_in: str
     """The path on the host at which the directory is kept; "" where there was none."""

@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
-from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, held
-from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm, evolve, is_down
+from aetherscale.actors.compute.model.evolve import evolve
+from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, describe_pause
+from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
 from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.images.model import events as images
 from aetherscale.kernel.errors import Refused
@@ -21,13 +22,12 @@ from aetherscale.kernel.times import to_rfc3339
 
 def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> VmView:
     """The view of a VM that lives on `node`; `revision` is the version of its stream."""
-    spec = vm.spec
-    process = vm.process if vm.observed in ("running", "paused") else None
+    spec, process = vm.spec, vm.run.process
     return VmView(
         id=vm.id,
         name=vm.name,
         node=node,
-        phase=vm.phase,
+        phase=vm.shown,
         requested=vm.requested,
         observed=vm.observed,
         since=to_rfc3339(vm.phase_since_us),
@@ -44,7 +44,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         accelerator=process.accelerator if process else None,
         isolation=isolation(process) if process else None,
         process_user=process.process_user if process else None,
-        paused_reason=vm.paused_reason,
+        paused_reason=vm.run.paused_reason,
         restarts=vm.restarts,
         exit=_exit(vm.exit),
         ready_by=spec.ready_channel,
@@ -60,7 +60,7 @@ def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
 
 def holds(vm: Vm) -> Sequence[Holding]:
     """What a VM holds: its name, and the image that its disk is an overlay on, until it is deleted."""
-    if vm.phase == "deleted" or vm.stray:
+    if vm.phase == "deleted" or vm.is_orphan:
         return ()
     name = Name(events.KIND, vm.name)
     return (name, Use(images.KIND, vm.spec.image_id)) if vm.spec.image_id else (name,)
@@ -95,22 +95,22 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
 
 def _grace(vm: Vm) -> dict[str, float]:
     """How long the guest has until it is ended, where it is asked first."""
-    return {"grace_s": vm.grace_s} if vm.phase == "stopping" and not vm.force else {}
+    return {"grace_s": vm.grace_s} if vm.phase == "shutting-down" else {}
 
 
 def is_up(vm: Vm) -> bool:
     """Whether a VM that was to come up has; raises `Refused` where it will not."""
-    if vm.undone:
-        if vm.phase == "deleted" or vm.stuck:
+    if vm.rolled_back:
+        if vm.phase == "deleted" or vm.attempt.blocked:
             cleanup = "has been removed" if vm.phase == "deleted" else "could not be removed"
             raise _failed(vm, f"the VM could not be created, and what had been created of it {cleanup}")
         return False
     if vm.requested == "deleted":
         raise Refused(409, f"the VM {vm.name!r} was deleted before it was ready")
-    if vm.phase == "failed":
+    if vm.shown == "failed":
         raise _failed(vm, f"the VM {vm.name!r} failed")
     if vm.phase == "paused":
-        what, way_on = held(vm)
+        what, way_on = describe_pause(vm)
         raise Refused(500, what, hint=way_on, details={"vm-id": vm.id, "phase": "paused"})
     if vm.requested == "stopped":
         raise Refused(409, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
@@ -119,15 +119,15 @@ def is_up(vm: Vm) -> bool:
 
 def is_stopped(vm: Vm) -> bool:
     """Whether a VM that was to stop has; raises `Refused` where it cannot be stopped."""
-    if vm.stuck and vm.observed in ("running", "paused"):
+    if vm.attempt.blocked and vm.observed in ("running", "paused"):
         raise _failed(vm, f"the VM {vm.name!r} could not be stopped")
     # The one that starts again at once has been down all the same.
-    return is_down(vm) or vm.phase == "deleted" or (vm.phase == "booting" and vm.observed == "exited")
+    return vm.is_down or vm.phase == "deleted" or (vm.phase == "booting" and vm.observed == "exited")
 
 
 def is_deleted(vm: Vm) -> bool:
     """Whether a VM that was to be deleted is; raises `Refused` where that failed."""
-    if vm.phase == "failed" and vm.stuck:
+    if vm.shown == "failed" and vm.attempt.blocked:
         raise _failed(vm, f"the VM {vm.name!r} could not be deleted")
     return vm.phase == "deleted"
 
@@ -150,4 +150,4 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
     return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
 
 
-VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=2)
+VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=3)

@@ -6,11 +6,11 @@ from typing import Final
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
-from aetherscale.actors.compute.model.state import FAILED_EXITS, Vm, exit_sentence
+from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
 from aetherscale.kernel.descriptions import Description, Descriptions, answer, request, turn
 from aetherscale.kernel.times import to_rfc3339
 
-_HELD: Final = {
+_PAUSED: Final = {
     "disk": "there was no room left on the host's disk",
     "io-error": "its disk gave an I/O error",
     "internal-error": "the accelerator reported an internal error",
@@ -39,13 +39,13 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
         )
     if isinstance(event, events.VmStrayFound):
-        return _stray(vm, event)
+        return _orphan(vm, event)
     assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
     match event:
         case events.DiskProvisioned():
             return answer(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
         case events.VmStartRequested():
-            after_stop = ", after the stop that was under way" if vm.phase == "stopping" else ""
+            after_stop = ", after the stop that was under way" if vm.phase in STOPPING else ""
             return request(f"asked to start it{after_stop}")
         case events.VmBooted():
             whose = _WHOSE.get(event.process_user or "own", "")
@@ -53,7 +53,7 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
         case events.VmReady():
             return answer(f"the guest reported that it was ready{_channel(event)}")
         case events.VmPaused():
-            return turn(f"QEMU paused it in run {event.run}: {_HELD[event.reason]}{_detail(event.detail)}")
+            return turn(f"QEMU paused it in run {event.run}: {_PAUSED[event.reason]}{_detail(event.detail)}")
         case events.VmResumed():
             return answer("it was resumed")
         case events.VmStopRequested():
@@ -81,7 +81,7 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return answer("none of its processes was left")
         case events.VmCollected():
             kept = f"; its directory is kept in {event.kept_in}" if event.kept_in else ""
-            return answer(f"it was put aside{kept}")
+            return answer(f"it was quarantined{kept}")
         case events.VmUndone():
             return answer("it had never run, so what had been created of it was to be removed")
         case events.VmDeleteRequested():
@@ -93,10 +93,10 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
 def summarize(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
     match vm.phase:
-        case "requested" | "provisioning":
+        case "provisioning":
             return f"its disk is being created{_attempt(vm)}"
         case "booting":
-            return f"QEMU is being started for run {vm.run}{_attempt(vm)}"
+            return f"QEMU is being started for run {vm.run.number}{_attempt(vm)}"
         case "running":
             if vm.spec.ready_channel == "none":
                 return "it runs; its image cannot report that it is ready"
@@ -104,33 +104,43 @@ def summarize(vm: Vm) -> str:
         case "ready":
             return "its guest has reported that it is ready"
         case "paused":
-            return f"QEMU has paused it: {_HELD[vm.paused_reason or 'user']}"
-        case "stopping":
-            what = "it is being ended" if vm.force else f"its guest has {vm.grace_s:g} s to shut down"
-            then = "; after that it starts again" if vm.start_next else ""
-            return f"{what}{then}{_attempt(vm)}"
-        case "stopped":
+            return f"QEMU has paused it: {_PAUSED[vm.run.paused_reason or 'user']}"
+        case "shutting-down":
+            return f"its guest has {vm.grace_s:g} s to shut down{_then(vm)}{_attempt(vm)}"
+        case "ending":
+            return f"it is being ended{_then(vm)}{_attempt(vm)}"
+        case "stopped" | "clearing":
             return _stopped(vm)
-        case "failed":
-            assert vm.failure is not None or vm.undone
-            if vm.failure is None:
-                return "what had been created of it is being removed"
+        case "failed" | "failing" | "rolling-back":
+            assert vm.failure is not None
             return f"{vm.failure.phase}: {vm.failure.reason}"
+        case "removing":
+            return f"it is being removed from the host{_attempt(vm)}"
+        case "quarantining":
+            return f"what was found of it is being quarantined{_attempt(vm)}"
         case "deleted":
-            if vm.kept_as:
-                return f"what was found of it, and should not have been there, is kept in {vm.kept_as}"
-            if vm.undone and vm.failure:
-                return f"it never ran: {vm.failure.phase}: {vm.failure.reason}"
-            return "nothing of it is left on the host"
+            return _deleted(vm)
 
 
-def held(vm: Vm) -> tuple[str, str]:
+def _then(vm: Vm) -> str:
+    return "; after that it starts again" if vm.run.start_next else ""
+
+
+def _deleted(vm: Vm) -> str:
+    if vm.quarantined_as:
+        return f"what was found of it, and should not have been there, is kept in {vm.quarantined_as}"
+    if vm.rolled_back and vm.failure:
+        return f"it never ran: {vm.failure.phase}: {vm.failure.reason}"
+    return "nothing of it is left on the host"
+
+
+def describe_pause(vm: Vm) -> tuple[str, str]:
     """Of a paused VM: that it is, why, and what to do."""
-    reason = vm.paused_reason or "user"
-    return f"the VM {vm.name!r} is paused: {_HELD[reason]}", _WAY_ON[reason].format(name=vm.name)
+    reason = vm.run.paused_reason or "user"
+    return f"the VM {vm.name!r} is paused: {_PAUSED[reason]}", _WAY_ON[reason].format(name=vm.name)
 
 
-def _stray(vm: Vm | None, event: events.VmStrayFound) -> Description:
+def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:
     found = " and ".join(
         what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
     )
@@ -142,10 +152,6 @@ def _stray(vm: Vm | None, event: events.VmStrayFound) -> Description:
 
 
 def _stopped(vm: Vm) -> str:
-    if vm.stray:
-        return f"what was found of it is being put aside{_attempt(vm)}"
-    if vm.requested == "deleted":
-        return f"it is being removed from the host{_attempt(vm)}"
     if vm.exit is None:
         return "it was stopped before it ran"
     ended = exit_sentence(vm.exit)
@@ -157,7 +163,7 @@ def _stopped(vm: Vm) -> str:
 def _ended(vm: Vm, event: events.VmEnded) -> Description:
     if event.reason == "panic":
         return turn(f"the guest's kernel panicked in run {event.run}{_detail(event.detail)}")
-    if vm.asked_down:
+    if vm.run.asked_down:
         return answer("the guest shut down")
     return turn(f"the guest shut itself down in run {event.run}")
 
@@ -165,8 +171,8 @@ def _ended(vm: Vm, event: events.VmEnded) -> Description:
 def _exited(vm: Vm, event: events.VmExited) -> Description:
     if event.reason == "user":
         before = f"it was stopped before it ran{' again' if vm.ever_ran else ''}"
-        return answer("its process ended" if vm.process else before)
-    if vm.ended:
+        return answer("its process ended" if vm.run.process else before)
+    if vm.run.ended is not None:
         return answer("QEMU, which had kept it paused, ended")
     mark = f"run {event.run} ended: {exit_sentence(event)}"
     if event.reason in FAILED_EXITS and vm.spec.restart == "never":
@@ -194,8 +200,9 @@ def _channel(event: events.VmReady) -> str:
 
 
 def _attempt(vm: Vm) -> str:
-    number = f", attempt {vm.attempt}" if vm.attempt > 1 else ""
-    when = f", not before {to_rfc3339(vm.not_before_us)}" if vm.not_before_us else ""
+    attempt = vm.attempt
+    number = f", attempt {attempt.number}" if attempt.number > 1 else ""
+    when = f", not before {to_rfc3339(attempt.not_before_us)}" if attempt.not_before_us else ""
     return number + when
 
 

@@ -29,8 +29,6 @@ from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
     Booted,
     BootVm,
-    Collected,
-    CollectVm,
     ComputeEffect,
     ComputeObservation,
     ComputeOutcome,
@@ -38,12 +36,14 @@ from aetherscale.actors.compute.model.effects import (
     EffectFailed,
     Ended,
     EndVm,
+    GuestPaused,
     ProvisionDisk,
+    Quarantined,
+    QuarantineVm,
     Removed,
     RemoveVm,
     ShutdownIgnored,
     ShutDownVm,
-    VmHeld,
 )
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
@@ -143,7 +143,7 @@ class QemuDriver:
             return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", hint)
 
     async def _perform(
-        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | CollectVm, progress: Progress
+        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm, progress: Progress
     ) -> ComputeOutcome:
         match effect:
             case ProvisionDisk():
@@ -157,11 +157,11 @@ class QemuDriver:
                 self._directory(effect.vm_id).remove()
                 self._machines.pop(effect.vm_id, None)
                 return Removed(effect.key)
-            case CollectVm():
+            case QuarantineVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
-                kept = self._directory(effect.vm_id).put_aside(effect.keep_as)
+                kept = self._directory(effect.vm_id).quarantine(effect.quarantine_as)
                 self._machines.pop(effect.vm_id, None)
-                return Collected(effect.key, str(kept or ""))
+                return Quarantined(effect.key, str(kept or ""))
 
     async def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format)
@@ -364,7 +364,7 @@ class QemuDriver:
         return VmDirectory(self._root, vm_id)
 
     def _observed(self, observation: ComputeObservation) -> None:
-        if isinstance(observation, VmHeld) and observation.reason == "internal-error":
+        if isinstance(observation, GuestPaused) and observation.reason == "internal-error":
             machine = self._machines.get(observation.vm_id)
             if machine is not None and machine.accelerator == "kvm":
                 self._accelerators.distrust(launch.program(self._qemu), observation.detail)
@@ -378,5 +378,5 @@ _OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
     ShutDownVm: "shut down",
     EndVm: "end",
     RemoveVm: "remove",
-    CollectVm: "put aside",
+    QuarantineVm: "quarantined",
 }

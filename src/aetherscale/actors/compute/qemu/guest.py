@@ -1,7 +1,7 @@
 """What a guest does, read from QEMU's events and states: it gets ready, it ends, it is held, it goes on.
 
     QMP SHUTDOWN (guest), GUEST_PANICKED ─▶ GuestEnded      QEMU stays, paused
-    BLOCK_IO_ERROR (no space), other STOP ─▶ VmHeld         RESUME ─▶ VmContinued
+    BLOCK_IO_ERROR (no space), other STOP ─▶ GuestPaused         RESUME ─▶ GuestResumed
     agent answers, line `ready`           ─▶ GuestReady     once
 
 After the node was away `query-status` says the same as the events that nobody heard.
@@ -16,11 +16,11 @@ from typing import Any, Final, Literal
 
 from aetherscale.actors.compute.model.effects import (
     GuestEnded,
+    GuestPaused,
     GuestReady,
+    GuestResumed,
     PauseReason,
     ReadyChannel,
-    VmContinued,
-    VmHeld,
 )
 from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, AgentSilent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
@@ -128,14 +128,14 @@ class Guest:
     def _hold(self, reason: PauseReason, detail: str) -> None:
         if self._held != reason:
             self._held = reason
-            self._report(VmHeld(self.vm_id, self.run, reason, detail))
+            self._report(GuestPaused(self.vm_id, self.run, reason, detail))
         if reason == "disk":
             self._check_room_later()
 
     def _goes_on(self) -> None:
         if self._held is not None:
             self._held = None
-            self._report(VmContinued(self.vm_id, self.run))
+            self._report(GuestResumed(self.vm_id, self.run))
 
     def _check_room_later(self) -> None:
         if self._room_check is not None:

@@ -50,7 +50,7 @@ AGENT: Final = "agent.sock"
 READY: Final = "ready.sock"
 SOCKETS: Final = (QMP, SERIAL, AGENT, READY)
 
-COLLECTED: Final = ".collected"
+QUARANTINE: Final = ".collected"
 """Beside the directories of VMs: those that are none of the log's, each under a name of its own."""
 
 RECORD_LIMIT_BYTES: Final = 64 * 1024
@@ -100,9 +100,9 @@ class VmDirectory:
         if self.exists():
             shutil.rmtree(self.path)
 
-    def put_aside(self, name: str) -> Path | None:
-        """Move it to where strays are kept, under this name; where it is now, None for nowhere. Raises `OSError`."""
-        kept = self.path.parent / COLLECTED / name
+    def quarantine(self, name: str) -> Path | None:
+        """Move it to where orphans are kept, under this name; where it is now, None for nowhere. Raises `OSError`."""
+        kept = self.path.parent / QUARANTINE / name
         if self.exists():
             kept.parent.mkdir(mode=0o700, exist_ok=True)
             self.path.rename(kept)

@@ -22,8 +22,6 @@ from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
     Booted,
     BootVm,
-    Collected,
-    CollectVm,
     ComputeEffect,
     ComputeOutcome,
     DiskProvisioned,
@@ -31,6 +29,8 @@ from aetherscale.actors.compute.model.effects import (
     Ended,
     EndVm,
     ProvisionDisk,
+    Quarantined,
+    QuarantineVm,
     Removed,
     RemoveVm,
     ShutdownIgnored,
@@ -91,9 +91,9 @@ class SimulatedDriver:
                     self._host.remove(effect.vm_id)
                     self._watched.pop(effect.vm_id, None)
                     return Removed(effect.key)
-                case CollectVm():
+                case QuarantineVm():
                     await self._end(effect.vm_id)
-                    return Collected(effect.key, self._host.put_aside(effect.vm_id, effect.keep_as))
+                    return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
         except SimulatedFault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable)
 

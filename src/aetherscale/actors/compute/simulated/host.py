@@ -19,12 +19,12 @@ from aetherscale.actors.compute.model.effects import (
     ComputeEffect,
     ComputeObservation,
     GuestEnded,
+    GuestPaused,
     GuestReady,
+    GuestResumed,
     PauseReason,
     ReadyChannel,
-    VmContinued,
     VmGone,
-    VmHeld,
 )
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
@@ -90,7 +90,7 @@ class SimulatedProcess:
         self.is_asked_to_go = False
         self.is_running = False
         self.is_ready = False
-        self.held: PauseReason | None = None
+        self.paused: PauseReason | None = None
         self.readers = Readers(self._typed)
         self.terminals: set[SimulatedTerminal] = set()
         self._host = host
@@ -127,13 +127,13 @@ class SimulatedProcess:
 
     def hold(self, reason: PauseReason) -> None:
         """QEMU stops the virtual CPUs."""
-        self.held = reason
-        self._report(VmHeld(self.vm_id, self.run, reason))
+        self.paused = reason
+        self._report(GuestPaused(self.vm_id, self.run, reason))
 
     def go_on(self) -> None:
         """They run again."""
-        self.held = None
-        self._report(VmContinued(self.vm_id, self.run))
+        self.paused = None
+        self._report(GuestResumed(self.vm_id, self.run))
 
     def die(self, code: int | None, signal: int | None) -> None:
         """The process ends."""
@@ -154,8 +154,8 @@ class SimulatedProcess:
         """Tell a node that has just come back what happened while nobody watched."""
         if self.is_ready:
             self._report(GuestReady(self.vm_id, self.run, self._channel()))
-        if self.held is not None:
-            self._report(VmHeld(self.vm_id, self.run, self.held))
+        if self.paused is not None:
+            self._report(GuestPaused(self.vm_id, self.run, self.paused))
         if self._ended_as is not None:
             self._report(self._ended_as)
 
@@ -226,7 +226,7 @@ class SimulatedHost:
         self.memory_mib = memory_mib
         self.disks: dict[str, int] = {}
         self.kept: dict[str, int] = {}
-        """Disks that were put aside, by the name under which they are kept."""
+        """Disks that were quarantined, by the name under which they are kept."""
         self.processes: dict[str, SimulatedProcess] = {}
         self.interfere: Callable[[ComputeEffect], Awaitable[None]] = _no_interference
         """Awaited before each effect: it may take its time, hang, or raise `SimulatedFault`."""
@@ -278,7 +278,7 @@ class SimulatedHost:
         log = self.log(vm_id)
         return log[max(0, len(log) - count) :]
 
-    def put_aside(self, vm_id: str, name: str) -> str:
+    def quarantine(self, vm_id: str, name: str) -> str:
         """Keep what there is of the VM under this name; where it is now, "" for nowhere."""
         if vm_id in self.disks:
             self.kept[name] = self.disks[vm_id]

@@ -3,7 +3,7 @@
     importing, building ──ImageStored──▶ ready ──ImageDeleteRequested──▶ deleting ──ImageDeleted──▶ deleted
           └── ImageStepFailed (for good), ImageUndone ──────────────────────▲
 
-An image that could not be brought in is undone: its name is free again. Pure.
+An image that could not be brought in is rolled back: its name is free again. Pure.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, Im
 from aetherscale.actors.images.model.effects import ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.views import ImagePhase
+from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.times import SECOND_US, from_rfc3339, to_rfc3339
 
 ImagesMessage = ImagesCommand | ImagesOutcome
 
-ATTEMPT_LIMIT: Final = 3
 BUILT_READY: Final[ReadyChannel] = "channel"
 """Guests of our own recipes have our ready channel."""
 
@@ -54,11 +53,10 @@ class Image(Struct, frozen=True):
     sha256: str | None = None
     size_bytes: int | None = None
     virtual_size_bytes: int | None = None
-    undone: bool = False
-    stuck: bool = False
-    """The host has refused the step for good: nothing is owed until somebody asks again."""
-    attempt: int = 1
-    not_before_us: int = 0
+    rolled_back: bool = False
+    """Whether it could not be brought in, so that what was stored of it is removed."""
+    attempt: Attempt = FIRST
+    """Which attempt at the step that is pending now; one that is blocked is shown as failed."""
     failure: ImageFailure | None = None
 
 
@@ -90,7 +88,7 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
 def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
     if image is None or image.phase == "deleted":
         raise Refused(404, "no such image: it has been deleted" if image else "no such image")
-    if image.phase == "deleting" and not image.stuck:
+    if image.phase == "deleting" and not image.attempt.blocked:
         return ()
     if command.used_by:
         names = [user.name for user in command.used_by]
@@ -107,16 +105,16 @@ def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
 
 
 def _failed(image: Image, failed: effects.EffectFailed, at_us: int) -> Sequence[ImageEvent]:
-    again = failed.retryable and image.attempt < ATTEMPT_LIMIT
+    retry_at = image.attempt.retry_at(at_us, retryable=failed.retryable)
     event = events.ImageStepFailed(
         step=image.phase,
-        attempt=image.attempt,
+        attempt=image.attempt.number,
         reason=failed.reason,
         hint=failed.hint,
         log_tail=failed.log_tail,
-        retry_at=to_rfc3339(at_us + 2 ** (image.attempt - 1) * SECOND_US) if again else None,
+        retry_at=retry_at,
     )
-    undo = not again and image.phase in ("importing", "building")
+    undo = retry_at is None and image.phase in ("importing", "building")
     return (event, events.ImageUndone()) if undo else (event,)
 
 
@@ -147,7 +145,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
             assert image is not None, f"an image's stream begins with its request, not with {type(event).__name__}"
             after = _evolve(image, event)
             # One that cannot be brought on is shown as failed, whatever it was on the way to.
-            moved = (after.phase, after.stuck) != (image.phase, image.stuck)
+            moved = (after.phase, after.attempt.blocked) != (image.phase, image.attempt.blocked)
             return replace(after, phase_since_us=at_us) if moved else after
 
 
@@ -168,44 +166,49 @@ def _evolve(
                 sha256=event.sha256,
                 size_bytes=event.size_bytes,
                 virtual_size_bytes=event.virtual_size_bytes,
-                attempt=1,
-                not_before_us=0,
+                attempt=FIRST,
             )
         case events.ImageStepFailed():
+            attempt = image.attempt.after_failure(event.attempt, event.retry_at)
             if event.retry_at is not None:
-                return replace(image, attempt=event.attempt + 1, not_before_us=from_rfc3339(event.retry_at))
+                return replace(image, attempt=attempt)
             failure = ImageFailure(event.step, event.reason, event.hint, event.log_tail)
-            return replace(image, failure=image.failure or failure, stuck=True)
+            # The first failure is the reason; that what was stored could not be removed either comes after it.
+            return replace(image, failure=image.failure or failure, attempt=attempt)
         case events.ImageUndone():
-            return replace(image, phase="deleting", undone=True, stuck=False, attempt=1, not_before_us=0)
+            return replace(image, phase="deleting", rolled_back=True, attempt=FIRST)
         case events.ImageDeleteRequested():
-            return replace(image, phase="deleting", stuck=False, failure=None, attempt=1, not_before_us=0)
+            return replace(image, phase="deleting", failure=None, attempt=FIRST)
         case events.ImageDeleted():
             return replace(image, phase="deleted")
 
 
 def pending(image: Image) -> ImagesEffect | None:
     """The one piece of work that is pending on the host now."""
-    if image.stuck:
+    attempt = image.attempt
+    if attempt.blocked:
         return None
     match image.phase:
         case "importing":
-            key = f"fetch-{image.attempt}"
             return effects.FetchImage(
-                key, image.id, image.source, image.expected_sha256, not_before_us=image.not_before_us
+                f"fetch-{attempt.number}",
+                image.id,
+                image.source,
+                image.expected_sha256,
+                not_before_us=attempt.not_before_us,
             )
         case "building":
             assert image.recipe is not None
             return effects.BuildImage(
-                f"build-{image.attempt}", image.id, image.recipe, not_before_us=image.not_before_us
+                f"build-{attempt.number}", image.id, image.recipe, not_before_us=attempt.not_before_us
             )
         case "deleting":
             return effects.RemoveImage(
-                f"remove-{image.attempt}",
+                f"remove-{attempt.number}",
                 image.id,
                 image.source,
-                undone=image.undone,
-                not_before_us=image.not_before_us,
+                rolled_back=image.rolled_back,
+                not_before_us=attempt.not_before_us,
             )
         case _:
             return None

@@ -34,12 +34,12 @@ class BuildImage(Struct, frozen=True):
 
 
 class RemoveImage(Struct, frozen=True):
-    """Ensure that nothing of the image is left. What has arrived of one that was `undone` may be of use once more."""
+    """Ensure that nothing of the image is left. What has arrived of one that is `rolled_back` may be of use again."""
 
     key: str
     image_id: str
     source: str = ""
-    undone: bool = False
+    rolled_back: bool = False
     tenant: str = ""
     deadline_s: float = 60.0
     not_before_us: int = 0

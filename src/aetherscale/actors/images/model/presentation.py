@@ -25,7 +25,7 @@ def view(image: Image, node: str, revision: int, requested_by: str | None = None
         id=image.id,
         name=image.name,
         node=node,
-        phase="failed" if image.stuck else image.phase,
+        phase="failed" if image.attempt.blocked else image.phase,
         since=to_rfc3339(image.phase_since_us),
         source=image.source,
         format=image.format,
@@ -63,15 +63,15 @@ def announce(image: Image, event: ImageEvent) -> Chunk | None:
 
 def is_deleted(image: Image) -> bool:
     """Whether a deletion has come to its end; raises `Refused` where it is a bad one."""
-    if image.stuck:
+    if image.attempt.blocked:
         raise _failed(image, f"the image {image.name!r} could not be deleted")
     return image.phase == "deleted"
 
 
 def is_ready(image: Image) -> bool:
     """Whether an import or a build has come to its end; raises `Refused` where it is a bad one."""
-    if image.undone or image.stuck:
-        if image.phase == "deleted" or image.stuck:
+    if image.rolled_back or image.attempt.blocked:
+        if image.phase == "deleted" or image.attempt.blocked:
             raise _failed(image, "the image could not be " + ("imported" if image.recipe is None else "built"))
         return False
     if image.phase in ("deleting", "deleted"):
@@ -97,5 +97,5 @@ def _failed(image: Image, what: str) -> Refused:
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=2
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=3
 )

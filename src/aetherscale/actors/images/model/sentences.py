@@ -34,7 +34,7 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
 
 def summarize(image: Image) -> str:
     """How the image stands now, and what is awaited."""
-    if image.stuck:
+    if image.attempt.blocked:
         assert image.failure is not None
         return f"{image.failure.phase}: {image.failure.reason}"
     match image.phase:
@@ -49,7 +49,7 @@ def summarize(image: Image) -> str:
         case "failed":
             return "it failed"
         case "deleted":
-            if image.undone and image.failure:
+            if image.rolled_back and image.failure:
                 return f"it was never complete: {image.failure.phase}: {image.failure.reason}"
             return "nothing of it is left on the host"
 

@@ -10,18 +10,20 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model import events as vms
 from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.model.presentation import VM_KIND
-from aetherscale.actors.compute.model.sentences import held
-from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
+from aetherscale.actors.compute.model.sentences import describe_pause
+from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Run, Vm
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.images.model.decide import Image, ImageFailure
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.kernel.attempts import Attempt
 from aetherscale.kernel.descriptions import PLAIN
 
 LATER = "2027-01-15T08:00:01.000000Z"
 LATER_US = 1_800_000_001_000_000
 SPEC = VmSpec("web", "1" * 16, "tiny", "raw", 1, "channel", 2, 512, 2048, "on-failure", True, {})
 PROCESS = ProcessIdentity(7, 1, "boot", "tcg", "own")
-VM = Vm("2" * 16, SPEC, "running", 0, run=3, process=PROCESS, ever_ran=True)
+RUN = Run(3, PROCESS)
+VM = Vm("2" * 16, SPEC, "running", 0, run=RUN, ever_ran=True)
 IMAGE = Image("1" * 16, "tiny", "importing", 0, "/tiny.raw", "channel")
 
 
@@ -44,7 +46,7 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (VM, vms.DiskProvisioned(2048), "answer", "its disk was created: 2 GiB, based on the image 'tiny'"),
     (VM, vms.DiskProvisioned(2049), "answer", "its disk was created: 2049 MiB, based on the image 'tiny'"),
     (VM, vms.VmStartRequested(), "request", "asked to start it"),
-    (replace(VM, phase="stopping"), vms.VmStartRequested(), "request",
+    (replace(VM, phase="ending"), vms.VmStartRequested(), "request",
      "asked to start it, after the stop that was under way"),
     (VM, booted("own"), "answer", "QEMU was started: run 3, process 7, TCG"),
     (VM, booted(None, "kvm"), "answer", "QEMU was started: run 3, process 7, KVM"),
@@ -61,14 +63,15 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (VM, vms.VmRestartRequested(2.5), "request", "asked to restart it, giving the guest 2.5 s to shut down"),
     (VM, vms.VmStopForced(3, 30.0), "answer", "the guest did not shut down within 30 s, so it was ended"),
     (VM, vms.VmEnded(3, "panic", ""), "turn", "the guest's kernel panicked in run 3"),
-    (replace(VM, asked_down=True), vms.VmEnded(3, "panic", "oops"), "turn",
+    (replace(VM, run=replace(RUN, asked_down=True)), vms.VmEnded(3, "panic", "oops"), "turn",
      "the guest's kernel panicked in run 3 (oops)"),
     (VM, vms.VmEnded(3, "shutdown", ""), "turn", "the guest shut itself down in run 3"),
-    (replace(VM, asked_down=True), vms.VmEnded(3, "shutdown", ""), "answer", "the guest shut down"),
+    (replace(VM, run=replace(RUN, asked_down=True)), vms.VmEnded(3, "shutdown", ""), "answer", "the guest shut down"),
     (VM, exited("user"), "answer", "its process ended"),
-    (replace(VM, process=None), exited("user"), "answer", "it was stopped before it ran again"),
-    (replace(VM, process=None, ever_ran=False), exited("user"), "answer", "it was stopped before it ran"),
-    (replace(VM, ended="shutdown"), exited("guest"), "answer", "QEMU, which had kept it paused, ended"),
+    (replace(VM, run=Run(3)), exited("user"), "answer", "it was stopped before it ran again"),
+    (replace(VM, run=Run(3), ever_ran=False), exited("user"), "answer", "it was stopped before it ran"),
+    (replace(VM, run=replace(RUN, ended=vms.VmEnded(3, "shutdown", ""))), exited("guest"), "answer",
+     "QEMU, which had kept it paused, ended"),
     (VM, exited("host-reboot"), "turn", "run 3 ended: the host was rebooted"),
     (VM, exited("unknown"), "turn", "run 3 ended: the process vanished while the node was away; exit status unknown"),
     (VM, exited("crash", signal=9), "turn", "run 3 ended: QEMU was ended by signal 9"),
@@ -92,8 +95,8 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
      "the host had a process and a directory of it, although it was deleted"),
     (VM, vms.VmStrayFound("2" * 16, False, True, "k"), "turn",
      "the host had a process of it, although it was not meant to run"),
-    (VM, vms.VmCollected(""), "answer", "it was put aside"),
-    (VM, vms.VmCollected("/k"), "answer", "it was put aside; its directory is kept in /k"),
+    (VM, vms.VmCollected(""), "answer", "it was quarantined"),
+    (VM, vms.VmCollected("/k"), "answer", "it was quarantined; its directory is kept in /k"),
     (VM, vms.VmUndone(), "answer", "it had never run, so what had been created of it was to be removed"),
     (VM, vms.VmDeleteRequested(True, 1.0), "request", "asked to delete it at once, without asking the guest"),
     (VM, vms.VmDeleteRequested(False, 1.0), "request", "asked to delete it, giving the guest 1 s to shut down"),
@@ -103,21 +106,23 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
 DOWN = replace(VM, phase="stopped", requested="stopped")
 FAILURE = Failure("booting", "no room")
 VM_STANDS: list[tuple[Vm, str]] = [
-    (replace(VM, phase="requested"), "its disk is being created"),
-    (replace(VM, phase="provisioning", attempt=2), "its disk is being created, attempt 2"),
-    (replace(VM, phase="booting", attempt=2, not_before_us=LATER_US),
+    (replace(VM, phase="provisioning"), "its disk is being created"),
+    (replace(VM, phase="provisioning", attempt=Attempt(2)), "its disk is being created, attempt 2"),
+    (replace(VM, phase="booting", attempt=Attempt(2, LATER_US)),
      f"QEMU is being started for run 3, attempt 2, not before {LATER}"),
     (VM, "it runs, and its guest has not reported yet that it is ready"),
     (replace(VM, spec=replace(SPEC, ready_channel="none")), "it runs; its image cannot report that it is ready"),
     (replace(VM, phase="ready"), "its guest has reported that it is ready"),
-    (replace(VM, phase="paused", paused_reason="disk"),
+    (replace(VM, phase="paused", run=replace(RUN, paused_reason="disk")),
      "QEMU has paused it: there was no room left on the host's disk"),
     (replace(VM, phase="paused"), "QEMU has paused it: another program paused it through QMP"),
-    (replace(VM, phase="stopping", grace_s=2.5), "its guest has 2.5 s to shut down"),
-    (replace(VM, phase="stopping", force=True), "it is being ended"),
-    (replace(VM, phase="stopping", force=True, start_next=True), "it is being ended; after that it starts again"),
-    (replace(DOWN, stray=True, attempt=3), "what was found of it is being put aside, attempt 3"),
-    (replace(DOWN, requested="deleted"), "it is being removed from the host"),
+    (replace(VM, phase="shutting-down", grace_s=2.5), "its guest has 2.5 s to shut down"),
+    (replace(VM, phase="ending"), "it is being ended"),
+    (replace(VM, phase="ending", run=replace(RUN, start_next=True)), "it is being ended; after that it starts again"),
+    (replace(VM, phase="shutting-down", run=replace(RUN, start_next=True)),
+     "its guest has 30 s to shut down; after that it starts again"),
+    (replace(DOWN, phase="quarantining", attempt=Attempt(3)), "what was found of it is being quarantined, attempt 3"),
+    (replace(DOWN, phase="removing"), "it is being removed from the host"),
     (DOWN, "it was stopped before it ran"),
     (replace(DOWN, exit=exited("user")), "stopped by request"),
     (replace(DOWN, exit=exited("host-reboot")), "the host was rebooted"),
@@ -126,12 +131,14 @@ VM_STANDS: list[tuple[Vm, str]] = [
     (replace(DOWN, exit=exited("panic")),
      "the guest's kernel panicked; restart policy 'on-failure' does not start it again"),
     (replace(VM, phase="failed", failure=FAILURE), "booting: no room"),
-    (replace(VM, phase="failed", undone=True), "what had been created of it is being removed"),
+    (replace(VM, phase="failing", failure=FAILURE), "booting: no room"),
+    (replace(VM, phase="rolling-back", failure=FAILURE), "booting: no room"),
     (replace(VM, phase="deleted"), "nothing of it is left on the host"),
-    (replace(VM, phase="deleted", undone=True), "nothing of it is left on the host"),
+    (replace(VM, phase="deleted", rolled_back=True), "nothing of it is left on the host"),
     (replace(VM, phase="deleted", failure=FAILURE), "nothing of it is left on the host"),
-    (replace(VM, phase="deleted", undone=True, failure=FAILURE), "it never ran: booting: no room"),
-    (replace(VM, phase="deleted", kept_as="/k"), "what was found of it, and should not have been there, is kept in /k"),
+    (replace(VM, phase="deleted", rolled_back=True, failure=FAILURE), "it never ran: booting: no room"),
+    (replace(VM, phase="deleted", quarantined_as="/k"),
+     "what was found of it, and should not have been there, is kept in /k"),
 ]  # fmt: skip
 
 SHA = "0123456789abcdef" * 4
@@ -161,15 +168,15 @@ IMAGE_EVENTS: list[tuple[Image | None, Any, str, str]] = [
 GONE = ImageFailure("importing", "gone", "", "")
 IMAGE_STANDS: list[tuple[Image, str]] = [
     (IMAGE, "it is being imported from /tiny.raw"),
-    (replace(IMAGE, stuck=True, failure=GONE), "importing: gone"),
+    (replace(IMAGE, attempt=Attempt(blocked=True), failure=GONE), "importing: gone"),
     (replace(IMAGE, phase="building", recipe="tiny"), "it is being built from the recipe 'tiny'"),
     (replace(IMAGE, phase="ready"), "VMs can be created from it"),
     (replace(IMAGE, phase="deleting"), "it is being removed from the host"),
     (replace(IMAGE, phase="failed"), "it failed"),
     (replace(IMAGE, phase="deleted"), "nothing of it is left on the host"),
-    (replace(IMAGE, phase="deleted", undone=True), "nothing of it is left on the host"),
+    (replace(IMAGE, phase="deleted", rolled_back=True), "nothing of it is left on the host"),
     (replace(IMAGE, phase="deleted", failure=GONE), "nothing of it is left on the host"),
-    (replace(IMAGE, phase="deleted", undone=True, failure=GONE), "it was never complete: importing: gone"),
+    (replace(IMAGE, phase="deleted", rolled_back=True, failure=GONE), "it was never complete: importing: gone"),
 ]
 
 
@@ -202,12 +209,12 @@ def test_no_event_and_no_phase_is_left_out() -> None:
 
 def test_a_paused_vm_is_told_with_the_way_on() -> None:
     paused = replace(VM, phase="paused")
-    assert held(replace(paused, paused_reason="disk")) == (
+    assert describe_pause(replace(paused, run=replace(RUN, paused_reason="disk"))) == (
         "the VM 'web' is paused: there was no room left on the host's disk",
         "make room on the host (df -h); it then resumes by itself",
     )
-    assert held(paused) == held(replace(paused, paused_reason="user"))
-    assert "aetherscale vm start web" in held(replace(paused, paused_reason="io-error"))[1]
+    assert describe_pause(paused) == describe_pause(replace(paused, run=replace(RUN, paused_reason="user")))
+    assert "aetherscale vm start web" in describe_pause(replace(paused, run=replace(RUN, paused_reason="io-error")))[1]
 
 
 def test_a_kind_without_sentences_is_told_by_the_documentation_of_its_events() -> None:

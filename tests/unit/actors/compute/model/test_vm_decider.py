@@ -8,7 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import commands, effects, events
-from aetherscale.actors.compute.model.decide import ATTEMPT_LIMIT, COMPUTE, RESTART_LIMIT
+from aetherscale.actors.compute.model.decide import COMPUTE, RESTART_LIMIT
+from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.times import to_rfc3339
 from tests.support.spec import NOON_US
 from tests.support.vm_pasts import (
@@ -153,7 +154,7 @@ class TestStopping:
             assert vm.owed.key == f"end-1-{attempt}"
             vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
         assert vm.state is not None
-        assert (vm.state.phase, vm.state.observed) == ("failed", "running")
+        assert (vm.state.shown, vm.state.observed) == ("failed", "running")
         assert vm.owed is None
         again = vm.when(STOP).then(STOPPING)
         assert isinstance(again.owed, effects.EndVm)
@@ -301,10 +302,10 @@ class TestTheHostComesBack:
 
 class TestPausing:
     def test_a_full_disk_pauses_and_room_resumes(self) -> None:
-        vm = running().when(effects.VmHeld(VM, 1, "disk", "no room")).then(events.VmPaused(1, "disk", "no room"))
+        vm = running().when(effects.GuestPaused(VM, 1, "disk", "no room")).then(events.VmPaused(1, "disk", "no room"))
         assert phase_of(vm) == "paused"
-        assert phase_of(vm.when(effects.VmContinued(VM, 1)).then(events.VmResumed(1))) == "ready"
+        assert phase_of(vm.when(effects.GuestResumed(VM, 1)).then(events.VmResumed(1))) == "ready"
 
     def test_a_paused_guest_cannot_be_asked_to_stop(self) -> None:
-        vm = running().when(effects.VmHeld(VM, 1, "disk")).then_types(events.VmPaused)
+        vm = running().when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
         assert isinstance(vm.when(STOP).then(STOPPING).owed, effects.EndVm)

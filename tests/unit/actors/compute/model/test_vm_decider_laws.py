@@ -16,6 +16,7 @@ from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.presentation import view
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.model.transitions import edges
 from aetherscale.kernel.errors import Refused
 from tests.support.spec import NOON_US
 from tests.support.vm_pasts import CREATE, DELETE, KILL, RESTART, SPEC, START, STOP, VM, failed
@@ -25,12 +26,15 @@ MESSAGES = st.one_of(
     st.builds(effects.GuestReady, st.just(VM), st.integers(1, 4), st.just("channel")),
     st.builds(effects.GuestEnded, st.just(VM), st.integers(1, 4), st.sampled_from(["shutdown", "panic"])),
     st.builds(effects.VmGone, st.just(VM), st.integers(1, 4), st.none(), st.one_of(st.none(), st.just(9))),
-    st.builds(effects.VmHeld, st.just(VM), st.integers(1, 4), st.just("disk")),
-    st.builds(effects.VmContinued, st.just(VM), st.integers(1, 4)),
+    st.builds(effects.GuestPaused, st.just(VM), st.integers(1, 4), st.just("disk")),
+    st.builds(effects.GuestResumed, st.just(VM), st.integers(1, 4)),
     st.builds(commands.VmAdopted, st.just(VM), st.integers(1, 4)),
     st.builds(commands.VmLost, st.just(VM), st.integers(1, 4), st.sampled_from(["boot-a", "boot-b"])),
+    st.builds(commands.VmOrphan, st.just(VM), st.booleans(), st.booleans()),
     st.sampled_from(["answer", "fail", "fail for good"]),
 )
+
+EDGES = set(edges())
 
 
 def _host_says(owed: Any, how: str) -> Any:
@@ -46,6 +50,8 @@ def _host_says(owed: Any, how: str) -> Any:
             return effects.ShutdownIgnored(owed.key, owed.grace_s)
         case effects.EndVm():
             return effects.Ended(owed.key)
+        case effects.QuarantineVm():
+            return effects.Quarantined(owed.key, "/kept")
         case _:
             return effects.Removed(owed.key)
 
@@ -71,8 +77,9 @@ class TestWhateverIsSaid:
                 continue
             for event in decided:
                 assert VM_DESCRIPTIONS.describe(state, event).text
-                state = COMPUTE.evolve(state, event, at_us)
+                before, state = state, COMPUTE.evolve(state, event, at_us)
                 past.append(event)
+                assert (before.phase, type(event), state.phase) in EDGES
             _is_whole(state)
             if isinstance(message, effects.EffectFailed):
                 after = COMPUTE.pending(state)
@@ -81,19 +88,21 @@ class TestWhateverIsSaid:
         for event in past:
             again = COMPUTE.evolve(again, event, NOON_US)
         assert again is not None
-        assert replace(again, phase_since_us=0, running_since_us=0) == replace(
-            state, phase_since_us=0, running_since_us=0
-        )
+        assert _timeless(again) == _timeless(state)
+
+
+def _timeless(vm: Vm) -> Vm:
+    return replace(vm, phase_since_us=0, run=replace(vm.run, since_us=0))
 
 
 def _is_whole(vm: Vm) -> None:
-    assert view(vm, "host1", 1).phase == vm.phase
+    assert view(vm, "host1", 1).phase == vm.shown
     assert VM_DESCRIPTIONS.summarize(vm)
     up = vm.phase in ("running", "ready", "paused")
-    assert not up or (vm.process is not None and vm.observed in ("running", "paused"))
-    assert vm.phase not in ("stopped", "deleted") or vm.process is None, "a stopped that is not stopped"
+    assert not up or (vm.run.process is not None and vm.observed in ("running", "paused"))
+    assert vm.shown not in ("stopped", "deleted") or vm.run.process is None, "a stopped that is not stopped"
     assert vm.phase != "deleted" or COMPUTE.pending(vm) is None
-    if COMPUTE.pending(vm) is None and not vm.stuck:
+    if COMPUTE.pending(vm) is None and not vm.attempt.blocked:
         assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is owed, so it must be at rest"
     for task in ("create-vm", "stop-vm", "delete-vm"):
         with contextlib.suppress(Refused):

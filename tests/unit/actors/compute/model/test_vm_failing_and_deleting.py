@@ -139,7 +139,8 @@ class TestDeleting:
         running().when(DELETE).then_types(events.VmDeleteRequested).when(START).is_refused(409, "being deleted")
 
     def test_what_is_deleted_is_not_there(self) -> None:
-        gone = given(REQUESTED, DISK, events.VmDeleteRequested(kill=False, grace_s=0), events.VmDeleted())
+        deleting = events.VmDeleteRequested(kill=False, grace_s=0)
+        gone = given(REQUESTED, DISK, deleting, exited("user"), events.VmDeleted())
         for command in (START, STOP, RESTART, DELETE):
             gone.when(command).is_refused(404, "deleted")
         gone.when(effects.VmGone(VM, 1)).nothing_happens()

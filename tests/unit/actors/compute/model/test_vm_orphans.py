@@ -1,4 +1,4 @@
-"""What follows when the host has of a VM what it should not have: it is collected, and nothing of it is thrown away."""
+"""What follows when the host has of a VM what it should not have: it is quarantined, nothing is thrown away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.compute.model import effects, events
-from aetherscale.actors.compute.model.commands import VmStray
+from aetherscale.actors.compute.model.commands import VmOrphan
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.kernel.times import to_rfc3339
 from tests.support.spec import NOON_US, Given
@@ -26,28 +26,28 @@ from tests.support.vm_pasts import (
     phase_of,
 )
 
-STRAY = VmStray(VM, has_process=True, has_directory=True)
+ORPHAN = VmOrphan(VM, has_process=True, has_directory=True)
 KEPT = f"{VM}-{to_rfc3339(NOON_US)}"
 FOUND = events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=KEPT)
-DELETED = (REQUESTED, DISK, events.VmDeleteRequested(kill=False, grace_s=30), events.VmDeleted())
+DELETED = (REQUESTED, DISK, events.VmDeleteRequested(kill=False, grace_s=30), exited("user"), events.VmDeleted())
 
 
 @pytest.mark.parametrize("past", [(), DELETED], ids=["unheard of", "deleted"])
 class TestNoneOfOurs:
-    def test_it_is_put_aside(self, past: tuple[Any, ...]) -> None:
-        vm = given(*past).when(STRAY).then(FOUND)
-        assert vm.owed == effects.CollectVm(f"collect-{KEPT}-1", VM, KEPT)
-        vm = vm.when(effects.Collected("", f"/kept/{KEPT}")).then(events.VmCollected(f"/kept/{KEPT}"))
+    def test_it_is_quarantined(self, past: tuple[Any, ...]) -> None:
+        vm = given(*past).when(ORPHAN).then(FOUND)
+        assert vm.owed == effects.QuarantineVm(f"quarantine-{KEPT}-1", VM, KEPT)
+        vm = vm.when(effects.Quarantined("", f"/kept/{KEPT}")).then(events.VmCollected(f"/kept/{KEPT}"))
         assert phase_of(vm) == "deleted"
         assert vm.owed is None
         assert vm.state is not None
         assert f"/kept/{KEPT}" in VM_DESCRIPTIONS.summarize(vm.state)
 
     def test_it_cannot_be_started(self, past: tuple[Any, ...]) -> None:
-        given(*past).when(STRAY).then(FOUND).when(START).is_refused(409, "is being deleted")
+        given(*past).when(ORPHAN).then(FOUND).when(START).is_refused(409, "is being deleted")
 
     def test_it_is_found_once(self, past: tuple[Any, ...]) -> None:
-        given(*past, FOUND).when(STRAY).nothing_happens()
+        given(*past, FOUND).when(ORPHAN).nothing_happens()
 
     def test_where_the_host_cannot_it_is_tried_again_and_then_by_request(self, past: tuple[Any, ...]) -> None:
         vm = given(*past, FOUND)
@@ -56,14 +56,14 @@ class TestNoneOfOurs:
             vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
         assert (phase_of(vm), vm.owed) == ("failed", None)
         vm = vm.when(DELETE).then_types(events.VmDeleteRequested)
-        assert isinstance(vm.owed, effects.CollectVm)
+        assert isinstance(vm.owed, effects.QuarantineVm)
 
     def test_it_may_come_again(self, past: tuple[Any, ...]) -> None:
-        given(*past, FOUND, events.VmCollected("")).when(STRAY).then(FOUND)
+        given(*past, FOUND, events.VmCollected("")).when(ORPHAN).then(FOUND)
 
 
 def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
-    vm = at_rest().when(STRAY).then(events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=""))
+    vm = at_rest().when(ORPHAN).then(events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=""))
     assert isinstance(vm.owed, effects.EndVm)
     vm = vm.when(effects.Ended("")).then(events.VmCleared(1))
     assert (phase_of(vm), vm.owed) == ("stopped", None)
@@ -72,19 +72,19 @@ def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
 
 
 def test_what_the_host_cannot_end_is_left_until_somebody_asks_again() -> None:
-    vm = at_rest().when(STRAY).then_types(events.VmStrayFound)
+    vm = at_rest().when(ORPHAN).then_types(events.VmStrayFound)
     for _ in range(3):
         assert vm.owed is not None
         vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
     assert (phase_of(vm), vm.owed) == ("failed", None)
-    vm.when(STRAY).nothing_happens()
+    vm.when(ORPHAN).nothing_happens()
 
 
-def test_a_vm_with_work_to_be_done_or_without_a_process_is_no_stray() -> None:
-    at_rest().when(VmStray(VM, has_process=False, has_directory=True)).nothing_happens()
+def test_a_vm_with_work_to_be_done_or_without_a_process_is_no_orphan() -> None:
+    at_rest().when(VmOrphan(VM, has_process=False, has_directory=True)).nothing_happens()
     whole = (REQUESTED, DISK, BOOTED, STOPPING)
     for length in range(1, len(whole) + 1):
-        given(*whole[:length]).when(STRAY).nothing_happens()
+        given(*whole[:length]).when(ORPHAN).nothing_happens()
 
 
 def at_rest() -> Given[Any, Any, Any, Any]:

@@ -39,7 +39,7 @@ PAUSED: Final = events.VmPaused(1, "disk", "")
 Past = tuple[events.VmEvent, ...]
 
 
-def stuck(step: events.Step) -> events.VmStepFailed:
+def blocked(step: events.Step) -> events.VmStepFailed:
     return events.VmStepFailed(step, 1, 3, "it broke", "mend it", "the log", None)
 
 
@@ -59,7 +59,7 @@ STATUSES: list[tuple[Past, str, dict[str, Any]]] = [
     ((*DOWN, DELETING), "deleting", {}),
     ((*UP, exited("crash"), events.VmRestartScheduled(2, LATER)), "restarting", {"attempt": 2, "not-before": LATER}),
     ((REQUESTED, DISK, WAITING), "retrying", {"step": "booting", "reason": "it broke", "not-before": LATER}),
-    ((REQUESTED, DISK, stuck("booting"), UNDONE), "undoing", {}),
+    ((REQUESTED, DISK, blocked("booting"), UNDONE), "undoing", {}),
 ]
 
 
@@ -75,7 +75,7 @@ def test_each_step_has_its_status(past: Past, phase: str, details: dict[str, Any
         (REQUESTED, STOPPING, DISK),
         (*UP, STOPPING, STARTING),
         (*UP, exited("crash")),
-        (REQUESTED, DISK, stuck("booting")),
+        (REQUESTED, DISK, blocked("booting")),
         (*UP, PAUSED),
         (*UP, events.VmAdopted(1)),
         UP,
@@ -89,7 +89,7 @@ NOT_YET: list[tuple[str, Past]] = [
     ("create-vm", (REQUESTED,)),
     ("create-vm", (REQUESTED, DISK)),
     ("create-vm", (REQUESTED, DISK, BOOTED)),
-    ("create-vm", (REQUESTED, DISK, stuck("booting"), UNDONE)),
+    ("create-vm", (REQUESTED, DISK, blocked("booting"), UNDONE)),
     ("start-vm", (*DOWN, STARTING)),
     ("restart-vm", (*UP, RESTARTING)),
     ("stop-vm", (*UP, STOPPING)),
@@ -97,7 +97,7 @@ NOT_YET: list[tuple[str, Past]] = [
     ("stop-vm", (REQUESTED, STOPPING)),
     ("stop-vm", (REQUESTED, DISK)),
     ("delete-vm", (*DOWN, DELETING)),
-    ("delete-vm", (REQUESTED, DISK, stuck("booting"), UNDONE)),
+    ("delete-vm", (REQUESTED, DISK, blocked("booting"), UNDONE)),
 ]
 AT_ITS_END: list[tuple[str, Past]] = [
     ("create-vm", UP),
@@ -122,10 +122,10 @@ def test_a_task_is_done(task: str, past: Past) -> None:
 
 
 BAD_ENDS: list[tuple[str, Past, int, str, dict[str, Any]]] = [
-    ("create-vm", (REQUESTED, DISK, stuck("booting"), UNDONE, events.VmDeleted()), 500,
+    ("create-vm", (REQUESTED, DISK, blocked("booting"), UNDONE, events.VmDeleted()), 500,
      "the VM could not be created, and what had been created of it has been removed: booting: it broke",
      {"vm-id": VM, "phase": "booting", "reason": "it broke", "log-tail": "the log"}),
-    ("create-vm", (REQUESTED, stuck("provisioning"), UNDONE, stuck("removing")), 500,
+    ("create-vm", (REQUESTED, blocked("provisioning"), UNDONE, blocked("removing")), 500,
      "the VM could not be created, and what had been created of it could not be removed: removing: it broke",
      {"vm-id": VM, "phase": "removing", "reason": "it broke", "log-tail": "the log"}),
     ("create-vm", (*UP, DELETING), 409, "the VM 'web' was deleted before it was ready", {}),
@@ -135,11 +135,11 @@ BAD_ENDS: list[tuple[str, Past, int, str, dict[str, Any]]] = [
     ("start-vm", (*UP, PAUSED), 500, "the VM 'web' is paused: there was no room left on the host's disk",
      {"vm-id": VM, "phase": "paused"}),
     ("restart-vm", DOWN, 409, "the VM 'web' was stopped before it was ready", {"vm-id": VM}),
-    ("stop-vm", (*UP, KILLING, stuck("stopping")), 500, "the VM 'web' could not be stopped: stopping: it broke",
+    ("stop-vm", (*UP, KILLING, blocked("stopping")), 500, "the VM 'web' could not be stopped: stopping: it broke",
      {"vm-id": VM, "phase": "stopping", "reason": "it broke", "log-tail": "the log"}),
-    ("stop-vm", (*UP, ENDED, stuck("stopping")), 500, "the VM 'web' could not be stopped: stopping: it broke",
+    ("stop-vm", (*UP, ENDED, blocked("stopping")), 500, "the VM 'web' could not be stopped: stopping: it broke",
      {"vm-id": VM, "phase": "stopping", "reason": "it broke", "log-tail": "the log"}),
-    ("delete-vm", (*DOWN, DELETING, stuck("removing")), 500, "the VM 'web' could not be deleted: removing: it broke",
+    ("delete-vm", (*DOWN, DELETING, blocked("removing")), 500, "the VM 'web' could not be deleted: removing: it broke",
      {"vm-id": VM, "phase": "removing", "reason": "it broke", "log-tail": "the log"}),
 ]  # fmt: skip
 
@@ -186,7 +186,7 @@ class TestTheView:
         assert (seen.reason, seen.exit_code, seen.signal, seen.detail) == ("crash", 1, None, "killed")
 
     def test_a_failure_is_shown_whole(self) -> None:
-        seen = view(state_of(*DOWN, DELETING, stuck("removing")), "host1", 7, "user:web").failure
+        seen = view(state_of(*DOWN, DELETING, blocked("removing")), "host1", 7, "user:web").failure
         assert seen is not None
         assert (seen.phase, seen.reason, seen.hint, seen.log_tail) == ("removing", "it broke", "mend it", "the log")
 

@@ -74,9 +74,9 @@ OWED: list[tuple[str, tuple[events.VmEvent, ...], effects.ComputeEffect | None]]
     ("a removal", (*DOWN, DELETING), effects.RemoveVm("remove-1", VM, 1)),
     ("a removal, later", (*DOWN, DELETING, again("removing")),
      effects.RemoveVm("remove-2", VM, 1, not_before_us=IN_4_S)),
-    ("a collection", (FOUND,), effects.CollectVm("collect-kept-1", VM, "kept")),
-    ("a collection, later", (FOUND, again("removing")),
-     effects.CollectVm("collect-kept-2", VM, "kept", not_before_us=IN_4_S)),
+    ("a quarantine", (FOUND,), effects.QuarantineVm("quarantine-kept-1", VM, "kept")),
+    ("a quarantine, later", (FOUND, again("removing")),
+     effects.QuarantineVm("quarantine-kept-2", VM, "kept", not_before_us=IN_4_S)),
     ("nothing while it runs", UP, None),
     ("nothing while it is stopped", DOWN, None),
     ("nothing while it is failed", (*UP, exited("crash")), None),
@@ -120,7 +120,7 @@ TRIED: list[tuple[str, tuple[events.VmEvent, ...], str | None]] = [
     ("the removal failed for good, and is asked for again",
      (*DOWN, DELETING, again("removing"), for_good("removing"), DELETING), "remove-1"),
     ("it is deleted, and something of it is found",
-     (*DOWN, DELETING, again("removing"), events.VmDeleted(), FOUND), "collect-kept-1"),
+     (*DOWN, DELETING, again("removing"), events.VmDeleted(), FOUND), "quarantine-kept-1"),
 ]  # fmt: skip
 
 
@@ -130,10 +130,8 @@ def test_attempts_and_waits_end_with_the_step_that_they_were_for(
 ) -> None:
     vm = given(*past)
     assert (vm.owed.key if vm.owed else None) == key
-    assert state_of(*past).attempt == 1
-    # An end that follows a shutdown at once may have its wait, which lies in the past by then.
-    waits = isinstance(past[-1], events.VmStopForced | events.VmEnded)
-    assert state_of(*past).not_before_us == (IN_4_S if waits else 0)
+    attempt = state_of(*past).attempt
+    assert (attempt.number, attempt.not_before_us) == (1, 0)
 
 
 class TestWhatIsForgotten:
@@ -170,14 +168,14 @@ class TestWhatIsForgotten:
 
     def test_who_is_deleted_has_neither_a_disk_nor_a_failure(self) -> None:
         vm = state_of(*UP, KILLING, for_good("stopping"), DELETING)
-        assert (vm.phase, vm.failure) == ("stopping", None)
+        assert (vm.shown, vm.failure) == ("stopping", None)
         vm = state_of(*DOWN, DELETING, events.VmDeleted())
-        assert (vm.observed, vm.has_disk, vm.process) == ("absent", False, None)
+        assert (vm.observed, vm.has_disk, vm.run.process) == ("absent", False, None)
 
-    def test_one_that_was_stuck_is_not_once_it_is_gone(self) -> None:
-        stuck = (*UP, DELETING, for_good("stopping"))
-        assert given(*stuck).owed is None
-        vm = given(*stuck).when(commands.VmLost(VM, 1, "boot-a")).then(exited("user"))
+    def test_one_that_was_blocked_is_not_once_it_is_gone(self) -> None:
+        blocked = (*UP, DELETING, for_good("stopping"))
+        assert given(*blocked).owed is None
+        vm = given(*blocked).when(commands.VmLost(VM, 1, "boot-a")).then(exited("user"))
         assert vm.owed == effects.RemoveVm("remove-1", VM, 1)
 
 
@@ -188,13 +186,13 @@ class TestWhatIsKept:
     @pytest.mark.parametrize("past", [(REQUESTED, DISK, BOOTED), UP])
     def test_who_is_resumed_is_as_ready_as_before(self, past: tuple[events.VmEvent, ...]) -> None:
         before = state_of(*past)
-        held = state_of(*past, events.VmPaused(1, "io-error", ""))
-        assert (held.phase, held.observed, held.paused_reason) == ("paused", "paused", "io-error")
+        paused = state_of(*past, events.VmPaused(1, "io-error", ""))
+        assert (paused.phase, paused.observed, paused.run.paused_reason) == ("paused", "paused", "io-error")
         assert state_of(*past, events.VmPaused(1, "io-error", ""), events.VmResumed(1)) == before
 
     def test_a_restart_during_a_stop_is_a_wish_to_run(self) -> None:
         vm = state_of(*UP, STOPPING, events.VmRestartRequested(7))
-        assert (vm.requested, vm.start_next, vm.grace_s) == ("running", True, 7)
+        assert (vm.requested, vm.run.start_next, vm.grace_s) == ("running", True, 7)
 
     def test_who_gave_up_says_so_behind_the_reason(self) -> None:
         vm = state_of(*UP, exited("crash", signal=9, log_tail="the end"), events.VmGaveUp(5))
@@ -205,17 +203,17 @@ class TestWhatIsKept:
     def test_what_the_log_never_heard_of_has_a_name_and_nothing_else(self) -> None:
         vm = state_of(FOUND)
         assert vm.spec == VmSpec(f"stray-{VM}", "", "", "qcow2", 0, "none", 0, 0, 0, "never", False, {})
-        assert (vm.phase, vm.requested, vm.stray, vm.kept_as) == ("stopped", "deleted", True, "kept")
+        assert (vm.shown, vm.requested, vm.is_orphan, vm.quarantined_as) == ("stopped", "deleted", True, "kept")
         vm = state_of(FOUND, events.VmCollected("/kept"))
-        assert (vm.phase, vm.stray, vm.kept_as) == ("deleted", False, "/kept")
+        assert (vm.shown, vm.is_orphan, vm.quarantined_as) == ("deleted", False, "/kept")
 
-    @pytest.mark.parametrize("held", [False, True])
-    def test_who_would_not_end_is_ended_before_it_starts(self, held: bool) -> None:
-        past = (*UP, ENDED) if held else (*UP, KILLING)
+    @pytest.mark.parametrize("paused", [False, True])
+    def test_who_would_not_end_is_ended_before_it_starts(self, paused: bool) -> None:
+        past = (*UP, ENDED) if paused else (*UP, KILLING)
         vm = given(*past, for_good("stopping")).when(START).then(STARTING)
         assert phase_of(vm) == "stopping"
         assert vm.owed == effects.EndVm("end-1-1", VM, 1)
-        reason: events.ExitReason = "guest" if held else "user"
+        reason: events.ExitReason = "guest" if paused else "user"
         vm = vm.when(effects.Ended("end-1-1")).then(exited(reason))
         assert vm.state is not None
         assert vm.state.exit == exited(reason)
@@ -223,11 +221,11 @@ class TestWhatIsKept:
 
     @pytest.mark.parametrize("asked", [STOP, KILL, DELETE])
     def test_nothing_is_asked_of_a_guest_that_qemu_holds(self, asked: Any) -> None:
-        vm = running().when(effects.VmHeld(VM, 1, "disk")).then_types(events.VmPaused)
+        vm = running().when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
         decided = COMPUTE.decide(vm.state, asked, NOON_US)
         asked_of = (*UP, events.VmPaused(1, "disk", ""), *decided)
         assert given(*asked_of).owed == effects.EndVm("end-1-1", VM, 1)
-        assert state_of(*asked_of).paused_reason is None
+        assert state_of(*asked_of).run.paused_reason is None
 
     def test_a_vm_is_in_its_phase_since_it_came_to_it(self) -> None:
         vm, since = None, []

@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import commands, effects, events
-from aetherscale.actors.compute.model.decide import ATTEMPT_LIMIT, COMPUTE, QUIET_S, RESTART_LIMIT
+from aetherscale.actors.compute.model.decide import COMPUTE, QUIET_S, RESTART_LIMIT
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, Given
 from tests.support.vm_pasts import (
@@ -64,8 +65,8 @@ class TestTheGuestEndsAnd:
     @pytest.mark.parametrize(("end", "reason"), [("shutdown", "guest"), ("panic", "panic")])
     @pytest.mark.parametrize("asked", [STOP, DELETE, RESTART])
     def test_qemu_does_not_let_it_go_until_somebody_asks(self, end: Any, reason: Any, asked: Any) -> None:
-        stuck = ended("never", end).when(failed("end-1-1", retryable=False)).then_types(events.VmStepFailed)
-        [event] = COMPUTE.decide(stuck.state, asked, NOON_US)
+        blocked = ended("never", end).when(failed("end-1-1", retryable=False)).then_types(events.VmStepFailed)
+        [event] = COMPUTE.decide(blocked.state, asked, NOON_US)
         past = (REQUESTED, DISK, BOOTED, READY, events.VmEnded(1, end, "why"))
         failure = events.VmStepFailed("stopping", 1, 1, "it broke", "", "", None)
         given(*past, failure, event).when(effects.Ended("end-1-1")).then(exited(reason, detail="why"))
@@ -94,13 +95,13 @@ class TestTheGuestEndsAnd:
         vm.then(exited(reason, signal=9, detail="why"))
 
     def test_qemu_holds_it_before_it_is_let_go(self) -> None:
-        ended("never", "shutdown").when(effects.VmHeld(VM, 1, "disk")).nothing_happens()
+        ended("never", "shutdown").when(effects.GuestPaused(VM, 1, "disk")).nothing_happens()
         ended("never", "shutdown").when(effects.GuestEnded(VM, 1, "panic")).nothing_happens()
 
     def test_it_ends_while_it_is_paused(self) -> None:
-        vm = running("never").when(effects.VmHeld(VM, 1, "disk")).then_types(events.VmPaused)
+        vm = running("never").when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
         vm = vm.when(effects.GuestEnded(VM, 1, "panic")).then_types(events.VmEnded)
-        assert (state_of(vm).paused_reason, state_of(vm).observed) == (None, "paused")
+        assert (state_of(vm).run.paused_reason, state_of(vm).observed) == (None, "paused")
         vm.when(effects.Ended("end-1-1")).then(exited("panic"))
 
 
@@ -120,9 +121,9 @@ class TestTheHostIsRebootedAnd:
         assert (vm.owed.run, vm.owed.not_before_us) == (2, 0)
 
     def test_it_was_paused(self) -> None:
-        vm = running("never").when(effects.VmHeld(VM, 1, "disk")).then_types(events.VmPaused)
+        vm = running("never").when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
         vm = vm.when(ANOTHER_BOOT).then_types(events.VmExited, events.VmRestartScheduled)
-        assert state_of(vm).paused_reason is None
+        assert state_of(vm).run.paused_reason is None
 
     def test_its_restarts_were_counted(self) -> None:
         """A reboot is nobody's failure: the count begins anew."""
@@ -174,7 +175,7 @@ class TestAStopIsAskedForAnd:
 
     def test_the_attempts_at_the_end_are_counted_from_its_beginning(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(failed("shut-down-1-1")).then_types(events.VmStepFailed)
-        assert state_of(vm).attempt == 2
+        assert state_of(vm).attempt.number == 2
         vm = vm.when(effects.ShutdownIgnored("shut-down-1-2", 30)).then_types(events.VmStopForced)
         assert vm.owed is not None
         assert vm.owed.key == "end-1-1"
@@ -205,9 +206,9 @@ class TestADeletionIsAskedFor:
         assert state_of(vm).failure is None
         if owed is effects.RemoveVm:
             return
-        run = state_of(vm).run
+        run = state_of(vm).run.number
         vm = vm.when(effects.Ended("", exit_code=0)).then_types(events.VmExited)
-        assert state_of(vm).run == run
+        assert state_of(vm).run.number == run
         assert isinstance(vm.owed, effects.RemoveVm)
 
 

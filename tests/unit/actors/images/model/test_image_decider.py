@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.images.model import commands, effects, events
-from aetherscale.actors.images.model.decide import ATTEMPT_LIMIT, IMAGES, Image
+from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import is_deleted, is_ready, view
+from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339

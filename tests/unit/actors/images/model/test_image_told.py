@@ -10,6 +10,7 @@ from aetherscale.actors.images.component import COMPONENT
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, view
+from aetherscale.kernel.attempts import FIRST
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
@@ -58,8 +59,8 @@ OWED: list[tuple[Past, effects.ImagesEffect | None]] = [
     ((IMPORTING, STORED, DELETING, again("deleting"), for_good("deleting"), DELETING),
      effects.RemoveImage("remove-1", ID, SOURCE)),
     ((IMPORTING, again("importing"), for_good("importing"), UNDONE),
-     effects.RemoveImage("remove-1", ID, SOURCE, undone=True)),
-    ((BUILDING, for_good("building"), UNDONE), effects.RemoveImage("remove-1", ID, "recipe:tiny", undone=True)),
+     effects.RemoveImage("remove-1", ID, SOURCE, rolled_back=True)),
+    ((BUILDING, for_good("building"), UNDONE), effects.RemoveImage("remove-1", ID, "recipe:tiny", rolled_back=True)),
     ((IMPORTING, STORED, DELETING, for_good("deleting")), None),
     ((IMPORTING, STORED, DELETING, DELETED), None),
 ]  # fmt: skip
@@ -72,7 +73,7 @@ def test_this_is_owed_to_the_letter(past: Past, owed: effects.ImagesEffect | Non
 
 def test_an_image_that_is_stored_has_no_attempts_behind_it() -> None:
     image = state_of((IMPORTING, again("importing"), STORED))
-    assert (image.attempt, image.not_before_us) == (1, 0)
+    assert image.attempt == FIRST
 
 
 def test_the_view_of_an_image_tells_what_was_stored() -> None:

@@ -1,0 +1,118 @@
+"""What is pending on the host for a VM: one effect, or none, for each phase; nothing else is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from aetherscale.actors.compute.model.effects import (
+    BootVm,
+    ComputeEffect,
+    EndVm,
+    ProvisionDisk,
+    QuarantineVm,
+    RemoveVm,
+    ShutDownVm,
+)
+from aetherscale.actors.compute.model.state import Vm, VmPhase
+
+PROVISION_S: Final = 60.0
+"""How long a disk may take to be made."""
+SLOWEST_COPY_BYTES_S: Final = 4 * 1024 * 1024
+"""And a second more for each of these of its image, where that has to be copied."""
+ASKING_S: Final = 30.0
+"""How much longer than the guest's time a graceful stop may take: QEMU has to be asked, and may hang."""
+
+
+def pending(vm: Vm) -> ComputeEffect | None:
+    """The one piece of work that is pending on the host now."""
+    return PENDING[vm.phase](vm)
+
+
+def _nothing(vm: Vm) -> None:
+    return None
+
+
+def _provision(vm: Vm) -> ProvisionDisk:
+    return ProvisionDisk(
+        key=f"provision-{vm.attempt.number}",
+        vm_id=vm.id,
+        image_id=vm.spec.image_id,
+        image_format=vm.spec.image_format,
+        disk_mib=vm.spec.disk_mib,
+        image_size_bytes=vm.spec.image_size_bytes,
+        deadline_s=PROVISION_S + vm.spec.image_size_bytes / SLOWEST_COPY_BYTES_S,
+        not_before_us=vm.attempt.not_before_us,
+    )
+
+
+def _boot(vm: Vm) -> BootVm:
+    return BootVm(
+        key=f"boot-{_tried(vm)}",
+        vm_id=vm.id,
+        run=vm.run.number,
+        cpus=vm.spec.cpus,
+        memory_mib=vm.spec.memory_mib,
+        ready_channel=vm.spec.ready_channel,
+        image_format=vm.spec.image_format,
+        not_before_us=vm.attempt.not_before_us,
+    )
+
+
+def _shut_down(vm: Vm) -> ShutDownVm:
+    return ShutDownVm(
+        # Whoever gives the guest another time begins anew: the last one who asked counts.
+        key=f"shut-down-{_tried(vm)}-{vm.grace_s:g}",
+        vm_id=vm.id,
+        run=vm.run.number,
+        grace_s=vm.grace_s,
+        deadline_s=vm.grace_s + ASKING_S,
+        not_before_us=vm.attempt.not_before_us,
+    )
+
+
+def _end(vm: Vm) -> EndVm:
+    return EndVm(key=f"end-{_tried(vm)}", vm_id=vm.id, run=vm.run.number, not_before_us=vm.attempt.not_before_us)
+
+
+def _clear(vm: Vm) -> EndVm:
+    return EndVm(key=f"clear-{_tried(vm)}", vm_id=vm.id, run=vm.run.number, not_before_us=vm.attempt.not_before_us)
+
+
+def _remove(vm: Vm) -> RemoveVm:
+    return RemoveVm(
+        key=f"remove-{vm.attempt.number}", vm_id=vm.id, run=vm.run.number, not_before_us=vm.attempt.not_before_us
+    )
+
+
+def _quarantine(vm: Vm) -> QuarantineVm:
+    return QuarantineVm(
+        key=f"quarantine-{vm.quarantined_as}-{vm.attempt.number}",
+        vm_id=vm.id,
+        quarantine_as=vm.quarantined_as,
+        not_before_us=vm.attempt.not_before_us,
+    )
+
+
+def _tried(vm: Vm) -> str:
+    return f"{vm.run.number}-{vm.attempt.number}"
+
+
+PENDING: Final[Mapping[VmPhase, Callable[[Vm], ComputeEffect | None]]] = {
+    "provisioning": _provision,
+    "booting": _boot,
+    "running": _nothing,
+    "ready": _nothing,
+    "paused": _nothing,
+    "shutting-down": _shut_down,
+    "ending": _end,
+    "stopped": _nothing,
+    "failed": _nothing,
+    "clearing": _clear,
+    "failing": _clear,
+    "removing": _remove,
+    "rolling-back": _remove,
+    "quarantining": _quarantine,
+    "deleted": _nothing,
+}
+"""Total, and without order."""
