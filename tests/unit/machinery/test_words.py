@@ -27,3 +27,11 @@ def test_every_page_of_the_docs_is_listed() -> None:
     index = (ROOT / "docs/README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_every_name_of_the_code_in_the_glossary_is_there() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    named = re.findall(r"`((?:[A-Z][a-z]+){2,})`", (ROOT / "docs/glossary.md").read_text())
+    assert len(named) > 5
+    for name in named:
+        assert f"class {name}(" in source or f"class {name}:" in source, f"the code has no {name} any more"
