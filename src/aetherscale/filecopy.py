@@ -1,6 +1,6 @@
 """A file of this host, copied once it is at rest: sharing its data where the file system can, and with its holes.
 
-A file that is being written is not copied, since half of it would be taken for the whole: QEMU's own locks tell
+A file that is being written is not copied, since half of it would be taken for the whole: QEMU's own locks show it
 (block/file-posix.c: on the bytes from 100 on), the kernel does for any other program, and so do its size and times
 before and after. Knows nothing of images.
 """
@@ -35,7 +35,7 @@ _QEMU_WRITES: Final = (101, 103)
 _FLOCK: Final = struct.Struct("hhqqi4x")
 
 Advance = Callable[[int, int], None]
-"""Is told how many bytes of how many have been gone through; may raise to end the copy."""
+"""Called with how many bytes of how many have been read; may raise to end the copy."""
 
 
 class NotCopied(Exception):

@@ -95,7 +95,7 @@ def listens(url: str) -> bool:
 def build() -> str:
     """Names what is installed here and how it is set: the version, and a digest of code, packages, unit and settings.
 
-    A node of the service tells its own to systemd as it starts, so that `host setup` sees whether it is out of date.
+    A node of the service reports its own to systemd as it starts, so that `host setup` sees whether it is out of date.
     """
     import hashlib
     import importlib.metadata

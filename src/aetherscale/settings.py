@@ -73,7 +73,7 @@ NAMES = (
 
 STREAM_MAX_BYTES = 1024**3
 LEAST_STREAM_BYTES = 16 * 1024**2
-"""Room for a few of the largest events: with less the copy could not be told from a broken one."""
+"""Room for a few of the largest events: with less, the copy could not be distinguished from a broken one."""
 
 MAX_FILE_BYTES = 1024**2
 """A file of settings has a few lines; a device or a disk image, which has no end, is none."""
@@ -118,7 +118,7 @@ class Settings(Struct, frozen=True):
     is_default: bool = False
     """Whether the state directory is the default one."""
     run_dir: Path | None = None
-    """Where the node also tells its owner's group how it is reached; None for nowhere."""
+    """The directory of a second `nats.json` for the owner's group; None for none."""
 
     @property
     def cache_dir(self) -> Path:

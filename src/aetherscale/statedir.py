@@ -123,7 +123,7 @@ def read_file(path: Path, most_bytes: int) -> bytes:
 
 
 def write_file(path: Path, content: bytes, mode: int = FILE_MODE) -> None:
-    """Write a file in one step, never through a link: the old one is there, or the new one. Its mode is as told.
+    """Write a file in one step, never through a link: the old one is there, or the new one. Its mode is the given one.
 
     The caller has made sure of the directory. Raises OSError.
     """

@@ -1,7 +1,7 @@
 """A node among others: it sends a heartbeat every five seconds, answers requests to all nodes, and hears the others.
 
-    aether.v1.sys.hb.<node>        every 5 s, whether or not anybody listens
-    aether.v1.sys.all.node.info    whoever asks here gets one answer from each node, at once
+aether.v1.sys.hb.<node> every 5 s, with or without a listener aether.v1.sys.all.node.info a request here gets one answer
+from each node, at once
 
 Two nodes of one name are a mistake that nothing else shows: requests go to the one or to the other, and each takes the
 other's events for its own. So each listens to its own name. It says aloud what it hears, and serves on: anybody who may

@@ -1,8 +1,8 @@
-"""Why an object is in the state that it is in: the requests and the turns of events that led there, in sentences.
+"""Why an object is in the state that it is in: the requests and the other events that led there, in sentences.
 
-A *chapter* is a request, or an event without one, with its consequences. Told are the chapter in which the object was
-asked for, the last request with what was still under way when it came, and the turns after that. What has no bearing on
-the present state any more is left out unless everything is asked for.
+A *chapter* is a request, or an event without one, with its consequences. The answer has the chapter that requested the
+object, the last request with those still under way when it came, and the events without a request after that. Chapters
+without an effect on the present state are left out unless everything is wanted.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class LogStore(LogReader[StoredEvent]):
     def on_commit(self, listener: Callable[[Sequence[StoredEvent]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before any `append` returns it.
 
-        It must not fail and may not wait: whoever is told of an append finds it in every projection.
+        It must not fail and may not wait: when an append returns, every projection has its events.
         """
         self._listeners.append(listener)
 

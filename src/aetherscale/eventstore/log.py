@@ -78,7 +78,7 @@ class EventLog(LogReader[Recorded]):
         return await self._store.head()
 
     async def subscribe(self, after: int) -> AsyncGenerator[Sequence[Recorded], None]:
-        """As in `LogReader`; what comes is told as soon as it is durable."""
+        """As in `LogReader`; events arrive as soon as they are durable."""
         async with aclosing(self._store.subscribe(after)) as pages:
             async for stored in pages:
                 yield self._decode(stored)

@@ -151,9 +151,9 @@ async def fold_all(
 ) -> list[Any]:
     """The states as of a position, each begun as a state and where that stands: one pass over the log for all of them.
 
-    An event is read and decoded once, whoever wants it, and not at all where nobody does. Raises `TooNew` where the log
-    has a type of event that this program does not know, wanted or not: its meaning is unknown. Also
-    what `LogReader.read` raises.
+    An event is read and decoded once for all projections, and not at all where none wants it. Raises `TooNew` where the
+    log has a type of event that this program does not know, wanted or not: its meaning is unknown. Also what
+    `LogReader.read` raises.
     """
     await event_log.check_types()
     states = [state for state, _ in begun]

@@ -57,7 +57,7 @@ class LogReader(Generic[T]):
         return await self.access.ask(lambda log: log.types())
 
     async def check_types(self) -> None:
-        """Make sure that every type of event in the log can be read, before anybody acts on one.
+        """Make sure that every type of event in the log can be read, before anything acts on one.
 
         Raises `TooNew`, which names the version of the program that is needed.
         """

@@ -110,7 +110,7 @@ class StoreError(Exception):
     """Base of all that can go wrong with a log. The message says what, where, and which command to type next.
 
     StoreError
-    ├── WrongVersion      somebody else wrote to the stream; read again and decide anew
+    ├── WrongVersion      another append came first; read again and decide again
     ├── AlreadyAccepted   the command is in the log; here is what it led to
     ├── StorageFull       nothing was written; reading goes on
     ├── InDoubt           a commit may or may not be durable; the store takes no more writes
@@ -253,7 +253,7 @@ class Reading(Protocol):
 
 
 class Access(Protocol):
-    """The way to a log from the event loop, also to one that nobody writes to."""
+    """Access to a log from the event loop, also to one without a writer."""
 
     node: str
     """The name of the node whose log it is."""

@@ -254,7 +254,7 @@ class Ownership:
 
 
 def notify(state: str) -> None:
-    """Tell the service manager; see sd_notify(3). Without one, nothing."""
+    """Notify the service manager; see sd_notify(3). Without one, nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -50,7 +50,9 @@ class Effect(Protocol):
 
 
 Progress = Callable[..., None]
-"""`progress(step, **fields)` tells the callers who wait for an aggregate how far an effect is. Nothing is kept."""
+"""`progress(step, **fields)` reports the progress of an effect to the callers who wait for its aggregate. Nothing is
+kept.
+"""
 
 Report = Callable[[M], Awaitable[Any]]
 """Takes an observation of the host, which names its aggregate in the field `<kind>_id`, into the aggregate's mailbox.
@@ -194,7 +196,7 @@ class Component(Generic[S, M]):
     or released in the append of the event.
     """
     announce: Callable[[S, Any], Chunk | None]
-    """The status that waiting callers are told of an event."""
+    """The status that waiting callers get for an event."""
     failed: Callable[[Any, str], M]
     """The message that an effect failed for a reason of the runtime's: a time limit, a fault in the driver."""
     listing: Listing[S]

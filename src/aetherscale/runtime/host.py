@@ -72,7 +72,7 @@ class Platform(Protocol):
         ...
 
     def new_id(self) -> str:
-        """An id that nobody else has."""
+        """A new, unique id."""
         ...
 
     def boot_id(self) -> str:
@@ -141,7 +141,7 @@ class Host:
         return Capacity(len(os.sched_getaffinity(0)), room.total_mib, room.available_mib)
 
     def prepare(self, settings: Settings) -> Settings:
-        """As in `Platform`. Where nobody gave the node a name, it has that of its log: hosts are renamed."""
+        """As in `Platform`. A node without a given name has that of its log: hosts are renamed."""
         statedir.make(settings.state_dir)
         if settings.is_named:
             return settings

@@ -25,7 +25,7 @@ NEVER_US: Final = 2**62
 
 
 class Narrator(Generic[S]):
-    """Tells the callers of one component."""
+    """Sends the changes of one component's aggregates to its callers."""
 
     def __init__(self, component: Component[S, Any], world: World, clock: Clock) -> None:
         self._component = component
@@ -34,7 +34,7 @@ class Narrator(Generic[S]):
         self._clock = clock
 
     async def narrate(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
-        """The story from the command on, as status chunks, up to its end."""
+        """The changes from the command on, as status chunks, up to its end."""
         said = False
         for recorded, aggregate in handled.own[:-1]:
             if chunk := self._announcement(recorded, aggregate):
@@ -52,7 +52,7 @@ class Narrator(Generic[S]):
                 yield result(self._world.fields(self._kind, told.aggregate))
                 return
             if not said:
-                # A caller who waits for what is under way already has to hear that somebody listens.
+                # A caller who waits for work that is under way already has to hear that the node listens.
                 said = True
                 yield status("accepted", **{f"{self._kind}_id": told.aggregate.id})
 
@@ -63,7 +63,7 @@ class Narrator(Generic[S]):
         since = [each for each, _ in handled.after]
         for index, (recorded, last) in enumerate(handled.after):
             yield Change(recorded, last, is_whole=is_whole(since, index))
-        # Counted by the loop from here on: the clock of the host may be set while somebody waits.
+        # Counted by the loop from here on: the clock of the host may be set while a caller waits.
         loop = asyncio.get_running_loop()
         left_us = (call.deadline_us or NEVER_US) - self._clock()
         until_s = loop.time() + min(left_us / SECOND_US, WAIT_LIMIT_S)

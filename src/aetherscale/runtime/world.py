@@ -107,7 +107,7 @@ class NodeWorld:
         return known
 
     def _know_unrecorded_uses(self) -> None:
-        """The log of a time before uses were recorded does not tell them; they follow from what aggregates are."""
+        """An old log does not have the uses; they follow from what aggregates are."""
         for kind, component in self._components.items():
             for holder, aggregate in self._registries[kind].aggregates.items():
                 for held in component.holds(aggregate.state):

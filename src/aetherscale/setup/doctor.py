@@ -39,7 +39,7 @@ PYTHON: Final = (3, 11)
 QEMU: Final = (7, 2)
 QEMU_PROGRAM: Final = "qemu-system-x86_64"
 CALL_S: Final = 20.0
-"""How long a program may take to tell its version."""
+"""How long a program may take to print its version."""
 MIB: Final = 1024 * 1024
 LEAST_FREE_MIB: Final = 256
 GOOD_FREE_MIB: Final = 4096

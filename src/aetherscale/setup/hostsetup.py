@@ -87,7 +87,7 @@ def set_up(*, dry_run: bool) -> Iterator[Step]:
 def _parts(python: str) -> tuple[Part, ...]:
     """In this order: each stands on those before it."""
     units = tuple(_units(python))
-    # Looked at before anything is done, so that a dry run tells of a restart too.
+    # Looked at before anything is done, so that a dry run shows a restart too.
     are_units_so = all(part.is_so() for part in units)
     return (_packages(), *_users(), *_files(python), *units, *_running(are_units_so=are_units_so))
 

@@ -12,7 +12,7 @@ from aetherscale.kernel.findings import Finding
 from aetherscale.settings import Settings
 
 CALL_S: Final = 20.0
-"""How long systemd may take to tell."""
+"""How long systemd may take to answer."""
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _shown(*names: str) -> dict[str, str]:
-    """Properties of the unit; those that systemd does not tell are empty."""
+    """Properties of the unit; those that systemd does not report are empty."""
     shown = dict.fromkeys(names, "")
     command = ("systemctl", "show", "-p", ",".join(names), service.UNIT)
     with suppress(OSError, subprocess.SubprocessError):

@@ -137,7 +137,7 @@ class Terminal(Console, Protocol):
         ...
 
     def resize(self, window: Window) -> None:
-        """The terminal has this size from now on; the program is told."""
+        """The terminal has this size from now on; the program gets SIGWINCH."""
         ...
 
 
@@ -153,7 +153,7 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         ...
 
     def watches(self, vm_id: str, run: int) -> bool:
-        """Whether the process of this run is observed now, so that its end will be told."""
+        """Whether the process of this run is observed now, so that its end will be reported."""
         ...
 
     async def inventory(self) -> Sequence[Found]:

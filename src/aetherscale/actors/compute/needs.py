@@ -21,7 +21,7 @@ from aetherscale.settings import Settings
 
 QEMU: Final = (7, 2)
 CALL_S: Final = 20.0
-"""How long a program may take to tell its version."""
+"""How long a program may take to print its version."""
 OWN_USERS: Final = "for a user of its own for each VM: sudo aetherscale host setup"
 
 

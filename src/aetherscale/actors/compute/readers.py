@@ -1,4 +1,4 @@
-"""Many readers of one serial line. A reader that is too slow loses its own oldest bytes, and is told how many."""
+"""Many readers of one serial line. A reader that is too slow loses its own oldest bytes, and learns how many."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Blocking work beside the event loop that is never left behind.
 
 `asyncio.to_thread` abandons its thread when the caller is cancelled, and the thread goes on: a file could then appear
-after the caller was told that the work had been given up.
+after the caller has learned that the work had been given up.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Epoch(Struct, frozen=True):
 class LogReading:
     """The queries of a log through one connection. Makes sure first that it is a log that we know.
 
-    The three that are generators have to be closed before the connection, which lives on in secret otherwise.
+    The three that are generators have to be closed before the connection, which otherwise stays open unseen.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:

@@ -180,7 +180,7 @@ class _Line:
         return None
 
     def has_more(self) -> bool:
-        """Whether more has arrived than `heard` has told."""
+        """Whether more has arrived than `heard` has reported."""
         return bool(self._reply.waiting)
 
     def type(self, data: bytes) -> None:

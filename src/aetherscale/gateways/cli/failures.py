@@ -55,7 +55,7 @@ class Failure(Exception):
 
     @classmethod
     def of_chunk(cls, chunk: Mapping[str, Any]) -> Failure:
-        """The failure that a node's `error` chunk tells of."""
+        """The failure in a node's `error` chunk."""
         details = dict(chunk.get("details") or {})
         hint = details.pop("hint", "")
         goes_on = details.get("goes-on")
@@ -106,7 +106,7 @@ def near(word: str, known: Sequence[str]) -> str:
 
 @contextmanager
 def meant(word: str) -> Iterator[None]:
-    """Add to a refusal, where it tells which words are known, the one that may have been meant."""
+    """Add the word that may have been meant to a refusal that lists the known words."""
     try:
         yield
     except Refused as refused:

@@ -1,4 +1,4 @@
-"""`aetherscale-cli`: the flat verbs of the first version. They print JSON, and go the way of its message.
+"""`aetherscale-cli`: the flat verbs of the first version. They print JSON, and send its message.
 
 That message makes a missing network or VPN on the way, once this program has them.
 """

@@ -90,7 +90,7 @@ def _witness(context: Context) -> None:
 
 
 def _heard(context: Context, node: str) -> Witnessed:
-    """The head that a node tells when it is asked, at once."""
+    """The head that a node reports on request."""
     from aetherscale.debugger.maintenance import decode
     from aetherscale.kernel import wire
 

@@ -1,4 +1,4 @@
-"""From words to an exit status: parse, run, and tell of what went wrong."""
+"""From words to an exit status: parse, run, and report errors."""
 
 from __future__ import annotations
 

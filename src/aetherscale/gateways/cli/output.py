@@ -43,7 +43,7 @@ def harmless(text: str) -> str:
 
 
 def to_json(value: Any, *, indent: bool) -> str:
-    """A value as JSON, over several lines where somebody looks at it; what is no UTF-8 is shown as `\\xff`.
+    """A value as JSON, over several lines on a terminal; bytes that are not UTF-8 are shown as `\\xff`.
 
     JSON is UTF-8 whatever the locale; where that is another encoding, it is written with escapes, which are the same.
     """
@@ -200,7 +200,7 @@ class Output:
 
     @contextmanager
     def progress(self, subject: str) -> Iterator[Progress]:
-        """Tell how far a long piece of work is, for as long as the block lasts."""
+        """Show the progress of long work, for as long as the block lasts."""
         if self.json:
             yield Progress(subject)
         elif sys.stderr.isatty():
@@ -267,7 +267,7 @@ class PlainProgress(Progress):
     """A line on stderr for each step."""
 
     def step(self, phase: str, detail: str = "") -> None:
-        """As in `Progress`; the same step again is not told again."""
+        """As in `Progress`; the same step is not shown twice."""
         before = self.phase
         super().step(phase, detail)
         if self.phase != before:

@@ -80,7 +80,7 @@ class Program(Struct, frozen=True):
     kinds: Callable[[], tuple[Kind[Any], ...]]
     """The kinds of objects that a log can hold."""
     serve: Callable[[Settings, Callable[[Ready], None]], None]
-    """Run a node until it is told to stop, and tell when it is ready. Raises `Refused`."""
+    """Run a node until it is stopped, and report when it is ready. Raises `Refused`."""
     doctor: Callable[[Settings], tuple[Finding, ...]]
     """Everything that a node needs of its host, looked at."""
     set_up: Callable[[bool], Iterator[Step]]

@@ -46,7 +46,7 @@ class Unwritable(Exception):
 
 
 class _Stdout(io.FileIO):
-    """Tells once that it cannot be written; what is still buffered then is thrown away."""
+    """Reports once that it cannot be written; what is still buffered then is thrown away."""
 
     _is_lost = False
 

@@ -66,7 +66,7 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
 
 
 def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """Have it done, and tell a human; answers with the view."""
+    """Have it done, and show the result; answers with the view."""
     node = context.values.get("node") or ""
     with suggesting(context, "vm", context.values.get("image") or subject):
         vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)

@@ -1,4 +1,4 @@
-"""Waiting for a state of a VM: told by its events, and asked again with each, so that nothing is missed."""
+"""Waiting for a state of a VM: its events are followed, and the VM is read again at each, so that nothing is missed."""
 
 from __future__ import annotations
 

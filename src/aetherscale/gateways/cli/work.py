@@ -1,4 +1,4 @@
-"""Long work on a node, told while it goes on: the request, the line that rewrites itself, the end."""
+"""Long work on a node, with its progress: the request, the line that rewrites itself, the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAIT_OPTIONS = (
 def carry_out(
     context: Context, component: str, task: str, options: Mapping[str, Any], *, subject: str, kind: str, node: str = ""
 ) -> tuple[Mapping[str, Any], float]:
-    """Have a task done and tell how far it is; answers with the view of the object, and the seconds that it took.
+    """Have a task done and show its progress; answers with the view of the object, and the seconds that it took.
 
     Raises `Failure`: what the node said, or with status 5 that the wait is over while the work goes on.
     """
@@ -65,7 +65,7 @@ def carry_out(
 
 @contextmanager
 def taken(what: str) -> Iterator[None]:
-    """Tell of something that was done; where stdout does not take it, the failure says so."""
+    """Print what was done; where stdout does not take it, the failure says so."""
     try:
         yield
         sys.stdout.flush()

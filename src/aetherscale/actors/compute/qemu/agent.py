@@ -129,7 +129,7 @@ class AgentPort(Port):
     async def ended(self, pid: int) -> ExecResult:
         """Wait for the end of a program that was started. Raises `Refused`.
 
-        The agent has no way to tell of it unasked: it is asked, ever more seldom, up to twice a second.
+        The agent does not report it by itself: it is asked, ever more seldom, up to twice a second.
         """
         pause_s = _POLL_MIN_S
         try:

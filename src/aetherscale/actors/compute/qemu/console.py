@@ -29,7 +29,7 @@ SERIAL_DEVICE: Final = "serial"
 _INPUT_SET, _OUTPUT_SET = 8, 9
 LAST_WORDS_S: Final = 5.0
 """How long the log of a process that is gone may take to be written to its end."""
-# No file tells when it has grown. A reader who has just got something is soon to get more.
+# A file does not report when it has grown. A reader who has just got something is soon to get more.
 _LOOK_MIN_S: Final = 0.005
 _LOOK_MAX_S: Final = 0.1
 

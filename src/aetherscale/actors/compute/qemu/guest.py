@@ -143,7 +143,7 @@ class Guest:
         self._room_check = asyncio.get_running_loop().call_later(ROOM_CHECK_S, self._check_room)
 
     def _check_room(self) -> None:
-        # No kernel tells when a file system has room again, so it is looked at while a guest waits for it.
+        # The kernel does not report when a file system has room again, so it is polled while a guest waits for it.
         if self._is_over or self._held != "disk":
             return
         if self._directory.free_bytes() >= ROOM_TO_GO_ON_BYTES:

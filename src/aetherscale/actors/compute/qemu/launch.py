@@ -22,7 +22,7 @@ from aetherscale.actors.compute.qemu import users
 from aetherscale.actors.compute.qemu.faults import HostFault
 
 WITHOUT_MORE: Final = "--no-install-recommends"
-"""How apt is told to install QEMU alone, which is a tenth of what it brings otherwise: no desktop."""
+"""The options of apt to install QEMU alone, which is a tenth of what it brings otherwise: no desktop."""
 NOTHING: Final[Mapping[str, str]] = {}
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 

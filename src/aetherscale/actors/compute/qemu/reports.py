@@ -1,4 +1,4 @@
-"""The way of observations to the actor, and background work that is done at most once at a time."""
+"""Passes observations to the actor, and does background work at most once at a time."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Monitor:
         on_lost: Callable[[], None],
         greeting_limit_s: float | None = None,
     ) -> Monitor:
-        """Wait for the greeting, no longer than for any answer unless told otherwise, and negotiate.
+        """Wait for the greeting, no longer than for any answer unless a limit is given, and negotiate.
 
         Raises `Unresponsive`.
 

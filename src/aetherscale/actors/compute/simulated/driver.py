@@ -67,7 +67,7 @@ class SimulatedDriver:
         await reconcile(self, expected, self._host.boot_id, self._report)
 
     async def close(self) -> None:
-        """Stop observing. Guests run on, and are nobody's children from now on."""
+        """Stop observing. Guests run on, and have no parent from now on."""
         for process in self._watched.values():
             process.leave_alone()
         self._watched.clear()

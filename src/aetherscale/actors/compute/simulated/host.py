@@ -1,6 +1,6 @@
 """The world of the simulated driver: a host in memory, with disks, processes and boots that outlive any driver.
 
-Its guests behave as they are told. Time passes on the event loop alone, so that a loop of virtual time makes a whole
+Its guests behave as the test says. Time passes on the event loop alone, so that a loop of virtual time makes a whole
 run instant and repeatable.
 """
 
@@ -151,7 +151,7 @@ class SimulatedProcess:
             self._report(VmGone(self.vm_id, self.run, *self.exit))
 
     def catch_up(self) -> None:
-        """Tell a node that has just come back what happened while nobody watched."""
+        """Report to a node that has just started what happened while none was watching."""
         if self.is_ready:
             self._report(GuestReady(self.vm_id, self.run, self._channel()))
         if self.paused is not None:
@@ -160,7 +160,7 @@ class SimulatedProcess:
             self._report(self._ended_as)
 
     def leave_alone(self) -> None:
-        """The node that has started or found it is gone: nobody watches, reads or will learn its exit status."""
+        """The node that has started or found it is gone: no node watches, reads or will learn its exit status."""
         self.observe = None
         self.is_child = False
         self.readers.end()
@@ -241,7 +241,7 @@ class SimulatedHost:
         return f"00000000-0000-4000-8000-{self.boot_number:012x}"
 
     def reboot(self) -> None:
-        """The host goes down and comes back: no process is left, and nobody has seen how they ended."""
+        """The host goes down and comes back: no process is left, and how they ended is not known."""
         for process in self.processes.values():
             process.observe = None
             process.die(None, None)

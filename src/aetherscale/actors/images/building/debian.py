@@ -36,7 +36,7 @@ _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't hav
 _DEPENDENCY = re.compile(r" ( |\|)(?:Pre)?Depends: (\S+)")
 _URI_LINE = re.compile(r"'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})")
 
-# Hooks of the host (they tell desktops that packages changed) are none of our business, and need root.
+# Hooks of the host (they tell desktops that packages changed) are not needed here, and need root.
 _CONFIGURATION = """\
 Dir::Cache "{cache}";
 Dir::Cache::pkgcache "pkgcache.bin";

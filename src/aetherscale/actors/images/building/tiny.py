@@ -67,10 +67,10 @@ async def build(
 ) -> BuiltImage:
     """Make the image at `target` (0600, synced); nothing is there unless it is whole.
 
-    `cache_dir` is kept for the next time and is about 100 MiB; `say` is told each phase in a few words. `extra_files`
-    are put into the guest's root, over what is there (`etc/rc.local` runs before the guest is ready; a file that
-    starts with `#!` is executable). `apt_configuration` is added to apt's. Raises BuildFailed, and OSError where there
-    is no room.
+    `cache_dir` is kept for the next time and is about 100 MiB; `say` is called with each phase in a few words.
+    `extra_files` are put into the guest's root, over what is there (`etc/rc.local` runs before the guest is ready; a
+    file that starts with `#!` is executable). `apt_configuration` is added to apt's. Raises BuildFailed, and OSError
+    where there is no room.
     """
     async with _alone(cache_dir, say):
         archive = Archive(cache_dir, configuration=apt_configuration)

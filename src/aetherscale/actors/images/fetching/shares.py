@@ -24,7 +24,7 @@ class Shares:
 
     @asynccontextmanager
     async def turn(self, tenant: str, wait: Callable[[int], None]) -> AsyncIterator[None]:
-        """Have a turn for as long as the block lasts. Before a wait, `wait` is told how many have one."""
+        """Have a turn for as long as the block lasts. Before a wait, `wait` is called with how many have one."""
         await self._begin(tenant, wait)
         try:
             yield

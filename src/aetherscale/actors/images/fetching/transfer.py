@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aetherscale.actors.images.fetching.addresses import Network
 
 Progress = Callable[[int, int | None], None]
-"""Is told how many bytes are there, and how many there will be where that is known."""
+"""Called with how many bytes are there, and how many there will be where that is known."""
 
 CHUNK_BYTES: Final = 1 << 20
 _BETWEEN_REPORTS_S: Final = 0.1
@@ -51,11 +51,11 @@ class Limits(Struct, frozen=True):
 
 
 class Stopped(Exception):
-    """The transfer was told to stop. Not seen outside, since the caller that stopped it does not wait for an answer."""
+    """The transfer was stopped. Not seen outside, since the caller that stopped it does not wait for an answer."""
 
 
 class Transfer:
-    """One transfer into a file beside the event loop: how far it is, and whether it has been told to stop."""
+    """One transfer into a file beside the event loop: how far it is, and whether it has been stopped."""
 
     def __init__(self, part: Path, size_cap_bytes: int, report: Progress) -> None:
         self.part = part
@@ -101,7 +101,7 @@ class Transfer:
                 self._socket = None
 
     def go_on(self) -> None:
-        """Raises Stopped once the transfer was told to stop, or the failure that was given for it."""
+        """Raises Stopped once the transfer was stopped, or the failure that was given for it."""
         if self._stopped.is_set():
             raise self._failure or Stopped
 

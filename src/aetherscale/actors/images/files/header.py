@@ -25,7 +25,7 @@ from aetherscale.actors.images.files.rejected import ImageRejected
 __all__ = ["DEFAULT_CAP_BYTES", "ImageHeader", "ImageRejected", "inspect", "write_overlay"]
 
 DEFAULT_CAP_BYTES: Final = 2 << 40
-"""The largest disk that an image may stand for, unless told otherwise: what a partition table of a BIOS can address."""
+"""The largest disk that an image may stand for, by default: what a partition table of a BIOS can address."""
 
 SECTOR_BYTES: Final = 512
 _BOOT_SIGNATURE: Final = b"\x55\xaa"
