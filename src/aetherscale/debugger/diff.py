@@ -46,17 +46,15 @@ def diff(before: Past, after: Past, tenant: str) -> Diff:
 
 
 def _changes(kind: str, before: Past, after: Past, tenant: str) -> Iterator[Change]:
-    known = _by_id(before, kind, tenant)
-    for aggregate_id, view in _by_id(after, kind, tenant).items():
-        old = known.get(aggregate_id)
-        fields = list(_fields("", old or {}, view))
+    known = {aggregate.id: aggregate for aggregate in before.registries[kind].of_tenant(tenant)}
+    for aggregate in after.objects(kind, tenant, deleted=True):
+        old = known.get(aggregate.id)
+        if old is not None and old.version == aggregate.version:
+            continue  # no event of it came in between
+        view = msgspec.to_builtins(after.view(kind, aggregate))
+        fields = list(_fields("", msgspec.to_builtins(before.view(kind, old)) if old else {}, view))
         if fields:
-            yield Change(kind, aggregate_id, view["name"], "changed" if old else "added", fields)
-
-
-def _by_id(past: Past, kind: str, tenant: str) -> dict[str, dict[str, Any]]:
-    views = (msgspec.to_builtins(view) for view in past.views(kind, tenant, deleted=True))
-    return {view["id"]: view for view in views}
+            yield Change(kind, aggregate.id, view["name"], "changed" if old else "added", fields)
 
 
 def _fields(prefix: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[FieldChange]:

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from aetherscale.debugger.history import HistoryThread, Report
+from aetherscale.debugger.keyframes import KEYFRAME_EVENTS
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.reader import LogReader
@@ -57,17 +59,17 @@ class Past(Struct, frozen=True):
 
     def views(self, kind: str, tenant: str, *, deleted: bool = False) -> list[Struct]:
         """The views of all objects of a kind as the node itself lists them: by name; deleted ones only if asked for."""
-        known = self._kind(kind)
+        return [self.view(kind, aggregate) for aggregate in self.objects(kind, tenant, deleted=deleted)]
+
+    def objects(self, kind: str, tenant: str, *, deleted: bool = False) -> list[Aggregate[Any]]:
+        """All objects of a kind by name; deleted ones only if asked for."""
         aggregates = [
             aggregate
             for aggregate in self.registries[kind].of_tenant(tenant)
             if deleted or aggregate.state.phase != "deleted"
         ]
         aggregates.sort(key=lambda aggregate: (aggregate.state.name, aggregate.id))
-        return [
-            known.view(aggregate.state, self.node, aggregate.version, aggregate.requested_by)
-            for aggregate in aggregates
-        ]
+        return aggregates
 
     def find(self, kind: str, tenant: str, reference: str) -> Aggregate[Any]:
         """The object that a name, an id or its beginning means; where no object bears the name now, the one that bore
@@ -120,11 +122,15 @@ def empty(kinds: Kinds) -> dict[str, Registry[Any]]:
 class PastLog:
     """A log that is read for what it says about the past."""
 
-    def __init__(self, reader: LogReader[Recorded], kinds: Kinds, *, is_proved: bool) -> None:
+    def __init__(
+        self, reader: LogReader[Recorded], kinds: Kinds, *, is_proved: bool, history: HistoryThread | None = None
+    ) -> None:
+        """Without a history each moment is folded from the first event on."""
         self.is_proved = is_proved
         """Whether every event is known to be as it was written; of others only the end is known to be there."""
         self.kinds = tuple(kinds)
         self._reader = reader
+        self._history = history
 
     @property
     def node(self) -> str:
@@ -146,7 +152,7 @@ class PastLog:
             return head
         seq, time_us = moment_of(moment, now_us)
         if time_us is not None:
-            return await self._reader.position_at(time_us)
+            return await self._position_at(time_us)
         if seq > head:
             raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
         return seq
@@ -157,10 +163,18 @@ class PastLog:
         Raises `Refused` (400).
         """
         seq, time_us = moment_of(moment, now_us)
-        return max(seq - 1, 0) if time_us is None else await self._reader.position_at(time_us - 1)
+        return max(seq - 1, 0) if time_us is None else await self._position_at(time_us - 1)
 
-    async def state_at(self, position: int) -> Past:
-        """Everything as it was after the event at `position`."""
+    async def _position_at(self, time_us: int) -> int:
+        if self._history is not None and await self.head() >= KEYFRAME_EVENTS:
+            return await self._history.ask(lambda history: history.position_at(time_us))
+        return await self._reader.position_at(time_us)
+
+    async def state_at(self, position: int, *, deleted: bool = True) -> Past:
+        """Everything as it was after the event at `position`; what was deleted by then may be left out."""
+        if self._history is not None and position >= KEYFRAME_EVENTS:
+            found = await self._history.ask(lambda history: history.state_at(position, deleted=deleted))
+            return Past(self.node, position, self.kinds, found)
         registries = empty(self.kinds)
         async for page in self.pages(0, position):
             fold(self.kinds, page, registries)
@@ -194,10 +208,11 @@ class PastLog:
 
 
 @asynccontextmanager
-async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
+async def opened(state_dir: Path, kinds: Kinds, report: Report = lambda done, total: None) -> AsyncIterator[PastLog]:
     """The log of a state directory, read beside the node that writes it or without one.
 
-    A large log is not proved here, since that would take longer than most questions to it.
+    A large log is not proved here, since that would take longer than most questions to it. `report` is told, in another
+    thread, how far keyframes are made, where that takes its time.
     Raises `Refused`: 404 where there is none, 500 where it is damaged or cannot be read.
     """
     path = log_of(state_dir)
@@ -206,9 +221,12 @@ async def opened(state_dir: Path, kinds: Kinds) -> AsyncIterator[PastLog]:
         if is_proved:
             await asyncio.to_thread(prove, path)
         access = await open_access(path)
+        history = HistoryThread(path, kinds, report)
         try:
-            yield PastLog(LogReader(access, Codec(event_types(tuple(kinds))).decoding), kinds, is_proved=is_proved)
+            reader = LogReader(access, Codec(event_types(tuple(kinds))).decoding)
+            yield PastLog(reader, kinds, is_proved=is_proved, history=history)
         finally:
+            await history.close()
             await access.close()
 
 

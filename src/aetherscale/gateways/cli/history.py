@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from aetherscale.gateways.cli.context import Context
 
 if TYPE_CHECKING:
     from aetherscale.debugger.past import PastLog
+    from aetherscale.gateways.cli.output import Progress
 
 NOW_SHOWN = "the present is shown"
 
@@ -19,10 +20,18 @@ async def opened_log(context: Context) -> AsyncIterator[PastLog]:
     """The log of the state directory; says where it is not known to be as it was written. Raises `Refused`."""
     from aetherscale.debugger.past import opened
 
-    async with opened(context.settings.state_dir, context.program.kinds()) as log:
-        if not log.is_proved:
-            context.suggest("the log is large and was not verified first; to verify it: aetherscale log verify")
-        yield log
+    with ExitStack() as stack:
+        told: list[Progress] = []
+
+        def report(done: int, total: int) -> None:
+            if not told:
+                told.append(stack.enter_context(context.out.progress("past")))
+            told[0].step("making keyframes", f"{done} of {total} events")
+
+        async with opened(context.settings.state_dir, context.program.kinds(), report) as log:
+            if not log.is_proved:
+                context.suggest("the log is large and was not verified first; to verify it: aetherscale log verify")
+            yield log
 
 
 async def position(context: Context, log: PastLog, moment: str | None, instead: str = NOW_SHOWN) -> int:

@@ -28,8 +28,8 @@ AT = Option("at", "the state after this event, or at this time: 5m, yesterday, 1
 
 def _replay(context: Context) -> None:
     kind = _kind(context)
-    past = asyncio.run(_past(context, context.values["at"]))
     tenant, everything = context.settings.tenant, context.values["all"]
+    past = asyncio.run(_past(context, context.values["at"], deleted=everything))
     views = {
         name: [msgspec.to_builtins(view) for view in past.views(name, tenant, deleted=everything)]
         for name in ((kind,) if kind else KINDS)
@@ -69,9 +69,9 @@ def _why(context: Context) -> None:
         _show_why(context, found)
 
 
-async def _past(context: Context, moment: str | None) -> Any:
+async def _past(context: Context, moment: str | None, *, deleted: bool) -> Any:
     async with opened_log(context) as log:
-        return await log.state_at(await position(context, log, moment))
+        return await log.state_at(await position(context, log, moment), deleted=deleted)
 
 
 async def _two(context: Context, first: str, second: str | None) -> tuple[Any, Any]:
