@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from aetherscale.components import kinds
 from aetherscale.debugger.history import History
 from aetherscale.debugger.keyframes import Counts, Spacing
 from aetherscale.debugger.past import LOG_NAME
@@ -24,7 +25,6 @@ from aetherscale.eventstore.sqlite.past import PAST_NAME, open_keyframes
 from aetherscale.eventstore.sqlite.reading import LogReading
 from aetherscale.eventstore.transfer import export, import_
 from aetherscale.kernel.registry import OURSELVES, Kind
-from aetherscale.node import KINDS
 from tests.support.pasts import START_US, STRAY, Truth, chance, known, living, written
 
 SPACING = Spacing(keyframe=32, milestone=4)
@@ -34,7 +34,7 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user
 
 
 @contextmanager
-def history(state_dir: Path, kinds: tuple[Kind[Any], ...] = KINDS, spacing: Spacing = SPACING) -> Iterator[History]:
+def history(state_dir: Path, kinds: tuple[Kind[Any], ...] = kinds(), spacing: Spacing = SPACING) -> Iterator[History]:
     """The past of a log, told as another process would."""
     path = state_dir / LOG_NAME
     with closing(connect_read_only(path)) as connection:
@@ -270,7 +270,7 @@ def test_what_was_tampered_with_is_not_believed(state_dir: Path, truth: Truth, s
 
 
 def test_another_shape_of_the_state_has_keyframes_of_its_own(state_dir: Path, truth: Truth) -> None:
-    newer = (replace_kind(KINDS[0]), *KINDS[1:])
+    newer = (replace_kind(kinds()[0]), *kinds()[1:])
     with history(state_dir) as opened:
         opened.state_at(EVENTS)
     with history(state_dir, newer) as opened:
@@ -446,7 +446,7 @@ def test_two_that_fill_at_the_same_time_keep_the_same(state_dir: Path, truth: Tr
 
 
 def test_two_versions_of_the_program_that_fill_at_the_same_time_are_both_right(state_dir: Path, truth: Truth) -> None:
-    newer = (replace_kind(KINDS[0]), *KINDS[1:])
+    newer = (replace_kind(kinds()[0]), *kinds()[1:])
     with history(state_dir) as one, history(state_dir, newer) as other:
         for position in range(0, EVENTS, 17):
             assert_same(one, truth, [position])

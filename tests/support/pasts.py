@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events as vm
 from aetherscale.actors.images.model import events as image
+from aetherscale.components import kinds
 from aetherscale.debugger.past import LOG_NAME, empty, fold
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.log import EventLog, Write
@@ -23,7 +24,6 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded, stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Registry, event_types
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, UseBegan, UseEnded, name_stream, use_stream
-from aetherscale.node import KINDS
 from tests.support import vm_pasts
 
 NODE = "host1"
@@ -149,7 +149,7 @@ async def written(state_dir: Path, events: int, seed: int, *, epoch: str = EPOCH
     random = chance(seed)
     story, time_us = Story(random), START_US
     store = await open_store(state_dir / LOG_NAME, node=NODE, epoch=epoch, now_us=START_US, reserve_bytes=1)
-    log = EventLog(store, Codec(event_types(KINDS)))
+    log = EventLog(store, Codec(event_types(kinds())))
     appends: list[Coroutine[Any, Any, object]] = []
     while events > 0:
         time_us += random.choice((0, 1, 1, 5, 300, -200 if random.random() < 0.1 else 2))
@@ -171,7 +171,7 @@ def recorded(state_dir: Path) -> list[Recorded]:
     """Every event of a log."""
     path = state_dir / LOG_NAME
     with closing(connect_read_only(path)) as connection:
-        codec = Codec(event_types(KINDS))
+        codec = Codec(event_types(kinds()))
         return list(map(codec.decode, LogReading(connection, path).read_all()))
 
 
@@ -180,9 +180,9 @@ class Truth:
 
     def __init__(self, state_dir: Path) -> None:
         self.events = recorded(state_dir)
-        registries, self._known = empty(KINDS), [known(empty(KINDS))]
+        registries, self._known = empty(kinds()), [known(empty(kinds()))]
         for event in self.events:
-            fold(KINDS, [event], registries)
+            fold(kinds(), [event], registries)
             self._known.append(known(registries))
 
     def at(self, position: int) -> dict[str, Any]:
