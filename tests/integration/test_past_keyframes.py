@@ -20,6 +20,7 @@ from aetherscale.debugger.history import History
 from aetherscale.debugger.keyframes import Counts, Spacing
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.archive import archive
+from aetherscale.eventstore.sqlite import past
 from aetherscale.eventstore.sqlite.connection import connect_read_only
 from aetherscale.eventstore.sqlite.past import PAST_NAME, open_keyframes
 from aetherscale.eventstore.sqlite.reading import LogReading
@@ -387,7 +388,21 @@ def test_what_another_user_has_kept_is_used(state_dir: Path) -> None:
     for path in (*state_dir.iterdir(), state_dir):
         os.chown(path, 54321, 54321)
     with history(state_dir) as opened:
-        assert opened._keyframes.positions("living", EVENTS) == list(range(32, 201, 32))
+        assert opened._keyframes.last(EVENTS) == 192
+
+
+@root
+def test_a_large_file_that_may_only_be_read_is_not_copied(
+    state_dir: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(past, "COPIED_BYTES", 4096)
+    with history(state_dir) as opened:
+        opened.state_at(200)
+    for path in (*state_dir.iterdir(), state_dir):
+        os.chown(path, 54321, 54321)
+    with history(state_dir) as opened:
+        assert opened._keyframes.last(EVENTS) == 0
+        assert_same(opened, truth, [200])
 
 
 @root

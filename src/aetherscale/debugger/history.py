@@ -142,7 +142,7 @@ class History:
 
     def _position_at(self, time_us: int) -> int:
         head = self._reading.head()
-        last = self._last(head)
+        last = self._keyframes.last(head)
         ends = range(self._every, last + 1, self._every)
         number = bisect_right(ends, time_us, key=lambda end: self._milestone(end).greatest_us)
         if number == len(ends) and head - last > LATER_KEYFRAMES * self._every:
@@ -162,7 +162,7 @@ class History:
         return found.position
 
     def _counts_at(self, position: int) -> Counts:
-        if position % self._spacing.milestone == 0 and position <= self._last(position + self._every):
+        if position % self._spacing.milestone == 0 and position <= self._keyframes.last(position + self._every):
             return self._milestone(position).counts
         begin = position - position % self._every
         fold = self._folded(begin, deleted=False)
@@ -174,7 +174,7 @@ class History:
 
     def _folded(self, until: int, *, deleted: bool) -> Fold:
         """Everything folded up to a position; the keyframes that are missing on the way are made."""
-        begin, missing = self._last(until), until - until % self._every
+        begin, missing = self._keyframes.last(until), until - until % self._every
         fold = self._begun(begin, deleted=deleted)
         if fold.position < missing:
             counting = Counting(self._milestone(begin))
@@ -226,15 +226,6 @@ class History:
         return [each for each in self._reading.read_stream(self._decoding, name) if each.version < before]
 
     # --- what is kept --------------------------------------------------------------------------------------------
-
-    def _last(self, until: int) -> int:
-        """The last keyframe up to a position that has all others before it; 0 for none."""
-        last = 0
-        for position in self._keyframes.positions(LIVING, until):
-            if position != last + self._every:
-                break
-            last = position
-        return last
 
     def _milestone(self, position: int) -> Milestone:
         """One that stands at a position up to the last keyframe. Raises `_Unusable`."""

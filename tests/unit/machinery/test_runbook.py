@@ -42,7 +42,14 @@ OF_A_KIND = (
     "the log has events of type",
 )
 """Messages of damage: all are told by `log damaged at …` and what follows it."""
-NOT_FOR_USERS = ("__main__.py", "docs.py", "eventstore/memory.py", "actors/compute/simulated", "/proc/meminfo")
+NOT_FOR_USERS = (
+    "__main__.py",
+    "docs.py",
+    "eventstore/memory.py",
+    "eventstore/sqlite/past.py",
+    "actors/compute/simulated",
+    "/proc/meminfo",
+)
 
 
 def messages() -> Iterator[tuple[str, str]]:

@@ -89,14 +89,11 @@ class KeyframeFile:
         self._belongs = (belongs.fingerprint, belongs.epoch)
         self._path = path
 
-    def positions(self, name: str, until: int) -> list[int]:
-        """Where there are parts of a name up to a position, in order; `read` says whether they are good."""
-        sql = (
-            "SELECT position FROM parts WHERE (fingerprint, epoch) = (?, ?) AND name = ? AND position <= ?"
-            " ORDER BY position"
-        )
-        values = (*self._belongs, name, until)
-        return self._trying(lambda: [row[0] for row in self._connection.execute(sql, values)], [])
+    def last(self, until: int) -> int:
+        """The position of the last keyframe up to a position, 0 for none; `read` says whether it is good."""
+        sql = "SELECT max(position) FROM parts WHERE (fingerprint, epoch) = (?, ?) AND position <= ?"
+        values = (*self._belongs, until)
+        return self._trying(lambda: int(self._connection.execute(sql, values).fetchone()[0] or 0), 0)
 
     def read(self, name: str, position: int) -> Part | None:
         """A part; None where there is none, or one that is not as it was saved."""
