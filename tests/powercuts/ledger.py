@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -24,13 +25,14 @@ class Ledger(Struct):
     digest: bytes = b""
 
 
-def apply(state: Ledger, recorded: Recorded) -> Ledger:
-    match recorded.event:
-        case Paid(note):
-            state.count += 1
-            state.digest = hashlib.sha256(b"%b%d%b" % (state.digest, recorded.seq, note)).digest()
-        case _:
-            raise AssertionError("nothing else is written")
+def apply(state: Ledger, events: Sequence[Recorded]) -> Ledger:
+    for recorded in events:
+        match recorded.event:
+            case Paid(note):
+                state.count += 1
+                state.digest = hashlib.sha256(b"%b%d%b" % (state.digest, recorded.seq, note)).digest()
+            case _:
+                raise AssertionError("nothing else is written")
     return state
 
 

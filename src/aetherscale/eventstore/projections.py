@@ -66,7 +66,7 @@ class SnapshotStore(Protocol):
 
 @dataclass(frozen=True)
 class Projection(Generic[S]):
-    """A fold. `apply(state, recorded)` may change the state that it is given, and returns the one that follows.
+    """A fold. `apply(state, events)` may change the state that it is given, and returns the one that follows.
 
     `events` are the types that it wants: others are neither read nor decoded; None for all. `version` grows with each
     change of what `apply` does that does not show in the type of the state.
@@ -75,7 +75,7 @@ class Projection(Generic[S]):
     name: str
     state_type: Any
     initial: Callable[[], S]
-    apply: Callable[[S, Recorded], S]
+    apply: Callable[[S, Sequence[Recorded]], S]
     events: tuple[type[Event], ...] | None = None
     version: int = 1
 
@@ -92,11 +92,10 @@ class Projection(Generic[S]):
 
     def fold(self, state: S, events: Sequence[Recorded]) -> S:
         """The state after more events, in the order of the log."""
-        wanted, apply = self._wanted, self.apply
-        for recorded in events:
-            if wanted is None or type(recorded.event) in wanted:
-                state = apply(state, recorded)
-        return state
+        wanted = self._wanted
+        if wanted is not None:
+            events = [recorded for recorded in events if type(recorded.event) in wanted]
+        return self.apply(state, events)
 
     def encode(self, state: S) -> bytes:
         """The state as a snapshot has it."""

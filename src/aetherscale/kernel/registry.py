@@ -6,7 +6,7 @@ same. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -125,15 +125,51 @@ def apply(kind: Kind[S], registry: Registry[S], recorded: Recorded) -> Aggregate
     return None
 
 
+def fold(kind: Kind[S], registry: Registry[S], events: Sequence[Recorded]) -> None:
+    """Fold many events, in the order of the log: to what `apply` comes to with each of them, and quicker.
+
+    Streams do not depend on one another, so each is folded by itself, and its aggregate is made once.
+    """
+    streams: dict[str, list[Recorded]] = {}
+    for recorded in events:
+        stream = streams.get(recorded.stream)
+        if stream is None:
+            streams[recorded.stream] = [recorded]
+        else:
+            stream.append(recorded)
+    for name, stream in streams.items():
+        stream_kind, aggregate_id = split_stream(name)
+        if stream_kind == kind.name:
+            known = registry.aggregates.get(aggregate_id)
+            registry.aggregates[aggregate_id] = _advance(kind, known, stream, aggregate_id)
+        else:
+            for recorded in stream:
+                apply(kind, registry, recorded)
+    if events:
+        registry.position = events[-1].seq
+
+
 def advance(kind: Kind[S], aggregate: Aggregate[S] | None, recorded: Recorded, aggregate_id: str) -> Aggregate[S]:
     """The aggregate after one more event of its stream."""
-    state = kind.evolve(None if aggregate is None else aggregate.state, recorded.event, recorded.time_us)
-    requested_by = aggregate.requested_by if aggregate is not None else None
-    if not recorded.actor.startswith(OURSELVES):
-        requested_by = recorded.actor
-    return Aggregate(
-        aggregate_id, recorded.tenant, recorded.version, recorded.seq, recorded.correlation_id, state, requested_by
-    )
+    return _advance(kind, aggregate, (recorded,), aggregate_id)
+
+
+def _advance(
+    kind: Kind[S], aggregate: Aggregate[S] | None, stream: Sequence[Recorded], aggregate_id: str
+) -> Aggregate[S]:
+    """The aggregate after more events of its stream, at least one."""
+    state = None if aggregate is None else aggregate.state
+    requested_by = None if aggregate is None else aggregate.requested_by
+    evolve = kind.evolve
+    for each in stream:
+        state = evolve(state, each.event, each.time_us)
+    for each in reversed(stream):
+        if not each.actor.startswith(OURSELVES):
+            requested_by = each.actor
+            break
+    assert state is not None
+    last = stream[-1]
+    return Aggregate(aggregate_id, last.tenant, last.version, last.seq, last.correlation_id, state, requested_by)
 
 
 def event_types(kinds: tuple[Kind[Any], ...]) -> tuple[type[Event], ...]:

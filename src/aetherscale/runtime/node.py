@@ -17,7 +17,7 @@ from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.calls import Serve
 from aetherscale.kernel.messages import Event, Recorded, split_stream
-from aetherscale.kernel.registry import Kind, Registry, apply
+from aetherscale.kernel.registry import Kind, Registry, fold
 from aetherscale.kernel.reservations import NAME_EVENTS, RESERVATION_EVENTS, USE_EVENTS
 from aetherscale.runtime.actor import Actor
 from aetherscale.runtime.component import Component, Driver
@@ -44,14 +44,14 @@ class Ports:
 def projection(kind: Kind[S]) -> Projection[Registry[S]]:
     """The registry of a kind as a projection: what a node starts from, and saves snapshots of."""
 
-    def fold(registry: Registry[S], recorded: Recorded) -> Registry[S]:
-        apply(kind, registry, recorded)
+    def apply_all(registry: Registry[S], events: Sequence[Recorded]) -> Registry[S]:
+        fold(kind, registry, events)
         return registry
 
     # The type of the state is a value here, which is more than an annotation may be.
     state_type = Registry.__class_getitem__(kind.state_type)  # type: ignore[attr-defined]
     events = (*RESERVATION_EVENTS, *kind.event_types)
-    return Projection(kind.name, state_type, Registry, fold, events, kind.version)
+    return Projection(kind.name, state_type, Registry, apply_all, events, kind.version)
 
 
 class Node:

@@ -52,7 +52,13 @@ class Accounts(Struct):
     folded: int = 0
 
 
-def apply(state: Accounts, recorded: Recorded) -> Accounts:
+def apply(state: Accounts, events: Sequence[Recorded]) -> Accounts:
+    for recorded in events:
+        apply_one(state, recorded)
+    return state
+
+
+def apply_one(state: Accounts, recorded: Recorded) -> None:
     account = state.by_stream.setdefault(recorded.stream, Account())
     match recorded.event:
         case Paid(amount):
@@ -63,11 +69,10 @@ def apply(state: Accounts, recorded: Recorded) -> Accounts:
             raise AssertionError("a projection is given what it wants alone")
     account.last_seq = recorded.seq
     state.folded += 1
-    return state
 
 
 ACCOUNTS = Projection("accounts", Accounts, Accounts, apply, events=(Paid, Renamed))
-SEEN = Projection("seen", int, int, lambda count, recorded: count + 1)
+SEEN = Projection("seen", int, int, lambda count, events: count + len(events))
 CODEC = Codec([Paid, Renamed, Seen])
 
 
@@ -336,7 +341,7 @@ async def test_a_new_shape_is_built_beside_the_old_one_which_serves_until_it_is_
     log, kept = await opened(), MemorySnapshots()
     await write(log, some(4))
     await kept.save(SEEN.name, SEEN.fingerprint, log.epoch, Snapshot(4, SEEN.encode(1004)))
-    doubled = replace(SEEN, version=2, apply=lambda count, recorded: count + 2)
+    doubled = replace(SEEN, version=2, apply=lambda count, events: count + 2 * len(events))
 
     assert await load([doubled], log, kept) == ([8], 4)
     assert await load([SEEN], log, kept) == ([1004], 4), "the older program still finds its snapshot"

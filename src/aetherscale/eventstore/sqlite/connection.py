@@ -41,6 +41,9 @@ class Connection(aiosqlite.Connection):
         self._thread.daemon = True  # a process that crashes has to end, with whatever was acknowledged on the disk
         self._path = path
         self._closed = False
+        self._handed = 0
+        self._returned = 0
+        """Counted by the thread alone, as the former is by the loop: so neither needs a lock."""
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Connection:
@@ -66,11 +69,33 @@ class Connection(aiosqlite.Connection):
         """
         if self._closed:
             raise Closed(f"{self._path}: has been closed")
+        self._handed += 1
         try:
-            result: T = await self._execute(work)  # type: ignore[no-untyped-call]
+            result: T = await self._execute(lambda: self._counted(work))  # type: ignore[no-untyped-call]
         except SQLITE_ERRORS as error:
             raise translated(error, self._path) from error
         return result
+
+    def _counted(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        finally:
+            self._returned += 1
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether its thread has nothing to do: no function of a caller, also of one that was cancelled."""
+        return self._handed == self._returned
+
+    def run_here(self, work: Callable[[], T]) -> T:
+        """As `run`, in the thread of the caller, who waits. For an idle connection of `connect(…, any_thread=True)`."""
+        assert self.is_idle, f"{self._path}: its own thread is at work"
+        if self._closed:
+            raise Closed(f"{self._path}: has been closed")
+        try:
+            return work()
+        except SQLITE_ERRORS as error:
+            raise translated(error, self._path) from error
 
     async def close(self) -> None:
         """Finish what was handed over before, then close; idempotent. Later calls of `run` raise `Closed`."""
@@ -78,8 +103,10 @@ class Connection(aiosqlite.Connection):
         await super().close()
 
 
-def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Connection:
+def connect(path: Path, mode: Mode, *, immutable: bool = False, any_thread: bool = False) -> sqlite3.Connection:
     """A plain connection without implicit transactions. One that can write takes only files of ours.
+
+    With `any_thread` it may be used in one thread after the other.
 
     Raises `StoreError` in the words of the port, and `NotOurs`.
     """
@@ -87,7 +114,9 @@ def connect(path: Path, mode: Mode, *, immutable: bool = False) -> sqlite3.Conne
         statedir.require_files(path.parent, tuple(path.name + suffix for suffix in ("", "-wal", "-shm", "-journal")))
     uri = f"{path.absolute().as_uri()}?mode={mode}{'&immutable=1' if immutable else ''}"
     try:
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=64)
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=BUSY_S, cached_statements=64, check_same_thread=not any_thread
+        )
     except sqlite3.Error as error:
         raise translated(error, path) from error
     connection.execute("PRAGMA trusted_schema = OFF")

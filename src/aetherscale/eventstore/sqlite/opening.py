@@ -140,7 +140,7 @@ def remove_unpublished(path: Path) -> None:
 
 def connect_for_writing(path: Path) -> sqlite3.Connection:
     """The one connection that may write to a log and checkpoint it. Raises `StoreError`."""
-    connection = connect(path, "rw")
+    connection = connect(path, "rw", any_thread=True)
     try:
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
 from aetherscale.eventstore.sqlite.files import RESERVE_BYTES, HeadFile, Lock, Reserve, read_head
 from aetherscale.eventstore.sqlite.opening import check_head, open_log
+from aetherscale.eventstore.sqlite.pace import Pace
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, at_one_moment
 from aetherscale.eventstore.sqlite.writing import LogWriting
 from aetherscale.eventstore.store import Append, Damaged, InDoubt, Reading, StoreError
@@ -98,15 +100,21 @@ class SqliteBackend(SqliteAccess):
         self._writing = writing
         self._reserve = reserve
         self._lock = lock
+        self._pace = Pace()
         self._broken = False
 
     async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
-        """As in `Backend`."""
+        """As in `Backend`. Where that is sure to be short, it is done here and now: see `pace.py`."""
+        begun = time.perf_counter()
         try:
+            if self._writer.is_idle and self._pace.may_wait(appends):
+                return self._writer.run_here(lambda: self._writing.commit(appends))
             return await self._writer.run(lambda: self._writing.commit(appends))
         except (InDoubt, Damaged):
             self._broken = True
             raise
+        finally:
+            self._pace.took(time.perf_counter() - begun)
 
     def durable_head(self) -> Head:
         """As in `Backend`."""
@@ -115,6 +123,7 @@ class SqliteBackend(SqliteAccess):
     async def sync_head(self) -> None:
         """As in `Backend`."""
         await self._writer.run(self._writing.sync_head)
+        await self._writer.run(self._writing.make_room)
 
     async def close(self) -> None:
         """As in `Backend`.
@@ -133,7 +142,7 @@ class SqliteBackend(SqliteAccess):
     async def _close_connections(self) -> None:
         try:
             if not self._broken:
-                await self.sync_head()
+                await self._writer.run(self._writing.sync_head)
         except InDoubt:
             self._broken = True
             raise

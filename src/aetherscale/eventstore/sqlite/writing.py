@@ -16,6 +16,7 @@ from aetherscale.eventstore.sqlite.connection import RESTART, SQLITE_ERRORS, ful
 from aetherscale.eventstore.sqlite.files import HeadFile, Reserve
 from aetherscale.eventstore.sqlite.opening import insert_epochs
 from aetherscale.eventstore.sqlite.reading import Epoch, LogReading, command_key
+from aetherscale.eventstore.sqlite.walroom import WalRoom
 from aetherscale.eventstore.store import Accepted, Append, InDoubt, StorageFull, StoredEvent, StoredType
 
 Restored = tuple[Sequence[StoredEvent], Sequence[StoredCommand], bytes | None]
@@ -39,6 +40,7 @@ class LogWriting:
         self.epoch = self._reading.epochs[-1].epoch
         self._accepted: dict[bytes, Accepted] = {}
         self._forgotten = False
+        self._room = WalRoom(path)
         self._recall()
 
     def version(self, stream: str) -> int:
@@ -116,6 +118,13 @@ class LogWriting:
             self._head_file.sync()
         except OSError as error:
             raise self._in_doubt("the head of the log could not be synced", error) from error
+
+    def make_room(self) -> None:
+        """Make room for the next commits, so that they make no file grow."""
+        try:
+            self._room.make()
+        except OSError as error:
+            raise self._in_doubt("the write-ahead log could not be synced", error) from error
 
     def _commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         with self._transaction():
