@@ -17,7 +17,7 @@ from aetherscale.eventstore.sqlite.opening import WAL_AUTOCHECKPOINT_PAGES
 PAGE_BYTES: Final = 4096
 HEADER_BYTES: Final = 32
 FRAME_BYTES: Final = 24 + PAGE_BYTES
-STEP_BYTES: Final = 4 * 1024 * 1024
+STEP_BYTES: Final = 8 * 1024 * 1024
 """How much room is made at once: some hundred small commits, and some milliseconds of the disk."""
 LEAST_BYTES: Final = STEP_BYTES // 2
 """With less room than this more is made."""
