@@ -199,7 +199,9 @@ class VmCleared(Event, frozen=True):
 
 
 class VmStrayFound(Event, frozen=True):
-    """The host has what it should not have of this VM: the log does not know it, has it deleted, or has it at rest."""
+    """The host has an orphaned process or directory of this VM: the log does not know the VM, or has it as deleted or
+    at rest.
+    """
 
     vm_id: str
     """The id of the VM, 16 hex digits."""

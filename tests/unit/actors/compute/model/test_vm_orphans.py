@@ -1,4 +1,4 @@
-"""What follows when the host has of a VM what it should not have: it is quarantined, nothing is thrown away."""
+"""Orphaned processes and directories of VMs: they are ended and quarantined, and nothing is thrown away."""
 
 from __future__ import annotations
 
