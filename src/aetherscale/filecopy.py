@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from aetherscale.kernel.fault import Fault
+
 MOST_HOLES_BYTES: Final = 32 << 30
 """More emptiness than this is not read through for a checksum: it would hold a processor for minutes."""
 
@@ -36,16 +38,6 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 Advance = Callable[[int, int], None]
 """Called with how many bytes of how many have been read; may raise to end the copy."""
-
-
-class NotCopied(Exception):
-    """A file is not copied. `hint` says what to do."""
-
-    def __init__(self, reason: str, hint: str, *, retryable: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-        self.retryable = retryable
 
 
 def open_file(path: str | Path, *, dir_fd: int | None = None, flags: int = 0) -> int:
@@ -96,14 +88,15 @@ def _identity(place: Path | int) -> tuple[int, int]:
 def copy(original: int, target: int, advance: Advance) -> int:
     """Copy an open file to another one, which is empty; returns its size in bytes.
 
-    Raises `NotCopied` for one that is being written, or that is mostly holes; OSError; and what `advance` raises.
+    Raises `Fault` for one that is being written, or that is mostly holes; OSError; and what `advance` raises.
     """
     before = os.fstat(original)
     holes_bytes = before.st_size - before.st_blocks * 512
     if holes_bytes > MOST_HOLES_BYTES:
-        raise NotCopied(
+        raise Fault(
             f"it has {holes_bytes} bytes of holes, and {MOST_HOLES_BYTES} are taken",
             "make it compact: qemu-img convert -O qcow2 OLD NEW.qcow2",
+            retryable=False,
         )
     _require_rest(original)
     if not _share(original, target):
@@ -119,8 +112,8 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _written(how: str) -> NotCopied:
-    return NotCopied(
+def _written(how: str) -> Fault:
+    return Fault(
         f"another program is writing to the file: {how}",
         "wait until it is whole, then import it again",
         retryable=False,
@@ -128,7 +121,7 @@ def _written(how: str) -> NotCopied:
 
 
 def _require_rest(file: int) -> None:
-    """Raises `NotCopied` where a program has the file open for writing, as far as that can be known."""
+    """Raises `Fault` where a program has the file open for writing, as far as that can be known."""
     for byte in _QEMU_WRITES:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         if _FLOCK.unpack(fcntl.fcntl(file, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK:

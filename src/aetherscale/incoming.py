@@ -63,7 +63,7 @@ def prepare(state_dir: Path, node: str) -> None:
 def hand_over(state_dir: Path, source: Path, token: str, advance: Advance) -> tuple[str, str]:
     """Copy a file, opened with the caller's own rights; where the node finds it, and the name of that node.
 
-    Raises FileNotFoundError where no node of this version has been, `NotCopied`, OSError, and what `advance` raises.
+    Raises FileNotFoundError where no node of this version has been, `Fault`, OSError, and what `advance` raises.
     """
     directory = state_dir / DIRECTORY
     taker = msgspec.json.decode((directory / _NODE).read_bytes(), type=_Node)

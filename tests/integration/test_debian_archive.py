@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import tiny
-from aetherscale.actors.images.building.debian import Archive, BuildFailed, run
+from aetherscale.actors.images.building.debian import Archive, run
+from aetherscale.kernel.fault import Fault
 from tests.support.tiny_image import package_cache
 
 pytestmark = pytest.mark.integration
@@ -67,11 +68,11 @@ async def versions(archive: Archive, *names: str, into: Path) -> dict[str, str]:
 
 
 async def test_a_program_that_finds_no_room_is_told_as_that_and_not_tried_again() -> None:
-    with pytest.raises(BuildFailed, match=r"no room on the disk: `dd .*` failed") as full:
+    with pytest.raises(Fault, match=r"no room on the disk: `dd .*` failed") as full:
         await run("dd", "if=/dev/zero", "of=/dev/full", "count=1")
     assert (full.value.hint, full.value.retryable) == ("make room: df -h; df -i", False)
     assert "No space left on device" in full.value.log_tail
-    with pytest.raises(BuildFailed, match=r"failed with exit status 1$") as other:
+    with pytest.raises(Fault, match=r"failed with exit status 1$") as other:
         await run("sh", "-c", "exit 1")
     assert other.value.retryable
 
@@ -104,7 +105,7 @@ async def test_lists_that_are_older_than_the_archive_are_fetched_again(own: OwnA
     archive = Archive(tmp_path / "cache", configuration=own.apt_configuration)
     await archive.choose_lists("one", print)
     own.publish(("one", "2", ""))
-    with pytest.raises(BuildFailed) as failed:
+    with pytest.raises(Fault) as failed:
         await versions(archive, "one", into=tmp_path / "first")
     assert failed.value.retryable
     assert failed.value.log_tail
@@ -114,7 +115,7 @@ async def test_lists_that_are_older_than_the_archive_are_fetched_again(own: OwnA
 
 async def test_an_archive_without_the_package_says_what_to_do(own: OwnArchive, tmp_path: Path) -> None:
     own.publish(("one", "1", ""))
-    with pytest.raises(BuildFailed, match="has no linux-image-cloud-amd64") as failed:
+    with pytest.raises(Fault, match="has no linux-image-cloud-amd64") as failed:
         await tiny.build(tmp_path / "image", tmp_path / "cache", print, apt_configuration=own.apt_configuration)
     assert "image import" in failed.value.hint
     assert not (tmp_path / "image").exists()
@@ -122,7 +123,7 @@ async def test_an_archive_without_the_package_says_what_to_do(own: OwnArchive, t
 
 async def test_a_host_without_apt_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildFailed, match="has no apt-get") as failed:
+    with pytest.raises(Fault, match="has no apt-get") as failed:
         await tiny.build(tmp_path / "image", tmp_path / "cache", print)
     assert "image import" in failed.value.hint
     assert not failed.value.retryable
@@ -132,7 +133,7 @@ async def test_an_archive_that_cannot_be_reached_is_told_with_what_apt_says(tmp_
     configuration = f'Dir::Etc::sourcelist "{tmp_path}/sources";\nDir::Etc::sourceparts "/dev/null";\n'
     configuration += 'Acquire::Retries "0";\n'
     (tmp_path / "sources").write_text("deb http://127.0.0.1:9/debian stable main\n")
-    with pytest.raises(BuildFailed) as failed:
+    with pytest.raises(Fault) as failed:
         await tiny.build(tmp_path / "image", tmp_path / "cache", print, apt_configuration=configuration)
     assert failed.value.retryable
     assert "127.0.0.1" in failed.value.log_tail
@@ -140,7 +141,7 @@ async def test_an_archive_that_cannot_be_reached_is_told_with_what_apt_says(tmp_
 
 async def test_a_program_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     script = f"sleep 1000 & echo $! > {tmp_path}/pid; wait"
-    with pytest.raises(BuildFailed, match="not done in 1 s"):
+    with pytest.raises(Fault, match="not done in 1 s"):
         await run("sh", "-c", script, timeout_s=1)
     assert ends(int((tmp_path / "pid").read_text()))
 

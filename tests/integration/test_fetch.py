@@ -229,14 +229,15 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, part: Path) -> None:
 import asyncio, resource, signal, sys
 from pathlib import Path
 from aetherscale.actors.images.fetching.copying import Places
-from aetherscale.actors.images.fetching.fetch import FetchFailed, fetch
+from aetherscale.actors.images.fetching.fetch import fetch
+from aetherscale.kernel.fault import Fault
 from tests.support.fetching import PATIENT
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))
 try:
     asyncio.run(fetch(sys.argv[1], Path({str(part)!r}), sha256=None, size_cap_bytes=1 << 40, progress=lambda *_: None,
                       places=Places(Path("/nowhere"), (Path({str(tmp_path)!r}),)), limits=PATIENT))
-except FetchFailed as failed:
+except Fault as failed:
     print(failed.reason, failed.retryable)
 """
     (tmp_path / "source").write_bytes(CONTENT)

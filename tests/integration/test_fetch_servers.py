@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from aetherscale.actors.images.fetching.fetch import FetchFailed
+from aetherscale.kernel.fault import Fault
 from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, PATIENT, SHA256, bring, failure, left_over, no_proxy, part
 from tests.support.http_server import Asked, http_server, says, serves
 from tests.support.names import KNOWS_LOCALHOST
@@ -212,7 +212,7 @@ class TestServers:
                 reason = "?"
                 try:
                     await bring(server.url(), part)
-                except FetchFailed as failed:
+                except Fault as failed:
                     reason = failed.reason
                 assert reason.isprintable()
                 for path in part.parent.iterdir():

@@ -20,6 +20,7 @@ from aetherscale import filecopy, incoming
 from aetherscale.actors.images.driver import MOST_OF_ONE_TENANT, HostImages, Imports
 from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.model.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.kernel.fault import Fault
 from tests.support.cli import good, told
 from tests.support.fetching import ETAG, LOOPBACK, MIB, no_proxy
 from tests.support.http_server import Asked, http_server, says, serves
@@ -245,7 +246,7 @@ class TestCopy:
         lock = filecopy._FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
         fcntl.fcntl(holder, fcntl.F_OFD_SETLK, lock)
         original, target = self.open_both(tmp_path, source)
-        with pytest.raises(filecopy.NotCopied, match="has locked it"):
+        with pytest.raises(Fault, match="has locked it"):
             filecopy.copy(original, target, lambda done, total: None)
         os.close(holder)
         assert filecopy.copy(original, target, lambda done, total: None) == len(DISK)
@@ -263,7 +264,7 @@ class TestCopy:
         source = tmp_path / "source"
         source.write_bytes(DISK)
         original, target = self.open_both(tmp_path, source)
-        with source.open("ab"), pytest.raises(filecopy.NotCopied, match="open for writing"):
+        with source.open("ab"), pytest.raises(Fault, match="open for writing"):
             filecopy.copy(original, target, lambda done, total: None)
         assert filecopy.copy(original, target, lambda done, total: None) == len(DISK)
 
@@ -282,7 +283,7 @@ class TestCopy:
                 else:
                     file.truncate(len(DISK) + (1 if change == "grow" else -1))
 
-        with pytest.raises(filecopy.NotCopied, match="another program is writing to the file"):
+        with pytest.raises(Fault, match="another program is writing to the file"):
             filecopy.copy(original, target, meddle)
 
     @pytest.mark.parametrize("more", [0, 4096])
@@ -293,7 +294,7 @@ class TestCopy:
         os.truncate(source, filecopy.MOST_HOLES_BYTES + data + more)
         original, target = self.open_both(tmp_path, source)
         if more:
-            with pytest.raises(filecopy.NotCopied, match=f"it has {filecopy.MOST_HOLES_BYTES + 4096} bytes of holes"):
+            with pytest.raises(Fault, match=f"it has {filecopy.MOST_HOLES_BYTES + 4096} bytes of holes"):
                 filecopy.copy(original, target, lambda done, total: None)
         else:
             assert filecopy.copy(original, target, lambda done, total: None) == source.stat().st_size

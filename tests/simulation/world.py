@@ -17,13 +17,14 @@ from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost, SimulatedProcess
 from aetherscale.actors.images.simulated.driver import SimulatedStore
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
 from aetherscale.components import kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
+from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.registry import event_types
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.jetstream import JetStream
@@ -230,9 +231,9 @@ class WatchedHost(SimulatedHost):
             case "hang":
                 await asyncio.Event().wait()
             case "fail":
-                raise SimulatedFault("the host said no", retryable=True)
+                raise Fault("the host said no", retryable=True)
             case "refuse":
-                raise SimulatedFault("the host said never", retryable=False)
+                raise Fault("the host said never", retryable=False)
             case None:
                 pass
 

@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.images.fetching.copying import Places
-from aetherscale.actors.images.fetching.fetch import Fetched, FetchFailed, Limits, fetch
+from aetherscale.actors.images.fetching.fetch import Fetched, Limits, fetch
+from aetherscale.kernel.fault import Fault
 
 MIB = 1 << 20
 CONTENT = hashlib.shake_128(b"an image").digest(3 * MIB + 17)
@@ -43,8 +44,8 @@ async def bring(source: str, part: Path, **options: Any) -> Fetched:
     return await fetch(source, part, **(given | options))
 
 
-async def failure(source: str, part: Path, **options: Any) -> FetchFailed:
-    with pytest.raises(FetchFailed) as failed:
+async def failure(source: str, part: Path, **options: Any) -> Fault:
+    with pytest.raises(Fault) as failed:
         await bring(source, part, **options)
     assert failed.value.hint
     return failed.value

@@ -12,7 +12,6 @@ from aetherscale.actors.compute.driver import Process
 from aetherscale.actors.compute.model.effects import ProvisionDisk, ShutDownVm
 from aetherscale.actors.compute.model.pending import ASKING_S, PROVISION_S, SLOWEST_COPY_BYTES_S
 from aetherscale.actors.compute.qemu import ceilings
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RECORD_LIMIT_BYTES, RunRecord, VmDirectory
 from aetherscale.actors.compute.reconcile import ADOPT_AT_ONCE
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
@@ -24,6 +23,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import MOST_PROBLEMS, verify
 from aetherscale.eventstore.sqlite import open_store
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.fault import Fault
 from aetherscale.setup import hostwork
 from tests.support.event_logs import EPOCH, NODE, NOW_US, append_of, new, write
 from tests.support.memory_node import MemoryNode
@@ -103,7 +103,7 @@ def test_a_disk_has_longer_to_be_made_the_larger_its_image_is() -> None:
 
 
 def test_a_vm_without_memory_is_not_started() -> None:
-    with pytest.raises(HostFault, match=f"QEMU {ceilings.OVERHEAD_MIB} MiB beside it") as fault:
+    with pytest.raises(Fault, match=f"QEMU {ceilings.OVERHEAD_MIB} MiB beside it") as fault:
         ceilings.require_memory(1 << 40, ())
     assert not fault.value.retryable
     ceilings.require_memory(1, ())

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault
+from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.components import kinds
 from aetherscale.debugger.diff import diff
 from aetherscale.debugger.events import catalogue, event_json, type_named
@@ -20,6 +20,7 @@ from aetherscale.debugger.why import Why, explain
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.reader import LogReader
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
@@ -234,7 +235,7 @@ class TestWhy:
     async def test_a_vm_that_never_ran_is_told_with_the_step_that_failed(self, node: MemoryNode) -> None:
         async def fail(effect: Any) -> None:
             if type(effect).__name__ == "BootVm":
-                raise SimulatedFault("QEMU is not installed", "apt install qemu-system-x86", retryable=False)
+                raise Fault("QEMU is not installed", "apt install qemu-system-x86", retryable=False)
 
         node.host.interfere = fail
         assert (await node.final("compute", "create-vm", WEB))["code"] == 500

@@ -12,11 +12,8 @@ SOURCE = ROOT / "src/aetherscale"
 RUNBOOK = ROOT / "docs/runbook.md"
 TEXT_OF = {
     "Refused": 1,
-    "HostFault": 0,
+    "Fault": 0,
     "EmbeddedServerError": 0,
-    "FetchFailed": 0,
-    "NotCopied": 0,
-    "BuildFailed": 0,
     "Damaged": 0,
     "InDoubt": 0,
     "Locked": 0,

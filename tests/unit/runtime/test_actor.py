@@ -11,10 +11,11 @@ import pytest
 
 from aetherscale.actors.compute.component import BOOTS_AT_ONCE
 from aetherscale.actors.compute.model import effects
-from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedFault
+from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.store import Append, InDoubt
+from aetherscale.kernel.fault import Fault
 from tests.support.memory_node import PATIENCE_S, MemoryNode
 
 WEB = {"image": "tiny", "name": "web"}
@@ -170,7 +171,7 @@ class TestTheHost:
 
         async def refuse(effect: Any) -> None:
             if isinstance(effect, effects.BootVm):
-                raise SimulatedFault("there is not enough memory", "stop another VM", retryable=False)
+                raise Fault("there is not enough memory", "stop another VM", retryable=False)
 
         node.host.interfere = refuse
         answer = await node.final("compute", "create-vm", WEB)
@@ -190,7 +191,7 @@ class TestTheHost:
 
         async def refuse(effect: Any) -> None:
             if isinstance(effect, effects.BootVm):
-                raise SimulatedFault("there is not enough memory", retryable=False)
+                raise Fault("there is not enough memory", retryable=False)
 
         node.host.interfere = refuse
         await node.final("compute", "create-vm", WEB)

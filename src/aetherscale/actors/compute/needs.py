@@ -14,7 +14,7 @@ from typing import Final, Literal
 from aetherscale import service
 from aetherscale.actors.compute.qemu import accel, base, launch, supervision, users
 from aetherscale.actors.compute.qemu.driver import QEMU as QEMU_PROGRAM
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.names import derive_id
 from aetherscale.settings import Settings
@@ -60,7 +60,7 @@ def _jail(settings: Settings) -> Iterator[Finding]:
     try:
         programs = [launch.program(name) for name in ("prlimit", "setpriv", "unshare")]
         yield Finding("jail", "ok", ", ".join(programs))
-    except HostFault as fault:
+    except Fault as fault:
         yield Finding("jail", "error", fault.reason, fault.hint)
     yield _isolation(settings)
 
@@ -86,7 +86,7 @@ def _isolation(settings: Settings) -> Finding:
 def _supervision(settings: Settings) -> Iterator[Finding]:
     try:
         supervisor = asyncio.run(supervision.systemd_scopes())
-    except HostFault as fault:
+    except Fault as fault:
         yield Finding("supervision", "warning", f"virtual machines have no limits: {fault.reason}", fault.hint)
         return
     yield Finding("supervision", "ok", f"virtual machines are units with limits: {supervisor.name}")
@@ -99,7 +99,7 @@ def _accelerator(settings: Settings) -> Iterator[Finding]:
     vm_id = derive_id("doctor")
     try:
         failure = asyncio.run(accel.failure_of("tcg", qemu, launch.jail_of(vm_id), CALL_S))
-    except (HostFault, OSError) as error:
+    except (Fault, OSError) as error:
         failure = str(error)
     if failure:
         yield Finding(
@@ -120,7 +120,7 @@ def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
         choice = asyncio.run(accel.Accelerators("kvm", settings.state_dir).choose(qemu, vm_id))
         jail = launch.jail_of(vm_id, choice.group)
         failure = asyncio.run(accel.failure_of("kvm", qemu, jail, accel.PROOF_LIMIT_S))
-    except HostFault as fault:
+    except Fault as fault:
         return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)
     except OSError as error:
         return Finding(

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from aetherscale import incoming, shortage, statedir
-from aetherscale.actors.images.building.debian import BuildFailed
 from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.shares import Shares
-from aetherscale.actors.images.fetching.transfer import FetchFailed
 from aetherscale.actors.images.files.header import ImageRejected, inspect, write_overlay
 from aetherscale.actors.images.model import effects
 from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
 from aetherscale.identifiers import now_us
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Settings
 
@@ -100,11 +99,10 @@ class HostImages:
                 case effects.RemoveImage():
                     self._remove(effect)
                     return ImageRemoved(effect.key)
-        except (FetchFailed, BuildFailed) as failure:
-            log_tail = getattr(failure, "log_tail", "")
-            return EffectFailed(effect.key, failure.reason, failure.hint, failure.retryable, log_tail)
         except ImageRejected as rejected:
             return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.hint, retryable=False)
+        except Fault as fault:
+            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
         except OSError as failure:
             where = f": {failure.filename}" if failure.filename else ""
             return EffectFailed(

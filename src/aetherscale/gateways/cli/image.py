@@ -57,15 +57,15 @@ def _import_file(context: Context, file: Path, options: Mapping[str, Any], subje
 def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> tuple[str, str]:
     """Where the node finds the file now, and the node's name. Raises `Failure`."""
     from aetherscale import shortage
-    from aetherscale.filecopy import NotCopied
     from aetherscale.incoming import hand_over
+    from aetherscale.kernel.fault import Fault
 
     def advance(done_bytes: int, total_bytes: int) -> None:
         progress.step("copying the file to the node")
 
     try:
         return hand_over(state_dir, file, token, advance)
-    except NotCopied as refused:
+    except Fault as refused:
         raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.hint) from None
     except OSError as error:
         lacking = shortage.hint_of(error.errno)

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from aetherscale.actors.compute.qemu import argv, identity, launch, rom, users
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 from aetherscale.settings import Accelerator
 from aetherscale.statedir import write_file
 
@@ -61,7 +61,7 @@ class Accelerators:
         self._turn = asyncio.Lock()
 
     async def choose(self, qemu: str, vm_id: str) -> Choice:
-        """The accelerator for a VM. Raises `HostFault` where the setting is `kvm` and KVM cannot be had."""
+        """The accelerator for a VM. Raises `Fault` where the setting is `kvm` and KVM cannot be had."""
         uid = users.uid_of(vm_id)
         match self._setting:
             case "tcg":
@@ -71,7 +71,7 @@ class Accelerators:
             case "auto":
                 try:
                     group = _kvm_group(uid)
-                except HostFault as fault:
+                except Fault as fault:
                     log.info("no KVM: %s", fault.reason)
                     return Choice("tcg", None)
                 verdict = await self._judge(qemu, launch.jail_of(vm_id, group))
@@ -110,7 +110,7 @@ class Accelerators:
 
 
 async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, limit_s: float) -> str:
-    """Run the proof. Returns why not to trust the accelerator, empty if it passed. Raises `OSError`, `HostFault`."""
+    """Run the proof. Returns why not to trust the accelerator, empty if it passed. Raises `OSError`, `Fault`."""
     code, said = await _proof(accelerator, qemu, jail, limit_s)
     if code == rom.EXIT_CODE:
         return ""
@@ -120,7 +120,7 @@ async def failure_of(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch
 
 
 async def refusal_of_cpus(accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail, cpus: int) -> str:
-    """The error of QEMU for a machine of so many CPUs; "" where it takes it. Raises `OSError`, `HostFault`.
+    """The error of QEMU for a machine of so many CPUs; "" where it takes it. Raises `OSError`, `Fault`.
 
     It says so at once. One that it takes may need long to be made, which is not waited for.
     """
@@ -183,11 +183,11 @@ def _collected(pidfd: int) -> int:
 
 
 def _kvm_group(uid: int | None) -> int | None:
-    """The group that a process of this uid needs to open /dev/kvm, if any. Raises `HostFault` where it cannot."""
+    """The group that a process of this uid needs to open /dev/kvm, if any. Raises `Fault` where it cannot."""
     try:
         node = KVM.stat()
     except FileNotFoundError:
-        raise HostFault(
+        raise Fault(
             "/dev/kvm does not exist",
             hint="turn virtualization on in the firmware, or load kvm_intel or kvm_amd; or use --accelerator tcg",
             retryable=False,
@@ -199,7 +199,7 @@ def _kvm_group(uid: int | None) -> int | None:
     may_have = users.way() == "switch" or node.st_gid in os.getgroups()
     if uid is not None and node.st_mode & wanted == wanted and node.st_gid != 0 and may_have:
         return node.st_gid
-    raise HostFault(
+    raise Fault(
         "/dev/kvm is not open to the VM's user",
         hint="chgrp kvm /dev/kvm; chmod 660 /dev/kvm; a node that is not root needs to be in the group kvm",
         retryable=False,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale import filecopy, shortage
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 
 NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 """The errors of link(2) where a file cannot have a second name there; a copy can be made all the same."""
@@ -27,7 +27,7 @@ class _Stopped(Exception):
 
 
 async def ensure(image: Path, base: Path) -> None:
-    """Make `base` the image, whatever is there. Raises `HostFault`, `OSError`.
+    """Make `base` the image, whatever is there. Raises `Fault`, `OSError`.
 
     Cancelled, it leaves nothing behind but what the next call begins with taking away.
     """
@@ -57,7 +57,7 @@ async def _copy(image: Path, base: Path) -> None:
     try:
         work = asyncio.get_running_loop().run_in_executor(thread, _copied, image, base, stopped)
     except RuntimeError as error:
-        raise HostFault(f"could not copy the image {image}: {error}", hint=shortage.MORE_THREADS) from error
+        raise Fault(f"could not copy the image {image}: {error}", hint=shortage.MORE_THREADS) from error
     finally:
         thread.shutdown(wait=False)
     try:
@@ -86,15 +86,15 @@ def _copied(image: Path, base: Path, stopped: threading.Event) -> None:
         finally:
             os.close(target)
         fresh.rename(base)
-    except filecopy.NotCopied as refused:
-        raise HostFault(
+    except Fault as refused:
+        raise Fault(
             f"could not copy the image {image}: {refused.reason}", hint=refused.hint, retryable=False
         ) from refused
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         size_mib = os.fstat(original).st_blocks // 2048
-        raise HostFault(
+        raise Fault(
             f"no room for a copy of the image in {base.parent.parent}: it takes {size_mib} MiB, since {image} is on "
             "another file system",
             hint="make room there (df -h); or keep images/ and vms/ on one file system, where nothing is copied",

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from aetherscale.actors.compute.qemu import accel, launch
 from aetherscale.actors.compute.qemu.disk import MIB
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime import memory
 
 OVERHEAD_MIB: Final = 128
@@ -42,14 +42,14 @@ class Ceilings:
         self._refusals: dict[tuple[str, str, int], str] = {}
 
     async def require_cpus(self, cpus: int, accelerator: Literal["kvm", "tcg"], qemu: str, jail: launch.Jail) -> None:
-        """Raises `HostFault` for more CPUs than a VM can have here, and `OSError`."""
+        """Raises `Fault` for more CPUs than a VM can have here, and `OSError`."""
         most, why = (_most_of_kvm(), "KVM has no more") if accelerator == "kvm" else (cpus, "")
         if min(cpus, most) > CPUS_OF_EVERY_QEMU:
             refusal = await self._refusal(cpus, accelerator, qemu, jail)
             if refusal:
                 most, why = CPUS_OF_EVERY_QEMU, refusal
         if cpus > most:
-            raise HostFault(
+            raise Fault(
                 f"a VM can have at most {most} CPUs on this host under {accelerator.upper()}, not {cpus}: {why}",
                 hint=f"create it with at most --cpus {most}",
                 retryable=False,
@@ -63,7 +63,7 @@ class Ceilings:
 
 
 def require_memory(memory_mib: int, groups: Sequence[Path]) -> None:
-    """Raises `HostFault` where a guest's memory and what QEMU takes beside it are more than can be had now."""
+    """Raises `Fault` where a guest's memory and what QEMU takes beside it are more than can be had now."""
     room = memory.room(groups)
     _require(memory_mib, OVERHEAD_MIB, room.available_mib, f"are available {room.where}", "stop another VM")
     most_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -77,7 +77,7 @@ def _require(memory_mib: int, beside_mib: int, available_mib: int, where: str, o
         return
     most_mib = available_mib - beside_mib
     number = f" {most_mib}M or less" if most_mib >= _LEAST_MEMORY_MIB else ""
-    raise HostFault(
+    raise Fault(
         f"not enough memory: the VM needs {memory_mib} MiB and QEMU {beside_mib} MiB beside it, "
         f"{available_mib} MiB {where}",
         hint=f"{otherwise}, or create this one with less: --memory{number}",
@@ -94,13 +94,13 @@ def file_limit_bytes(disk_mib: int) -> int:
 
 
 def require_file_size(disk_mib: int) -> None:
-    """Raises `HostFault` where a limit of this process keeps QEMU from filling the VM's disk."""
+    """Raises `Fault` where a limit of this process keeps QEMU from filling the VM's disk."""
     if may_write(file_limit_bytes(disk_mib)):
         return
     _, most_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)
     most_gib = bisect_right(_DISK_SIZES_GIB, most_bytes, key=lambda gib: file_limit_bytes(gib * 1024))
     number = f"; or create the VM with less: --disk {most_gib}G" if most_gib else ""
-    raise HostFault(
+    raise Fault(
         f"the VM's disk of {disk_mib} MiB can grow to a file of {file_limit_bytes(disk_mib) // MIB} MiB, and this "
         f"node's programs may write {most_bytes // MIB} MiB to a file: the guest would lose what it writes",
         hint=f"raise the limit of the node: ulimit -f, LimitFSIZE={number}",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aetherscale.actors.compute.qemu import base
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import BASE, DISK, VmDirectory
+from aetherscale.kernel.fault import Fault
 
 MIB: Final = 1024 * 1024
 ROOM_FOR_DISK_BYTES: Final = 64 * MIB
@@ -30,7 +30,7 @@ async def provision(
     write_overlay: WriteOverlay,
     image_size_bytes: int | None = None,
 ) -> int:
-    """Ensure the disk; returns its size in MiB, never smaller than the image's. Raises `HostFault`, `OSError`.
+    """Ensure the disk; returns its size in MiB, never smaller than the image's. Raises `Fault`, `OSError`.
 
     `image_size_bytes` is the size that the image's file has to have, where it is known.
     A disk that is there is left as it is. Where it fails nothing is left of the directory.
@@ -58,7 +58,7 @@ async def provision(
 
 def _require_whole(image: Path, size_bytes: int | None) -> None:
     if size_bytes is not None and (found_bytes := image.stat().st_size) != size_bytes:
-        raise HostFault(
+        raise Fault(
             f"the image {image} is damaged: it has {found_bytes} bytes, and had {size_bytes} when it was stored",
             hint="import or build it again under another name; aetherscale image list",
             retryable=False,
@@ -66,11 +66,11 @@ def _require_whole(image: Path, size_bytes: int | None) -> None:
 
 
 def disk_size_mib(directory: VmDirectory) -> int:
-    """The size of a VM's disk as the guest sees it. Raises `HostFault` where it is no disk, and `OSError`."""
+    """The size of a VM's disk as the guest sees it. Raises `Fault` where it is no disk, and `OSError`."""
     try:
         return -(-virtual_size_bytes(directory.path / DISK, "qcow2") // MIB)
     except ValueError as error:
-        raise HostFault(
+        raise Fault(
             f"the VM's disk {directory.path / DISK} is damaged: {error}",
             hint=f"restore it, or delete the VM: aetherscale vm delete {directory.vm_id}",
             retryable=False,
@@ -93,18 +93,18 @@ def virtual_size_bytes(path: Path, image_format: Literal["qcow2", "raw"]) -> int
 
 
 def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"], file_bytes: int | None) -> int:
-    """The size of the image's disk, where its file is there and has `file_bytes`. Raises `HostFault`."""
+    """The size of the image's disk, where its file is there and has `file_bytes`. Raises `Fault`."""
     try:
         _require_whole(image, file_bytes)
         return virtual_size_bytes(image, image_format)
     except FileNotFoundError:
-        raise HostFault(
+        raise Fault(
             f"the image's file {image} is missing",
             hint="import the image again: aetherscale image import",
             retryable=False,
         ) from None
     except ValueError as error:
-        raise HostFault(
+        raise Fault(
             f"the image's file {image} is not the {image_format} image that was imported: {error}",
             hint="delete the image and import it again: aetherscale image import",
             retryable=False,
@@ -114,7 +114,7 @@ def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"], file_b
 def _require_room(directory: VmDirectory) -> None:
     free = directory.free_bytes()
     if free < ROOM_FOR_DISK_BYTES:
-        raise HostFault(
+        raise Fault(
             f"no room for a disk in {directory.path.parent}: {free // MIB} MiB are free, "
             f"{ROOM_FOR_DISK_BYTES // MIB} MiB are needed",
             hint="make room on the disk of the state directory: df -h",

@@ -50,7 +50,7 @@ from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supe
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
-from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
+from aetherscale.actors.compute.qemu.faults import fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
@@ -59,6 +59,7 @@ from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Accelerator, Supervision
 
@@ -133,7 +134,7 @@ class QemuDriver:
                 return await self._shut_down(effect)
             async with self._turn(effect.vm_id):
                 return await self._perform(effect, progress)
-        except HostFault as fault:
+        except Fault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
         except OSError as error:
             known = fault_of(f"{_OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
@@ -188,7 +189,7 @@ class QemuDriver:
                 await machine.catch_up()
         except (Unresponsive, Rejected) as silent:
             raise await self._given_up(directory, machine, silent) from silent
-        except (HostFault, OSError):
+        except (Fault, OSError):
             await self._ensure_gone(directory)
             raise
         machine.reports.release()
@@ -204,19 +205,19 @@ class QemuDriver:
             users.owner_of(machine.pid),
         )
 
-    async def _given_up(self, directory: VmDirectory, machine: Machine | None, silent: Exception) -> HostFault:
+    async def _given_up(self, directory: VmDirectory, machine: Machine | None, silent: Exception) -> Fault:
         """Why a start failed, after the process has been ended."""
         ended = machine is not None and await machine.wait_gone(_DEATH_THROES_S)
         tail = machine.log_tail() if machine is not None else ""
         await self._ensure_gone(directory)
         if machine is None or not ended:
-            return HostFault(f"QEMU was started and then: {silent}", log_tail=tail)
+            return Fault(f"QEMU was started and then: {silent}", log_tail=tail)
         code, number = machine.exit
         how = f"exit code {code}" if number is None else f"signal {number}"
         hint = "the end of its log says why"
         if machine.accelerator == "kvm":
             hint += "; if it is about KVM, run the node with --accelerator tcg"
-        return HostFault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)
+        return Fault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)
 
     async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
         async with self._turn(effect.vm_id):
@@ -242,10 +243,10 @@ class QemuDriver:
         return Ended(effect.key, *machine.exit, log_tail=machine.log_tail())
 
     async def _ensure_gone(self, directory: VmDirectory) -> Machine | None:
-        """End the VM's process, if there is one; returns the last that there was. Raises `HostFault`, `OSError`."""
+        """End the VM's process, if there is one; returns the last that there was. Raises `Fault`, `OSError`."""
         machine = await self._alive(directory) or self._machines.get(directory.vm_id)
         if machine is not None and not await machine.end(_KILL_LIMIT_S):
-            raise HostFault(
+            raise Fault(
                 f"QEMU, pid {machine.pid}, does not end {_KILL_LIMIT_S:g} s after SIGKILL",
                 hint="it waits in the kernel, as for a disk that does not answer: dmesg",
             )
@@ -255,7 +256,7 @@ class QemuDriver:
         return machine
 
     async def _alive(self, directory: VmDirectory) -> Machine | None:
-        """The VM's process, known or found again. Raises `HostFault`, `OSError`."""
+        """The VM's process, known or found again. Raises `Fault`, `OSError`."""
         machine = self._machines.get(directory.vm_id)
         if machine is None:
             return await self._starter.find(directory)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale.actors.compute.qemu import users
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 
 WITHOUT_MORE: Final = "--no-install-recommends"
 """The options of apt to install QEMU alone, which is a tenth of what it brings otherwise: no desktop."""
@@ -86,11 +86,11 @@ def _script(name: str) -> list[str]:
 
 
 def program(name: str) -> str:
-    """The path of a program. Raises `HostFault` that says which package has it."""
+    """The path of a program. Raises `Fault` that says which package has it."""
     path = shutil.which(name)
     if path is None:
         package = "util-linux" if name in ("prlimit", "setpriv", "unshare") else "qemu-system-x86"
-        raise HostFault(f"{name} is not installed", hint=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
+        raise Fault(f"{name} is not installed", hint=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
     return os.path.realpath(path)
 
 
@@ -109,7 +109,7 @@ def spawn(
     `around` are words that come before those of the jail and then become them, `environment` what they need.
 
     stdin is /dev/null, stdout and stderr are `errors`; of all other descriptors only `inherited` are passed on, under
-    the same numbers. The caller waits for the process, through its pidfd. Raises `OSError` and `HostFault`.
+    the same numbers. The caller waits for the process, through its pidfd. Raises `OSError` and `Fault`.
     """
     process = subprocess.Popen(
         [*around, *jail.wrap(command)],

@@ -18,11 +18,11 @@ from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.disk import disk_size_mib
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
 from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress
 
 _FIND_LIMIT_S: Final = 2.0
@@ -45,7 +45,7 @@ class Starter:
     """Whether a VM starts where its process would be root's, or the node's own user's."""
 
     async def start(self, effect: BootVm, directory: VmDirectory, progress: Progress) -> Machine:
-        """A new process, the guest in it not running yet. Raises `HostFault`, `OSError`.
+        """A new process, the guest in it not running yet. Raises `Fault`, `OSError`.
 
         Nothing of the VM may be alive.
         """
@@ -65,7 +65,7 @@ class Starter:
         if whose == "own" or self.allow_unisolated:
             return
         runs_as = "root" if whose == "root" else f"the node's own user, {users.name_of_this_user()}"
-        raise HostFault(
+        raise Fault(
             f"QEMU would run as {runs_as}: a guest that breaks out of it would have the node's log, its credentials "
             "and the disks of all VMs",
             hint="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
@@ -99,12 +99,12 @@ class Starter:
         """The process of the VM that an earlier node has left, whichever run it is of; None where there is none.
 
         Its observations are held. While the VM's socket is held there is a process, even if it is not known which: one
-        in the middle of an exec has no command line. Raises `OSError`, and `HostFault` where that goes on.
+        in the middle of an exec has no command line. Raises `OSError`, and `Fault` where that goes on.
         """
         deadline_s = asyncio.get_running_loop().time() + _FIND_LIMIT_S
         while (machine := self._look(directory)) is None and directory.exists() and directory.is_held():
             if asyncio.get_running_loop().time() > deadline_s:
-                raise HostFault(
+                raise Fault(
                     f"another program holds the sockets in {directory.path}, not this VM's QEMU",
                     hint=f"fuser -v {directory.path / layout.QMP}",
                 )
@@ -182,7 +182,7 @@ def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) ->
 def _require_disk(directory: VmDirectory) -> None:
     for name in (layout.BASE, layout.DISK):
         if not (directory.path / name).is_file():
-            raise HostFault(
+            raise Fault(
                 f"the VM has no disk: {directory.path / name} is missing",
                 hint=f"delete the VM and create it again: aetherscale vm delete {directory.vm_id}",
                 retryable=False,

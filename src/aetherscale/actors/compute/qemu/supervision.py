@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime import memory
 from aetherscale.settings import Supervision
 
@@ -174,7 +174,7 @@ async def choose(wanted: Supervision) -> Supervisor:
         return Detached()
     try:
         return await systemd_scopes()
-    except HostFault as fault:
+    except Fault as fault:
         if wanted == "systemd":
             raise ValueError(f"--supervisor systemd: {fault.reason}; {fault.hint}") from fault
         log.info("virtual machines are detached processes, without limits: %s", fault.reason)
@@ -182,16 +182,16 @@ async def choose(wanted: Supervision) -> Supervisor:
 
 
 async def systemd_scopes() -> SystemdScopes:
-    """Scopes, tried out. Raises `HostFault` that says why they cannot be made."""
+    """Scopes, tried out. Raises `Fault` that says why they cannot be made."""
     hint = "with --supervisor auto, VMs are processes without limits; they outlive the node all the same"
     if not _SYSTEMD.is_dir():
-        raise HostFault("this host is not run by systemd", hint=hint, retryable=False)
+        raise Fault("this host is not run by systemd", hint=hint, retryable=False)
     program = shutil.which("systemd-run")
     if program is None:
-        raise HostFault("systemd-run is not installed", hint="apt install systemd", retryable=False)
+        raise Fault("systemd-run is not installed", hint="apt install systemd", retryable=False)
     uid = os.geteuid()
     if uid != 0 and not (_LINGERING / _name_of(uid)).exists():
-        raise HostFault(
+        raise Fault(
             "this user's systemd ends with the user's last session, and virtual machines would with it",
             hint=f"loginctl enable-linger; {hint}",
             retryable=False,
@@ -208,11 +208,11 @@ async def systemd_scopes() -> SystemdScopes:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise HostFault(f"systemd made no scope within {PROBE_LIMIT_S:g} s", hint=hint) from None
+        raise Fault(f"systemd made no scope within {PROBE_LIMIT_S:g} s", hint=hint) from None
     if process.returncode != 0:
         why = complaint.decode(errors="replace").strip().partition("\n")[0]
         hint = "aetherscale host setup, which lets a user's VMs have units" if uid != 0 else hint
-        raise HostFault(f"systemd makes no scope: {why}", hint=hint)
+        raise Fault(f"systemd makes no scope: {why}", hint=hint)
     scopes.count_in(cgroup_of(said.decode()))
     return scopes
 

@@ -39,10 +39,11 @@ from aetherscale.actors.compute.model.effects import (
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.reconcile import reconcile
-from aetherscale.actors.compute.simulated.host import SimulatedFault, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 
 _CALL_LIMIT_S: Final = 5.0
@@ -94,16 +95,14 @@ class SimulatedDriver:
                 case QuarantineVm():
                     await self._end(effect.vm_id)
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
-        except SimulatedFault as fault:
+        except Fault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable)
 
     def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         if effect.vm_id not in self._host.disks:
             image_mib = self._host.image_mib(effect.image_id)
             if image_mib is None:
-                raise SimulatedFault(
-                    f"the image's file {effect.image_id} is missing", "import the image again", retryable=False
-                )
+                raise Fault(f"the image's file {effect.image_id} is missing", "import the image again", retryable=False)
             self._host.disks[effect.vm_id] = max(effect.disk_mib, image_mib)
         return DiskProvisioned(effect.key, self._host.disks[effect.vm_id])
 
@@ -140,9 +139,9 @@ class SimulatedDriver:
 
     def _require(self, effect: BootVm) -> None:
         if effect.vm_id not in self._host.disks:
-            raise SimulatedFault("the VM has no disk", "delete the VM and create it again", retryable=False)
+            raise Fault("the VM has no disk", "delete the VM and create it again", retryable=False)
         if effect.memory_mib > self._host.memory_mib:
-            raise SimulatedFault(
+            raise Fault(
                 f"not enough memory: the VM needs {effect.memory_mib} MiB, "
                 f"{self._host.memory_mib} MiB are available on this host",
                 "stop another VM, or create this one with less: --memory",

@@ -55,16 +55,6 @@ class Behaviour(Struct, frozen=True):
     """QMP hangs: whatever needs it times out, and only SIGKILL helps."""
 
 
-class SimulatedFault(Exception):
-    """Raised by `SimulatedHost.interfere` to make an effect fail as a host does."""
-
-    def __init__(self, reason: str, hint: str = "", *, retryable: bool = True) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-        self.retryable = retryable
-
-
 async def _no_interference(effect: ComputeEffect) -> None:
     return
 
@@ -229,7 +219,7 @@ class SimulatedHost:
         """Disks that were quarantined, by the name under which they are kept."""
         self.processes: dict[str, SimulatedProcess] = {}
         self.interfere: Callable[[ComputeEffect], Awaitable[None]] = _no_interference
-        """Awaited before each effect: it may take its time, hang, or raise `SimulatedFault`."""
+        """Awaited before each effect: it may take its time, hang, or raise `Fault`."""
         self._logs: dict[str, bytearray] = {}
         self._written: dict[str, list[tuple[float, int]]] = {}
         """When each piece of a log was written, by the event loop, and how long it is."""

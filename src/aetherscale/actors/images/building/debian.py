@@ -22,6 +22,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from aetherscale.actors.images.threads import to_the_end
+from aetherscale.kernel.fault import Fault
 
 Say = Callable[[str], None]
 
@@ -55,17 +56,6 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 """
 
 
-class BuildFailed(Exception):
-    """An image cannot be made here. `hint` says what to do instead, `log_tail` what the failing program said last."""
-
-    def __init__(self, reason: str, hint: str, *, retryable: bool = False, log_tail: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-        self.retryable = retryable
-        self.log_tail = log_tail
-
-
 class Package(Struct, frozen=True):
     """A package as apt would download it: the file's name (with the version), its size and its SHA-256 in hex."""
 
@@ -91,12 +81,14 @@ class Archive:
     async def choose_lists(self, probe: str, say: Say) -> None:
         """Make sure that apt has package lists that know the package `probe`.
 
-        Raises BuildFailed where there is no apt, or no archive with such a package can be reached.
+        Raises Fault where there is no apt, or no archive with such a package can be reached.
         """
         for program in ("apt-get", "apt-cache", "dpkg", "dpkg-deb"):
             if shutil.which(program) is None:
-                raise BuildFailed(
-                    f"this host has no {program}", "import an image instead: `aetherscale image import URL`"
+                raise Fault(
+                    f"this host has no {program}",
+                    "import an image instead: `aetherscale image import URL`",
+                    retryable=False,
                 )
         await to_the_end(self._make_directories)
         self._write_configuration()
@@ -106,9 +98,10 @@ class Archive:
             return
         await self.refresh(say)
         if not await self._knows(probe):
-            raise BuildFailed(
+            raise Fault(
                 f"this host's package archive has no {probe}",
                 "this needs Debian 12 or later; import an image instead: `aetherscale image import URL`",
+                retryable=False,
             )
 
     async def refresh(self, say: Say) -> None:
@@ -136,24 +129,25 @@ class Archive:
         return {name: tuple(depends) for name, depends in found.items()}
 
     async def candidates(self, names: Sequence[str]) -> tuple[Package, ...]:
-        """The packages that would be downloaded for `names`, sorted by file name. Raises BuildFailed if one does not
+        """The packages that would be downloaded for `names`, sorted by file name. Raises Fault if one does not
         exist.
         """
         with tempfile.TemporaryDirectory(dir=self._directory) as empty:
             text = await self._run("apt-get", "download", "--print-uris", *names, cwd=Path(empty))
         packages = [Package(m[1], int(m[2]), m[3]) for line in text.splitlines() if (m := _URI_LINE.match(line))]
         if len(packages) != len(set(names)):
-            raise BuildFailed(
+            raise Fault(
                 f"apt knows {len(packages)} of the {len(set(names))} packages {' '.join(names)}",
                 "`apt-get update` and try again",
                 log_tail=text[-_LOG_TAIL_CHARACTERS:],
+                retryable=False,
             )
         return tuple(sorted(packages, key=lambda package: package.file_name))
 
     async def fetch(self, packages: Mapping[str, Package], say: Say) -> dict[str, Path]:
         """Have each package (by its name) on this host's disk, whole and with the right checksum; where they are.
 
-        Packages of an earlier use that are not among them are deleted. Raises BuildFailed when one does not arrive.
+        Packages of an earlier use that are not among them are deleted. Raises Fault when one does not arrive.
         """
         missing = [name for name, package in packages.items() if not await to_the_end(self._has, package)]
         if missing:
@@ -165,7 +159,7 @@ class Archive:
         for name in missing:
             if not await to_the_end(self._has, packages[name]):
                 file_name = packages[name].file_name
-                raise BuildFailed(f"{file_name} did not arrive as its archive says", "try again", retryable=True)
+                raise Fault(f"{file_name} did not arrive as its archive says", "try again", retryable=True)
         await to_the_end(self._forget_all_but, {package.file_name for package in packages.values()})
         return {name: self._packages / package.file_name for name, package in packages.items()}
 
@@ -201,7 +195,7 @@ class Archive:
     async def _knows(self, name: str) -> bool:
         try:
             return bool((await self._run("apt-cache", "show", "--no-all-versions", name)).strip())
-        except BuildFailed:
+        except Fault:
             return False
 
     def _write_configuration(self) -> None:
@@ -231,25 +225,27 @@ def _newer_than_all(stamp: Path, lists: Path) -> bool:
 async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
     """The output of the program. Cancelling this ends the program, and all that it started, before it returns.
 
-    Raises BuildFailed when it cannot be started, fails, or takes longer than `timeout_s`.
+    Raises Fault when it cannot be started, fails, or takes longer than `timeout_s`.
     """
     try:
         process = await _started(program, *arguments, cwd=cwd)
     except OSError as error:
-        raise BuildFailed(f"{program} cannot be started: {error}", f"install {program}") from error
+        raise Fault(f"{program} cannot be started: {error}", f"install {program}", retryable=False) from error
     called = f"`{' '.join((Path(program).name, *arguments))[:200]}`"
     try:
         async with asyncio.timeout(timeout_s):
             output, errors = await process.communicate()
     except TimeoutError:
-        raise BuildFailed(f"{called} was not done in {timeout_s:.0f} s", "try again", retryable=True) from None
+        raise Fault(f"{called} was not done in {timeout_s:.0f} s", "try again", retryable=True) from None
     finally:
         await _end(process)
     if process.returncode != 0:
         log_tail = errors.decode(errors="replace")[-_LOG_TAIL_CHARACTERS:]
         if any(word in log_tail for word in _NO_ROOM):
-            raise BuildFailed(f"no room on the disk: {called} failed", "make room: df -h; df -i", log_tail=log_tail)
-        raise BuildFailed(
+            raise Fault(
+                f"no room on the disk: {called} failed", "make room: df -h; df -i", log_tail=log_tail, retryable=False
+            )
+        raise Fault(
             f"{called} failed with exit status {process.returncode}",
             "see what it said; on a host without a network, import an image instead",
             retryable=True,

@@ -27,9 +27,10 @@ from typing import Literal
 from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
-from aetherscale.actors.images.building.debian import Archive, BuildFailed, Say
+from aetherscale.actors.images.building.debian import Archive, Say
 from aetherscale.actors.images.building.tinyparts import Parts
 from aetherscale.actors.images.threads import to_the_end
+from aetherscale.kernel.fault import Fault
 
 _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "inittab": ("etc/inittab",),
@@ -69,20 +70,21 @@ async def build(
 
     `cache_dir` is kept for the next time and is about 100 MiB; `say` is called with each phase in a few words.
     `extra_files` are put into the guest's root, over what is there (`etc/rc.local` runs before the guest is ready; a
-    file that starts with `#!` is executable). `apt_configuration` is added to apt's. Raises BuildFailed, and OSError
+    file that starts with `#!` is executable). `apt_configuration` is added to apt's. Raises Fault, and OSError
     where there is no room.
     """
     async with _alone(cache_dir, say):
         archive = Archive(cache_dir, configuration=apt_configuration)
         await archive.choose_lists(tinyparts.KERNEL_PACKAGE, say)
         if (architecture := await archive.architecture()) != "amd64":
-            raise BuildFailed(
+            raise Fault(
                 f"the recipe is for amd64, and this host is {architecture}",
                 "import an image instead: `aetherscale image import URL`",
+                retryable=False,
             )
         try:
             parts = await tinyparts.current(archive, cache_dir, say)
-        except BuildFailed as failure:
+        except Fault as failure:
             if not failure.retryable:
                 raise
             # Lists that are older than the archive name packages that are no longer in it.
@@ -92,7 +94,9 @@ async def build(
     try:
         sha256, size_bytes = await to_the_end(_write_image, target, parts, extra_files or {})
     except ValueError as error:
-        raise BuildFailed(f"the boot loader is not as expected: {error}", "report this, with its version") from error
+        raise Fault(
+            f"the boot loader is not as expected: {error}", "report this, with its version", retryable=False
+        ) from error
     names = tuple(package.file_name.removesuffix(".deb") for package in parts.packages)
     return BuiltImage(target, "raw", sha256, size_bytes, size_bytes, names)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, kernelmodules
-from aetherscale.actors.images.building.debian import Archive, BuildFailed, Package, Say, run
+from aetherscale.actors.images.building.debian import Archive, Package, Say, run
 from aetherscale.actors.images.building.initramfs import Node
 from aetherscale.actors.images.threads import to_the_end
+from aetherscale.kernel.fault import Fault
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 """Has no files, and depends on the current kernel."""
@@ -71,7 +72,7 @@ class Parts(Struct, frozen=True):
 async def current(archive: Archive, cache_dir: Path, say: Say) -> Parts:
     """The parts, made of the packages that are current in `archive`, or made of the same before.
 
-    Raises BuildFailed when the archive does not have them, or they are not what they should be.
+    Raises Fault when the archive does not have them, or they are not what they should be.
     """
     names = _needed(await archive.dependencies([KERNEL_PACKAGE, *_ROOTS]))
     packages = await archive.candidates(names)
@@ -117,7 +118,7 @@ async def _make(tree: Path, made: Path) -> None:
     try:
         await to_the_end(_write_files, tree, made, names, libraries)
     except (KeyError, lzma.LZMAError) as error:
-        raise BuildFailed(f"the kernel's modules are not as expected: {error!r}", _REPORT) from error
+        raise Fault(f"the kernel's modules are not as expected: {error!r}", _REPORT, retryable=False) from error
     modules = ("--prefix=/", f"--config={made / 'commands'}", *bootdisk.GRUB_MODULES)
     grub = tree / "usr/lib/grub/i386-pc"
     core_image = f"--output={made / 'core_image'}"
@@ -131,7 +132,7 @@ def _write_files(tree: Path, made: Path, names: list[str], libraries: Mapping[st
     shutil.copyfile(tree / "usr/lib/grub/i386-pc/boot.img", made / "boot_image")
     kernels = list((tree / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
-        raise BuildFailed(f"the kernel package has {len(kernels)} kernels", _REPORT)
+        raise Fault(f"the kernel package has {len(kernels)} kernels", _REPORT, retryable=False)
     shutil.copyfile(kernels[0], made / "kernel")
     nodes = [*_skeleton(), *_busybox(tree, names), *_modules(tree), *_dynamic_programs(tree, libraries)]
     (made / "programs").write_bytes(initramfs.archive(nodes))
@@ -189,7 +190,7 @@ async def _libraries(tree: Path, program: str) -> dict[str, Path]:
         if arrow and not name.endswith(_LOADER):
             found[name] = Path(rest.partition(" (0x")[0])
             if not found[name].is_relative_to(tree):
-                raise BuildFailed(f"{program} needs {name}, which none of the packages has", _REPORT)
+                raise Fault(f"{program} needs {name}, which none of the packages has", _REPORT, retryable=False)
     return found
 
 
@@ -213,4 +214,4 @@ def _in(tree: Path, path: str) -> Path:
     for candidate in (tree / path, tree / "usr" / path):
         if candidate.is_file():
             return candidate
-    raise BuildFailed(f"none of the packages has {path}", _REPORT)
+    raise Fault(f"none of the packages has {path}", _REPORT, retryable=False)

@@ -9,7 +9,8 @@ from typing import Final
 from msgspec import Struct
 
 from aetherscale import filecopy, incoming
-from aetherscale.actors.images.fetching.transfer import FetchFailed, Transfer, open_part
+from aetherscale.actors.images.fetching.transfer import Transfer, open_part
+from aetherscale.kernel.fault import Fault
 
 FROM_HERE: Final = (
     "on the node's host: aetherscale image import FILE; or put it below one of the node's image-dirs, "
@@ -25,15 +26,13 @@ class Places(Struct, frozen=True):
 
 
 def copy(source: str, transfer: Transfer, places: Places) -> int:
-    """Copy `source` into the part file; returns its size in bytes. Raises FetchFailed, OSError and Stopped."""
+    """Copy `source` into the part file; returns its size in bytes. Raises Fault, OSError and Stopped."""
     original = _open(source, places)
     try:
         transfer.require_allowed(os.fstat(original).st_size, None)
         part = open_part(transfer.part)
         try:
             return filecopy.copy(original, part, transfer.advance)
-        except filecopy.NotCopied as refused:
-            raise FetchFailed(refused.reason, refused.hint, retryable=refused.retryable) from refused
         finally:
             os.close(part)
     finally:
@@ -41,10 +40,10 @@ def copy(source: str, transfer: Transfer, places: Places) -> int:
 
 
 def _open(source: str, places: Places) -> int:
-    """The file, open for reading. Raises FetchFailed, in the same words for what is not there and what is forbidden."""
+    """The file, open for reading. Raises Fault, in the same words for what is not there and what is forbidden."""
     try:
         if incoming.is_handed_over(places.state_dir, source):
             return filecopy.open_below([places.state_dir / incoming.DIRECTORY], source)
         return filecopy.open_below(places.directories, source, never=[places.state_dir])
     except (OSError, ValueError) as error:
-        raise FetchFailed(f"{source} is no file that this node may import", FROM_HERE, retryable=False) from error
+        raise Fault(f"{source} is no file that this node may import", FROM_HERE, retryable=False) from error

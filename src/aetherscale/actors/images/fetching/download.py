@@ -20,8 +20,9 @@ from typing import Final
 import msgspec
 
 from aetherscale.actors.images.fetching import web
-from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, FetchFailed, Limits, Transfer, open_part
+from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Transfer, open_part
 from aetherscale.filecopy import free_bytes
+from aetherscale.kernel.fault import Fault
 from aetherscale.statedir import write_file
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
@@ -50,7 +51,7 @@ class _Unfit(Exception):
 
 
 def download(source: str, transfer: Transfer, limits: Limits) -> None:
-    """Have all of `source`, an http or https URL, in the part file. Raises FetchFailed, OSError and Stopped.
+    """Have all of `source`, an http or https URL, in the part file. Raises Fault, OSError and Stopped.
 
     A connection that breaks is made again, and again, as long as each one brings something.
     """
@@ -62,12 +63,12 @@ def download(source: str, transfer: Transfer, limits: Limits) -> None:
         except (http.client.HTTPException, web.ServerError) as error:
             transfer.go_on()
             if transfer.most_bytes - before_bytes < limits.progress_bytes:
-                raise FetchFailed(f"the connection failed: {_plain(error)}", _AGAIN, retryable=True) from error
+                raise Fault(f"the connection failed: {_plain(error)}", _AGAIN, retryable=True) from error
         transfer.pause(limits.again_s)
 
 
 def _try(source: str, transfer: Transfer, limits: Limits) -> None:
-    """Bring what is missing by one connection. Raises what `web` raises where that breaks, and FetchFailed."""
+    """Bring what is missing by one connection. Raises what `web` raises where that breaks, and Fault."""
     begun, have_bytes = _load(source, transfer.part)
     try:
         try:
@@ -76,12 +77,12 @@ def _try(source: str, transfer: Transfer, limits: Limits) -> None:
             forget(transfer.part)
             _go_on(source, transfer, limits, None, 0)
     except _Unfit as error:
-        raise FetchFailed(f"the server does not answer as asked: {error}", _LOOK, retryable=False) from error
+        raise Fault(f"the server does not answer as asked: {error}", _LOOK, retryable=False) from error
     except urllib.error.HTTPError as error:
         with error:
             raise _refusal(error) from error
     except (http.client.InvalidURL, ValueError) as error:
-        raise FetchFailed(f"this is no address: {_plain(error)}", _LOOK, retryable=False) from error
+        raise Fault(f"this is no address: {_plain(error)}", _LOOK, retryable=False) from error
 
 
 def _plain(said: object) -> str:
@@ -159,18 +160,16 @@ def _receive(
         raise web.ServerError(f"it ended after {done} of {total} bytes")
     if total is not None and done > total:
         forget(transfer.part)
-        raise FetchFailed(f"the server said {total} bytes and sent {done}", _LOOK, retryable=False)
+        raise Fault(f"the server said {total} bytes and sent {done}", _LOOK, retryable=False)
 
 
-def _refusal(error: urllib.error.HTTPError) -> FetchFailed:
+def _refusal(error: urllib.error.HTTPError) -> Fault:
     """The meaning of an answer without a file."""
     if HTTPStatus.MULTIPLE_CHOICES <= error.code < HTTPStatus.BAD_REQUEST:
         why = _plain(str(error.reason).partition("\n")[0])
-        return FetchFailed(f"the server sends us elsewhere, which is not followed: {why}", _LOOK, retryable=False)
+        return Fault(f"the server sends us elsewhere, which is not followed: {why}", _LOOK, retryable=False)
     hint = "try again later" if error.code in _PASSING else _LOOK
-    return FetchFailed(
-        f"the server answered {error.code} {_plain(error.reason)}", hint, retryable=error.code in _PASSING
-    )
+    return Fault(f"the server answered {error.code} {_plain(error.reason)}", hint, retryable=error.code in _PASSING)
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:

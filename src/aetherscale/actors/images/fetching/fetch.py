@@ -23,11 +23,12 @@ from msgspec import Struct
 from aetherscale import shortage
 from aetherscale.actors.images.fetching.copying import Places, copy
 from aetherscale.actors.images.fetching.download import download, forget
-from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, FetchFailed, Limits, Progress, Stopped, Transfer
+from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Progress, Stopped, Transfer
 from aetherscale.actors.images.threads import until_stopped
 from aetherscale.filecopy import data_of
+from aetherscale.kernel.fault import Fault
 
-__all__ = ["FetchFailed", "Fetched", "Limits", "fetch", "read"]
+__all__ = ["Fault", "Fetched", "Limits", "fetch", "read"]
 
 _ZEROS: Final = memoryview(bytes(CHUNK_BYTES))
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -55,7 +56,7 @@ async def fetch(
     """Have what is at `source`, an absolute path or an http or https URL, at `part_path`, with mode 0600.
 
     `sha256` (64 lower-case hex digits) is what its checksum has to be. Cancelling this ends the transfer before it
-    returns. Raises FetchFailed; what came in so far stays where it makes sense to go on from there.
+    returns. Raises Fault; what came in so far stays where it makes sense to go on from there.
     """
     loop = asyncio.get_running_loop()
 
@@ -85,7 +86,7 @@ async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], 
             if transfer.is_arriving and came_bytes < least_bytes:
                 others = ", while others waited" if crowded else ""
                 transfer.stop(
-                    FetchFailed(
+                    Fault(
                         f"the server is too slow: {came_bytes} bytes came in {limits.pace_s:g} s{others}, and "
                         f"{least_bytes} have to",
                         "import it again later: it goes on where it ended; or download it yourself, then: "
@@ -113,7 +114,7 @@ def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, 
             download(source, transfer, limits)
             transfer.is_arriving = False
         else:
-            raise FetchFailed(
+            raise Fault(
                 f"{source[:100]!r} is neither an absolute path nor an http or https URL",
                 "give one of these",
                 retryable=False,
@@ -126,7 +127,7 @@ def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, 
     if sha256 is not None and found != sha256:
         part.unlink()
         forget(part)
-        raise FetchFailed(
+        raise Fault(
             f"its SHA-256 is {found}, and {sha256} was expected",
             "check both the source and the checksum: one of them is wrong",
             retryable=False,
@@ -181,12 +182,12 @@ def digest_of(file: int, go_on: Callable[[], None]) -> tuple[str, int]:
     return digest.hexdigest(), done
 
 
-def _no_transfer(error: OSError, part: Path) -> FetchFailed:
+def _no_transfer(error: OSError, part: Path) -> Fault:
     """The error of the transfer that an error of this host leads to."""
     if error.errno in _NO_ROOM:
         # What has arrived would keep the log from growing, so it is not kept.
         part.unlink(missing_ok=True)
         forget(part)
-        return FetchFailed(f"no room on the disk of {part.parent}", f"make room: df -h {part.parent}", retryable=False)
+        return Fault(f"no room on the disk of {part.parent}", f"make room: df -h {part.parent}", retryable=False)
     hint = shortage.hint_of(error.errno) or "aetherscale doctor"
-    return FetchFailed(f"{part} cannot be written: {error.strerror or error}", hint, retryable=False)
+    return Fault(f"{part} cannot be written: {error.strerror or error}", hint, retryable=False)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
+from aetherscale.kernel.fault import Fault
+
 if TYPE_CHECKING:
     from aetherscale.actors.images.fetching.addresses import Network
 
@@ -20,16 +22,6 @@ Progress = Callable[[int, int | None], None]
 
 CHUNK_BYTES: Final = 1 << 20
 _BETWEEN_REPORTS_S: Final = 0.1
-
-
-class FetchFailed(Exception):
-    """A file did not come in. `hint` says what to do; where it is `retryable`, trying again goes on where it ended."""
-
-    def __init__(self, reason: str, hint: str, *, retryable: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-        self.retryable = retryable
 
 
 class Limits(Struct, frozen=True):
@@ -70,10 +62,10 @@ class Transfer:
         self._reported_at_s = 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._failure: FetchFailed | None = None
+        self._failure: Fault | None = None
         self._socket: socket.socket | None = None
 
-    def stop(self, failure: FetchFailed | None = None) -> None:
+    def stop(self, failure: Fault | None = None) -> None:
         """Make the thread of the transfer end soon, also one that waits for a server; by a failure, if there is one."""
         with self._lock:
             self._failure = failure
@@ -119,10 +111,10 @@ class Transfer:
             self._report(done_bytes, total_bytes)
 
     def require_allowed(self, done_bytes: int, total_bytes: int | None) -> None:
-        """Raises FetchFailed when what has come, or what was announced, is more than is allowed."""
+        """Raises Fault when what has come, or what was announced, is more than is allowed."""
         size_bytes = max(done_bytes, total_bytes or 0)
         if size_bytes > self._cap_bytes:
-            raise FetchFailed(
+            raise Fault(
                 f"it has {size_bytes} bytes or more, and {self._cap_bytes} are allowed",
                 "import a smaller image",
                 retryable=False,

@@ -20,7 +20,8 @@ from typing import IO, Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from aetherscale.actors.images.fetching import addresses
-from aetherscale.actors.images.fetching.transfer import FetchFailed, Limits, Transfer
+from aetherscale.actors.images.fetching.transfer import Limits, Transfer
+from aetherscale.kernel.fault import Fault
 
 _SCHEMES: Final = ("http", "https")
 _SAFE: Final = "%/?:@!$&'()*+,;=~-._"
@@ -33,7 +34,7 @@ class ServerError(Exception):
 def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits) -> http.client.HTTPResponse:
     """The answer to a GET, with its body still to be read. The transfer's `stop` ends the waiting.
 
-    Raises urllib's HTTPError for a status that is not 2xx, ServerError, HTTPException, FetchFailed for a certificate
+    Raises urllib's HTTPError for a status that is not 2xx, ServerError, HTTPException, Fault for a certificate
     that is not trusted, and ValueError for a URL that is none.
     """
     plain, authorization = _split(url)
@@ -54,7 +55,7 @@ def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits
     try:
         response = opener.open(request, timeout=limits.connect_s)
     except addresses.Forbidden as forbidden:
-        raise FetchFailed(
+        raise Fault(
             f"{str(forbidden)[:200]} has no address that this node may download from",
             "download it yourself, then: aetherscale image import FILE; or the operator allows it: image-networks",
             retryable=False,
@@ -63,7 +64,7 @@ def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits
         raise
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise FetchFailed(
+            raise Fault(
                 f"the server's certificate is not trusted: {error.reason.verify_message}",
                 "look at the address, and at this host's certificates and clock",
                 retryable=False,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from aetherscale.kernel.fault import Fault
 
-class ImageRejected(Exception):
-    """A file is no image that is taken. `reason` reads after "image rejected:", `hint` says what to do."""
+
+class ImageRejected(Fault):
+    """A file is no image that is taken. `reason` reads after "image rejected:"."""
 
     def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
+        super().__init__(reason, hint, retryable=False)

@@ -9,7 +9,7 @@ import pytest
 
 from aetherscale.actors.compute.qemu import accel, identity, rom, users
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 
 VM = "0123456789abcdef"
 
@@ -102,7 +102,7 @@ async def test_where_there_is_no_kvm_auto_is_tcg_and_kvm_is_a_fault(
     made = proofs(monkeypatch, "")
     kvm.unlink()
     assert await Accelerators("auto", tmp_path).choose(qemu, VM) == Choice("tcg", None)
-    with pytest.raises(HostFault, match="does not exist") as fault:
+    with pytest.raises(Fault, match="does not exist") as fault:
         await Accelerators("kvm", tmp_path).choose(qemu, VM)
     assert "--accelerator tcg" in fault.value.hint
     assert made.count == 0
@@ -121,7 +121,7 @@ async def test_a_kvm_that_only_root_may_open_is_not_given_to_a_vm(
 ) -> None:
     monkeypatch.setattr(users, "way", lambda: "switch")
     kvm.chmod(0o600)
-    with pytest.raises(HostFault, match="not open to the VM's user"):
+    with pytest.raises(Fault, match="not open to the VM's user"):
         await Accelerators("kvm", tmp_path).choose(qemu, VM)
 
 

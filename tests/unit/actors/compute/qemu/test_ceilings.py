@@ -11,8 +11,8 @@ import pytest
 
 from aetherscale.actors.compute.qemu import accel, ceilings, launch
 from aetherscale.actors.compute.qemu.ceilings import Ceilings, file_limit_bytes
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.supervision import SystemdScopes
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime import memory
 
 MIB = 1024 * 1024
@@ -134,7 +134,7 @@ def test_scopes_are_not_in_the_groups_of_the_node(tmp_path: Path) -> None:
 def test_memory_is_enough_up_to_the_last_mebibyte(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "room", lambda groups: memory.Room(8192, 640, "in the control group x"))
     ceilings.require_memory(512, ())
-    with pytest.raises(HostFault, match="640 MiB are available in the control group x") as fault:
+    with pytest.raises(Fault, match="640 MiB are available in the control group x") as fault:
         ceilings.require_memory(513, ())
     assert fault.value.hint == "stop another VM, or create this one with less: --memory 512M or less"
     assert not fault.value.retryable
@@ -148,11 +148,11 @@ def limited(limit: str, most_bytes: int, call: str) -> subprocess.CompletedProce
     code = f"""
 import resource
 from aetherscale.actors.compute.qemu import ceilings
-from aetherscale.actors.compute.qemu.faults import HostFault
+from aetherscale.kernel.fault import Fault
 resource.setrlimit(resource.{limit}, ({most_bytes}, {most_bytes}))
 try:
     print(ceilings.{call})
-except HostFault as fault:
+except Fault as fault:
     print(fault.reason, "|", fault.hint, "|", fault.retryable)
 """
     without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource", "--"] if may_drop() else []
@@ -238,7 +238,7 @@ async def test_as_many_cpus_as_every_qemu_takes_are_not_asked_about(asked: list[
 async def test_more_are_refused_with_the_number_that_works_and_asked_about_once(asked: list[int]) -> None:
     asking = Ceilings()
     for _ in range(2):
-        with pytest.raises(HostFault, match="at most 255 CPUs on this host under TCG, not 256: X2APIC") as fault:
+        with pytest.raises(Fault, match="at most 255 CPUs on this host under TCG, not 256: X2APIC") as fault:
             await asking.require_cpus(256, "tcg", sys.executable, JAIL)
         assert fault.value.hint == "create it with at most --cpus 255"
         assert not fault.value.retryable
@@ -248,7 +248,7 @@ async def test_more_are_refused_with_the_number_that_works_and_asked_about_once(
 async def test_kvm_may_have_fewer(asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceilings, "_most_of_kvm", lambda: 8)
     await Ceilings().require_cpus(8, "kvm", sys.executable, JAIL)
-    with pytest.raises(HostFault, match="at most 8 CPUs on this host under KVM, not 9"):
+    with pytest.raises(Fault, match="at most 8 CPUs on this host under KVM, not 9"):
         await Ceilings().require_cpus(9, "kvm", sys.executable, JAIL)
     await Ceilings().require_cpus(9, "tcg", sys.executable, JAIL)
 

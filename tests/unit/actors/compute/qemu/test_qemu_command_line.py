@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from aetherscale.actors.compute.qemu import launch, users
 from aetherscale.actors.compute.qemu.argv import Descriptors, MachineSpec, command_line, mac_address
-from aetherscale.actors.compute.qemu.faults import HostFault
 from aetherscale.actors.compute.qemu.identity import machine_uuid
+from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.names import ID_PATTERN
 
 SPEC = MachineSpec("0123456789abcdef", 2, 512, "tcg", "qcow2")
@@ -161,7 +161,7 @@ def test_every_vm_has_a_uid_of_its_own_that_nobody_else_hands_out(one: str, othe
 
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(HostFault, match="qemu-system-x86_64 is not installed") as fault:
+    with pytest.raises(Fault, match="qemu-system-x86_64 is not installed") as fault:
         launch.program("qemu-system-x86_64")
     assert fault.value.hint == "apt-get install --no-install-recommends qemu-system-x86"
     assert not fault.value.retryable

@@ -15,8 +15,9 @@ import pytest
 from aetherscale import filecopy
 from aetherscale.actors.compute.qemu import base
 from aetherscale.actors.compute.qemu.disk import MIB, provision
-from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
+from aetherscale.actors.compute.qemu.faults import fault_of
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.kernel.fault import Fault
 from tests.unit.actors.compute.qemu.test_vm_disk import VM, write_overlay
 
 CONTENT = bytes(range(256)) * 4096
@@ -121,7 +122,7 @@ async def test_no_room_for_a_copy_is_told_with_what_it_takes(
     monkeypatch.setattr(os, "link", refusing(errno.EXDEV))
     monkeypatch.setattr(filecopy, "copy", full)
     directory = VmDirectory(tmp_path / "vms", VM)
-    with pytest.raises(HostFault, match=r"no room for a copy of the image in .*/vms: it takes 1 MiB") as fault:
+    with pytest.raises(Fault, match=r"no room for a copy of the image in .*/vms: it takes 1 MiB") as fault:
         await provision(directory, image, "raw", 64, write_overlay)
     assert not fault.value.retryable
     assert "images/ and vms/ on one file system" in fault.value.hint

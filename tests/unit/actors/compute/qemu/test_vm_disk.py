@@ -11,8 +11,9 @@ import pytest
 
 from aetherscale.actors.compute.qemu import disk
 from aetherscale.actors.compute.qemu.disk import MIB, provision, virtual_size_bytes
-from aetherscale.actors.compute.qemu.faults import HostFault, fault_of
+from aetherscale.actors.compute.qemu.faults import fault_of
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory, directories
+from aetherscale.kernel.fault import Fault
 
 VM = "0123456789abcdef"
 
@@ -62,7 +63,7 @@ async def test_an_image_whose_file_is_gone_is_told_as_that(
     directory: VmDirectory, image: Path, size_bytes: int | None
 ) -> None:
     image.unlink()
-    with pytest.raises(HostFault, match=r"the image's file .* is missing") as fault:
+    with pytest.raises(Fault, match=r"the image's file .* is missing") as fault:
         await provision(directory, image, "raw", 64, write_overlay, size_bytes)
     assert not fault.value.retryable
     assert not directory.path.exists()
@@ -78,7 +79,7 @@ async def test_a_link_that_was_lost_is_made_again(directory: VmDirectory, image:
 async def test_a_disk_that_is_damaged_is_named_and_kept(directory: VmDirectory, image: Path) -> None:
     await provision(directory, image, "raw", 64, write_overlay)
     (directory.path / "disk.qcow2").write_bytes(b"x" * 1000)
-    with pytest.raises(HostFault, match="is damaged: it has no qcow2 header") as fault:
+    with pytest.raises(Fault, match="is damaged: it has no qcow2 header") as fault:
         await provision(directory, image, "raw", 64, write_overlay)
     assert not fault.value.retryable
     assert (directory.path / "disk.qcow2").read_bytes() == b"x" * 1000
@@ -110,7 +111,7 @@ async def test_a_damaged_image_is_named_and_leaves_nothing(
 ) -> None:
     image = tmp_path / "image.qcow2"
     image.write_bytes(content)
-    with pytest.raises(HostFault, match=r"image\.qcow2 is not the qcow2 image") as fault:
+    with pytest.raises(Fault, match=r"image\.qcow2 is not the qcow2 image") as fault:
         await provision(directory, image, "qcow2", 64, write_overlay)
     assert not fault.value.retryable
     assert not directory.exists()
@@ -121,7 +122,7 @@ async def test_without_room_nothing_is_begun(
 ) -> None:
     usage = namedtuple("usage", "f_bavail f_frsize")
     monkeypatch.setattr(os, "statvfs", lambda path: usage(10, MIB))
-    with pytest.raises(HostFault, match="10 MiB are free, 64 MiB are needed"):
+    with pytest.raises(Fault, match="10 MiB are free, 64 MiB are needed"):
         await provision(directory, image, "raw", 64, write_overlay)
     assert not directory.exists()
 
