@@ -2,7 +2,7 @@
 
     <state-dir>/incoming/               the node's; where the state directory has a group, its members may come in
     <state-dir>/incoming/node.json      the name of the node, and where it finds this directory
-    <state-dir>/incoming/<token>/NAME   a file that was handed over; the token is guessed by nobody, and is not listed
+    <state-dir>/incoming/<token>/NAME   a file that was handed over; the token cannot be guessed, nor listed
 
 The caller opens the file with its own rights and copies it there, so that a node never reads for somebody what that
 somebody may not read. The node removes it when it has taken it.

@@ -1,8 +1,8 @@
 """The state directory: opening, making and writing files in it so that no other user can make us write elsewhere.
 
 A user who can write to a directory can put a symbolic link where a file is expected, and a program that opens the file
-writes to the link's target. So a file is opened below a descriptor of its directory, which has to be ours and nobody
-else's to write to, and never through a link. On the way to the directory a link is followed only where root or we have
+writes to the link's target. So a file is opened below a descriptor of its directory, which has to be ours and not
+writable by others, and never through a link. On the way to the directory a link is followed only where root or we have
 made it. Everything that is made is 0700 or 0600, whatever the umask. Has never heard of what is in the files.
 
 Reading is another matter: root may read any node's directory, and leaves nothing in it.

@@ -9,7 +9,7 @@ that connection:
 
 It is accountability and no authorization: nothing is allowed for a name. Who has seen the inbox of somebody else can
 name it for the reply. That is found out where a connection has sent fewer messages than would be its own; and a subject
-that can be guessed, or is heard by several, is nobody's. Has never heard of what a message asks for.
+that can be guessed, or is heard by several, is `user:nats`. Knows nothing of what a message asks for.
 """
 
 from __future__ import annotations

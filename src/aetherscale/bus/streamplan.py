@@ -3,7 +3,7 @@
 the copy                                          what follows
 not there                                         Create, publish from the beginning
 a beginning of the log, without a hole            Continue after its last event
-events missing, or one that nobody of us wrote    Rebuild: delete, create, publish again
+events missing, or one that is not this node's   Rebuild: delete, create, publish again
 events of another epoch of the log                SetAside: they may be the only copy; then Create
 somebody else's messages on other subjects        SetAside: they are not ours to delete; then Create
 more events of this epoch than the log has        Halt: acknowledged events are missing from the log

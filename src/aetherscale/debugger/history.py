@@ -1,7 +1,8 @@
 """Any moment of the past: from the nearest keyframe before it, which is made where it is missing. Synchronous.
 
-Keyframes (`keyframes.py`) are made by whoever asks about a moment beyond the last one, and kept beside the log. They
-are used where they are of this shape of the state, and where the log still has the commit that they were made of.
+Keyframes (`keyframes.py`) are made by the command that asks about a moment beyond the last one, and kept beside the
+log. They are used where they are of this shape of the state, and where the log still has the commit that they were made
+of.
 
 For a thread (`HistoryThread`) or a process of its own: nothing here waits for anything but the disk.
 """
@@ -59,7 +60,7 @@ Report = Callable[[int, int], None]
 
 
 class Stopped(Exception):
-    """Nobody waits for the answer any more."""
+    """The caller does not wait for the answer any more."""
 
 
 class _Unusable(Exception):
@@ -109,7 +110,7 @@ class History:
             return self._trying(lambda: self._counts_at(position))
 
     def stop(self) -> None:
-        """Nobody waits for an answer any more, so none is worked on: for other threads."""
+        """No caller waits for an answer any more, so none is worked on: for other threads."""
         self._stopped.set()
 
     def close(self) -> None:

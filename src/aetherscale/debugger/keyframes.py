@@ -47,7 +47,7 @@ class Spacing(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True, array_like=True):
-    """How many events up to a position somebody asked for, happened otherwise, and failed.
+    """How many events up to a position were requested, happened without a request, and failed.
 
     An event that left its object with a failure that it had not before is a failure, and one whose actor is no
     component of a node was asked for. Names and uses are not counted.

@@ -1,8 +1,8 @@
 """Heads of a log that are kept elsewhere, so that a log that was rolled back or rewritten is seen. Pure.
 
 The hash chain proves that a log is one that was written, and the head file that it ends where writing ended. Anyone who
-can write to the state directory can make both anew, or put an older copy of both in their place. A head that somebody
-else keeps cannot be made anew: a log has it, or is another one.
+can write to the state directory can make both anew, or put an older copy of both in their place. A head that is kept
+elsewhere cannot be made anew: a log has it, or is another one.
 
     {"node": "host1", "epoch": …, "head-seq": 12, "head-hash": "64 hex digits", "time": …}
 

@@ -23,7 +23,7 @@ class Attempt(Struct, frozen=True, gc=False):
     not_before_us: int = 0
     """When it may be made, in microseconds since 1970 UTC; 0 for at once."""
     blocked: bool = False
-    """Whether the host has refused the step for good: it is not tried again until somebody asks."""
+    """Whether the host has refused the step for good: it is not tried again until a caller asks."""
 
     def retry_at(self, at_us: int, *, retryable: bool) -> str | None:
         """When to try again after this one has failed (RFC 3339); None where it is not tried again."""

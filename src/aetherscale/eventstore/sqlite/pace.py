@@ -1,5 +1,5 @@
-"""Whether a commit may keep the event loop waiting. It may where that is sure to be short; nobody can know, so it is
-learned: a disk that has been quick many times in a row is taken for quick until it is slow once.
+"""Whether a commit may keep the event loop waiting. It may where that is sure to be short; that is not known
+beforehand, so it is learned: a disk that has been quick many times in a row is taken for quick until it is slow once.
 """
 
 from __future__ import annotations

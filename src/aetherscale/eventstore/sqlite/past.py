@@ -176,8 +176,8 @@ class KeyframeFile:
 def open_keyframes(path: Path, belongs: Belongs) -> KeyframeFile:
     """The keyframes in a file, which is made where there is none, or in memory where that cannot be; never fails.
 
-    It cannot be in a directory of somebody else or on a read-only disk. What the file has already is used there too:
-    it is copied, and nothing is left behind.
+    It cannot be in a directory of another user or on a read-only disk. What the file has already is used there too: it
+    is copied, and nothing is left behind.
     """
     try:
         return KeyframeFile(_opened(path), belongs, path)

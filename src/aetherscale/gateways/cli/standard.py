@@ -1,8 +1,8 @@
 """The three standard streams, made fit for whatever the process was started with.
 
 Descriptors that were closed have been opened on /dev/null before: see `aetherscale.__main__`. What stdout does not take
-is an `Unwritable`, which cannot be mistaken for a fault of another file; what stderr does not take is lost, since there
-is nobody left to tell. What an encoding cannot say is replaced.
+is an `Unwritable`, which cannot be mistaken for a fault of another file; what stderr does not take is lost, since it
+cannot be reported. What an encoding cannot say is replaced.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def _observed(
 
 def _lost(vm: Vm, lost: VmLost, at_us: int) -> Sequence[VmEvent]:
     rebooted = vm.run.process is not None and vm.run.process.boot_id != lost.boot_id
-    # A reboot is nobody's failure. It does not bring back what was over before, or was to be down.
+    # A reboot is not a failure of the VM. It does not bring back what was over before, or was to be down.
     if rebooted and vm.run.ended is None and vm.requested == "running":
         gone = events.VmExited(vm.run.number, "host-reboot", None, None, "", "")
         back = vm.spec.autostart and not vm.run.start_next
@@ -164,7 +164,7 @@ def _orphan(vm: Vm | None, orphan: VmOrphan, at_us: int) -> Sequence[VmEvent]:
     if vm is None or vm.phase == "deleted":
         keep_as = f"{orphan.vm_id}-{to_rfc3339(at_us)}"
     elif orphan.has_process and (vm.phase == "stopped" or (vm.phase == "failed" and not vm.attempt.blocked)):
-        # What the host has refused to end is left until somebody asks; work that is pending may be the process's own.
+        # What the host has refused to end is left until a caller asks; work that is pending may be the process's own.
         keep_as = ""
     else:
         return ()
@@ -236,7 +236,7 @@ def _failed(vm: Vm, failed: effects.EffectFailed, at_us: int) -> Sequence[VmEven
         log_tail=failed.log_tail,
         retry_at=retry_at,
     )
-    # A VM that never ran is of no use to anybody; one that somebody wants stopped is kept all the same.
+    # A VM that never ran is of no use; one that a caller wants stopped is kept all the same.
     undo = retry_at is None and not vm.ever_ran and vm.phase in COMING_UP and vm.requested == "running"
     return (event, events.VmUndone()) if undo else (event,)
 

@@ -130,7 +130,7 @@ class Booted(Struct, frozen=True):
     accelerator: Literal["kvm", "tcg"]
     adopted: bool = False
     process_user: ProcessUser | None = None
-    """As the kernel has it; None where nobody can tell, as of a simulated process."""
+    """As the kernel has it; None where it is not known, as of a simulated process."""
 
 
 class ShutdownIgnored(Struct, frozen=True):
@@ -183,7 +183,7 @@ class GuestEnded(Struct, frozen=True):
 
 
 class VmGone(Struct, frozen=True):
-    """The VM's process is no longer there, and nobody asked it to go."""
+    """The VM's process is no longer there, without a request to end it."""
 
     vm_id: str
     run: int

@@ -13,7 +13,7 @@ KIND = "vm"
 
 Step = Literal["provisioning", "booting", "stopping", "removing"]
 ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"]
-"""Who or what ended a run: the user; a shutdown from inside; a kernel panic; QEMU itself; nobody saw it."""
+"""The cause of a run's end: a request; a shutdown from inside; a kernel panic; a crash of QEMU; unknown; a reboot."""
 
 
 class VmRequested(Event, frozen=True):

@@ -119,7 +119,7 @@ def _stop_forced(vm: Vm, event: events.VmStopForced, before: VmPhase, at_us: int
 
 
 def _ended(vm: Vm, event: events.VmEnded, before: VmPhase, at_us: int) -> Vm:
-    # QEMU has it paused until it is let go, for no reason that anybody had for pausing it.
+    # QEMU has it paused until it is let go, without a reason to pause it.
     return replace(vm, observed="paused", run=replace(vm.run, ended=event, paused_reason=None), attempt=FIRST)
 
 
@@ -127,7 +127,7 @@ def _exited(vm: Vm, event: events.VmExited, before: VmPhase, at_us: int) -> Vm:
     failed = vm.phase == "failed"
     return replace(
         vm,
-        # What has ended by itself, and is not to be restarted, nobody wants running any more.
+        # A VM that has ended by itself and is not restarted is no longer requested to run.
         requested="stopped" if vm.phase == "stopped" else vm.requested,
         observed="exited",
         run=vm.run.next() if vm.phase == "booting" else Run(vm.run.number),
@@ -153,7 +153,7 @@ def _step_failed(vm: Vm, event: events.VmStepFailed, before: VmPhase, at_us: int
         return replace(vm, attempt=vm.attempt.after_failure(event.attempt, event.retry_at))
     return replace(
         vm,
-        # Nothing happens of itself any more: whoever wants it started asks again.
+        # Nothing happens by itself any more: a caller who wants it started asks again.
         run=replace(vm.run, start_next=False),
         # What a boot may have left is ended from the first attempt.
         attempt=Attempt(blocked=True),
@@ -162,7 +162,7 @@ def _step_failed(vm: Vm, event: events.VmStepFailed, before: VmPhase, at_us: int
 
 
 def _cleared(vm: Vm, event: events.VmCleared, before: VmPhase, at_us: int) -> Vm:
-    # A boot that may have left a process stays refused until somebody asks for the next one.
+    # A boot that may have left a process stays refused until a caller asks for the next one.
     return replace(vm, attempt=Attempt(blocked=vm.attempt.blocked))
 
 

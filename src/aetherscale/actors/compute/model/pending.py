@@ -61,7 +61,7 @@ def _boot(vm: Vm) -> BootVm:
 
 def _shut_down(vm: Vm) -> ShutDownVm:
     return ShutDownVm(
-        # Whoever gives the guest another time begins anew: the last one who asked counts.
+        # Another grace period begins anew: the last request counts.
         key=f"shut-down-{_tried(vm)}-{vm.grace_s:g}",
         vm_id=vm.id,
         run=vm.run.number,

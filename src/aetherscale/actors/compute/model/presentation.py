@@ -1,4 +1,4 @@
-"""How a VM looks from outside, and when what somebody asked for has come to its end. Pure."""
+"""How a VM looks from outside, and when a task has come to its end. Pure."""
 
 from __future__ import annotations
 

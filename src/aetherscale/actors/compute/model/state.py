@@ -93,7 +93,7 @@ class Run(Struct, frozen=True, gc=False):
     ended: VmEnded | None = None
     """How the guest itself ended it, while QEMU still has it paused."""
     asked_down: bool = False
-    """Whether somebody asked for its end before the guest ended by itself."""
+    """Whether a request for its end came before the guest ended by itself."""
     start_next: bool = False
     """Whether another run follows on its end."""
 
