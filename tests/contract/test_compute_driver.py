@@ -164,7 +164,7 @@ async def test_a_guest_that_says_nothing_is_never_ready(driver: ComputeDriver, w
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_guest_that_is_asked_to_shut_down_ends_and_is_held_until_it_is_let_go(
+async def test_a_guest_that_is_asked_to_shut_down_ends_and_is_paused_until_it_is_let_go(
     world: World, driver: ComputeDriver, watcher: Watcher
 ) -> None:
     await booted(driver, TINY)

@@ -41,7 +41,7 @@ KILLS: Final = int(os.environ.get("AETHERSCALE_RANDOM_KILLS", "12"))
 SEED: Final = int(os.environ.get("AETHERSCALE_SEED", "1"))
 CALLERS: Final = 4
 RESTING: Final = frozenset({"running", "stopped", "failed", "deleted"})
-"""Phases in which nothing is owed to a guest that never says that it is ready."""
+"""Phases in which nothing is pending for a guest that never says that it is ready."""
 
 
 class Caller:

@@ -40,7 +40,7 @@ class Folded:
     def aggregates(self) -> Iterable[Aggregate[Vm]]:
         return self.vms.aggregates.values()
 
-    def owed(self) -> list[str]:
+    def pending(self) -> list[str]:
         """What is still to be done."""
         vms = [(f"vm {aggregate.id}", COMPUTE.pending(aggregate.state)) for aggregate in self.aggregates()]
         images = [
@@ -108,7 +108,7 @@ def check_uses(folded: Folded) -> None:
 
 
 def check_host(world: World, folded: Folded) -> None:
-    """C, once nothing is owed: what is on the host is what the log says."""
+    """C, once nothing is pending: what is on the host is what the log says."""
     vms = {aggregate.id: aggregate.state for aggregate in folded.aggregates()}
     running = {vm_id for vm_id, vm in vms.items() if vm.observed in ("running", "paused")}
     live = {vm_id for vm_id in world.host.processes if world.host.live(vm_id) is not None}

@@ -90,7 +90,7 @@ class Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remember the first one that is a mistake; what a human has to know is none."""
-        if self.world is not None and (record.exc_info or record.name.endswith(".owed")):
+        if self.world is not None and (record.exc_info or record.name.endswith(".effects")):
             cause = f": {record.exc_info[1]!r}" if record.exc_info else ""
             self.world.mistake = self.world.mistake or f"{record.getMessage()}{cause}"
             self.world.note(f"MISTAKE {record.getMessage()}{cause}")
@@ -214,13 +214,13 @@ class Simulation:
         live = [process for vm_id in world.host.processes if (process := world.host.live(vm_id))]
         if live and world.faults.happens(0.1):
             victim = chance.choice(live)
-            match chance.choice(["kill", "hold", "go on"]):
+            match chance.choice(["kill", "pause", "resume"]):
                 case "kill":
                     victim.die(None, 9)
-                case "hold" if victim.is_running:
-                    victim.hold("disk")
-                case "go on" if victim.paused:
-                    victim.go_on()
+                case "pause" if victim.is_running:
+                    victim.pause("disk")
+                case "resume" if victim.paused:
+                    victim.resume()
 
     async def first_image(self) -> None:
         """Something to make VMs of; what is left of an import that failed for good is taken away before the next."""
@@ -242,7 +242,7 @@ class Simulation:
             world.broker.up()
         for vm_id in world.host.processes:
             if (process := world.host.live(vm_id)) and process.paused:
-                process.go_on()
+                process.resume()
 
     async def converge(self, within_s: float = CONVERGES_S) -> None:
         """Everything comes right, in bounded time; then everything is looked at."""
@@ -252,7 +252,7 @@ class Simulation:
         while True:
             await asyncio.sleep(5.0)
             folded = Folded(world)
-            if not (wrong := ", ".join(folded.owed())):
+            if not (wrong := ", ".join(folded.pending())):
                 try:
                     check_host(world, folded)
                     check_stream(world)

@@ -164,7 +164,7 @@ class Node(RuleBasedStateMachine):
         broker = self.world.broker
         self._do(broker.down if broker.is_up else broker.up)
 
-    @rule(what=st.sampled_from(["kill", "power off", "panic", "hold", "go on"]), which=st.integers(0, 1))
+    @rule(what=st.sampled_from(["kill", "power off", "panic", "pause", "resume"]), which=st.integers(0, 1))
     def guest(self, what: str, which: int) -> None:
         """Something happens in a guest."""
         live = [process for vm_id in self.world.host.processes if (process := self.world.host.live(vm_id))]
@@ -180,10 +180,10 @@ class Node(RuleBasedStateMachine):
                     process.end_guest("shutdown")
                 case "panic" if process.is_running:
                     process.end_guest("panic")
-                case "hold" if process.is_running:
-                    process.hold("disk")
-                case "go on" if process.paused:
-                    process.go_on()
+                case "pause" if process.is_running:
+                    process.pause("disk")
+                case "resume" if process.paused:
+                    process.resume()
 
         self._do(happen)
 

@@ -119,14 +119,14 @@ async def status_by_hand(qemu: Path, place: Path) -> str:
         await process.wait()
 
 
-async def until_held(world: QemuWorld, qemu: Path, accelerator: str) -> None:
-    """A VM that is started is held, says why and what helps, and can be ended and removed; nothing of it is left."""
+async def until_paused(world: QemuWorld, qemu: Path, accelerator: str) -> None:
+    """A VM that is started is paused, says why and what helps, and can be ended and removed; nothing of it is left."""
     driver = world.driver(qemu=str(qemu), accelerator=accelerator)
     async with node(driver) as watcher:
         await booted(driver)
-        held = await watcher.until(GuestPaused)
-        assert held.reason == "internal-error", held
-        assert "--accelerator tcg" in held.detail, held
+        paused = await watcher.until(GuestPaused)
+        assert paused.reason == "internal-error", paused
+        assert "--accelerator tcg" in paused.detail, paused
         await ensure(driver, EndVm("end", VM, 1), Ended)
         assert world.pids(VM) == []
         await ensure(driver, RemoveVm("remove", VM, 1), Removed)
@@ -144,14 +144,14 @@ async def main(place: Path, public: Path, tiny_image: Path) -> None:
         skip(f"this KVM does not give up on the guest: {status}")
     told = QemuWorld(place / "told")
     told.store(image)
-    await until_held(told, qemu, "kvm")
+    await until_paused(told, qemu, "kvm")
 
     trusting = QemuWorld(place / "trusting")
     trusting.store(image)
     verdict = accel.Verdict(identity.boot_id(), accel.fingerprint(launch.program(str(qemu))), works=True, reason="")
     cache = trusting.state_dir / "accelerator.json"
     cache.write_bytes(msgspec.json.encode(verdict))
-    await until_held(trusting, qemu, "auto")
+    await until_paused(trusting, qemu, "auto")
     assert not msgspec.json.decode(cache.read_bytes(), type=accel.Verdict).works
     driver = trusting.driver(qemu=str(qemu), accelerator="auto")
     async with node(driver):

@@ -48,7 +48,7 @@ class Given(Generic[S, M, E, F]):
         return When(self._decider, self.state, message, self._at_us + int(after_s * 1_000_000))
 
     @property
-    def owed(self) -> F | None:
+    def pending(self) -> F | None:
         """What is pending on the host."""
         assert self.state is not None
         return self._decider.pending(self.state)

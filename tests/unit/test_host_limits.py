@@ -90,16 +90,16 @@ async def test_no_more_processes_are_looked_for_at_once_than_the_bound(monkeypat
 
 
 def test_a_graceful_stop_has_an_end() -> None:
-    owed = given(REQUESTED, DISK, BOOTED, READY, STOPPING).owed
-    assert isinstance(owed, ShutDownVm)
-    assert owed.deadline_s == STOPPING.grace_s + ASKING_S
+    pending = given(REQUESTED, DISK, BOOTED, READY, STOPPING).pending
+    assert isinstance(pending, ShutDownVm)
+    assert pending.deadline_s == STOPPING.grace_s + ASKING_S
 
 
 def test_a_disk_has_longer_to_be_made_the_larger_its_image_is() -> None:
-    owed = given(REQUESTED).owed
-    assert isinstance(owed, ProvisionDisk)
-    assert owed.image_size_bytes == REQUESTED.spec.image_size_bytes > 0
-    assert owed.deadline_s == PROVISION_S + REQUESTED.spec.image_size_bytes / SLOWEST_COPY_BYTES_S
+    pending = given(REQUESTED).pending
+    assert isinstance(pending, ProvisionDisk)
+    assert pending.image_size_bytes == REQUESTED.spec.image_size_bytes > 0
+    assert pending.deadline_s == PROVISION_S + REQUESTED.spec.image_size_bytes / SLOWEST_COPY_BYTES_S
 
 
 def test_a_vm_without_memory_is_not_started() -> None:

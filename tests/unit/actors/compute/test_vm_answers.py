@@ -1,4 +1,4 @@
-"""What callers are told of VMs on the way: of the time that a guest has, and of a guest that is held."""
+"""What callers are told of VMs on the way: of the time that a guest has, and of a guest that is paused."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ async def node() -> AsyncIterator[MemoryNode]:
     await running.close()
 
 
-async def hold(node: MemoryNode, reason: PauseReason) -> None:
-    """Have QEMU hold the guest, as it does when the disk is full."""
+async def pause(node: MemoryNode, reason: PauseReason) -> None:
+    """Have QEMU pause the guest, as it does when the disk is full."""
     assert node.node is not None
     (vm_id,) = node.host.processes
     process = node.host.live(vm_id)
     assert process is not None
-    process.hold(reason)
+    process.pause(reason)
     # Whoever asks to start a VM that runs gets in line behind what was said of it.
     await node.final("compute", "start-vm", {"vm-id": "web"})
 
@@ -84,22 +84,22 @@ HELD: Mapping[PauseReason, tuple[str, str]] = {
 
 @pytest.mark.parametrize(("task", "more"), [("exec-vm", {}), ("vm-terminal", {"session": "s"})])
 @pytest.mark.parametrize("reason", HELD)
-async def test_a_program_in_a_guest_that_is_held_is_refused_with_the_reason(
+async def test_a_program_in_a_guest_that_is_paused_is_refused_with_the_reason(
     node: MemoryNode, reason: PauseReason, task: str, more: dict[str, str]
 ) -> None:
     await node.final("compute", "create-vm", WEB)
-    await hold(node, reason)
+    await pause(node, reason)
     answer = await node.final("compute", task, {"vm-id": "web", "command": ["true"], **more})
     why, what_to_do = HELD[reason]
     assert (answer["code"], answer["message"]) == (409, f"the VM 'web' is paused: {why}")
     assert what_to_do in answer["details"]["hint"]
 
 
-async def test_a_guest_that_is_held_while_a_program_starts_is_told_as_the_reason(
+async def test_a_guest_that_is_paused_while_a_program_starts_is_told_as_the_reason(
     node: MemoryNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def terminal(self: SimulatedDriver, *asked: object) -> Terminal:
-        await hold(node, "disk")
+        await pause(node, "disk")
         raise Refused(504, "'true' has not begun within 30 s")
 
     monkeypatch.setattr(SimulatedDriver, "terminal", terminal)

@@ -1,4 +1,4 @@
-"""What a guest does, read from QEMU's events and states: it gets ready, it ends, it is held, it goes on.
+"""What a guest does, read from QEMU's events and states: it gets ready, it ends, it is paused, it is resumed.
 
     QMP SHUTDOWN (guest), GUEST_PANICKED ─▶ GuestEnded      QEMU stays, paused
     BLOCK_IO_ERROR (no space), other STOP ─▶ GuestPaused         RESUME ─▶ GuestResumed
@@ -59,7 +59,7 @@ class Guest:
         self._chores = chores
         self._report = report
         self._is_ready = False
-        self._held: PauseReason | None = None
+        self._paused_for: PauseReason | None = None
         self._room_check: asyncio.TimerHandle | None = None
         self._is_over = False
 
@@ -77,12 +77,12 @@ class Guest:
             case "GUEST_PANICKED":
                 self._has_ended("panic", _PANIC)
             case "BLOCK_IO_ERROR" if data.get("action") == "stop":
-                self._hold("disk" if data.get("nospace") else "io-error", str(data.get("reason", ""))[:256])
+                self._pauses("disk" if data.get("nospace") else "io-error", str(data.get("reason", ""))[:256])
             case "STOP":
-                if not self.ended.is_set() and self._held is None:
+                if not self.ended.is_set() and self._paused_for is None:
                     self._chores.begin("settle", self._settle_quietly)
             case "RESUME":
-                self._goes_on()
+                self._resumes()
             case "VSERPORT_CHANGE" if data.get("id") == "agent-port":
                 if data.get("open"):
                     self.agent_opened()
@@ -99,11 +99,11 @@ class Guest:
             case "guest-panicked":
                 self._has_ended("panic", _PANIC)
             case "internal-error":
-                self._hold("internal-error", _internal_error(self._accelerator))
+                self._pauses("internal-error", _internal_error(self._accelerator))
             case "io-error":
-                self._hold(await self._io_error(), "QEMU could not write the VM's disk")
+                self._pauses(await self._io_error(), "QEMU could not write the VM's disk")
             case "paused":
-                self._hold("user", "paused through QMP by a program other than this node")
+                self._pauses("user", "paused through QMP by a program other than this node")
             case _:
                 # It runs, or sleeps by its own wish, or QEMU does something that will end by itself.
                 return
@@ -123,18 +123,18 @@ class Guest:
             self.ended.set()
             self._report(GuestEnded(self.vm_id, self.run, reason, detail))
 
-    # --- held, and going on ------------------------------------------------------------------------------------------
+    # --- paused and resumed ------------------------------------------------------------------------------------------
 
-    def _hold(self, reason: PauseReason, detail: str) -> None:
-        if self._held != reason:
-            self._held = reason
+    def _pauses(self, reason: PauseReason, detail: str) -> None:
+        if self._paused_for != reason:
+            self._paused_for = reason
             self._report(GuestPaused(self.vm_id, self.run, reason, detail))
         if reason == "disk":
             self._check_room_later()
 
-    def _goes_on(self) -> None:
-        if self._held is not None:
-            self._held = None
+    def _resumes(self) -> None:
+        if self._paused_for is not None:
+            self._paused_for = None
             self._report(GuestResumed(self.vm_id, self.run))
 
     def _check_room_later(self) -> None:
@@ -144,17 +144,17 @@ class Guest:
 
     def _check_room(self) -> None:
         # The kernel does not report when a file system has room again, so it is polled while a guest waits for it.
-        if self._is_over or self._held != "disk":
+        if self._is_over or self._paused_for != "disk":
             return
         if self._directory.free_bytes() >= ROOM_TO_GO_ON_BYTES:
-            self._chores.begin("go on", self._go_on)
+            self._chores.begin("resume", self._resume)
         self._check_room_later()
 
-    async def _go_on(self) -> None:
+    async def _resume(self) -> None:
         try:
             await self._execute("cont")
         except (Unresponsive, Rejected) as silent:
-            log.warning("VM %s could not go on: %s", self.vm_id, silent)
+            log.warning("VM %s could not be resumed: %s", self.vm_id, silent)
 
     # --- ready -------------------------------------------------------------------------------------------------------
 

@@ -115,12 +115,12 @@ class SimulatedProcess:
             self.guest_ended.set()
             self._report(self._ended_as)
 
-    def hold(self, reason: PauseReason) -> None:
+    def pause(self, reason: PauseReason) -> None:
         """QEMU stops the virtual CPUs."""
         self.paused = reason
         self._report(GuestPaused(self.vm_id, self.run, reason))
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """They run again."""
         self.paused = None
         self._report(GuestResumed(self.vm_id, self.run))

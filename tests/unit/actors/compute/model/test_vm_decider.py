@@ -35,20 +35,20 @@ from tests.support.vm_pasts import (
 
 
 class TestComingUp:
-    def test_a_request_owes_a_disk(self) -> None:
+    def test_a_request_makes_pending_a_disk(self) -> None:
         vm = given().when(CREATE).then(REQUESTED)
-        assert isinstance(vm.owed, effects.ProvisionDisk)
+        assert isinstance(vm.pending, effects.ProvisionDisk)
 
-    def test_a_disk_owes_a_boot(self) -> None:
+    def test_a_disk_makes_pending_a_boot(self) -> None:
         vm = given(REQUESTED).when(effects.DiskProvisioned("provision-1", 1024)).then(DISK)
-        assert isinstance(vm.owed, effects.BootVm)
-        assert vm.owed.run == 1
+        assert isinstance(vm.pending, effects.BootVm)
+        assert vm.pending.run == 1
 
     def test_a_boot_makes_it_running_and_owes_nothing(self) -> None:
         booted = effects.Booted("boot-1-1", VM, 1, 4711, 99, "boot-a", "tcg")
         vm = given(REQUESTED, DISK).when(booted).then(BOOTED)
         assert phase_of(vm) == "running"
-        assert vm.owed is None
+        assert vm.pending is None
 
     def test_the_guest_makes_it_ready(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED).when(effects.GuestReady(VM, 1, "channel")).then(READY)
@@ -78,15 +78,17 @@ class TestComingUp:
 class TestStopping:
     def test_a_stop_asks_the_guest(self) -> None:
         vm = running().when(STOP).then(STOPPING)
-        assert isinstance(vm.owed, effects.ShutDownVm)
-        assert (vm.owed.grace_s, vm.owed.deadline_s) == (30, 60), "a QEMU that hangs is not waited for for an hour"
+        assert isinstance(vm.pending, effects.ShutDownVm)
+        assert (vm.pending.grace_s, vm.pending.deadline_s) == (30, 60), (
+            "a QEMU that hangs is not waited for for an hour"
+        )
 
     def test_a_guest_that_goes_down_is_let_go_once_that_is_on_record(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(effects.GuestEnded(VM, 1, "shutdown")).then(ENDED)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
         vm = vm.when(effects.Ended("end-1-1", exit_code=0)).then(exited("user", exit_code=0))
         assert phase_of(vm) == "stopped"
-        assert vm.owed is None
+        assert vm.pending is None
 
     def test_a_guest_that_ignores_the_button_is_ended_after_its_time(self) -> None:
         vm = (
@@ -96,15 +98,15 @@ class TestStopping:
             .when(effects.ShutdownIgnored("shut-down-1-1", 30))
             .then(events.VmStopForced(1, 30))
         )
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_kill_does_not_ask(self) -> None:
         vm = running().when(KILL).then(events.VmStopRequested(kill=True, grace_s=30))
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_kill_overtakes_a_graceful_stop(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(KILL).then(events.VmStopRequested(kill=True, grace_s=30))
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_a_second_stop_changes_nothing(self) -> None:
         running().when(STOP).then(STOPPING).when(STOP).nothing_happens()
@@ -113,15 +115,15 @@ class TestStopping:
     def test_a_graceful_stop_does_not_slow_down_a_kill(self) -> None:
         vm = running().when(KILL).then_types(events.VmStopRequested)
         vm.when(STOP).nothing_happens()
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_stop_and_start_at_once_bring_it_down_and_then_up(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested())
-        assert isinstance(vm.owed, effects.ShutDownVm)
+        assert isinstance(vm.pending, effects.ShutDownVm)
         vm = vm.when(effects.GuestEnded(VM, 1, "shutdown")).then(ENDED)
         vm = vm.when(effects.Ended("end-1-1")).then(exited("user"))
-        assert isinstance(vm.owed, effects.BootVm)
-        assert vm.owed.run == 2
+        assert isinstance(vm.pending, effects.BootVm)
+        assert vm.pending.run == 2
 
     def test_stop_start_stop_ends_stopped(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested()).when(STOP).then(STOPPING)
@@ -130,14 +132,14 @@ class TestStopping:
 
     def test_a_vm_that_is_booting_is_ended(self) -> None:
         vm = given(REQUESTED, DISK).when(STOP).then(STOPPING)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_a_vm_that_is_being_provisioned_stays_down_when_its_disk_is_there(self) -> None:
         vm = given(REQUESTED).when(STOP).then(STOPPING)
-        assert isinstance(vm.owed, effects.ProvisionDisk)
+        assert isinstance(vm.pending, effects.ProvisionDisk)
         vm = vm.when(effects.DiskProvisioned("provision-1", 1024)).then(DISK)
         assert phase_of(vm) == "stopped"
-        assert vm.owed is None
+        assert vm.pending is None
 
     def test_a_failed_vm_that_is_stopped_is_stopped(self) -> None:
         crashed = given(replace(REQUESTED, spec=replace(SPEC, restart="never")), DISK, BOOTED, exited("crash"))
@@ -150,14 +152,14 @@ class TestStopping:
     def test_a_process_that_will_not_end_is_never_called_stopped(self) -> None:
         vm = running().when(KILL).then_types(events.VmStopRequested)
         for attempt in range(1, ATTEMPT_LIMIT + 1):
-            assert vm.owed is not None
-            assert vm.owed.key == f"end-1-{attempt}"
-            vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
+            assert vm.pending is not None
+            assert vm.pending.key == f"end-1-{attempt}"
+            vm = vm.when(failed(vm.pending.key)).then_types(events.VmStepFailed)
         assert vm.state is not None
         assert (vm.state.shown, vm.state.observed) == ("failed", "running")
-        assert vm.owed is None
+        assert vm.pending is None
         again = vm.when(STOP).then(STOPPING)
-        assert isinstance(again.owed, effects.EndVm)
+        assert isinstance(again.pending, effects.EndVm)
 
 
 class TestStarting:
@@ -174,7 +176,7 @@ class TestStarting:
     def test_one_that_was_to_stay_down_once_it_has_a_disk_comes_up(self, asked: Any) -> None:
         vm = given(REQUESTED, STOPPING).when(asked).then(events.VmStartRequested())
         assert phase_of(vm) == "provisioning"
-        assert isinstance(vm.when(effects.DiskProvisioned("", 1024)).then(DISK).owed, effects.BootVm)
+        assert isinstance(vm.when(effects.DiskProvisioned("", 1024)).then(DISK).pending, effects.BootVm)
 
     def test_a_start_is_noted_once_while_it_stops(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested())
@@ -183,32 +185,32 @@ class TestStarting:
     def test_a_start_is_noted_while_a_guest_that_has_ended_is_let_go(self) -> None:
         vm = running("never").when(effects.GuestEnded(VM, 1, "shutdown")).then(ENDED)
         vm = vm.when(START).then(events.VmStartRequested())
-        assert isinstance(vm.when(effects.Ended("end-1-1")).then(exited("guest")).owed, effects.BootVm)
+        assert isinstance(vm.when(effects.Ended("end-1-1")).then(exited("guest")).pending, effects.BootVm)
 
     def test_a_restart_while_it_stops_is_a_restart(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(RESTART).then(events.VmRestartRequested(30.0))
-        assert isinstance(vm.when(effects.VmGone(VM, 1)).then(exited("user")).owed, effects.BootVm)
+        assert isinstance(vm.when(effects.VmGone(VM, 1)).then(exited("user")).pending, effects.BootVm)
 
     def test_a_stopped_vm_starts_with_its_next_run(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user")).when(START).then(events.VmStartRequested())
-        assert isinstance(vm.owed, effects.BootVm)
-        assert vm.owed.run == 2
+        assert isinstance(vm.pending, effects.BootVm)
+        assert vm.pending.run == 2
 
     def test_a_restart_asks_the_guest_first(self) -> None:
         vm = running().when(RESTART).then(events.VmRestartRequested(30.0))
-        assert isinstance(vm.owed, effects.ShutDownVm)
+        assert isinstance(vm.pending, effects.ShutDownVm)
         vm = vm.when(effects.VmGone(VM, 1)).then(exited("user"))
-        assert isinstance(vm.owed, effects.BootVm)
+        assert isinstance(vm.pending, effects.BootVm)
 
     def test_a_restart_of_a_stopped_vm_starts_it(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user")).when(RESTART).then(events.VmStartRequested())
-        assert isinstance(vm.owed, effects.BootVm)
+        assert isinstance(vm.pending, effects.BootVm)
 
     def test_a_start_after_a_boot_that_failed_tries_anew(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())
         vm = vm.when(failed("boot-2-1", retryable=False)).then_types(events.VmStepFailed)
         assert phase_of(vm) == "failed"
-        assert isinstance(vm.when(START).then(events.VmStartRequested()).owed, effects.BootVm)
+        assert isinstance(vm.when(START).then(events.VmStartRequested()).pending, effects.BootVm)
 
 
 class TestTheRestartPolicy:
@@ -225,7 +227,7 @@ class TestTheRestartPolicy:
     )
     def test_says_what_follows_an_end_that_nobody_asked_for(self, policy: Any, end: Any, phase: str) -> None:
         vm = running(policy).when(effects.GuestEnded(VM, 1, end)).then(events.VmEnded(1, end, ""))
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
         decided = COMPUTE.decide(vm.state, effects.Ended("end-1-1"), NOON_US)
         assert decided[0] == exited("guest" if end == "shutdown" else "panic")
         state = vm.state
@@ -245,13 +247,13 @@ class TestTheRestartPolicy:
         waits = []
         for run in range(1, RESTART_LIMIT + 1):
             vm = vm.when(effects.VmGone(VM, run)).then_types(events.VmExited, events.VmRestartScheduled)
-            assert isinstance(vm.owed, effects.BootVm)
-            waits.append((vm.owed.not_before_us - NOON_US) // 1_000_000)
+            assert isinstance(vm.pending, effects.BootVm)
+            waits.append((vm.pending.not_before_us - NOON_US) // 1_000_000)
             vm = vm.when(effects.Booted("", VM, run + 1, 1, 1, "boot-a", "tcg")).then_types(events.VmBooted)
         assert waits == [1, 2, 4, 8, 16]
         vm = vm.when(effects.VmGone(VM, RESTART_LIMIT + 1)).then_types(events.VmExited, events.VmGaveUp)
         assert phase_of(vm) == "failed"
-        assert vm.owed is None
+        assert vm.pending is None
 
     def test_forgets_what_is_long_past(self) -> None:
         vm = running().when(effects.VmGone(VM, 1)).then_types(events.VmExited, events.VmRestartScheduled)
@@ -290,7 +292,7 @@ class TestTheHostComesBack:
     def test_after_a_reboot_of_the_host_it_comes_back_at_once(self) -> None:
         back = (exited("host-reboot"), events.VmRestartScheduled(0, to_rfc3339(NOON_US)))
         vm = running("never").when(commands.VmLost(VM, 1, "boot-b")).then(*back)
-        assert isinstance(vm.owed, effects.BootVm)
+        assert isinstance(vm.pending, effects.BootVm)
         assert vm.state is not None
         assert vm.state.requested == "running"
 
@@ -308,4 +310,4 @@ class TestPausing:
 
     def test_a_paused_guest_cannot_be_asked_to_stop(self) -> None:
         vm = running().when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
-        assert isinstance(vm.when(STOP).then(STOPPING).owed, effects.EndVm)
+        assert isinstance(vm.when(STOP).then(STOPPING).pending, effects.EndVm)

@@ -37,23 +37,23 @@ MESSAGES = st.one_of(
 EDGES = set(edges())
 
 
-def _host_says(owed: Any, how: str) -> Any:
-    """An answer of the host to what is owed."""
+def _host_says(pending: Any, how: str) -> Any:
+    """An answer of the host to what is pending."""
     if how != "answer":
-        return failed(owed.key, retryable=how == "fail")
-    match owed:
+        return failed(pending.key, retryable=how == "fail")
+    match pending:
         case effects.ProvisionDisk():
-            return effects.DiskProvisioned(owed.key, owed.disk_mib)
+            return effects.DiskProvisioned(pending.key, pending.disk_mib)
         case effects.BootVm():
-            return effects.Booted(owed.key, VM, owed.run, 4711, 99, "boot-a", "tcg")
+            return effects.Booted(pending.key, VM, pending.run, 4711, 99, "boot-a", "tcg")
         case effects.ShutDownVm():
-            return effects.ShutdownIgnored(owed.key, owed.grace_s)
+            return effects.ShutdownIgnored(pending.key, pending.grace_s)
         case effects.EndVm():
-            return effects.Ended(owed.key)
+            return effects.Ended(pending.key)
         case effects.QuarantineVm():
-            return effects.Quarantined(owed.key, "/kept")
+            return effects.Quarantined(pending.key, "/kept")
         case _:
-            return effects.Removed(owed.key)
+            return effects.Removed(pending.key)
 
 
 class TestWhateverIsSaid:
@@ -65,12 +65,12 @@ class TestWhateverIsSaid:
         state = COMPUTE.evolve(None, past[0], NOON_US)
         for number, message in enumerate(messages):
             at_us = NOON_US + number * 7_000_000
-            owed = COMPUTE.pending(state)
+            pending = COMPUTE.pending(state)
             if isinstance(message, str):
-                if owed is None:
+                if pending is None:
                     continue
-                message = _host_says(owed, message)
-                assert COMPUTE.decide(state, message, at_us), "an answer to what is owed is never without effect"
+                message = _host_says(pending, message)
+                assert COMPUTE.decide(state, message, at_us), "an answer to what is pending is never without effect"
             try:
                 decided = COMPUTE.decide(state, message, at_us)
             except Refused:
@@ -83,7 +83,9 @@ class TestWhateverIsSaid:
             _is_whole(state)
             if isinstance(message, effects.EffectFailed):
                 after = COMPUTE.pending(state)
-                assert after is None or owed is None or after.key != owed.key, "a failure is never retried unnoticed"
+                assert after is None or pending is None or after.key != pending.key, (
+                    "a failure is never retried unnoticed"
+                )
         again: Vm | None = None
         for event in past:
             again = COMPUTE.evolve(again, event, NOON_US)
@@ -103,7 +105,7 @@ def _is_whole(vm: Vm) -> None:
     assert vm.shown not in ("stopped", "deleted") or vm.run.process is None, "a stopped that is not stopped"
     assert vm.phase != "deleted" or COMPUTE.pending(vm) is None
     if COMPUTE.pending(vm) is None and not vm.attempt.blocked:
-        assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is owed, so it must be at rest"
+        assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is pending, so it must be at rest"
     for task in ("create-vm", "stop-vm", "delete-vm"):
         with contextlib.suppress(Refused):
             COMPONENT.commands[task].is_done(vm)

@@ -39,19 +39,19 @@ class TestFailing:
     def test_a_step_is_tried_again_a_few_times_with_growing_waits(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())
         for wait in (1, 2):
-            assert vm.owed is not None
-            vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
-            assert vm.owed is not None
-            assert vm.owed.not_before_us == NOON_US + wait * 1_000_000
-        assert vm.owed is not None
-        vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
+            assert vm.pending is not None
+            vm = vm.when(failed(vm.pending.key)).then_types(events.VmStepFailed)
+            assert vm.pending is not None
+            assert vm.pending.not_before_us == NOON_US + wait * 1_000_000
+        assert vm.pending is not None
+        vm = vm.when(failed(vm.pending.key)).then_types(events.VmStepFailed)
         assert phase_of(vm) == "failed"
-        assert isinstance(vm.owed, effects.EndVm), "it is not tried again, and what it may have left is ended"
+        assert isinstance(vm.pending, effects.EndVm), "it is not tried again, and what it may have left is ended"
 
     @pytest.mark.parametrize("past", [(REQUESTED,), (REQUESTED, DISK)])
     def test_a_vm_that_never_ran_is_undone(self, past: tuple[Any, ...]) -> None:
         vm = given(*past).when(failed("", retryable=False)).then_types(events.VmStepFailed, events.VmUndone)
-        assert isinstance(vm.owed, effects.RemoveVm)
+        assert isinstance(vm.pending, effects.RemoveVm)
         vm = vm.when(effects.Removed("remove-1")).then(events.VmDeleted())
         assert phase_of(vm) == "deleted"
         assert vm.state is not None
@@ -69,48 +69,48 @@ class TestFailing:
         """The attempt that failed may not have been the first, and one before may have got a process."""
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())
         vm = vm.when(failed("", retryable=False)).then_types(events.VmStepFailed)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
         assert phase_of(vm) == "failed"
-        cleared = vm.when(effects.Ended(vm.owed.key)).then(events.VmCleared(2))
-        assert (phase_of(cleared), cleared.owed) == ("failed", None)
+        cleared = vm.when(effects.Ended(vm.pending.key)).then(events.VmCleared(2))
+        assert (phase_of(cleared), cleared.pending) == ("failed", None)
         again = cleared.when(START).then_types(events.VmStartRequested)
-        assert isinstance(again.owed, effects.BootVm)
+        assert isinstance(again.pending, effects.BootVm)
 
         later = to_rfc3339(NOON_US + SECOND_US)
         step = events.VmStepFailed("stopping", 2, 1, "it broke", "mend it", "the end of the log", later)
         retried = vm.when(failed("clear-2-1")).then(step)
-        assert isinstance(retried.owed, effects.EndVm)
-        assert retried.owed.key == "clear-2-2"
+        assert isinstance(retried.pending, effects.EndVm)
+        assert retried.pending.key == "clear-2-2"
         given_up = vm.when(failed("clear-2-1", retryable=False)).then_types(events.VmStepFailed)
-        assert given_up.owed is None
+        assert given_up.pending is None
         stopped = vm.when(STOP).then_types(events.VmStopRequested)
-        assert isinstance(stopped.owed, effects.EndVm)
+        assert isinstance(stopped.pending, effects.EndVm)
         deleted = vm.when(DELETE).then_types(events.VmDeleteRequested)
-        assert isinstance(deleted.owed, effects.RemoveVm)
+        assert isinstance(deleted.pending, effects.RemoveVm)
 
     def test_one_that_would_not_end_comes_back_once_it_is_gone(self) -> None:
         vm = running().when(STOP).then(STOPPING)
-        assert vm.owed is not None
-        vm = vm.when(failed(vm.owed.key, retryable=False)).then_types(events.VmStepFailed)
-        assert (phase_of(vm), vm.owed) == ("failed", None)
+        assert vm.pending is not None
+        vm = vm.when(failed(vm.pending.key, retryable=False)).then_types(events.VmStepFailed)
+        assert (phase_of(vm), vm.pending) == ("failed", None)
         vm = vm.when(RESTART).then_types(events.VmRestartRequested)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
         lost = VmLost(VM, 1, "another boot")
-        assert isinstance(vm.when(lost).then_types(events.VmExited).owed, effects.BootVm)
+        assert isinstance(vm.when(lost).then_types(events.VmExited).pending, effects.BootVm)
 
     def test_an_undoing_that_fails_for_good_comes_to_an_end(self) -> None:
         vm = given(REQUESTED).when(failed("", retryable=False)).then_types(events.VmStepFailed, events.VmUndone)
         vm = vm.when(failed("remove-1", retryable=False)).then_types(events.VmStepFailed)
-        assert vm.owed is None
-        assert isinstance(vm.when(DELETE).then_types(events.VmDeleteRequested).owed, effects.RemoveVm)
+        assert vm.pending is None
+        assert isinstance(vm.when(DELETE).then_types(events.VmDeleteRequested).pending, effects.RemoveVm)
 
 
 class TestDeleting:
     def test_a_running_vm_is_stopped_first(self) -> None:
         vm = running().when(DELETE).then(events.VmDeleteRequested(kill=False, grace_s=30))
-        assert isinstance(vm.owed, effects.ShutDownVm)
+        assert isinstance(vm.pending, effects.ShutDownVm)
         vm = vm.when(effects.VmGone(VM, 1)).then(exited("user"))
-        assert isinstance(vm.owed, effects.RemoveVm)
+        assert isinstance(vm.pending, effects.RemoveVm)
 
     @pytest.mark.parametrize(
         "past",
@@ -118,7 +118,7 @@ class TestDeleting:
     )
     def test_one_that_is_down_is_removed(self, past: tuple[Any, ...]) -> None:
         vm = given(*past).when(DELETE).then_types(events.VmDeleteRequested)
-        assert isinstance(vm.owed, effects.RemoveVm)
+        assert isinstance(vm.pending, effects.RemoveVm)
         assert phase_of(vm.when(effects.Removed("remove-1")).then(events.VmDeleted())) == "deleted"
 
     def test_a_removal_that_fails_says_so_and_is_tried_again(self) -> None:
@@ -133,7 +133,7 @@ class TestDeleting:
     def test_kill_hastens_a_delete(self) -> None:
         vm = running().when(DELETE).then_types(events.VmDeleteRequested)
         vm = vm.when(commands.DeleteVm(VM, kill=True, grace_s=0)).then_types(events.VmDeleteRequested)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
 
     def test_what_is_being_deleted_does_not_start(self) -> None:
         running().when(DELETE).then_types(events.VmDeleteRequested).when(START).is_refused(409, "being deleted")

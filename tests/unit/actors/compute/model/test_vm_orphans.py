@@ -36,10 +36,10 @@ DELETED = (REQUESTED, DISK, events.VmDeleteRequested(kill=False, grace_s=30), ex
 class TestNoneOfOurs:
     def test_it_is_quarantined(self, past: tuple[Any, ...]) -> None:
         vm = given(*past).when(ORPHAN).then(FOUND)
-        assert vm.owed == effects.QuarantineVm(f"quarantine-{KEPT}-1", VM, KEPT)
+        assert vm.pending == effects.QuarantineVm(f"quarantine-{KEPT}-1", VM, KEPT)
         vm = vm.when(effects.Quarantined("", f"/kept/{KEPT}")).then(events.VmCollected(f"/kept/{KEPT}"))
         assert phase_of(vm) == "deleted"
-        assert vm.owed is None
+        assert vm.pending is None
         assert vm.state is not None
         assert f"/kept/{KEPT}" in VM_DESCRIPTIONS.summarize(vm.state)
 
@@ -52,11 +52,11 @@ class TestNoneOfOurs:
     def test_where_the_host_cannot_it_is_tried_again_and_then_by_request(self, past: tuple[Any, ...]) -> None:
         vm = given(*past, FOUND)
         for _ in range(3):
-            assert vm.owed is not None
-            vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
-        assert (phase_of(vm), vm.owed) == ("failed", None)
+            assert vm.pending is not None
+            vm = vm.when(failed(vm.pending.key)).then_types(events.VmStepFailed)
+        assert (phase_of(vm), vm.pending) == ("failed", None)
         vm = vm.when(DELETE).then_types(events.VmDeleteRequested)
-        assert isinstance(vm.owed, effects.QuarantineVm)
+        assert isinstance(vm.pending, effects.QuarantineVm)
 
     def test_it_may_come_again(self, past: tuple[Any, ...]) -> None:
         given(*past, FOUND, events.VmCollected("")).when(ORPHAN).then(FOUND)
@@ -64,9 +64,9 @@ class TestNoneOfOurs:
 
 def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
     vm = at_rest().when(ORPHAN).then(events.VmStrayFound(VM, has_process=True, has_directory=True, keep_as=""))
-    assert isinstance(vm.owed, effects.EndVm)
+    assert isinstance(vm.pending, effects.EndVm)
     vm = vm.when(effects.Ended("")).then(events.VmCleared(1))
-    assert (phase_of(vm), vm.owed) == ("stopped", None)
+    assert (phase_of(vm), vm.pending) == ("stopped", None)
     assert vm.state is not None
     assert vm.state.has_disk
 
@@ -74,9 +74,9 @@ def test_the_process_of_a_vm_at_rest_is_ended_and_its_disk_stays() -> None:
 def test_what_the_host_cannot_end_is_left_until_somebody_asks_again() -> None:
     vm = at_rest().when(ORPHAN).then_types(events.VmStrayFound)
     for _ in range(3):
-        assert vm.owed is not None
-        vm = vm.when(failed(vm.owed.key)).then_types(events.VmStepFailed)
-    assert (phase_of(vm), vm.owed) == ("failed", None)
+        assert vm.pending is not None
+        vm = vm.when(failed(vm.pending.key)).then_types(events.VmStepFailed)
+    assert (phase_of(vm), vm.pending) == ("failed", None)
     vm.when(ORPHAN).nothing_happens()
 
 

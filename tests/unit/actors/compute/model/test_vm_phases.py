@@ -184,7 +184,7 @@ def test_a_vm_without_a_disk_that_may_have_an_orphan_is_made_its_disk() -> None:
     vm = given(REQUESTED, STOPPING).when(never).then_types(events.VmStepFailed).when(STOP).then(STOPPING)
     vm = vm.when(commands.VmOrphan(VM, True, False)).then_types(events.VmStrayFound)
     vm = vm.when(START).then(events.VmStartRequested())
-    assert isinstance(vm.owed, effects.ProvisionDisk)
+    assert isinstance(vm.pending, effects.ProvisionDisk)
     [failure, _] = COMPUTE.decide(vm.state, never, NOON_US)
     assert isinstance(failure, events.VmStepFailed)
     assert failure.step == "provisioning"

@@ -1,4 +1,4 @@
-"""What an event makes of a VM: the work that is owed next, to the letter, and what ends with a step or a run."""
+"""What an event makes of a VM: the effect that is pending next, to the letter, and what ends with a step or a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def for_good(step: events.Step) -> events.VmStepFailed:
     return events.VmStepFailed(step, 1, 3, "it broke", "mend it", "the log", None)
 
 
-OWED: list[tuple[str, tuple[events.VmEvent, ...], effects.ComputeEffect | None]] = [
+EXPECTED: list[tuple[str, tuple[events.VmEvent, ...], effects.ComputeEffect | None]] = [
     ("a disk", (REQUESTED,),
      effects.ProvisionDisk("provision-1", VM, SPEC.image_id, "raw", 1024, 1 << 20, 60.25)),
     ("a disk, later", (REQUESTED, again("provisioning")),
@@ -84,9 +84,9 @@ OWED: list[tuple[str, tuple[events.VmEvent, ...], effects.ComputeEffect | None]]
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("past", "owed"), [case[1:] for case in OWED], ids=[case[0] for case in OWED])
-def test_this_is_owed_to_the_letter(past: tuple[events.VmEvent, ...], owed: effects.ComputeEffect | None) -> None:
-    assert given(*past).owed == owed
+@pytest.mark.parametrize(("past", "pending"), [case[1:] for case in EXPECTED], ids=[case[0] for case in EXPECTED])
+def test_this_is_pending_to_the_letter(past: tuple[events.VmEvent, ...], pending: effects.ComputeEffect | None) -> None:
+    assert given(*past).pending == pending
 
 
 TRIED: list[tuple[str, tuple[events.VmEvent, ...], str | None]] = [
@@ -129,7 +129,7 @@ def test_attempts_and_waits_end_with_the_step_that_they_were_for(
     past: tuple[events.VmEvent, ...], key: str | None
 ) -> None:
     vm = given(*past)
-    assert (vm.owed.key if vm.owed else None) == key
+    assert (vm.pending.key if vm.pending else None) == key
     attempt = state_of(*past).attempt
     assert (attempt.number, attempt.not_before_us) == (1, 0)
 
@@ -145,12 +145,12 @@ class TestWhatIsForgotten:
         """The kill of a boot fails for good: no process was ever seen, so a start boots anew."""
         past = (REQUESTED, DISK, KILLING, for_good("stopping"), STARTING)
         vm = given(*past, replace(BOOTED, run=2)).when(STOP).then(STOPPING)
-        assert isinstance(vm.owed, effects.ShutDownVm)
+        assert isinstance(vm.pending, effects.ShutDownVm)
 
     @pytest.mark.parametrize("past", [(*UP, ENDED), (*UP, KILLING), (*UP, STOPPING, events.VmStopForced(1, 30))])
     def test_the_next_run_ends_for_its_own_reason(self, past: tuple[events.VmEvent, ...]) -> None:
         vm = given(*past, exited("user"), STARTING, replace(BOOTED, run=2))
-        assert isinstance(vm.when(STOP).then(STOPPING).owed, effects.ShutDownVm)
+        assert isinstance(vm.when(STOP).then(STOPPING).pending, effects.ShutDownVm)
         vm = vm.when(effects.GuestEnded(VM, 2, "panic", "oops")).then(events.VmEnded(2, "panic", "oops"))
         decided = COMPUTE.decide(vm.state, effects.Ended("", 0), NOON_US)
         assert decided[0] == exited("panic", run=2, exit_code=0, detail="oops")
@@ -174,9 +174,9 @@ class TestWhatIsForgotten:
 
     def test_one_that_was_blocked_is_not_once_it_is_gone(self) -> None:
         blocked = (*UP, DELETING, for_good("stopping"))
-        assert given(*blocked).owed is None
+        assert given(*blocked).pending is None
         vm = given(*blocked).when(commands.VmLost(VM, 1, "boot-a")).then(exited("user"))
-        assert vm.owed == effects.RemoveVm("remove-1", VM, 1)
+        assert vm.pending == effects.RemoveVm("remove-1", VM, 1)
 
 
 class TestWhatIsKept:
@@ -212,19 +212,19 @@ class TestWhatIsKept:
         past = (*UP, ENDED) if paused else (*UP, KILLING)
         vm = given(*past, for_good("stopping")).when(START).then(STARTING)
         assert phase_of(vm) == "stopping"
-        assert vm.owed == effects.EndVm("end-1-1", VM, 1)
+        assert vm.pending == effects.EndVm("end-1-1", VM, 1)
         reason: events.ExitReason = "guest" if paused else "user"
         vm = vm.when(effects.Ended("end-1-1")).then(exited(reason))
         assert vm.state is not None
         assert vm.state.exit == exited(reason)
-        assert vm.owed == effects.BootVm("boot-2-1", VM, 2, 1, 128, "channel", "raw")
+        assert vm.pending == effects.BootVm("boot-2-1", VM, 2, 1, 128, "channel", "raw")
 
     @pytest.mark.parametrize("asked", [STOP, KILL, DELETE])
     def test_nothing_is_asked_of_a_guest_that_qemu_holds(self, asked: Any) -> None:
         vm = running().when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
         decided = COMPUTE.decide(vm.state, asked, NOON_US)
         asked_of = (*UP, events.VmPaused(1, "disk", ""), *decided)
-        assert given(*asked_of).owed == effects.EndVm("end-1-1", VM, 1)
+        assert given(*asked_of).pending == effects.EndVm("end-1-1", VM, 1)
         assert state_of(*asked_of).run.paused_reason is None
 
     def test_a_vm_is_in_its_phase_since_it_came_to_it(self) -> None:

@@ -56,11 +56,11 @@ class TestTheGuestEndsAnd:
         decided = COMPUTE.decide(ended("on-failure", end).state, asked, NOON_US)
         assert len(decided) == 1
         vm = given(REQUESTED, DISK, BOOTED, READY, events.VmEnded(1, end, "why"), *decided)
-        assert isinstance(vm.owed, effects.EndVm), "a guest that has ended hears no button"
+        assert isinstance(vm.pending, effects.EndVm), "a guest that has ended hears no button"
         assert state_of(vm).observed == "paused", "QEMU holds it, and nothing in it runs"
         vm = vm.when(effects.Ended("end-1-1", exit_code=0)).then(exited(reason, exit_code=0, detail="why"))
-        owed: dict[Any, type[Any]] = {DELETE: effects.RemoveVm, RESTART: effects.BootVm}
-        assert type(vm.owed) is owed.get(asked, type(None))
+        pending: dict[Any, type[Any]] = {DELETE: effects.RemoveVm, RESTART: effects.BootVm}
+        assert type(vm.pending) is pending.get(asked, type(None))
 
     @pytest.mark.parametrize(("end", "reason"), [("shutdown", "guest"), ("panic", "panic")])
     @pytest.mark.parametrize("asked", [STOP, DELETE, RESTART])
@@ -85,7 +85,7 @@ class TestTheGuestEndsAnd:
     def test_the_host_is_rebooted_before_qemu_is_let_go(self, end: Any, reason: Any) -> None:
         """It had ended by itself: the policy says whether it comes back, and no reboot brings back what was over."""
         vm = ended("never", end).when(ANOTHER_BOOT).then(exited(reason, detail="why"))
-        assert (phase_of(vm), vm.owed) == ("stopped" if reason == "guest" else "failed", None)
+        assert (phase_of(vm), vm.pending) == ("stopped" if reason == "guest" else "failed", None)
         again = events.VmRestartScheduled(1, to_rfc3339(NOON_US + SECOND_US))
         ended("always", end).when(ANOTHER_BOOT).then(exited(reason, detail="why"), again)
 
@@ -117,8 +117,8 @@ class TestTheHostIsRebootedAnd:
         past = (replace(REQUESTED, spec=replace(SPEC, autostart=autostart)), DISK, BOOTED, READY)
         vm = given(*past).when(RESTART).then_types(events.VmRestartRequested)
         vm = vm.when(ANOTHER_BOOT).then(exited("host-reboot"))
-        assert isinstance(vm.owed, effects.BootVm), "once, and since somebody asked for it"
-        assert (vm.owed.run, vm.owed.not_before_us) == (2, 0)
+        assert isinstance(vm.pending, effects.BootVm), "once, and since somebody asked for it"
+        assert (vm.pending.run, vm.pending.not_before_us) == (2, 0)
 
     def test_it_was_paused(self) -> None:
         vm = running("never").when(effects.GuestPaused(VM, 1, "disk")).then_types(events.VmPaused)
@@ -138,47 +138,47 @@ class TestAStopIsAskedForAnd:
         """Nothing happens of itself any more: what failed is asked for again by somebody."""
         vm = running().when(STOP).then(STOPPING).when(START).then(events.VmStartRequested())
         vm = vm.when(failed("shut-down-1-1", retryable=False)).then_types(events.VmStepFailed)
-        assert (phase_of(vm), vm.owed, state_of(vm).observed) == ("failed", None, "running")
+        assert (phase_of(vm), vm.pending, state_of(vm).observed) == ("failed", None, "running")
         vm = vm.when(commands.VmLost(VM, 1, "boot-a")).then(exited("user"))
-        assert (phase_of(vm), state_of(vm).requested, vm.owed) == ("stopped", "stopped", None)
+        assert (phase_of(vm), state_of(vm).requested, vm.pending) == ("stopped", "stopped", None)
 
     def test_qemu_is_killed_by_somebody_else(self) -> None:
         vm = running("always").when(KILL).then_types(events.VmStopRequested)
         vm = vm.when(effects.VmGone(VM, 1, signal=9)).then(exited("user", signal=9))
-        assert (phase_of(vm), vm.owed) == ("stopped", None)
+        assert (phase_of(vm), vm.pending) == ("stopped", None)
 
     def test_a_stop_calls_a_restart_off(self) -> None:
         vm = running().when(RESTART).then_types(events.VmRestartRequested).when(STOP).then(STOPPING)
         vm = vm.when(effects.ShutdownIgnored("shut-down-1-1", 30)).then(events.VmStopForced(1, 30))
         vm = vm.when(effects.Ended("end-1-1", exit_code=0)).then(exited("user", exit_code=0))
-        assert (phase_of(vm), vm.owed) == ("stopped", None)
+        assert (phase_of(vm), vm.pending) == ("stopped", None)
 
     def test_a_restart_after_a_kill_does_not_ask_the_guest(self) -> None:
         vm = running().when(KILL).then_types(events.VmStopRequested).when(RESTART).then_types(events.VmRestartRequested)
-        assert isinstance(vm.owed, effects.EndVm)
+        assert isinstance(vm.pending, effects.EndVm)
         vm = vm.when(effects.Ended("end-1-1")).then(exited("user"))
-        assert isinstance(vm.owed, effects.BootVm)
+        assert isinstance(vm.pending, effects.BootVm)
 
     def test_it_fails_to_boot_meanwhile(self) -> None:
         """It never ran, and somebody wants it stopped: it is kept, not undone."""
         vm = (
             given(REQUESTED).when(STOP).then(STOPPING).when(failed("", retryable=False)).then_types(events.VmStepFailed)
         )
-        assert (phase_of(vm), state_of(vm).requested, vm.owed) == ("failed", "stopped", None)
+        assert (phase_of(vm), state_of(vm).requested, vm.pending) == ("failed", "stopped", None)
 
     def test_the_next_run_is_nobodys_stop(self) -> None:
         vm = running("never").when(RESTART).then_types(events.VmRestartRequested)
         vm = vm.when(effects.Ended("end-1-1")).then(exited("user"))
         vm = vm.when(effects.Booted("", VM, 2, 1, 1, "boot-a", "tcg")).then_types(events.VmBooted)
         vm = vm.when(effects.VmGone(VM, 2, exit_code=1)).then(exited("crash", run=2, exit_code=1))
-        assert (phase_of(vm), vm.owed) == ("failed", None), "what was asked for once is done once"
+        assert (phase_of(vm), vm.pending) == ("failed", None), "what was asked for once is done once"
 
     def test_the_attempts_at_the_end_are_counted_from_its_beginning(self) -> None:
         vm = running().when(STOP).then(STOPPING).when(failed("shut-down-1-1")).then_types(events.VmStepFailed)
         assert state_of(vm).attempt.number == 2
         vm = vm.when(effects.ShutdownIgnored("shut-down-1-2", 30)).then_types(events.VmStopForced)
-        assert vm.owed is not None
-        assert vm.owed.key == "end-1-1"
+        assert vm.pending is not None
+        assert vm.pending.key == "end-1-1"
 
 
 class TestADeletionIsAskedFor:
@@ -200,16 +200,16 @@ class TestADeletionIsAskedFor:
 
     @pytest.mark.parametrize("past", PASTS.values(), ids=PASTS)
     def test_and_nothing_comes_up_again(self, past: tuple[tuple[events.VmEvent, ...], type[Any]]) -> None:
-        happened, owed = past
+        happened, pending = past
         vm = given(*happened).when(DELETE).then_types(events.VmDeleteRequested)
-        assert isinstance(vm.owed, owed)
+        assert isinstance(vm.pending, pending)
         assert state_of(vm).failure is None
-        if owed is effects.RemoveVm:
+        if pending is effects.RemoveVm:
             return
         run = state_of(vm).run.number
         vm = vm.when(effects.Ended("", exit_code=0)).then_types(events.VmExited)
         assert state_of(vm).run.number == run
-        assert isinstance(vm.owed, effects.RemoveVm)
+        assert isinstance(vm.pending, effects.RemoveVm)
 
 
 class TestCounts:
@@ -275,8 +275,8 @@ class TestCounts:
     def test_the_guest_has_the_time_that_the_last_one_gave_it(self) -> None:
         vm = running().when(STOP).then(STOPPING)
         vm = vm.when(commands.DeleteVm(VM, kill=False, grace_s=5)).then(events.VmDeleteRequested(kill=False, grace_s=5))
-        assert isinstance(vm.owed, effects.ShutDownVm)
-        assert vm.owed.grace_s == 5
+        assert isinstance(vm.pending, effects.ShutDownVm)
+        assert vm.pending.grace_s == 5
 
 
 class TestReasons:

@@ -37,30 +37,30 @@ def state_of(image: Given[Image, Any, Any, Any]) -> Image:
     return image.state
 
 
-def test_an_import_owes_a_fetch() -> None:
+def test_an_import_makes_pending_a_fetch() -> None:
     image = given().when(IMPORT).then(IMPORTING)
-    assert isinstance(image.owed, effects.FetchImage)
+    assert isinstance(image.pending, effects.FetchImage)
 
 
-def test_a_build_owes_a_build_and_is_ready_by_our_channel() -> None:
+def test_a_build_makes_pending_a_build_and_is_ready_by_our_channel() -> None:
     image = given().when(commands.BuildImage(ID, "tiny", "tiny")).then(BUILDING)
-    assert isinstance(image.owed, effects.BuildImage)
+    assert isinstance(image.pending, effects.BuildImage)
     assert state_of(image).ready_channel == "channel"
 
 
 def test_an_image_that_is_stored_is_ready() -> None:
     image = given(IMPORTING).when(effects.ImageStored("fetch-1", "qcow2", SHA, 1000, 2000)).then(STORED)
     assert is_ready(state_of(image))
-    assert image.owed is None
+    assert image.pending is None
 
 
 def test_what_fails_for_the_moment_is_tried_again_and_then_undone() -> None:
     image = given(IMPORTING)
     for _ in range(ATTEMPT_LIMIT - 1):
         image = image.when(failed(retryable=True)).then_types(events.ImageStepFailed)
-        assert isinstance(image.owed, effects.FetchImage)
+        assert isinstance(image.pending, effects.FetchImage)
     image = image.when(failed(retryable=True)).then_types(events.ImageStepFailed, events.ImageUndone)
-    assert isinstance(image.owed, effects.RemoveImage)
+    assert isinstance(image.pending, effects.RemoveImage)
 
 
 def test_a_rejected_image_is_taken_back_and_the_caller_is_told_why() -> None:
@@ -80,7 +80,7 @@ def test_an_image_in_use_is_not_deleted() -> None:
 
 def test_a_delete_during_an_import_ends_the_import() -> None:
     image = given(IMPORTING).when(commands.DeleteImage(ID)).then(DELETING)
-    assert isinstance(image.owed, effects.RemoveImage)
+    assert isinstance(image.pending, effects.RemoveImage)
     with pytest.raises(Refused, match="deleted before it was ready"):
         is_ready(state_of(image))
 
@@ -92,10 +92,10 @@ def test_a_second_delete_changes_nothing_and_a_third_finds_nothing() -> None:
 
 def test_a_removal_that_fails_for_good_can_be_asked_for_again() -> None:
     image = given(IMPORTING, STORED, DELETING).when(failed(retryable=False)).then_types(events.ImageStepFailed)
-    assert image.owed is None
+    assert image.pending is None
     with pytest.raises(Refused, match="could not be deleted"):
         is_deleted(state_of(image))
-    assert isinstance(image.when(commands.DeleteImage(ID)).then(DELETING).owed, effects.RemoveImage)
+    assert isinstance(image.when(commands.DeleteImage(ID)).then(DELETING).pending, effects.RemoveImage)
 
 
 def test_every_attempt_has_its_number_and_its_wait() -> None:
@@ -109,8 +109,8 @@ def test_every_attempt_has_its_number_and_its_wait() -> None:
 def test_what_is_taken_back_is_removed_from_its_first_attempt_and_its_first_failure_is_told() -> None:
     image = given(IMPORTING).when(failed(retryable=True)).then_types(events.ImageStepFailed)
     image = image.when(failed(retryable=False)).then_types(events.ImageStepFailed, events.ImageUndone)
-    assert image.owed is not None
-    assert image.owed.key == "remove-1"
+    assert image.pending is not None
+    assert image.pending.key == "remove-1"
     never = effects.EffectFailed("", "the disk is broken", "mend it", retryable=False)
     failure = state_of(image.when(never).then_types(events.ImageStepFailed)).failure
     assert failure is not None

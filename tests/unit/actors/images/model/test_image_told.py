@@ -1,4 +1,4 @@
-"""What is owed for an image, to the letter, and what its callers are told on the way and in the end."""
+"""What is pending for an image, to the letter, and what its callers are told on the way and in the end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def state_of(past: Past) -> Image:
     return image
 
 
-OWED: list[tuple[Past, effects.ImagesEffect | None]] = [
+EXPECTED: list[tuple[Past, effects.ImagesEffect | None]] = [
     ((IMPORTING,), effects.FetchImage("fetch-1", ID, SOURCE, SHA)),
     ((IMPORTING, again("importing", 2)), effects.FetchImage("fetch-3", ID, SOURCE, SHA, not_before_us=IN_4_S)),
     ((BUILDING,), effects.BuildImage("build-1", ID, "tiny")),
@@ -66,9 +66,9 @@ OWED: list[tuple[Past, effects.ImagesEffect | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("past", "owed"), OWED)
-def test_this_is_owed_to_the_letter(past: Past, owed: effects.ImagesEffect | None) -> None:
-    assert IMAGES.pending(state_of(past)) == owed
+@pytest.mark.parametrize(("past", "pending"), EXPECTED)
+def test_this_is_pending_to_the_letter(past: Past, pending: effects.ImagesEffect | None) -> None:
+    assert IMAGES.pending(state_of(past)) == pending
 
 
 def test_an_image_that_is_stored_has_no_attempts_behind_it() -> None:
