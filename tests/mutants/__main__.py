@@ -27,7 +27,6 @@ from tests.mutants.running import Mutants
 ROOT: Final = Path(__file__).parents[2]
 SOURCE: Final = ROOT / "src" / "aetherscale"
 EQUIVALENT: Final = Path(__file__).with_name("equivalent.toml")
-PURE: Final = ("commands", "decider", "effects", "events", "projection", "sentences", "state", "views")
 TESTS: Final = ("tests/unit", "tests/mutants/lives.py")
 
 
@@ -64,8 +63,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _modules(names: Sequence[str]) -> list[Path]:
     if not names:
-        components = [path for name in PURE for path in (SOURCE / "actors").glob(f"*/{name}.py")]
-        return sorted([*(SOURCE / "kernel").glob("*.py"), *components])
+        return sorted([*(SOURCE / "kernel").glob("*.py"), *(SOURCE / "actors").glob("*/model/*.py")])
     paths = [SOURCE / name for name in names]
     return sorted(path for each in paths for path in (each.rglob("*.py") if each.is_dir() else [each]))
 

@@ -167,8 +167,7 @@ def _cleared(vm: Vm, event: events.VmCleared, before: VmPhase, at_us: int) -> Vm
 
 
 def _orphan_found(vm: Vm, event: events.VmStrayFound, before: VmPhase, at_us: int) -> Vm:
-    quarantined_as = event.keep_as if vm.phase == "quarantining" else vm.quarantined_as
-    return replace(vm, quarantined_as=quarantined_as, attempt=FIRST)
+    return replace(vm, quarantined_as=event.keep_as) if vm.phase == "quarantining" else vm
 
 
 def _quarantined(vm: Vm, event: events.VmCollected, before: VmPhase, at_us: int) -> Vm:

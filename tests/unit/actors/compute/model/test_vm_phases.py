@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from functools import cache
 from typing import Any, Final, get_args
 
 import pytest
@@ -57,6 +56,7 @@ EFFECTS: Final[dict[VmPhase, type[Any] | None]] = {
     "deleted": None,
 }
 Edge = tuple[VmPhase | None, type[Any], VmPhase]
+Explored = tuple[dict[Hashable, Vm], set[Edge]]
 
 
 def said(vm: Vm) -> Iterator[Any]:
@@ -97,8 +97,8 @@ def alike(vm: Vm) -> Hashable:
     return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec)
 
 
-@cache
-def explored() -> tuple[dict[Hashable, Vm], set[Edge]]:
+@pytest.fixture(scope="module")
+def explored() -> Explored:
     """Every state that is unlike the others, and each transition on the way."""
     found: dict[Hashable, Vm] = {}
     reached: set[Edge] = set()
@@ -131,15 +131,15 @@ def explored() -> tuple[dict[Hashable, Vm], set[Edge]]:
     return found, reached
 
 
-def test_the_table_is_what_happens() -> None:
-    _, reached = explored()
+def test_the_table_is_what_happens(explored: Explored) -> None:
+    _, reached = explored
     table = set(edges())
     assert reached - table == set(), "these transitions are not in the table"
     assert table - reached == set(), "these transitions of the table never happen"
 
 
-def test_the_effect_that_is_pending_follows_from_the_phase_alone() -> None:
-    states, _ = explored()
+def test_the_effect_that_is_pending_follows_from_the_phase_alone(explored: Explored) -> None:
+    states, _ = explored
     found = {(vm.phase, type(effect) if (effect := COMPUTE.pending(vm)) else None) for vm in states.values()}
     assert found == set(EFFECTS.items())
 
@@ -155,8 +155,8 @@ def test_the_tables_are_total() -> None:
     assert set(STEPS) == {phase for phase, effect in EFFECTS.items() if effect is not None}
 
 
-def test_what_is_blocked_has_failed_and_nothing_of_a_run_is_left_to_the_next() -> None:
-    states, _ = explored()
+def test_what_is_blocked_has_failed_and_nothing_of_a_run_is_left_to_the_next(explored: Explored) -> None:
+    states, _ = explored
     for vm in states.values():
         assert not vm.attempt.blocked or vm.shown == "failed"
         assert vm.attempt.number == 1 or COMPUTE.pending(vm) is not None

@@ -119,6 +119,8 @@ TRIED: list[tuple[str, tuple[events.VmEvent, ...], str | None]] = [
      (*UP, STOPPING, again("stopping"), for_good("stopping"), STARTING), "end-1-1"),
     ("the removal failed for good, and is asked for again",
      (*DOWN, DELETING, again("removing"), for_good("removing"), DELETING), "remove-1"),
+    ("it is deleted", (*DOWN, DELETING, again("removing"), events.VmDeleted()), None),
+    ("it is quarantined", (FOUND, again("removing"), events.VmCollected("/kept")), None),
     ("it is deleted, and something of it is found",
      (*DOWN, DELETING, again("removing"), events.VmDeleted(), FOUND), "quarantine-kept-1"),
 ]  # fmt: skip
@@ -189,6 +191,9 @@ class TestWhatIsKept:
         paused = state_of(*past, events.VmPaused(1, "io-error", ""))
         assert (paused.phase, paused.observed, paused.run.paused_reason) == ("paused", "paused", "io-error")
         assert state_of(*past, events.VmPaused(1, "io-error", ""), events.VmResumed(1)) == before
+
+    def test_the_time_that_a_guest_is_given_is_kept_while_its_disk_is_made(self) -> None:
+        assert state_of(REQUESTED, events.VmStopRequested(kill=False, grace_s=5)).grace_s == 5
 
     def test_a_restart_during_a_stop_is_a_wish_to_run(self) -> None:
         vm = state_of(*UP, STOPPING, events.VmRestartRequested(7))
