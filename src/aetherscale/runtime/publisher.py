@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import Final
 
 from aetherscale.bus import cloudevents
 from aetherscale.bus.bus import Bus, BusUnavailable
@@ -20,7 +20,6 @@ from aetherscale.bus.jetstream import (
     NO_JETSTREAM,
     NO_ROOM,
     SUBJECTS_OVERLAP,
-    StoredMessage,
     Stream,
     StreamError,
 )
@@ -28,7 +27,8 @@ from aetherscale.bus.pipeline import ACK_TIMEOUT_S, Pipeline
 from aetherscale.bus.streamplan import FOREIGN, Continue, Create, Halt, LogState, Plan, Rebuild, SetAside, plan
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import subjects
-from aetherscale.kernel.messages import Recorded, event_id
+from aetherscale.kernel.messages import Recorded
+from aetherscale.runtime.scrubbing import Source, first_difference, id_of
 
 log = logging.getLogger(__name__)
 
@@ -37,38 +37,11 @@ REPLAYED: Final = "Aether-Replayed"
 """Header of an event that may have been published before: the stream is being made anew."""
 COMPARE_INTERVAL_S: Final = 60.0
 SCRUB_INTERVAL_S: Final = 24 * 3600.0
-SCRUB_PAGE: Final = 500
 FIRST_RETRY_S: Final = 0.05
 LAST_RETRY_S: Final = 5.0
 STUCK_AFTER: Final = 3
 """So many failures in a row with nothing stored: a nats-server keeps a stream's write error until it is restarted."""
 MAX_BYTES: Final = 1024**3
-
-
-class Source(Protocol):
-    """The part of an event log that the publisher needs."""
-
-    @property
-    def node(self) -> str:
-        """The node and epoch of the log."""
-        ...
-
-    @property
-    def epoch(self) -> str:
-        """Which of the node's logs it is."""
-        ...
-
-    async def head(self) -> int:
-        """The position of the last event; 0 in an empty log."""
-        ...
-
-    async def read(self, after: int, limit: int = 1000) -> Sequence[Recorded]:
-        """The next events after a position."""
-        ...
-
-    def subscribe(self, after: int) -> AsyncIterator[Sequence[Recorded]]:
-        """All events after a position, the past and then what comes."""
-        ...
 
 
 async def _no_rival() -> str:
@@ -211,7 +184,7 @@ class Publisher:
         head = await self._source.head()
         tip = stream.last_seq if stream is not None else 0
         at_tip = await self._source.read(tip - 1, 1) if 0 < tip <= head else ()
-        state = LogState(self._source.node, self._source.epoch, head, _id(at_tip[0]) if at_tip else "")
+        state = LogState(self._source.node, self._source.epoch, head, id_of(at_tip[0]) if at_tip else "")
         decided = plan(stream, state, self._stream.subjects, self._stream.max_bytes)
         if stream is not None and isinstance(decided, Continue):
             # A refused message does not stop the ones behind it: they fit after whatever took its place.
@@ -290,7 +263,7 @@ class Publisher:
         await pipeline.publish(
             cloudevents.subject(recorded),
             cloudevents.encode(recorded, self._max_body_bytes),
-            _id(recorded),
+            id_of(recorded),
             {REPLAYED: "1"} if recorded.seq <= replayed_to else {},
         )
 
@@ -310,33 +283,7 @@ class Publisher:
         return finding
 
     async def _first_difference(self, first_seq: int, last_seq: int) -> str:
-        """The first difference between stream and log, between two positions; "" for none."""
-        after = first_seq - 1
-        while after < last_seq:
-            logged = await self._source.read(after, min(SCRUB_PAGE, last_seq - after))
-            if not logged:
-                break
-            stored = {message.seq: message for message in await self._stream.read(after + 1, len(logged))}
-            for recorded in logged:
-                finding = self._difference(recorded, stored.get(recorded.seq))
-                if finding and await self._should_have(recorded.seq):
-                    return finding
-            after = logged[-1].seq
-        return ""
-
-    def _difference(self, recorded: Recorded, stored: StoredMessage | None) -> str:
-        if stored is None:
-            return f"event {recorded.seq} is missing from it"
-        if stored.message_id != _id(recorded) or stored.subject != cloudevents.subject(recorded):
-            return f"event {recorded.seq} is {stored.message_id!r} on {stored.subject!r} in it"
-        if not cloudevents.agrees(stored.body, cloudevents.encode(recorded, self._max_body_bytes)):
-            return f"event {recorded.seq} says something else in it"
-        return ""
-
-    async def _should_have(self, seq: int) -> bool:
-        """Whether the stream says that it still has a message: it may have dropped it for its age, or be a new one."""
-        state = await self._stream.state()
-        return state is not None and state.first_seq <= seq <= state.last_seq
+        return await first_difference(self._source, self._stream, self._max_body_bytes, first_seq, last_seq)
 
     async def _scrub_for_ever(self) -> None:
         # The first one soon after the start: a node that is restarted every day is scrubbed too.
@@ -384,7 +331,3 @@ class Publisher:
     @property
     def _max_body_bytes(self) -> int:
         return self._bus.max_body_bytes - MAX_HEADER_BYTES
-
-
-def _id(recorded: Recorded) -> str:
-    return event_id(recorded.node, recorded.epoch, recorded.seq)

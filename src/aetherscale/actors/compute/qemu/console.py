@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Final
 
@@ -85,6 +85,15 @@ class SerialLine:
         """A new reader, which gets what is wanted of the log first, and every byte after that."""
         past, cursor = _beginning(self.log, wanted)
         return self._new_reader(cursor, None, past)
+
+    async def followed(self, wanted: LogRange) -> AsyncGenerator[bytes, None]:
+        """The same, in pieces, until the process ends."""
+        reader = self.follow(wanted)
+        try:
+            async for piece in reader.output():
+                yield piece
+        finally:
+            await reader.close()
 
     def _run_bytes(self) -> int:
         if self._begin is not None and self._begin.is_gone():
@@ -248,7 +257,7 @@ def _beginning(serial_log: SerialLog, wanted: LogRange) -> tuple[bytes, Cursor]:
     return last_lines(bytes(data), wanted.lines), cursor
 
 
-async def stored_log(serial_log: SerialLog, wanted: LogRange) -> AsyncIterator[bytes]:
+async def stored_log(serial_log: SerialLog, wanted: LogRange) -> AsyncGenerator[bytes, None]:
     """The wanted range of the log of a VM, in pieces."""
     past, cursor = _beginning(serial_log, wanted)
     left = cursor.behind() if wanted.lines is None else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Literal
 from weakref import WeakValueDictionary
@@ -48,9 +49,8 @@ from aetherscale.actors.compute.model.effects import (
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
 from aetherscale.actors.compute.qemu.accel import Accelerators
-from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
-from aetherscale.actors.compute.qemu.faults import fault_of
+from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
@@ -67,7 +67,6 @@ log = logging.getLogger(__name__)
 
 QEMU: Final = "qemu-system-x86_64"
 _KILL_LIMIT_S: Final = 20.0
-_AGENT_WAIT_S: Final = 3.0
 _DEATH_THROES_S: Final = 0.5
 
 ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
@@ -137,7 +136,7 @@ class QemuDriver:
         except Fault as fault:
             return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
         except OSError as error:
-            known = fault_of(f"{_OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
+            known = fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
             return EffectFailed(effect.key, known.reason, known.hint, known.retryable)
         except (Unresponsive, Rejected) as silent:
             hint = f"aetherscale vm stop --kill {effect.vm_id}"
@@ -210,14 +209,8 @@ class QemuDriver:
         ended = machine is not None and await machine.wait_gone(_DEATH_THROES_S)
         tail = machine.log_tail() if machine is not None else ""
         await self._ensure_gone(directory)
-        if machine is None or not ended:
-            return Fault(f"QEMU was started and then: {silent}", log_tail=tail)
-        code, number = machine.exit
-        how = f"exit code {code}" if number is None else f"signal {number}"
-        hint = "the end of its log says why"
-        if machine.accelerator == "kvm":
-            hint += "; if it is about KVM, run the node with --accelerator tcg"
-        return Fault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)
+        exit_of = machine.exit if machine is not None and ended else None
+        return not_started(str(silent), exit_of, machine.accelerator if machine is not None else None, tail)
 
     async def _shut_down(self, effect: ShutDownVm) -> ComputeOutcome:
         async with self._turn(effect.vm_id):
@@ -314,42 +307,24 @@ class QemuDriver:
             serial_log = machine.line.log if machine is not None else SerialLog(directory)
             if machine is None or machine.gone.is_set():
                 await written_out(serial_log)
-            async for piece in stored_log(serial_log, wanted):
+            pieces = stored_log(serial_log, wanted)
+        else:
+            pieces = machine.line.followed(wanted)
+        async with aclosing(pieces):
+            async for piece in pieces:
                 yield piece
-            return
-        reader = machine.line.follow(wanted)
-        try:
-            async for piece in reader.output():
-                yield piece
-        finally:
-            await reader.close()
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program in the guest through its agent. Raises `Refused` where there is no agent.
 
         A guest that has just become ready may be about to start its agent, so it is given a moment.
         """
-        return await (await self._agent(self._live(vm_id))).execute(argv, timeout_s, stdin)
+        return await (await self._live(vm_id).guest.answering()).execute(argv, timeout_s, stdin)
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
         """Start a program in the guest on a terminal of its own. Raises `Refused`."""
         machine = self._live(vm_id)
-        return await machine.terminals.open(await self._agent(machine), argv, window, term)
-
-    async def _agent(self, machine: Machine) -> AgentPort:
-        guest = machine.guest
-        try:
-            async with asyncio.timeout(_AGENT_WAIT_S):
-                await guest.agent_open.wait()
-        except TimeoutError:
-            raise Refused(
-                503,
-                "no guest agent answers in this VM",
-                hint="its image needs qemu-guest-agent; type on the serial line instead: aetherscale vm console",
-                retryable=True,
-            ) from None
-        assert guest.agent is not None, "the port that was opened is connected"
-        return guest.agent
+        return await machine.terminals.open(await machine.guest.answering(), argv, window, term)
 
     def _live(self, vm_id: str) -> Machine:
         machine = self._machines.get(vm_id)
@@ -371,13 +346,3 @@ class QemuDriver:
                 self._accelerators.distrust(launch.program(self._qemu), observation.detail)
         assert self._report is not None, "the driver has not been started"
         self._report(observation)
-
-
-_OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
-    ProvisionDisk: "make the disk of",
-    BootVm: "start",
-    ShutDownVm: "shut down",
-    EndVm: "end",
-    RemoveVm: "remove",
-    QuarantineVm: "quarantined",
-}

@@ -6,7 +6,26 @@ import errno
 from typing import Final
 
 from aetherscale import shortage
+from aetherscale.actors.compute.model.effects import (
+    BootVm,
+    ComputeEffect,
+    EndVm,
+    ProvisionDisk,
+    QuarantineVm,
+    RemoveVm,
+    ShutDownVm,
+)
 from aetherscale.kernel.fault import Fault
+
+OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
+    ProvisionDisk: "make the disk of",
+    BootVm: "start",
+    ShutDownVm: "shut down",
+    EndVm: "end",
+    RemoveVm: "remove",
+    QuarantineVm: "quarantine",
+}
+"""What each effect does to a VM, as an error says it."""
 
 _LASTING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
 """A fault that a second attempt a moment later does not fix."""
@@ -21,3 +40,15 @@ def fault_of(operation: str, error: OSError) -> Fault:
     if not hint and error.errno in (errno.EACCES, errno.EPERM):
         hint = "the state directory must belong to the user whom the node runs as"
     return Fault(reason, hint=hint, retryable=error.errno not in _LASTING)
+
+
+def not_started(silent: str, ended: tuple[int | None, int | None] | None, accelerator: str | None, tail: str) -> Fault:
+    """Why a start failed: QEMU ended with this exit code or signal, or was started and then `silent`."""
+    if ended is None:
+        return Fault(f"QEMU was started and then: {silent}", log_tail=tail)
+    code, number = ended
+    how = f"exit code {code}" if number is None else f"signal {number}"
+    hint = "the end of its log says why"
+    if accelerator == "kvm":
+        hint += "; if it is about KVM, run the node with --accelerator tcg"
+    return Fault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)

@@ -26,6 +26,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, Agent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import BlockDevice, Rejected, RunState, Unresponsive, shaped
+from aetherscale.kernel.errors import Refused
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ ROOM_TO_GO_ON_BYTES: Final = 64 * 1024 * 1024
 ROOM_CHECK_S: Final = 2.0
 _PING_MIN_S: Final = 1.0
 _PING_MAX_S: Final = 30.0
+_AGENT_WAIT_S: Final = 3.0
 _PANIC: Final = "the end of the serial log says why"
 
 Execute = Callable[[str], Awaitable[Any]]
@@ -62,6 +64,21 @@ class Guest:
         self._paused_for: PauseReason | None = None
         self._room_check: asyncio.TimerHandle | None = None
         self._is_over = False
+
+    async def answering(self) -> AgentPort:
+        """The agent, which is given a moment to begin. Raises `Refused` (503) where there is none."""
+        try:
+            async with asyncio.timeout(_AGENT_WAIT_S):
+                await self.agent_open.wait()
+        except TimeoutError:
+            raise Refused(
+                503,
+                "no guest agent answers in this VM",
+                hint="its image needs qemu-guest-agent; type on the serial line instead: aetherscale vm console",
+                retryable=True,
+            ) from None
+        assert self.agent is not None, "the port that was opened is connected"
+        return self.agent
 
     def forget(self) -> None:
         """Stop all that goes on beside: the process is gone, or no longer watched."""
