@@ -23,7 +23,7 @@ from typing import Any
 from aetherscale.eventstore import groupcommit
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.projections import Snapshots, load
-from aetherscale.eventstore.sqlite import open_store, opening
+from aetherscale.eventstore.sqlite import open_store, opening, walroom
 from aetherscale.eventstore.sqlite.snapshots import SqliteSnapshots
 from aetherscale.eventstore.store import AlreadyAccepted
 from aetherscale.kernel.messages import Envelope, Recorded
@@ -37,6 +37,7 @@ TASKS = 6
 ROUNDS = 12
 CHECKPOINT_PAGES = 40
 SYNC_HEAD_S = 0.005
+ROOM_BYTES = 64 * 1024
 SNAPSHOT_EVENTS = 40
 RESERVE_BYTES = 8192
 
@@ -101,6 +102,8 @@ async def set_synchronous(store: Any, synchronous: str) -> None:
 if __name__ == "__main__":
     die_with_parent()
     opening.WAL_AUTOCHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
+    walroom.WAL_AUTOCHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
+    walroom.STEP_BYTES, walroom.LEAST_BYTES = ROOM_BYTES, ROOM_BYTES // 2  # type: ignore[misc]
     groupcommit.SYNC_HEAD_S = SYNC_HEAD_S  # type: ignore[misc]
     be_recorded()
     asyncio.run(write_some(Path(sys.argv[1]), *sys.argv[2:]))

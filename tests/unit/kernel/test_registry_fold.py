@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -63,7 +63,11 @@ def log_of(written: Sequence[tuple[tuple[str, Event], str]]) -> list[Recorded]:
     return recorded
 
 
+ASKED_AND_ANSWERED = [((f"speech-{IDS[0]}", Said("x")), "user:a"), ((f"speech-{IDS[0]}", Said("y")), "aether:compute")]
+
+
 @given(logs, st.integers(1, 9))
+@example(ASKED_AND_ANSWERED, 2)
 def test_pages_come_to_what_their_events_come_to_one_by_one(
     written: list[tuple[tuple[str, Event], str]], page: int
 ) -> None:
