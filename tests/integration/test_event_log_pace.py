@@ -15,7 +15,7 @@ import pytest
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.integrity import verify
-from aetherscale.eventstore.sqlite import pace, walroom
+from aetherscale.eventstore.sqlite import opening, pace, walroom
 from aetherscale.eventstore.sqlite.connection import Connection, connect
 from aetherscale.eventstore.sqlite.pace import FEW_BYTES, FEW_EVENTS, PROVEN, QUICK_S, Pace
 from aetherscale.eventstore.sqlite.store import SqliteBackend
@@ -163,7 +163,7 @@ def test_more_room_is_made_where_too_little_is_left(tmp_path: Path, left: int) -
 
 
 def test_no_room_is_made_once_sqlite_writes_over_old_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walroom, "WAL_AUTOCHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(opening, "WAL_AUTOCHECKPOINT_PAGES", 50)
     size = HEADER_BYTES + 50 * FRAME_BYTES
     frames(tmp_path, 50, size).make()
     assert (tmp_path / "events.db-wal").stat().st_size == size

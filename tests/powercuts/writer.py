@@ -102,7 +102,6 @@ async def set_synchronous(store: Any, synchronous: str) -> None:
 if __name__ == "__main__":
     die_with_parent()
     opening.WAL_AUTOCHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
-    walroom.WAL_AUTOCHECKPOINT_PAGES = CHECKPOINT_PAGES  # type: ignore[misc]
     walroom.STEP_BYTES, walroom.LEAST_BYTES = ROOM_BYTES, ROOM_BYTES // 2  # type: ignore[misc]
     groupcommit.SYNC_HEAD_S = SYNC_HEAD_S  # type: ignore[misc]
     be_recorded()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from aetherscale.eventstore.sqlite.opening import WAL_AUTOCHECKPOINT_PAGES
+from aetherscale.eventstore.sqlite import opening
 
 PAGE_BYTES: Final = 4096
 HEADER_BYTES: Final = 32
@@ -41,7 +41,7 @@ class WalRoom:
             size = os.fstat(descriptor).st_size
             disk = os.fstatvfs(descriptor)
             if (
-                size < HEADER_BYTES + WAL_AUTOCHECKPOINT_PAGES * FRAME_BYTES
+                size < HEADER_BYTES + opening.WAL_AUTOCHECKPOINT_PAGES * FRAME_BYTES
                 and size - _end(descriptor, size) < LEAST_BYTES
                 and disk.f_bavail * disk.f_frsize >= FREE_BYTES
                 and _fill(descriptor, size)
