@@ -9,6 +9,7 @@ from benchmarks.rows_accept import ACCEPT_ROWS
 from benchmarks.rows_log import LOG_ROWS
 from benchmarks.rows_memory import MEMORY_ROWS
 from benchmarks.rows_node import NODE_ROWS
+from benchmarks.rows_past import PAST_ROWS
 from benchmarks.rows_qemu import QEMU_ROWS
 
-ROWS: Final[tuple[Row, ...]] = (*LOG_ROWS, *ACCEPT_ROWS, *NODE_ROWS, *QEMU_ROWS, *MEMORY_ROWS)
+ROWS: Final[tuple[Row, ...]] = (*LOG_ROWS, *PAST_ROWS, *ACCEPT_ROWS, *NODE_ROWS, *QEMU_ROWS, *MEMORY_ROWS)

@@ -34,6 +34,13 @@ SEEDS = 4
 root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
 
+SWAPPED = """
+    UPDATE parts SET (batch, link, sha256, data) =
+        (SELECT batch, link, sha256, data FROM parts AS other WHERE (position, name) = (64, parts.name))
+    WHERE position = 192
+"""
+
+
 @contextmanager
 def history(state_dir: Path, kinds: tuple[Kind[Any], ...] = kinds(), spacing: Spacing = SPACING) -> Iterator[History]:
     """The past of a log, told as another process would."""
@@ -252,6 +259,7 @@ def test_a_file_of_another_version_is_made_anew(state_dir: Path, truth: Truth, s
     [
         "UPDATE parts SET data = (SELECT data FROM parts AS other WHERE (position, name) = (64, parts.name))",
         "UPDATE parts SET position = 1000 - position",
+        SWAPPED,
         "UPDATE parts SET data = zeroblob(10) WHERE position = 128",
         "DELETE FROM parts WHERE position = 96",
         "DELETE FROM parts WHERE name = 'departed' AND position = 64",
