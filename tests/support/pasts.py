@@ -53,6 +53,7 @@ class Story:
         """The VM of each name that is taken."""
         self._lives: dict[str, list[list[Event]]] = {}
         """What is still to happen to each VM, append by append."""
+        self._leaving: set[str] = set()
         self._gone: list[str] = []
         self._stored: list[str] = []
 
@@ -97,7 +98,7 @@ class Story:
             if self._random.random() < 0.5:
                 life += [[vm_pasts.STOPPING], [vm_pasts.exited("user", run)]]
             else:
-                life += [[vm_pasts.exited("crash", run)], [vm_pasts.STOPPING]]
+                life.append([vm_pasts.exited("crash", run)])
         return life
 
     def _continued(self, name: str) -> Spoken:
@@ -107,12 +108,12 @@ class Story:
             happened = life.pop(0)
             asked = isinstance(happened[0], vm.VmStartRequested | vm.VmStopRequested)
             return "user:test" if asked else OURS, [(stream, event) for event in happened]
-        if self._random.random() < 0.5:
+        if vm_id not in self._leaving:
+            self._leaving.add(vm_id)
             return "user:test", [(stream, vm.VmDeleteRequested(kill=False, grace_s=1.0))]
         del self._named[name]
         self._gone.append(vm_id)
         said: list[tuple[str, Event]] = [
-            (stream, vm.VmDeleteRequested(kill=True, grace_s=1.0)),
             (stream, vm.VmDeleted()),
             (name_stream(vm.KIND, TENANT, name), NameReleased(vm.KIND, name, vm_id)),
         ]
@@ -120,7 +121,7 @@ class Story:
         return OURS, said
 
     def _stray(self, vm_id: str) -> Spoken:
-        """A deleted VM gets events: it is found, and at times put aside at once."""
+        """A deleted VM gets events: it is found, and put aside at once or when it is found once more."""
         found: list[Event] = [vm.VmStrayFound(vm_id, True, False, "")]
         if self._random.random() < 0.7:
             found.append(vm.VmCollected("kept"))
