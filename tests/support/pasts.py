@@ -89,7 +89,7 @@ class Story:
     def _life(self) -> list[list[Event]]:
         """Some runs, and whether they end well."""
         life: list[list[Event]] = [[vm.DiskProvisioned(1024)]]
-        for run in range(1, self._random.randrange(1, 5)):
+        for run in range(1, self._random.randrange(2, 5)):
             if run > 1:
                 life.append([vm.VmStartRequested()])
             if self._random.random() < 0.3:
