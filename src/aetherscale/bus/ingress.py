@@ -127,11 +127,6 @@ class Ingress:
         self.owns(kind, object_id, tenant, owned=True)
         await self.settled()
 
-    async def disown(self, kind: str, object_id: str, tenant: str) -> None:
-        """The opposite of `own`."""
-        self.owns(kind, object_id, tenant, owned=False)
-        await self.settled()
-
     async def settled(self) -> None:
         """Wait until the broker knows of every change of ownership so far."""
         while self._changing and not self._stopping:

@@ -33,7 +33,8 @@ from aetherscale.kernel.errors import Code, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import ambiguous, is_id, is_short_id, too_short
-from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply, event_types
+from aetherscale.kernel.registry import Aggregate, Kind, Registry, event_types
+from aetherscale.kernel.registry import fold as fold_kind
 from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
@@ -109,9 +110,8 @@ class Past(Struct, frozen=True):
 
 def fold(kinds: Kinds, recorded: Sequence[Recorded], registries: Mapping[str, Registry[Any]]) -> None:
     """Fold more events, in the order of the log, into the registries of all kinds, in place."""
-    for each in recorded:
-        for kind in kinds:
-            apply(kind, registries[kind.name], each)
+    for kind in kinds:
+        fold_kind(kind, registries[kind.name], recorded)
 
 
 def empty(kinds: Kinds) -> dict[str, Registry[Any]]:

@@ -59,8 +59,6 @@ ImageReference = Annotated[
 Channel = Annotated[str, Meta(pattern=CHANNEL_PATTERN, description="letters, digits, '_' and '-'; at most 64")]
 """A response channel of the first version's message."""
 
-IdempotencyKey = Annotated[str, Meta(pattern=KEY_PATTERN, description="1 to 128 printable ASCII characters")]
-
 Cpus = Annotated[int, Meta(ge=1, le=256, description="virtual CPUs")]
 MemoryMib = Annotated[int, Meta(ge=32, le=16 * 1024 * 1024, description="guest memory in MiB")]
 DiskGib = Annotated[int, Meta(ge=1, le=64 * 1024, description="disk size in GiB")]

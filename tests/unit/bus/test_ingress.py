@@ -102,8 +102,9 @@ async def test_an_object_is_reached_from_when_it_is_owned_until_it_is_not(node: 
     assert [call.object_id for call in node.component.calls] == [VM]
     with pytest.raises(NoResponders):
         await node.ask(f"aether.v1.other.obj.vm.{VM}.create-vm")
-    await node.ingress.disown("vm", VM, "default")
-    await node.ingress.disown("vm", VM, "default")
+    node.ingress.owns("vm", VM, "default", owned=False)
+    node.ingress.owns("vm", VM, "default", owned=False)
+    await node.ingress.settled()
     with pytest.raises(NoResponders):
         await node.ask(subject)
 
