@@ -60,15 +60,24 @@ class Life:
             self.owes = ""
         if "run" in data and event.type != "VmStepFailed":
             self.require(data["run"] == self.run, f"the run is {self.run}")
+        goes_on = self._goes_on(event.type)
         if (check := getattr(self, f"on_{event.type}", None)) is not None:
             check(data, event.time_us)
-        if event.type not in ("VmStepFailed", "VmReady", "VmAdopted"):
+        if not goes_on:
             self.tries = 1
         self.last = (event.type, data, event.time_us)
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
             raise Wrong(f"VM {self.vm_id}, {self.where}: {otherwise}; after {self.last}")
+
+    def _goes_on(self, event_type: str) -> bool:
+        """Whether the step that is pending is the same after an event, with the attempts that it has had."""
+        if event_type == "VmStopRequested":
+            return not self.has_disk  # a disk that is half made is finished
+        if event_type == "VmStartRequested":
+            return self.open  # a stop that is under way is finished
+        return event_type in ("VmStepFailed", "VmReady", "VmAdopted")
 
     def begin_run(self) -> None:
         self.run += 1
