@@ -164,6 +164,8 @@ class ToldVm(Told):
 
     def on_VmStartRequested(self, data: Data) -> None:  # noqa: N802
         self.set(requested="running", restarts=0, failure=None)
+        if self.view["phase"] == "provisioning":
+            return  # it comes up once its disk is there
         if self.view["phase"] in (*UP, "stopping"):
             self.again = True
         elif not self.is_at_rest():
