@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+import pytest
 
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.connection import Connection
@@ -124,6 +127,24 @@ async def test_what_is_sent_on_a_lost_connection_leaves_nothing_watched_that_the
     transport.writelines([b"PUB a 1\r\nx\r\n"])  # as nats-py's flusher does, before it has heard of the loss
     await lost.end()
     assert descriptor not in watched
+    await listening.ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_ping_that_no_task_waits_for_leaves_no_traceback_when_the_connection_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listening = Listening()
+    server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)
+    endpoint = Endpoint(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    connection = Connection(lambda sid, incoming: None)
+    await connection.open([endpoint.url], endpoint, "test")
+    connection._pongs.append(asyncio.get_running_loop().create_future())
+    await connection.end()
+    connection._pongs.clear()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
     await listening.ended.wait()
     server.close()
     await server.wait_closed()

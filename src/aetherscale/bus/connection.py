@@ -181,3 +181,4 @@ class Connection(Client):
             for waiter in self._pongs:
                 if not waiter.done():
                     waiter.set_exception(nats.errors.ConnectionClosedError())
+                    waiter.exception()  # no task waits for the answer to a ping of nats-py's own
