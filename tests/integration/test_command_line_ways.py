@@ -100,7 +100,7 @@ class TestLostConnections:
         await server.start()
         write_endpoint(tmp_path, server.endpoint)
         keys: list[str] = []
-        accepted = asyncio.Event()
+        accepted, loop = asyncio.Event(), asyncio.get_running_loop()
 
         async def answer(message: Msg) -> None:
             assert message.headers is not None
@@ -110,7 +110,6 @@ class TestLostConnections:
             if len(keys) == 2:
                 await client.publish(message.reply, b'{"type":"result","vm-id":"0123456789abcdef"}')
             await client.flush()
-            accepted.set()
 
         async def serve() -> Peer:
             peer = await nats.connect(server.endpoint.url, allow_reconnect=False)
@@ -119,8 +118,12 @@ class TestLostConnections:
             return peer
 
         def ask() -> list[dict[str, Any]]:
+            chunks = []
             with closing(Client(Settings(tmp_path, "host1"), program())) as client:
-                return list(client.ask("compute", "create-vm", {}, timeout_s=PATIENCE_S, command=True))
+                for chunk in client.ask("compute", "create-vm", {}, timeout_s=PATIENCE_S, command=True):
+                    chunks.append(chunk)
+                    loop.call_soon_threadsafe(accepted.set)
+            return chunks
 
         lost = await serve()
         asking = asyncio.ensure_future(asyncio.to_thread(ask))

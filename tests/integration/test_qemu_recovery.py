@@ -286,7 +286,7 @@ async def test_somebody_else_who_holds_a_vms_sockets_is_named(
         await ensure(driver, provision(BARE), DiskProvisioned)
         with VmDirectory(qemu_world.state_dir / "vms", VM).listen("qmp.sock"):
             failed = await ensure(driver, END, EffectFailed)
-        assert "is not this VM's QEMU" in failed.reason
+        assert "not this VM's QEMU" in failed.reason
         assert "fuser" in failed.hint
         assert await ensure(driver, END, Ended) == Ended(END.key)
 
