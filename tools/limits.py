@@ -22,6 +22,8 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
+from aetherscale.bus.refusals import CODES
+from aetherscale.kernel.errors import Reason
 from tools.promises import ROOT, has_test
 
 LIMITS: Final = ROOT / "tests/promises/limits.toml"
@@ -169,9 +171,9 @@ def _codes_of(trees: Iterable[ast.AST], word: str, *scopes: type[ast.AST]) -> fr
 def _codes_in(nodes: Iterable[ast.AST]) -> Iterator[int]:
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused" and node.args:
-            code = node.args[0]
-            if isinstance(code, ast.Constant) and isinstance(code.value, int):
-                yield code.value
+            reason = node.args[0]
+            if isinstance(reason, ast.Attribute) and isinstance(reason.value, ast.Name) and reason.value.id == "Reason":
+                yield CODES[Reason[reason.attr]]
 
 
 def constants_of(source: Path) -> Iterator[str]:

@@ -156,15 +156,15 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
     from aetherscale.bus.embedded import EmbeddedServerError
     from aetherscale.components import components
     from aetherscale.eventstore.store import Locked, StoreError
-    from aetherscale.kernel.errors import Refused
+    from aetherscale.kernel.errors import Reason, Refused
     from aetherscale.runtime.app import run_node
     from aetherscale.statedir import NotOurs
 
     if service.is_state(settings.state_dir) and os.geteuid() != service.uid():
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"serve: {settings.state_dir} is for the node of this host's service, which runs as {service.USER}",
-            hint=f"{service.START if service.is_installed() else 'aetherscale host setup'}; "
+            remedy=f"{service.START if service.is_installed() else 'aetherscale host setup'}; "
             "for a node of your own: aetherscale serve --state-dir DIR",
         )
     os.umask(PRIVATE)
@@ -183,26 +183,28 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run_node(components(), settings, ready))
     except Locked as error:
-        raise Refused(409, f"serve: {error}") from error
+        raise Refused(Reason.CONFLICT, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:
-        raise Refused(500, str(error), hint="aetherscale doctor") from error
+        raise Refused(Reason.INTERNAL, str(error), remedy="aetherscale doctor") from error
     except NotOurs as error:
         raise Refused(
-            500, f"serve: the state directory cannot be used: {error.filename}: {error.strerror}", hint=error.hint
+            Reason.INTERNAL,
+            f"serve: the state directory cannot be used: {error.filename}: {error.strerror}",
+            remedy=error.hint,
         ) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise Refused(
-            500,
+            Reason.INTERNAL,
             f"serve: the state directory {settings.state_dir} cannot be used: {where}{error.strerror or error}",
-            hint=shortage.hint_of(error.errno) or "aetherscale doctor; or give another --state-dir DIR",
+            remedy=shortage.hint_of(error.errno) or "aetherscale doctor; or give another --state-dir DIR",
         ) from error
     except RuntimeError as error:
         if not shortage.lacks_threads(error):
             raise
-        raise Refused(500, f"serve: {shortage.THREADS}", hint=shortage.MORE_THREADS) from error
+        raise Refused(Reason.INTERNAL, f"serve: {shortage.THREADS}", remedy=shortage.MORE_THREADS) from error
     except ValueError as error:
-        raise Refused(400, str(error)) from error
+        raise Refused(Reason.BAD_REQUEST, str(error)) from error
 
 
 def _allow_open_files() -> None:

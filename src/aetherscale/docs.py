@@ -19,16 +19,17 @@ from msgspec import Struct
 
 from aetherscale import statespage
 from aetherscale.bus import answers, requests
+from aetherscale.bus.refusals import SLUGS
+from aetherscale.bus.refusals import error as error_chunk
 from aetherscale.components import components, kinds
 from aetherscale.debugger.events import catalogue, types_of
 from aetherscale.debugger.fields import Field, fields_of, parts_of
 from aetherscale.gateways.cli import reference
 from aetherscale.gateways.cli.tree import ENTRIES
 from aetherscale.kernel import subjects
-from aetherscale.kernel.errors import SLUGS, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.names import ID_RULE, IMAGE_NAME_RULE, NAME_RULE
-from aetherscale.kernel.replies import error as error_chunk
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
 from aetherscale.runtime.component import Component
 
@@ -318,7 +319,7 @@ def _about(struct: type[Struct]) -> str:
 
 
 def _an_error() -> Any:
-    return error_chunk(Refused(404, "no such VM: 'web'", field="vm-id", hint="aetherscale vm list"))
+    return error_chunk(Refused(Reason.NOT_FOUND, "no such VM: 'web'", field="vm-id", remedy=Task("vm", "list")))
 
 
 if __name__ == "__main__":

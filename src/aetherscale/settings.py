@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from msgspec import Struct
 
 from aetherscale import service
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import NAME_RULE, is_name, name_like
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
 
@@ -169,13 +169,13 @@ def _directory(path: str, name: str) -> Path:
         full = os.path.abspath(path)
     except FileNotFoundError:
         raise Refused(
-            400,
+            Reason.BAD_REQUEST,
             f"settings: {name}: got {path!r}, and the working directory is gone",
             field=name,
-            hint="give a full path",
+            remedy="give a full path",
         ) from None
     if not _is_utf8(full):
-        raise Refused(400, f"settings: {name}: got {full!r}, expected a path in UTF-8", field=name)
+        raise Refused(Reason.BAD_REQUEST, f"settings: {name}: got {full!r}, expected a path in UTF-8", field=name)
     return Path(full)
 
 
@@ -188,7 +188,9 @@ def _nats_files(given: Mapping[str, tuple[Any, str]], nats_url: str | None) -> M
         if path is not None:
             if nats_url is None:
                 where = given[name][1]
-                raise Refused(400, f"settings: {where} is for another NATS server: name it with --nats", field=name)
+                raise Refused(
+                    Reason.BAD_REQUEST, f"settings: {where} is for another NATS server: name it with --nats", field=name
+                )
             files[kind] = str(_directory(path, name))
     return files
 
@@ -245,24 +247,33 @@ def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tup
             text = file.read(MAX_FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         if asked:
-            raise Refused(400, f"settings: there is no file {path}", field="config") from None
+            raise Refused(Reason.BAD_REQUEST, f"settings: there is no file {path}", field="config") from None
         return {}
     except OSError as error:
-        raise Refused(400, f"settings: {path} cannot be read: {error.strerror}", field="config") from None
+        raise Refused(
+            Reason.BAD_REQUEST, f"settings: {path} cannot be read: {error.strerror}", field="config"
+        ) from None
     if len(text) > MAX_FILE_BYTES:
-        raise Refused(400, f"settings: {path} is too large: expected at most {MAX_FILE_BYTES} bytes", field="config")
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"settings: {path} is too large: expected at most {MAX_FILE_BYTES} bytes",
+            field="config",
+        )
     import tomllib
 
     try:
         table = tomllib.loads(text.decode())
     except RecursionError:
-        raise Refused(400, f"settings: {path} is nested too deeply", field="config") from None
+        raise Refused(Reason.BAD_REQUEST, f"settings: {path} is nested too deeply", field="config") from None
     except ValueError as broken:
-        raise Refused(400, f"settings: {path} is not TOML: {broken}", field="config") from None
+        raise Refused(Reason.BAD_REQUEST, f"settings: {path} is not TOML: {broken}", field="config") from None
     for name in table:
         if name not in NAMES:
             raise Refused(
-                400, f"settings: {path}: no such setting: {name!r}", field=name, hint=f"one of {', '.join(NAMES)}"
+                Reason.BAD_REQUEST,
+                f"settings: {path}: no such setting: {name!r}",
+                field=name,
+                remedy=f"one of {', '.join(NAMES)}",
             )
     return {name: (value, f"{name} in {path}") for name, value in table.items()}
 
@@ -272,9 +283,9 @@ def _text(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
         return None
     value, where = given[name]
     if not isinstance(value, str) or not value or "\x00" in value:
-        raise Refused(400, f"settings: {where}: got {repr(value)[:80]}, expected text", field=name)
+        raise Refused(Reason.BAD_REQUEST, f"settings: {where}: got {repr(value)[:80]}, expected text", field=name)
     if not _is_utf8(value):
-        raise Refused(400, f"settings: {where}: got {value[:80]!r}, expected UTF-8", field=name)
+        raise Refused(Reason.BAD_REQUEST, f"settings: {where}: got {value[:80]!r}, expected UTF-8", field=name)
     return value
 
 
@@ -283,10 +294,10 @@ def _name(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
     if value is not None and (not is_name(value) or value == SYSTEM):
         like = name_like(value)
         raise Refused(
-            400,
+            Reason.BAD_REQUEST,
             f"settings: {given[name][1]}: got {value[:80]!r}, expected a name other than {SYSTEM!r}: {NAME_RULE}",
             field=name,
-            hint=f"perhaps {like}" if like and like != SYSTEM else "",
+            remedy=f"perhaps {like}" if like and like != SYSTEM else "",
         )
     return value
 
@@ -299,7 +310,7 @@ def _one_of(given: Mapping[str, tuple[Any, str]], name: str, choices: tuple[T, .
             return known
     where = given[name][1]
     expected = ", ".join(str(choice) for choice in choices)
-    raise Refused(400, f"settings: {where}: got {value!r}, expected one of {expected}", field=name)
+    raise Refused(Reason.BAD_REQUEST, f"settings: {where}: got {value!r}, expected one of {expected}", field=name)
 
 
 def _stream_max_bytes(given: Mapping[str, tuple[Any, str]]) -> int:
@@ -309,7 +320,9 @@ def _stream_max_bytes(given: Mapping[str, tuple[Any, str]]) -> int:
     if not LEAST_STREAM_BYTES <= size < 2**63:
         expected = f"a number of bytes, or a size like 512M; at least {LEAST_STREAM_BYTES // 1024**2}M"
         got = repr(value)[:80]
-        raise Refused(400, f"settings: {where}: got {got}, expected {expected}", field="stream-max-bytes")
+        raise Refused(
+            Reason.BAD_REQUEST, f"settings: {where}: got {got}, expected {expected}", field="stream-max-bytes"
+        )
     return size
 
 
@@ -320,7 +333,7 @@ def _list(given: Mapping[str, tuple[Any, str]], name: str, separator: str) -> li
         value = [part.strip() for part in value.split(separator) if part.strip()]
     if not isinstance(value, list) or not all(isinstance(part, str) and part and "\x00" not in part for part in value):
         expected = f"texts with {separator!r} between, or in a file a list of texts"
-        raise Refused(400, f"settings: {where}: got {value!r}, expected {expected}", field=name)
+        raise Refused(Reason.BAD_REQUEST, f"settings: {where}: got {value!r}, expected {expected}", field=name)
     return value
 
 
@@ -335,7 +348,9 @@ def _networks(given: Mapping[str, tuple[Any, str]]) -> tuple[IPv4Network | IPv6N
         return tuple(ipaddress.ip_network(text) for text in texts)
     except ValueError as wrong:
         where = given[name][1]
-        raise Refused(400, f"settings: {where}: {wrong}, expected networks like 10.0.0.0/8", field=name) from None
+        raise Refused(
+            Reason.BAD_REQUEST, f"settings: {where}: {wrong}, expected networks like 10.0.0.0/8", field=name
+        ) from None
 
 
 def _truth(given: Mapping[str, tuple[Any, str]], name: str) -> bool:
@@ -343,5 +358,5 @@ def _truth(given: Mapping[str, tuple[Any, str]], name: str) -> bool:
     if isinstance(value, str):
         value = _TRUTH.get(value.lower(), value)
     if not isinstance(value, bool):
-        raise Refused(400, f"settings: {where}: got {value!r}, expected true or false", field=name)
+        raise Refused(Reason.BAD_REQUEST, f"settings: {where}: got {value!r}, expected true or false", field=name)
     return value

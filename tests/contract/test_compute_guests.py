@@ -7,7 +7,7 @@ import pytest
 from aetherscale.actors.compute.driver import ComputeDriver, LogRange, OnHost
 from aetherscale.actors.compute.model.effects import DiskProvisioned, Ended, GuestReady
 from aetherscale.actors.compute.readers import last_lines
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -48,7 +48,7 @@ async def test_every_reader_of_the_serial_line_sees_everything_and_anyone_may_ty
     await whole(two.output())
     with pytest.raises(Refused) as refused:
         await two.send(b"x")
-    assert refused.value.code == 409
+    assert refused.value.reason == Reason.CONFLICT
 
 
 async def test_the_log_has_what_the_guest_wrote_also_when_it_has_ended(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -96,14 +96,14 @@ async def test_a_program_runs_in_the_guest(driver: ComputeDriver, watcher: Watch
     assert (await driver.execute(VM, ["/bin/cat"], 30)).stdout == b""
     with pytest.raises(Refused) as refused:
         await driver.execute(VM, ["/no/such/program"], 30)
-    assert refused.value.code == 400
+    assert refused.value.reason == Reason.BAD_REQUEST
 
 
 async def test_where_there_is_no_agent_a_program_is_refused(driver: ComputeDriver, watcher: Watcher) -> None:
     await booted(driver, BARE)
     with pytest.raises(Refused) as refused:
         await driver.execute(VM, ["true"], 1)
-    assert refused.value.code == 503
+    assert refused.value.reason == Reason.UNAVAILABLE
 
 
 async def test_a_vm_that_is_not_running_is_refused_as_such(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -114,4 +114,8 @@ async def test_a_vm_that_is_not_running_is_refused_as_such(driver: ComputeDriver
         await driver.execute(VM, ["true"], 1)
     with pytest.raises(Refused) as logs:
         await whole(driver.logs(OTHER_VM, LogRange(100), follow=True))
-    assert [refused.value.code for refused in (console, execute, logs)] == [409, 409, 404]
+    assert [refused.value.reason for refused in (console, execute, logs)] == [
+        Reason.CONFLICT,
+        Reason.CONFLICT,
+        Reason.NOT_FOUND,
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, ComputeDriver, Terminal, Window
 from aetherscale.actors.compute.model.effects import DiskProvisioned, Ended, GuestReady
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -60,7 +60,7 @@ async def test_a_program_has_a_terminal_of_the_callers_size_and_its_status_is_to
     assert shell.exit_code == 7
     with pytest.raises(Refused) as refused:
         await shell.send(b"x")
-    assert refused.value.code == 409
+    assert refused.value.reason == Reason.CONFLICT
     await shell.close()
 
 
@@ -126,7 +126,7 @@ async def test_a_guest_has_so_many_terminals_and_no_more(driver: ComputeDriver, 
     held = [await driver.terminal(VM, ["sh"], SIZE, "xterm") for _ in range(TERMINAL_LIMIT)]
     with pytest.raises(Refused, match=f"{TERMINAL_LIMIT} terminals in use") as refused:
         await driver.terminal(VM, ["sh"], SIZE, "xterm")
-    assert refused.value.code == 409
+    assert refused.value.reason == Reason.CONFLICT
     await held.pop().close()
     held.append(await driver.terminal(VM, ["sh"], SIZE, "xterm"))
     for terminal in held:
@@ -137,7 +137,7 @@ async def test_a_program_that_is_not_there_is_refused(driver: ComputeDriver, wat
     await guest(driver, watcher)
     with pytest.raises(Refused, match="no such program") as refused:
         await driver.terminal(VM, ["/no/such/program"], SIZE, "xterm")
-    assert refused.value.code == 400
+    assert refused.value.reason == Reason.BAD_REQUEST
 
 
 async def test_without_an_agent_or_a_process_a_terminal_is_refused(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -147,4 +147,4 @@ async def test_without_an_agent_or_a_process_a_terminal_is_refused(driver: Compu
     await booted(driver, BARE)
     with pytest.raises(Refused) as silent:
         await driver.terminal(VM, ["sh"], SIZE, "xterm")
-    assert (at_rest.value.code, silent.value.code) == (409, 503)
+    assert (at_rest.value.reason, silent.value.reason) == (Reason.CONFLICT, Reason.UNAVAILABLE)

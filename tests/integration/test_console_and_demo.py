@@ -128,7 +128,7 @@ async def test_a_guest_that_does_not_boot_is_told_with_its_phase_and_the_end_of_
     status, _, err = await node.cli("vm", "create", "web", "--image", "tiny", "--memory", "1048576M")
     assert status == 1
     assert "booting: not enough memory" in err
-    assert "hint: stop another VM, or create this one with less: --memory" in err
+    assert "hint: stop another VM, or create this one with less memory" in err
     assert await good(node, "vm", "list", "--json") == "[]\n"
     told = await good(node, "why", "vm", "web")
     assert "it never ran: booting: not enough memory" in told

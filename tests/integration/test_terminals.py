@@ -20,7 +20,8 @@ from aetherscale.actors.compute.model.effects import GuestReady
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
-from aetherscale.kernel.errors import Refused
+from aetherscale.bus.refusals import hint
+from aetherscale.kernel.errors import Reason, Refused
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     TINY,
@@ -301,8 +302,8 @@ async def test_a_guest_that_lacks_what_a_terminal_needs_is_refused_with_what_to_
         assert (await driver.execute(VM, ["mv", "/usr/bin/script", "/usr/bin/script.away"], 30)).exit_code == 0
         with pytest.raises(Refused, match="`script` of util-linux") as refused:
             await driver.terminal(VM, ["sh"], SIZE, "xterm")
-        assert refused.value.code == 501
-        assert "bsdutils" in refused.value.hint
+        assert refused.value.reason == Reason.NOT_IMPLEMENTED
+        assert "bsdutils" in hint(refused.value.remedy)
         # One that is another program of the same name, as that of busybox, is none either.
         assert (await driver.execute(VM, ["ln", "-s", "/bin/busybox", "/usr/bin/script"], 30)).exit_code == 0
         with pytest.raises(Refused, match="`script` of util-linux"):
@@ -311,8 +312,8 @@ async def test_a_guest_that_lacks_what_a_terminal_needs_is_refused_with_what_to_
         assert (await driver.execute(VM, ["mv", "/bin/sh", "/bin/sh.away"], 30)).exit_code == 0
         with pytest.raises(Refused, match=r"cannot have a terminal in this guest: .*'/bin/sh'") as refused:
             await driver.terminal(VM, ["true"], SIZE, "xterm")
-        assert refused.value.code == 501
-        assert "the guest needs Linux and /bin/sh" in refused.value.hint
+        assert refused.value.reason == Reason.NOT_IMPLEMENTED
+        assert "the guest needs Linux and /bin/sh" in hint(refused.value.remedy)
         await driver.execute(VM, ["mv", "/bin/sh.away", "/bin/sh"], 30)
         back = await driver.terminal(VM, ["true"], SIZE, "xterm")
         await whole(back.output())

@@ -47,7 +47,7 @@ async def bring(source: str, part: Path, **options: Any) -> Fetched:
 async def failure(source: str, part: Path, **options: Any) -> Fault:
     with pytest.raises(Fault) as failed:
         await bring(source, part, **options)
-    assert failed.value.hint
+    assert failed.value.remedy
     return failed.value
 
 

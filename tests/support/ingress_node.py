@@ -15,7 +15,7 @@ from aetherscale.bus.ingress import Ingress
 from aetherscale.bus.memory import MemoryBroker
 from aetherscale.kernel import replies
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk
 
 WAIT_S = 10.0
@@ -37,7 +37,7 @@ class Component:
     def __call__(self, call: Call) -> AsyncIterator[Chunk]:
         self.calls.append(call)
         if call.task == "refuse-at-once":
-            raise Refused(409, "no\r\nway", field="x", hint="do this")
+            raise Refused(Reason.CONFLICT, "no\r\nway", field="x", remedy="do this")
         if call.task == "fail-at-once":
             raise RuntimeError("deliberate, at once")
         return self._answer(call)
@@ -59,7 +59,7 @@ class Component:
                     await self.release.wait()
                     yield replies.result({})
                 case "refuse":
-                    raise Refused(404, "not here")
+                    raise Refused(Reason.NOT_FOUND, "not here")
                 case "fail":
                     raise RuntimeError("deliberate")
                 case "end-early":

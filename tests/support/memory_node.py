@@ -11,12 +11,12 @@ from typing import Any
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.images.simulated.driver import SimulatedImages, SimulatedStore
+from aetherscale.bus import refusals
 from aetherscale.components import components, kinds
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
-from aetherscale.kernel import replies
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.messages import Recorded
@@ -107,7 +107,7 @@ class MemoryNode:
             async for chunk in self.node.serve[component](call):
                 chunks.append(chunk)
         except Refused as refused:
-            chunks.append(replies.error(refused))
+            chunks.append(refusals.error(refused))
         return chunks
 
     async def final(self, component: str, task: str, options: dict[str, Any] | None = None, **more: Any) -> Chunk:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from aetherscale.bus.refusals import CODES
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.registry import Kind
@@ -80,7 +81,7 @@ class When(Generic[S, M, E, F]):
         """The caller is told so."""
         with pytest.raises(Refused) as refusal:
             self._decider.decide(self._state, self._message, self._at_us)
-        assert refusal.value.code == code
+        assert CODES[refusal.value.reason] == code
         assert words in refusal.value.message
 
     def _with(self, decided: Sequence[E]) -> Given[S, M, E, F]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import is_name
 from aetherscale.settings import load_settings, node_name
 
@@ -116,7 +116,7 @@ class TestRefusals:
         file.write_text(text)
         with pytest.raises(Refused) as refused:
             load({"config": str(file)})
-        assert refused.value.code == 400
+        assert refused.value.reason == Reason.BAD_REQUEST
         assert said in refused.value.message
         assert str(file) in refused.value.message
 

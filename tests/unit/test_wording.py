@@ -18,6 +18,7 @@ from aetherscale.actors.images.model.commands import ImportImage
 from aetherscale.actors.images.model.decide import decide, evolve, pending
 from aetherscale.actors.images.model.events import ImageDeleted
 from aetherscale.actors.images.model.presentation import is_ready
+from aetherscale.bus.refusals import hint
 from aetherscale.components import kinds
 from aetherscale.debugger.maintenance import import_
 from aetherscale.debugger.past import explained
@@ -28,7 +29,7 @@ from aetherscale.gateways.cli.output import Output
 from aetherscale.gateways.cli.parse import parse
 from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.tree import ENTRIES
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.settings import Settings
 from tests.support.memory_node import MemoryNode
 from tests.unit.debugger.test_debugger import debugging, until_phase
@@ -89,14 +90,14 @@ async def test_an_image_that_is_rejected_is_rejected_once(tmp_path: Path) -> Non
     with pytest.raises(Refused) as refused:
         is_ready(image)
     assert refused.value.message == "the image could not be imported: image rejected: it is empty"
-    assert "ls -l" in refused.value.hint
+    assert "ls -l" in hint(refused.value.remedy)
 
 
 def test_an_empty_file_is_not_said_to_be_something_else(tmp_path: Path) -> None:
     (tmp_path / "empty.img").touch()
     with pytest.raises(ImageRejected) as rejected:
         inspect(tmp_path / "empty.img")
-    assert "to its end" in rejected.value.hint
+    assert "to its end" in rejected.value.remedy
 
 
 @pytest.mark.parametrize(("is_note", "word"), [(True, "note: "), (False, "error: ")])
@@ -114,7 +115,7 @@ class TestStateDirectories:
     def test_one_that_another_process_holds_is_a_conflict(self) -> None:
         with pytest.raises(Refused) as refused, explained():
             raise Locked("another process writes to this log")
-        assert refused.value.code == 409
+        assert refused.value.reason == Reason.CONFLICT
 
     def test_one_that_cannot_be_used_is_told_with_what_was_to_be_done(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -125,7 +126,7 @@ class TestStateDirectories:
         with pytest.raises(Refused) as refused:
             program().serve(Settings(tmp_path / "file", "host1", simulated=True), ready)
         assert refused.value.message.startswith(f"serve: the state directory {tmp_path}/file cannot be used: ")
-        assert "--state-dir" in refused.value.hint
+        assert "--state-dir" in hint(refused.value.remedy)
         with pytest.raises(Refused, match="the event log cannot be used: /x: No space"), explained():
             raise OSError(errno.ENOSPC, "No space", "/x")
 

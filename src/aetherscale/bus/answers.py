@@ -13,17 +13,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from aetherscale.bus import refusals
 from aetherscale.bus.bus import Bus, BusUnavailable, TooLarge
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, wire
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk, Kept
 
 NODE: Final = "Aether-Node"
 ERROR: Final = "Nats-Service-Error"
 ERROR_CODE: Final = "Nats-Service-Error-Code"
 
-TOO_LARGE: Final = 413
 
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 _MAX_ERROR_CHARACTERS = 300
@@ -93,10 +93,10 @@ class Answer:
             await self._send(_encoded(chunk), headers)
         except TooLarge as too_large:
             self._over = True
-            if chunk["type"] == "error" and chunk["code"] == TOO_LARGE:
+            if chunk["type"] == "error" and chunk["error"] == Reason.TOO_LARGE:
                 log.warning("not even an error can be answered: %s; raise the broker's max_payload", too_large)
                 return
-            await self._publish(replies.error(Refused(TOO_LARGE, f"the answer is too large: {too_large}")))
+            await self._publish(refusals.error(Refused(Reason.TOO_LARGE, f"the answer is too large: {too_large}")))
 
     async def _send(self, body: bytes, headers: Mapping[str, str] | None, *, ask: bool = False) -> None:
         try:

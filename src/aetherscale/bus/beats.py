@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from aetherscale.kernel import subjects, wire
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import Name
 
 INTERVAL_S: Final = 5.0
@@ -78,10 +78,10 @@ def read(body: bytes, subject: str = "") -> Beat:
     Raises `Refused` (400 or 413).
     """
     if len(body) > MAX_BEAT_BYTES:
-        raise Refused(413, f"heartbeat: got {len(body)} bytes, expected at most {MAX_BEAT_BYTES}")
+        raise Refused(Reason.TOO_LARGE, f"heartbeat: got {len(body)} bytes, expected at most {MAX_BEAT_BYTES}")
     beat = wire.decode(body, Beat, "heartbeat")
     if subject and subject != subjects.heartbeat(beat.node):
-        raise Refused(400, f"heartbeat: got node {beat.node!r} on {subject[:200]!r}", field="node")
+        raise Refused(Reason.BAD_REQUEST, f"heartbeat: got node {beat.node!r} on {subject[:200]!r}", field="node")
     return beat
 
 

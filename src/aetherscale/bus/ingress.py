@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
-from aetherscale.bus import requests
+from aetherscale.bus import refusals, requests
 from aetherscale.bus.answers import Answer
 from aetherscale.bus.arrivals import MAX_ARRIVALS, Arrivals
 from aetherscale.bus.bus import Bus, Incoming, Subscription
@@ -23,7 +23,7 @@ from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, subjects
 from aetherscale.kernel.calls import Call, Serve
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.replies import Chunk
 
 log = logging.getLogger(__name__)
@@ -39,18 +39,18 @@ KEEPALIVE_S: Final = 30.0
 Count = Callable[[str, str, float, str], None]
 """Called for each call: component, task, seconds that it took, error or ""."""
 
-STOPPING: Final = replies.error(
+STOPPING: Final = refusals.error(
     Refused(
-        503,
+        Reason.UNAVAILABLE,
         "the node is stopping; what it has accepted goes on when it is back",
         retryable=True,
-        hint="start the node again, then look: aetherscale vm list; aetherscale image list",
+        remedy=("start the node again, then look: ", Task("vm", "list"), "; ", Task("image", "list")),
         details={"goes-on": True},
     )
 )
 BUSY: Final = "this node is answering {} requests, as many as it does at one time"
 LATER: Final = "wait a moment, then ask again"
-BROKEN: Final = replies.error(Refused(500, "the node made a mistake; its log says more"))
+BROKEN: Final = refusals.error(Refused(Reason.INTERNAL, "the node made a mistake; its log says more"))
 
 
 class Ingress:
@@ -169,8 +169,8 @@ class Ingress:
         return incoming.subject.rpartition(".")[2] not in self._queries
 
     def _too_many(self, incoming: Incoming) -> None:
-        refused = Refused(503, BUSY.format(MAX_ARRIVALS), retryable=True, hint=LATER)
-        self._refuse(incoming, [], False, replies.error(refused))
+        refused = Refused(Reason.UNAVAILABLE, BUSY.format(MAX_ARRIVALS), retryable=True, remedy=LATER)
+        self._refuse(incoming, [], False, refusals.error(refused))
 
     def _take(self, incoming: Incoming, actor: str) -> None:
         targets: list[str] = []
@@ -188,7 +188,7 @@ class Ingress:
             )
             chunks = self._call(call)
         except Refused as refused:
-            self._refuse(incoming, targets, fan_out, replies.error(refused))
+            self._refuse(incoming, targets, fan_out, refusals.error(refused))
         except Exception:
             log.exception("the call of a message on %r failed", incoming.subject[:200])
             self._refuse(incoming, targets, fan_out, BROKEN)
@@ -216,9 +216,11 @@ class Ingress:
     def _call(self, call: Call) -> AsyncIterator[Chunk]:
         if call.component not in self._serve:
             known = ", ".join(sorted(self._serve))
-            raise Refused(404, f"component: got {call.component[:80]!r}, this node has {known}", field="component")
+            raise Refused(
+                Reason.NOT_FOUND, f"component: got {call.component[:80]!r}, this node has {known}", field="component"
+            )
         if self._open[call.tenant] >= self._max_open_streams or len(self._streams) >= MAX_TENANTS_STREAMS:
-            raise Refused(503, BUSY.format(self._max_open_streams), retryable=True, hint=LATER)
+            raise Refused(Reason.UNAVAILABLE, BUSY.format(self._max_open_streams), retryable=True, remedy=LATER)
         return self._serve[call.component](call)
 
     def _refuse(self, incoming: Incoming, targets: list[str], fan_out: bool, error: Chunk) -> None:
@@ -255,7 +257,7 @@ class Ingress:
         try:
             last = await self._relay(chunks, answer)
         except Refused as refused:
-            last = replies.error(refused)
+            last = refusals.error(refused)
             await answer.send(last)
         except asyncio.CancelledError:
             await answer.send(STOPPING if self._stopping else BROKEN)

@@ -15,7 +15,7 @@ from aetherscale.bus.bus import Incoming
 from aetherscale.bus.callers import NOBODY
 from aetherscale.kernel import subjects, wire
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import CHANNEL_PATTERN, KEY_PATTERN, Channel, Name
 from aetherscale.kernel.subjects import Address
 
@@ -67,7 +67,9 @@ def response_channels(body: bytes, tenant: str, besides: Sequence[str]) -> list[
 def check_size(incoming: Incoming) -> None:
     """Raises `Refused` (413) before anything else is done with a large body."""
     if len(incoming.body) > wire.MAX_BODY_BYTES:
-        raise Refused(413, f"message: got {len(incoming.body)} bytes, expected at most {wire.MAX_BODY_BYTES}")
+        raise Refused(
+            Reason.TOO_LARGE, f"message: got {len(incoming.body)} bytes, expected at most {wire.MAX_BODY_BYTES}"
+        )
 
 
 def read(
@@ -95,7 +97,7 @@ def read(
         task, body = message.task, bytes(message.options)
     elif address.subject_class == "obj":
         if address.kind not in owners:
-            raise Refused(404, f"subject: there is no kind of object {address.kind!r}", field="subject")
+            raise Refused(Reason.NOT_FOUND, f"subject: there is no kind of object {address.kind!r}", field="subject")
         component = owners[address.kind]
     return Call(
         tenant=address.tenant,
@@ -123,7 +125,7 @@ def _actor(actor: str, headers: Mapping[str, str]) -> str:
     value = headers[CLAIMED]
     if not _USER.fullmatch(value):
         expected = "1 to 64 letters, digits, '.', '_', '-', '@' and '+'"
-        raise Refused(400, f"header {CLAIMED}: got {value[:80]!r}, expected {expected}", field=CLAIMED)
+        raise Refused(Reason.BAD_REQUEST, f"header {CLAIMED}: got {value[:80]!r}, expected {expected}", field=CLAIMED)
     is_known = actor != NOBODY and actor.partition(":")[2] == value
     return actor if is_known else f"{actor} (says: {value})"
 
@@ -135,7 +137,9 @@ def _text(headers: Mapping[str, str], name: str) -> str:
     value = headers[name]
     if not re.fullmatch(KEY_PATTERN, value):
         raise Refused(
-            400, f"header {name}: got {value[:140]!r}, expected 1 to 128 printable ASCII characters", field=name
+            Reason.BAD_REQUEST,
+            f"header {name}: got {value[:140]!r}, expected 1 to 128 printable ASCII characters",
+            field=name,
         )
     return value
 
@@ -145,16 +149,20 @@ def _deadline(headers: Mapping[str, str], now_us: int) -> int | None:
         return None
     value = headers[DEADLINE]
     if not _DEADLINE.fullmatch(value):
-        raise Refused(400, f"header {DEADLINE}: got {value[:40]!r}, expected milliseconds since 1970", field=DEADLINE)
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"header {DEADLINE}: got {value[:40]!r}, expected milliseconds since 1970",
+            field=DEADLINE,
+        )
     deadline_us = int(value) * 1000
     if deadline_us < now_us:
         late_ms = (now_us - deadline_us) // 1000
         raise Refused(
-            504,
+            Reason.DEADLINE,
             f"the message came {late_ms} ms after its deadline; nothing was done",
             field=DEADLINE,
             retryable=True,
-            hint=f"compare the clocks of caller and node, or send the time to wait as a duration: {TIMEOUT}",
+            remedy=f"compare the clocks of caller and node, or send the time to wait as a duration: {TIMEOUT}",
             details={"goes-on": False},
         )
     return deadline_us
@@ -166,7 +174,7 @@ def _timeout(headers: Mapping[str, str], now_us: int) -> int | None:
         return None
     value = headers[TIMEOUT]
     if not _DEADLINE.fullmatch(value):
-        raise Refused(400, f"header {TIMEOUT}: got {value[:40]!r}, expected milliseconds", field=TIMEOUT)
+        raise Refused(Reason.BAD_REQUEST, f"header {TIMEOUT}: got {value[:40]!r}, expected milliseconds", field=TIMEOUT)
     return now_us + int(value) * 1000
 
 

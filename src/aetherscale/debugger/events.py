@@ -7,7 +7,7 @@ from msgspec import Struct
 from aetherscale.debugger.fields import Field, fields_of
 from aetherscale.debugger.past import Kinds
 from aetherscale.eventstore.events_as_json import event_json
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.reservations import RESERVATION_EVENTS, RESERVATION_KIND
 from aetherscale.kernel.subjects import kebab
@@ -48,11 +48,11 @@ def type_named(kinds: Kinds, text: str) -> str:
         if text in (name, kebab(name)):
             return name
     raise Refused(
-        400,
+        Reason.BAD_REQUEST,
         f"there is no event type {text!r}",
         field="type",
         details={"known": known},
-        hint="aetherscale events catalogue",
+        remedy=Task("events", "catalogue"),
     )
 
 

@@ -15,7 +15,7 @@ from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import LogInfo, Verification
 from aetherscale.eventstore.transfer import Transferred
 from aetherscale.eventstore.witness import Witnessed, decode, decode_lines, encode
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
 
@@ -66,7 +66,7 @@ def read_witnessed(file: Path) -> list[Witnessed]:
     except FileNotFoundError:
         return []
     except ValueError as wrong:
-        raise Refused(400, f"the file of witnessed heads {file}: {wrong}", field="witness") from None
+        raise Refused(Reason.BAD_REQUEST, f"the file of witnessed heads {file}: {wrong}", field="witness") from None
 
 
 def keep(file: Path, witnessed: Witnessed) -> bool:
@@ -78,10 +78,10 @@ def keep(file: Path, witnessed: Witnessed) -> bool:
     earlier = [each for each in read_witnessed(file) if each.node == witnessed.node]
     if earlier and earlier[-1].head_seq > witnessed.head_seq:
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"the log of node {witnessed.node} ends at event {witnessed.head_seq}, and event {earlier[-1].head_seq} "
             f"was witnessed at {earlier[-1].time}: it was rolled back, or is another one; nothing was added to {file}",
-            hint=f"aetherscale log verify --witness {file}",
+            remedy=Task("log", "verify", options={"witness": str(file)}),
         )
     if earlier and (earlier[-1].head_seq, earlier[-1].head_hash) == (witnessed.head_seq, witnessed.head_hash):
         return False

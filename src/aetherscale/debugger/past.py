@@ -29,7 +29,7 @@ from aetherscale.eventstore.store import (
     StoreError,
     TooNew,
 )
-from aetherscale.kernel.errors import Code, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import ambiguous, is_id, is_short_id, too_short
@@ -39,12 +39,12 @@ from aetherscale.statedir import NotOurs
 
 LOG_NAME: Final = "events.db"
 
-_CODES: Final[Mapping[type[StoreError], Code]] = {
-    BadImport: 400,
-    NotEmpty: 409,
-    Locked: 409,
-    TooNew: 501,
-    StorageFull: 507,
+_REASONS: Final[Mapping[type[StoreError], Reason]] = {
+    BadImport: Reason.BAD_REQUEST,
+    NotEmpty: Reason.CONFLICT,
+    Locked: Reason.CONFLICT,
+    TooNew: Reason.NOT_IMPLEMENTED,
+    StorageFull: Reason.STORAGE_FULL,
 }
 
 Kinds = Sequence[Kind[Any]]
@@ -93,10 +93,10 @@ class Past(Struct, frozen=True):
         if found is None:
             names = sorted({aggregate.state.name for aggregate in registry.of_tenant(tenant)})
             raise Refused(
-                404,
+                Reason.NOT_FOUND,
                 f"the log knows no {kind} {reference!r} up to event {self.position}",
                 details={"known": names[:1000]},
-                hint=f"aetherscale replay {kind} --all",
+                remedy=Task("replay", kind, options={"all": True}),
             )
         return found
 
@@ -154,7 +154,7 @@ class PastLog:
         if time_us is not None:
             return await self._position_at(time_us)
         if seq > head:
-            raise Refused(400, f"the log ends at event {head}, got {moment[:40]}", field="at")
+            raise Refused(Reason.BAD_REQUEST, f"the log ends at event {head}, got {moment[:40]}", field="at")
         return seq
 
     async def before(self, moment: str, now_us: int = 0) -> int:
@@ -238,7 +238,9 @@ def moment_of(text: str, now_us: int) -> tuple[int, int | None]:
         return 0, from_text(text, now_us)
     except ValueError as wrong:
         expected = str(wrong).removeprefix("expected ")
-        raise Refused(400, f"got {text[:80]!r}, expected the number of an event or {expected}", field="at") from None
+        raise Refused(
+            Reason.BAD_REQUEST, f"got {text[:80]!r}, expected the number of an event or {expected}", field="at"
+        ) from None
 
 
 def log_of(state_dir: Path) -> Path:
@@ -247,15 +249,15 @@ def log_of(state_dir: Path) -> Path:
     with explained():
         if state_dir.exists() and not state_dir.is_dir():
             raise Refused(
-                404,
+                Reason.NOT_FOUND,
                 f"the state directory {state_dir} is a file: there is no event log in it",
-                hint="name the directory of a node with --state-dir",
+                remedy="name the directory of a node with --state-dir",
             )
         if not path.exists():
             raise Refused(
-                404,
+                Reason.NOT_FOUND,
                 f"there is no event log: {path}",
-                hint="name the state directory of a node with --state-dir",
+                remedy="name the state directory of a node with --state-dir",
                 details={"missing": "event-log"},
             )
     return path
@@ -267,12 +269,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        raise Refused(_CODES.get(type(error), 500), str(error)) from error
+        raise Refused(_REASONS.get(type(error), Reason.INTERNAL), str(error)) from error
     except NotOurs as error:
         raise Refused(
-            500, f"the event log cannot be used: {error.filename}: {error.strerror}", hint=error.hint
+            Reason.INTERNAL, f"the event log cannot be used: {error.filename}: {error.strerror}", remedy=error.hint
         ) from error
     except OSError as error:
         raise Refused(
-            500, f"the event log cannot be used: {error.filename}: {error.strerror}", hint="aetherscale doctor"
+            Reason.INTERNAL, f"the event log cannot be used: {error.filename}: {error.strerror}", remedy=Task("doctor")
         ) from error

@@ -1,64 +1,84 @@
-"""The one error that a caller gets to see, and its numbers.
+"""The one error that a caller gets to see: a reason, a sentence, and what can be done next. None of it knows a medium.
 
 `Refused` means that the caller is wrong, or that the request cannot be served now; it is answered, never recorded.
 What the host could not do is an outcome and becomes an event; where we are wrong, an assertion fails loudly.
 
-    code  error              exit status of the command line
-    400   bad-request        2
-    403   forbidden          1
-    404   not-found          3
-    409   conflict           1
-    413   too-large          2
-    500   internal           1
-    501   not-implemented    1
-    503   unavailable        4 where no node answered, else 1
-    504   deadline           5
-    507   storage-full       1
+A gateway gives a reason its number or exit status, and makes of a remedy what its users can do: a command line, or a
+button. Those of NATS are in `aetherscale.bus.refusals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from enum import StrEnum
+from typing import Any, TypeAlias
 
-Code = Literal[400, 403, 404, 409, 413, 500, 501, 503, 504, 507]
-"""Every number that an error can have: another one is a type error, so that none can be raised without its word."""
+from msgspec import Struct
 
-SLUGS: Final[Mapping[Code, str]] = {
-    400: "bad-request",
-    403: "forbidden",
-    404: "not-found",
-    409: "conflict",
-    413: "too-large",
-    500: "internal",
-    501: "not-implemented",
-    503: "unavailable",
-    504: "deadline",
-    507: "storage-full",
-}
+
+class Reason(StrEnum):
+    """Why a request is refused. The value is the word for it, everywhere."""
+
+    BAD_REQUEST = "bad-request"
+    """It cannot be understood, or is not allowed to say this."""
+    FORBIDDEN = "forbidden"
+    """The caller may not."""
+    NOT_FOUND = "not-found"
+    """What it is about does not exist."""
+    CONFLICT = "conflict"
+    """What there is does not allow it."""
+    TOO_LARGE = "too-large"
+    """It, or its answer, is larger than a limit."""
+    INTERNAL = "internal"
+    """What was asked for was tried and failed, or the program made a mistake."""
+    NOT_IMPLEMENTED = "not-implemented"
+    """This version, or this guest, has nothing for it."""
+    UNAVAILABLE = "unavailable"
+    """It cannot be served now; later it may."""
+    DEADLINE = "deadline"
+    """The time to wait for it has run out."""
+    STORAGE_FULL = "storage-full"
+    """There is no room on a disk for it."""
+
+
+class Task(Struct, frozen=True):
+    """What the caller can have done next: `Task("vm", "stop", "web", {"kill": True})`."""
+
+    kind: str
+    """Of the aggregate that the task is about ("vm"); or a part of the node: "log", "events", "doctor"."""
+    verb: str = ""
+    """What to do with it: "create", "list", "show", "delete"; "" where the part has one task alone."""
+    of: str = ""
+    """The aggregate, by name or id, or whatever else the task takes; "" for none."""
+    options: Mapping[str, str | bool] = {}
+    """By name; `True` for one that has no value."""
+
+
+Remedy: TypeAlias = tuple[str | Task, ...]
+"""What to do next: words and tasks, in the order in which they are read. Empty where nothing can be said."""
 
 
 class Refused(Exception):
     """A request that is not served: the operation, what it got, what it expected, and what to do next.
 
-    `message` is one sentence or two; `hint` is what to type or change; `field` names the offending field of the input.
+    `message` is one sentence or two; `field` names the offending field of the input; `retryable` says whether the same
+    request may be served later.
     """
 
     def __init__(
         self,
-        code: Code,
+        reason: Reason,
         message: str,
         *,
-        hint: str = "",
+        remedy: str | Task | Remedy = (),
         field: str = "",
         retryable: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.code: Code = code
-        self.error = SLUGS[code]
+        self.reason = reason
         self.message = message
-        self.hint = hint
+        self.remedy: Remedy = remedy if isinstance(remedy, tuple) else (remedy,) if remedy else ()
         self.field = field
         self.retryable = retryable
         self.details = dict(details or {})

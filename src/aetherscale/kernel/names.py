@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 CANDIDATES: Final = 5
 """So many of the objects that a short id may mean are named."""
@@ -101,7 +101,12 @@ def too_short(reference: str, field: str = "") -> Refused | None:
     if not begins_id(reference) or len(reference) >= LEAST_SHORT_ID:
         return None
     expected = f"a name, or at least {LEAST_SHORT_ID} characters of an id"
-    return Refused(400, f"got {reference!r}, expected {expected}", field=field, hint="give more of the id, or the name")
+    return Refused(
+        Reason.BAD_REQUEST,
+        f"got {reference!r}, expected {expected}",
+        field=field,
+        remedy="give more of the id, or the name",
+    )
 
 
 def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> Refused:
@@ -109,10 +114,10 @@ def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> 
     known = ", ".join(f"{name} ({whole})" for whole, name in sorted(meant)[:CANDIDATES])
     more = f" and {len(meant) - CANDIDATES} more" if len(meant) > CANDIDATES else ""
     return Refused(
-        400,
+        Reason.BAD_REQUEST,
         f"{short!r} is the beginning of {len(meant)} ids: {known}{more}",
         field=field,
-        hint="give more of the id, or the name",
+        remedy="give more of the id, or the name",
     )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aetherscale.kernel.errors import Refused
-
 Chunk = Mapping[str, Any]
 
 
@@ -38,23 +36,6 @@ def item(fields: Mapping[str, Any]) -> Chunk:
 def result(fields: Mapping[str, Any]) -> Chunk:
     """The good end of a stream."""
     return {"type": "result", **fields}
-
-
-def error(refused: Refused) -> Chunk:
-    """The bad end of a stream."""
-    details = dict(refused.details)
-    if refused.field:
-        details["field"] = refused.field
-    if refused.hint:
-        details["hint"] = refused.hint
-    return {
-        "type": "error",
-        "code": refused.code,
-        "error": refused.error,
-        "message": refused.message,
-        "retryable": refused.retryable,
-        "details": details,
-    }
 
 
 def is_final(chunk: Chunk) -> bool:

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import ID_RULE, NAME_RULE, is_id, is_name
 
 ROOT: Final = "aether.v1"
@@ -162,7 +162,7 @@ def parse(subject: str) -> Address:
     tenant, subject_class, rest = tokens[2], tokens[3], tokens[4:]
     if not is_name(tenant) or tenant == SYSTEM:
         raise Refused(
-            400,
+            Reason.BAD_REQUEST,
             f"subject: got the tenant {tenant[:80]!r}, expected a name other than {SYSTEM!r}: {NAME_RULE}",
             field="tenant",
         )
@@ -178,9 +178,15 @@ def parse(subject: str) -> Address:
         case "obj", [kind, object_id, task] if is_name(kind) and is_id(object_id) and is_name(task):
             return Address("obj", tenant, task=task, kind=kind, target=object_id)
         case "obj", [kind, object_id, task] if is_name(kind) and is_name(task):
-            raise Refused(400, f"subject: got the object {object_id[:80]!r}, expected {ID_RULE}", field="subject")
+            raise Refused(
+                Reason.BAD_REQUEST, f"subject: got the object {object_id[:80]!r}, expected {ID_RULE}", field="subject"
+            )
         case "node", [node, component, task] if is_name(component) and is_name(task):
-            raise Refused(400, f"subject: got the node {node[:80]!r}, expected a name: {NAME_RULE}", field="subject")
+            raise Refused(
+                Reason.BAD_REQUEST,
+                f"subject: got the node {node[:80]!r}, expected a name: {NAME_RULE}",
+                field="subject",
+            )
         case _:
             raise _malformed(subject)
 
@@ -199,8 +205,8 @@ def may_answer(reply: str, tenant: str) -> bool:
 
 def _malformed(subject: str) -> Refused:
     return Refused(
-        400,
+        Reason.BAD_REQUEST,
         f"subject: got {subject[:200]!r}, expected {ROOT}.<tenant>.cmd.<component>.<task> or the like",
-        hint="see docs/subjects.md",
+        remedy="see docs/subjects.md",
         field="subject",
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 16
@@ -44,7 +44,7 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
     import json  # late: the command line reads heartbeats by this module, and few of its commands do
 
     if len(body) > MAX_BODY_BYTES:
-        raise Refused(413, f"{what}: got {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
+        raise Refused(Reason.TOO_LARGE, f"{what}: got {len(body)} bytes, expected at most {MAX_BODY_BYTES}")
     check_depth(body, what)
     try:
         message = msgspec.json.decode(body or b"{}", type=kind)
@@ -53,16 +53,18 @@ def decode(body: bytes, kind: type[T], what: str) -> T:
         raise _refused(str(invalid), what, kind, body) from None
     except _TwiceError as twice:
         field = str(twice)
-        raise Refused(400, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
+        raise Refused(Reason.BAD_REQUEST, f"{what}: the field {field!r} occurs twice", field=field[:64]) from None
     except (ValueError, RecursionError) as broken:
         if field := _half_a_pair(body):
             raise Refused(
-                400,
+                Reason.BAD_REQUEST,
                 f"{what}: field {field[:64]!r}: got half of a surrogate pair, like \\ud800 alone, "
                 "expected whole characters",
                 field=field[:64],
             ) from None
-        raise Refused(400, f"{what}: the body is not JSON: {str(broken)[:200]}", hint="send one JSON object") from None
+        raise Refused(
+            Reason.BAD_REQUEST, f"{what}: the body is not JSON: {str(broken)[:200]}", remedy="send one JSON object"
+        ) from None
     return message
 
 
@@ -110,7 +112,7 @@ def check_depth(body: bytes, what: str) -> None:
         if first in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise Refused(400, f"{what}: nested deeper than {MAX_DEPTH} levels")
+                raise Refused(Reason.BAD_REQUEST, f"{what}: nested deeper than {MAX_DEPTH} levels")
         elif first in b"]}":
             depth -= 1
 
@@ -125,7 +127,7 @@ def _refused(invalid: str, what: str, kind: Any, body: bytes) -> Refused:
     if not named and (found := _broken(kind, field, body)) is not None and found.rule:
         text, hint = str(found), f"perhaps {found.instead}" if found.instead else ""
     at = f"field {field[:64]!r}: " if field else ""
-    return Refused(400, f"{what}: {at}{text}", field=field[:64], hint=hint)
+    return Refused(Reason.BAD_REQUEST, f"{what}: {at}{text}", field=field[:64], remedy=hint)
 
 
 def _broken(kind: Any, field: str, body: bytes) -> Broken | None:

@@ -32,7 +32,7 @@ from aetherscale.eventstore.store import (
     WrongVersion,
 )
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, split_stream, stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
@@ -140,7 +140,7 @@ class Actor(Generic[S, M]):
             tasks = tuple(component.tasks())
             near = difflib.get_close_matches(call.task, tasks, 1)
             hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(tasks)}"
-            raise Refused(404, f"{component.name} has no task {call.task!r}", hint=hint, field="task")
+            raise Refused(Reason.NOT_FOUND, f"{component.name} has no task {call.task!r}", remedy=hint, field="task")
         options = decode(call.body, command.options, what)
         try:
             target = self._target(command, options, call)
@@ -189,8 +189,10 @@ class Actor(Generic[S, M]):
             except AlreadyAccepted as repeat:
                 return await self._repeated(command, options, call, repeat.accepted)
             except StorageFull as full:
-                raise Refused(507, f"nothing was done: {full}", retryable=True, hint="aetherscale doctor") from None
-        raise Refused(503, f"{target} changes too quickly; nothing was done", retryable=True)
+                raise Refused(
+                    Reason.STORAGE_FULL, f"nothing was done: {full}", retryable=True, remedy=Task("doctor")
+                ) from None
+        raise Refused(Reason.UNAVAILABLE, f"{target} changes too quickly; nothing was done", retryable=True)
 
     async def _told(self, aggregate_id: str, message: M, effect: Effect | None = None) -> None:
         """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""
@@ -251,7 +253,7 @@ class Actor(Generic[S, M]):
             recorded = await self._log.append(writes, envelope, digest=digest, urgent=urgent)
         except (InDoubt, Damaged, Closed) as failure:
             self._broken(failure)
-            raise Refused(503, str(failure), retryable=True, hint=REPEAT_HINT) from failure
+            raise Refused(Reason.UNAVAILABLE, str(failure), retryable=True, remedy=REPEAT_HINT) from failure
         own: list[tuple[Recorded | None, Aggregate[S]]] = []
         for each in recorded:
             if split_stream(each.stream) == (self._kind, target):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ class Mailboxes:
         """
         mailbox = self._waiting.get(aggregate_id)
         if bounded and mailbox is not None and len(mailbox) >= MAILBOX_LIMIT:
-            raise Refused(503, f"{MAILBOX_LIMIT} requests are waiting for {aggregate_id} already", retryable=True)
+            raise Refused(
+                Reason.UNAVAILABLE, f"{MAILBOX_LIMIT} requests are waiting for {aggregate_id} already", retryable=True
+            )
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
         if mailbox is None:
@@ -65,7 +67,7 @@ async def _run(job: Callable[[], Awaitable[Any]], done: asyncio.Future[Any], agg
         _set(done, refused)
     except Exception:
         log.exception("the mailbox of %s: a message could not be handled", aggregate_id)
-        _set(done, Refused(500, "an internal error; the node's log has the details"))
+        _set(done, Refused(Reason.INTERNAL, "an internal error; the node's log has the details"))
     else:
         if not done.done():
             done.set_result(result)

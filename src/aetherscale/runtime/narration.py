@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final, Generic, TypeVar
 
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Aggregate
 from aetherscale.kernel.replies import Chunk, result, status
@@ -74,7 +74,9 @@ class Narrator(Generic[S]):
                     change = await change.following()
             except TimeoutError:
                 waited_for = {f"{self._kind}-id": last.id}
-                raise Refused(504, "the time to wait ran out; the work goes on", details=waited_for) from None
+                raise Refused(
+                    Reason.DEADLINE, "the time to wait ran out; the work goes on", details=waited_for
+                ) from None
             if change.aggregate is None or change.aggregate.seq > last.seq:
                 last = change.aggregate or last
                 yield change

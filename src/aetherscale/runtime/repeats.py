@@ -14,7 +14,7 @@ from msgspec import Struct
 from aetherscale.eventstore.reader import LogReader
 from aetherscale.eventstore.store import Accepted
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.messages import Recorded, split_stream, stream_name
 from aetherscale.kernel.names import is_id
 from aetherscale.kernel.registry import Aggregate, Kind, advance
@@ -49,10 +49,10 @@ async def handled_before(
     """
     if accepted.digest != digest_of(call):
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"the key {call.command_id!r} was used for another request",
             field="Nats-Msg-Id",
-            hint="use a new key for a new request",
+            remedy="use a new key for a new request",
         )
     if accepted.first_seq <= accepted.last_seq:
         [first] = await event_log.read(accepted.first_seq - 1, 1)

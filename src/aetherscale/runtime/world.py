@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.kernel.replies import Chunk, Kept, item, result
@@ -40,7 +40,7 @@ class NodeWorld:
         found = self._registries[kind].find(kind, tenant, reference)
         if found is None:
             what = f"no such {names.noun}: {reference!r}"
-            raise Refused(404, what, field=names.reference, hint=f"aetherscale {kind} list")
+            raise Refused(Reason.NOT_FOUND, what, field=names.reference, remedy=Task(kind, "list"))
         return found
 
     def referred(self, kind: str, options: Any, call: Call) -> Aggregate[Any]:
@@ -49,7 +49,9 @@ class NodeWorld:
         reference = component.reference_of(options, call)
         if not reference:
             field = component.identity.reference
-            raise Refused(400, f"{component.name}.{call.task}: the field {field!r} is missing", field=field)
+            raise Refused(
+                Reason.BAD_REQUEST, f"{component.name}.{call.task}: the field {field!r} is missing", field=field
+            )
         return self.find(kind, call.tenant, reference)
 
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:

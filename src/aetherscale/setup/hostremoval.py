@@ -17,7 +17,7 @@ from typing import Final
 from aetherscale import service
 from aetherscale.actors.compute.qemu.identity import processes_of
 from aetherscale.gateways.cli.program import Step
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.service import (
     CONFIG,
     GROUP,
@@ -50,9 +50,9 @@ def take_out(*, dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
     require_systemd("remove", dry_run=dry_run)
     if purge and not kill and (running := processes_of(VMS)):
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"host remove --purge: {len(running)} of its virtual machines run, and their disks would be deleted",
-            hint="aetherscale vm list; stop them first, or end them with --purge --kill",
+            remedy="aetherscale vm list; stop them first, or end them with --purge --kill",
         )
     yield from steps((*_service(), *(_everything() if purge else ())), dry_run=dry_run)
 
@@ -126,7 +126,9 @@ def _require_end(pidfd: int, pid: int) -> None:
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(DEATH_S * 1000):
         raise Refused(
-            504, f"host remove: process {pid} does not end within {DEATH_S:g} s", hint="dmesg; mostly a disk hangs"
+            Reason.DEADLINE,
+            f"host remove: process {pid} does not end within {DEATH_S:g} s",
+            remedy="dmesg; mostly a disk hangs",
         )
 
 

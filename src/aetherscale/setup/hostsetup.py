@@ -18,7 +18,7 @@ from typing import Final
 from aetherscale import __version__, service
 from aetherscale.gateways.cli import completion
 from aetherscale.gateways.cli.program import Step
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.service import (
     CONFIG,
     GROUP,
@@ -101,15 +101,17 @@ def _packages() -> Part:
     def install() -> None:
         if _which("apt-get") is None:
             raise Refused(
-                501,
+                Reason.NOT_IMPLEMENTED,
                 f"host setup: not installed: {', '.join(missing)}",
-                hint="install these Debian packages, then run it again",
+                remedy="install these Debian packages, then run it again",
             )
         ended("apt-get", "update", limit_s=PACKAGES_S)
         done = ended(*line, limit_s=PACKAGES_S)
         if done.returncode != 0:
             why = (done.stderr or done.stdout).strip()[-500:]
-            raise Refused(500, f"host setup: {' '.join(line)}: {why}", hint=f"apt-get update; {' '.join(line)}")
+            raise Refused(
+                Reason.INTERNAL, f"host setup: {' '.join(line)}: {why}", remedy=f"apt-get update; {' '.join(line)}"
+            )
 
     what = f"Debian packages: {' '.join(line)}" if missing else "Debian packages"
     return Part(what, lambda: not missing, install)
@@ -268,10 +270,10 @@ def _python() -> str:
         for parent in place.parents:
             if parent in HOMES or not parent.stat().st_mode & stat.S_IXOTH:
                 raise Refused(
-                    409,
+                    Reason.CONFLICT,
                     f"host setup: the service could not reach {place}: it runs as {USER}, and "
                     "cannot see home directories",
-                    hint="install aetherscale where all may read, and run its own `host setup`: "
+                    remedy="install aetherscale where all may read, and run its own `host setup`: "
                     "python3 -m venv /opt/aetherscale; /opt/aetherscale/bin/pip install …",
                 )
     return sys.executable
@@ -282,9 +284,9 @@ def _require_own_state() -> None:
     others = [path.name for path in STATE_DIR.glob("*") if path.lstat().st_uid != service.uid()]
     if others:
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"host setup: {STATE_DIR} has files that are not {USER}'s: {', '.join(sorted(others)[:3])}",
-            hint=f"stop the virtual machines and the node that made them; then: chown -R {USER}: {STATE_DIR}",
+            remedy=f"stop the virtual machines and the node that made them; then: chown -R {USER}: {STATE_DIR}",
         )
 
 
@@ -295,9 +297,9 @@ def _require_settings() -> None:
     settings = load_settings({"config": str(CONFIG)}, {})
     if not settings.is_default and settings.state_dir != STATE_DIR:
         raise Refused(
-            400,
+            Reason.BAD_REQUEST,
             f"host setup: {CONFIG} has state-dir = {str(settings.state_dir)!r}, and the service's is {STATE_DIR}",
-            hint=f"leave state-dir out; to have it on another disk, mount that on {STATE_DIR}",
+            remedy=f"leave state-dir out; to have it on another disk, mount that on {STATE_DIR}",
         )
 
 
@@ -338,7 +340,9 @@ def _links_to(program: Path) -> bool:
 def _link(program: Path) -> None:
     if PROGRAM.exists() and not PROGRAM.is_symlink():
         raise Refused(
-            409, f"host setup: {PROGRAM} is a file of another program", hint=f"move it away, or remove it: rm {PROGRAM}"
+            Reason.CONFLICT,
+            f"host setup: {PROGRAM} is a file of another program",
+            remedy=f"move it away, or remove it: rm {PROGRAM}",
         )
     PROGRAM.parent.mkdir(parents=True, exist_ok=True)
     PROGRAM.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale.gateways.cli.program import Step
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.service import UNIT
 
 SYSTEMD: Final = Path("/run/systemd/system")
@@ -45,9 +45,9 @@ def steps(parts: Iterable[Part], *, dry_run: bool) -> Iterator[Step]:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise Refused(
-                500,
+                Reason.INTERNAL,
                 f"host: this could not be done: {part.what}: {where}{error.strerror or error}",
-                hint="repair that, then run it again: finished steps are kept",
+                remedy="repair that, then run it again: finished steps are kept",
             ) from error
 
 
@@ -55,13 +55,13 @@ def require_systemd(what: str, *, dry_run: bool) -> None:
     """Raises `Refused` on a host without systemd, and where what is to be done takes root."""
     if not SYSTEMD.is_dir():
         raise Refused(
-            501,
+            Reason.NOT_IMPLEMENTED,
             f"host {what}: this host is not run by systemd",
-            hint="run `aetherscale serve` under the init system of this host",
+            remedy="run `aetherscale serve` under the init system of this host",
         )
     if os.geteuid() != 0 and not dry_run:
         own = Path(sys.executable).with_name("aetherscale")
-        raise Refused(403, f"host {what}: only root can do this", hint=f"as root: {own} host {what}")
+        raise Refused(Reason.FORBIDDEN, f"host {what}: only root can do this", remedy=f"as root: {own} host {what}")
 
 
 def says(*words: str) -> str:
@@ -74,7 +74,9 @@ def run(*command: str, limit_s: float | None = None) -> None:
     done = ended(*command, limit_s=limit_s)
     if done.returncode != 0:
         why = (done.stderr or done.stdout).strip()
-        raise Refused(500, f"{' '.join(command)}: {why}", hint=f"systemctl status {UNIT}; journalctl -u {UNIT}")
+        raise Refused(
+            Reason.INTERNAL, f"{' '.join(command)}: {why}", remedy=f"systemctl status {UNIT}; journalctl -u {UNIT}"
+        )
 
 
 def ended(*command: str, limit_s: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,9 +96,9 @@ def ended(*command: str, limit_s: float | None = None) -> subprocess.CompletedPr
             env=environment,
         )
     except FileNotFoundError:
-        raise Refused(501, f"{command[0]} is not installed") from None
+        raise Refused(Reason.NOT_IMPLEMENTED, f"{command[0]} is not installed") from None
     except subprocess.TimeoutExpired:
-        raise Refused(504, f"{' '.join(command)}: no end after {limit_s:g} s") from None
+        raise Refused(Reason.DEADLINE, f"{' '.join(command)}: no end after {limit_s:g} s") from None
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aetherscale.bus import beats
 from aetherscale.bus.beats import MAX_BEAT_BYTES, MAX_LINE_CHARACTERS, MAX_PEERS, MAX_TROUBLES, Beat
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 OLD: dict[str, Any] = {
     "node": "n1", "epoch": "0e", "seq": 7, "version": "0.1.0", "time": "2026-01-01T00:00:00.000000Z",
@@ -75,7 +75,7 @@ def test_a_beat_beyond_its_bounds_is_refused() -> None:
             beats.read(encode(**changes))
     with pytest.raises(Refused) as refused:
         beats.read(encode(more="x" * MAX_BEAT_BYTES))
-    assert refused.value.code == 413
+    assert refused.value.reason == Reason.TOO_LARGE
 
 
 def test_a_beat_speaks_for_the_node_of_its_subject_alone() -> None:

@@ -10,9 +10,10 @@ import pytest
 from aetherscale.bus import requests
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.callers import NOBODY
+from aetherscale.bus.refusals import CODES, hint
 from aetherscale.kernel import subjects
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 NOW_US = 1_700_000_000_000_000
 OWNERS = {"vm": "compute"}
@@ -81,7 +82,7 @@ def test_a_time_to_wait_counts_from_the_arrival_whatever_the_callers_clock_says(
 def test_a_deadline_that_is_over_asks_to_compare_the_clocks_and_says_that_nothing_goes_on() -> None:
     with pytest.raises(Refused) as refused:
         call("aether.v1.acme.cmd.compute.start-vm", Aether_Deadline="1")
-    assert "compare the clocks" in refused.value.hint
+    assert "compare the clocks" in hint(refused.value.remedy)
     assert refused.value.details["goes-on"] is False
 
 
@@ -136,7 +137,7 @@ def test_the_first_versions_message_may_name_a_component_as_it_is_called_now() -
 def test_a_header_that_is_wrong_is_named(headers: dict[str, str], code: int, field: str) -> None:
     with pytest.raises(Refused) as refused:
         call("aether.v1.acme.cmd.compute.start-vm", b"", **headers)
-    assert (refused.value.code, refused.value.field) == (code, field)
+    assert (CODES[refused.value.reason], refused.value.field) == (code, field)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_first_versions_message_that_is_wrong_names_the_field(message: dict[st
     body = msgspec.json.encode(message)
     with pytest.raises(Refused) as refused:
         call("aether.v1.acme.rpc", body)
-    assert (refused.value.code, refused.value.field) == (400, field)
+    assert (refused.value.reason, refused.value.field) == (Reason.BAD_REQUEST, field)
     assert requests.response_channels(body, "acme", []) == []
 
 
@@ -175,7 +176,7 @@ def test_a_bad_message_is_answered_on_its_channel_where_that_is_good() -> None:
 def test_an_object_of_a_kind_that_nobody_owns_is_not_found() -> None:
     with pytest.raises(Refused) as refused:
         call(f"aether.v1.acme.obj.volume.{VM}.info")
-    assert (refused.value.code, refused.value.field) == (404, "subject")
+    assert (refused.value.reason, refused.value.field) == (Reason.NOT_FOUND, "subject")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_an_object_of_a_kind_that_nobody_owns_is_not_found() -> None:
 def test_a_subject_of_another_shape_is_refused(subject: str) -> None:
     with pytest.raises(Refused) as refused:
         subjects.parse(subject)
-    assert refused.value.code == 400
+    assert refused.value.reason == Reason.BAD_REQUEST
     msgspec.json.encode(refused.value.message)
 
 

@@ -19,7 +19,7 @@ from aetherscale.debugger.past import PastLog
 from aetherscale.debugger.why import Why, explain
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.reader import LogReader
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
@@ -105,7 +105,7 @@ class TestReplay:
         for reference in (whole[:3], whole[:1]):
             with pytest.raises(Refused, match="expected a name, or at least 4 characters of an id") as refused:
                 past.find("vm", "default", reference)
-            assert refused.value.code == 400
+            assert refused.value.reason == Reason.BAD_REQUEST
         for reference in ("0" * 15, whole[:8] + "x"):
             with pytest.raises(Refused, match="the log knows no vm"):
                 past.find("vm", "default", reference)
@@ -117,7 +117,7 @@ class TestReplay:
         registry.aggregates[like.id] = like
         with pytest.raises(Refused) as refused:
             past.find("vm", "default", whole[:10])
-        assert refused.value.code == 400
+        assert refused.value.reason == Reason.BAD_REQUEST
         ids = sorted([whole, like.id])
         assert refused.value.message == f"{whole[:10]!r} is the beginning of 2 ids: web ({ids[0]}), web ({ids[1]})"
         assert past.find("vm", "default", whole).id == whole
@@ -135,7 +135,7 @@ class TestReplay:
         for wrong in (str(len(events) + 1), "someday", "-1", "", "9" * 400, "1e3", "٣"):
             with pytest.raises(Refused) as refused:
                 await log.position(wrong)
-            assert refused.value.code == 400
+            assert refused.value.reason == Reason.BAD_REQUEST
 
 
 class TestDiff:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aetherscale.bus.refusals import hint
+from aetherscale.kernel.errors import Reason
 from aetherscale.kernel.names import ambiguous, derive_id, is_id, is_name, is_short_id
 from aetherscale.kernel.times import from_rfc3339, to_rfc3339
 
@@ -48,8 +50,12 @@ def test_what_begins_no_id(text: str) -> None:
 )
 def test_who_is_meant_by_the_beginning_of_several_ids_is_named_up_to_five(count: int, named: str) -> None:
     refusal = ambiguous("1200", [(f"12000{number}", f"web{number}") for number in reversed(range(count))], "vm-id")
-    assert (refusal.code, refusal.message, refusal.field) == (400, f"'1200' is the beginning of {named}", "vm-id")
-    assert refusal.hint == "give more of the id, or the name"
+    assert (refusal.reason, refusal.message, refusal.field) == (
+        Reason.BAD_REQUEST,
+        f"'1200' is the beginning of {named}",
+        "vm-id",
+    )
+    assert hint(refusal.remedy) == "give more of the id, or the name"
 
 
 def test_the_borders_between_the_parts_of_an_id_count() -> None:

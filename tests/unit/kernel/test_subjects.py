@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from aetherscale.kernel import subjects
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.subjects import Address
 
@@ -82,7 +82,7 @@ def test_no_token_may_be_anything_but_a_name(subject: str) -> None:
         broken = ".".join([*tokens[:index], "Not_A_Name", *tokens[index + 1 :]])
         with pytest.raises(Refused) as refusal:
             subjects.parse(broken)
-        assert refusal.value.code == 400
+        assert refusal.value.reason == Reason.BAD_REQUEST
 
 
 @pytest.mark.parametrize("subject", GOOD)
@@ -108,7 +108,7 @@ RULE = "expected a name.*: lower-case letters a-z, digits and dashes; it begins 
 def test_the_whole_rule_is_said_of_a_token_that_breaks_it(subject: str, field: str, said: str) -> None:
     with pytest.raises(Refused, match=said) as refusal:
         subjects.parse(subject)
-    assert (refusal.value.code, refusal.value.field) == (400, field)
+    assert (refusal.value.reason, refusal.value.field) == (Reason.BAD_REQUEST, field)
 
 
 def test_an_objects_subject_takes_its_id_alone_and_nobody_is_the_system() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from aetherscale.actors.compute.model.commands import CreateVmOptions
-from aetherscale.kernel.errors import Refused
+from aetherscale.bus.refusals import hint
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import is_name, name_like
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH, Message, decode, encode
 
@@ -51,7 +52,7 @@ def refused(body: bytes) -> Refused:
 )
 def test_the_wrong_field_is_named(body: bytes, field: str) -> None:
     refusal = refused(body)
-    assert refusal.code == 400
+    assert refusal.reason == Reason.BAD_REQUEST
     assert refusal.field.split(".")[-1] == field, refusal.message
 
 
@@ -61,7 +62,7 @@ def test_what_a_name_has_to_be_is_said_in_words_and_whole() -> None:
         "compute.create-vm: field 'name': got 'VM_1-', expected a name: lower-case letters a-z, digits and dashes; it "
         "begins with a letter, ends with a letter or digit, and has at most 63 characters"
     )
-    assert refusal.hint == "perhaps vm-1"
+    assert hint(refusal.remedy) == "perhaps vm-1"
     refusal = refused(b'{"image": "/etc/passwd"}')
     assert "got '/etc/passwd', expected a name (lower-case letters a-z, digits, dashes, '.' and '_'" in refusal.message
     assert "or an id of 16 digits" in refusal.message
@@ -102,7 +103,7 @@ def test_every_rule_is_said_in_words_with_what_was_got(body: str, said: str) -> 
 )
 def test_half_of_a_surrogate_pair_is_told_as_such(body: bytes, field: str) -> None:
     refusal = refused(body)
-    assert (refusal.code, refusal.field) == (400, field)
+    assert (refusal.reason, refusal.field) == (Reason.BAD_REQUEST, field)
     said = r"got half of a surrogate pair, like \ud800 alone, expected whole characters"
     assert refusal.message == f"compute.create-vm: field {field!r}: {said}"
 
@@ -116,7 +117,7 @@ def test_a_body_that_was_cut_off_is_not_json(body: bytes) -> None:
 def test_of_a_part_of_an_id_no_name_is_made(reference: str) -> None:
     refusal = refused(b'{"image": "%s"}' % reference.encode())
     assert f"got {reference!r}, expected a name" in refusal.message
-    assert refusal.hint == ""
+    assert hint(refusal.remedy) == ""
 
 
 @pytest.mark.parametrize(
@@ -151,17 +152,17 @@ def test_whatever_is_suggested_is_a_name(text: str) -> None:
     ],
 )
 def test_what_is_not_json_or_not_an_object_is_refused(body: bytes) -> None:
-    assert refused(body).code == 400
+    assert refused(body).reason == Reason.BAD_REQUEST
 
 
 def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed() -> None:
-    assert refused(b" " * (MAX_BODY_BYTES + 1)).code == 413
+    assert refused(b" " * (MAX_BODY_BYTES + 1)).reason == Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_body_that_nests_too_deeply_is_refused(opening: bytes) -> None:
     refusal = refused(b'{"image": "a", "vpn": ' + opening * 10_000)
-    assert refusal.code == 400
+    assert refusal.reason == Reason.BAD_REQUEST
     assert str(MAX_DEPTH) in refusal.message
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.runtime.effects import EffectRunner
 from aetherscale.runtime.mailboxes import MAILBOX_LIMIT, Mailboxes
 from aetherscale.runtime.watches import Change, Watches
@@ -50,7 +50,7 @@ async def test_a_job_that_breaks_is_logged_and_the_mailbox_goes_on(caplog: pytes
     after = mailboxes.post("a", appending(done, "a2"), bounded=True)
     with caplog.at_level(logging.ERROR), pytest.raises(Refused) as refusal:
         await failure
-    assert refusal.value.code == 500
+    assert refusal.value.reason == Reason.INTERNAL
     assert "ZeroDivisionError" in caplog.text
     assert await after == "a2"
 
@@ -63,7 +63,7 @@ async def test_a_full_mailbox_turns_callers_away_but_not_the_host() -> None:
         mailboxes.post("a", appending(done, str(number), gate), bounded=True)
     with pytest.raises(Refused) as refusal:
         mailboxes.post("a", appending(done, "caller"), bounded=True)
-    assert refusal.value.code == 503
+    assert refusal.value.reason == Reason.UNAVAILABLE
     host = mailboxes.post("a", appending(done, "host"), bounded=False)
     gate.set()
     await host

@@ -10,14 +10,14 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
+from aetherscale.bus import refusals
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
-from aetherscale.kernel import replies
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.identity import Identity
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.registry import Kind, Registry, apply
@@ -94,7 +94,7 @@ def require_free(world: World, tenant: str, port_id: str, addresses: Sequence[st
     for address in addresses:
         holder = world.named("address", tenant, address)
         if holder is not None and holder.id != port_id:
-            raise Refused(409, f"the address {address} is that of {holder.state.name}")
+            raise Refused(Reason.CONFLICT, f"the address {address} is that of {holder.state.name}")
 
 
 def make(options: MakeOptions, call: Call, port_id: str, world: World) -> Event:
@@ -156,7 +156,7 @@ class Running:
         try:
             return [chunk async for chunk in self.node.serve["ports"](call)][-1]
         except Refused as refused:
-            return replies.error(refused)
+            return refusals.error(refused)
 
 
 async def start(world: MemoryLog) -> Running:

@@ -15,10 +15,11 @@ import pytest
 from aetherscale import service
 from aetherscale.__main__ import program
 from aetherscale.bus.endpoint import Endpoint, read_endpoint, write_endpoint
+from aetherscale.bus.refusals import hint
 from aetherscale.gateways.cli import place, reader
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.program import Ready, Step
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.settings import Settings, load_settings
 from aetherscale.setup import hostremoval, hostsetup, hostwork
 from aetherscale.setup.hostwork import Part, steps
@@ -132,7 +133,9 @@ def test_nobody_else_serves_on_the_services_state(host: Path, monkeypatch: pytes
     with pytest.raises(Refused) as refused:
         program().serve(Settings(service.STATE_DIR, "host1", simulated=True), ready)
     assert "is for the node of this host's service, which runs as nobody" in refused.value.message
-    assert refused.value.hint.startswith("systemctl start aetherscale;" if is_there else "aetherscale host setup;")
+    assert hint(refused.value.remedy).startswith(
+        "systemctl start aetherscale;" if is_there else "aetherscale host setup;"
+    )
     assert list(service.STATE_DIR.iterdir()) == []
 
 
@@ -226,7 +229,10 @@ class TestParts:
         monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
         with pytest.raises(Refused) as refused:
             list(work())
-        assert (refused.value.code, refused.value.message) == (403, f"host {what}: only root can do this")
+        assert (refused.value.reason, refused.value.message) == (
+            Reason.FORBIDDEN,
+            f"host {what}: only root can do this",
+        )
 
     def test_the_reader_sees_the_host_as_the_node_does(self) -> None:
         node, reading = hostsetup.unit("/x/python", 7), hostsetup.reader_unit("/x/python", 7)

@@ -29,7 +29,7 @@ from aetherscale.actors.images.model import events as images
 from aetherscale.actors.images.model.views import ImageView
 from aetherscale.actors.images.ports import IMAGE_FILES, ImageFiles
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.findings import Finding
 from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, Query, World
 from aetherscale.settings import Settings
@@ -45,7 +45,10 @@ def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> c
     _only_what_works(options)
     if options.node not in (None, world.node):
         raise Refused(
-            404, f"this is node {world.node!r}, not {options.node!r}", field="node", hint="aetherscale node list"
+            Reason.NOT_FOUND,
+            f"this is node {world.node!r}, not {options.node!r}",
+            field="node",
+            remedy=Task("node", "list"),
         )
     image = _usable_image(world, call.tenant, options.image)
     assert image.format is not None
@@ -55,10 +58,10 @@ def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> c
     bearer = world.named(events.KIND, call.tenant, name)
     if bearer is not None and bearer.id != vm_id:
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"a VM named {name!r} exists already (it is {bearer.state.shown})",
             field="name",
-            hint=f"take another name, or: aetherscale vm delete {name}",
+            remedy=("take another name, or: ", Task("vm", "delete", name)),
             details={"vm-id": bearer.id},
         )
     spec = commands.VmSpec(
@@ -81,10 +84,10 @@ def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> c
 def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
     """An image that a VM can be made from. Raises `Refused` (404, 409)."""
     missing = Refused(
-        404,
+        Reason.NOT_FOUND,
         f"no such image: {reference!r}",
         field="image",
-        hint="aetherscale image list, or: aetherscale image build tiny",
+        remedy=(Task("image", "list"), ", or: ", Task("image", "build", "tiny")),
     )
     try:
         image: ImageView = world.view(images.KIND, tenant, reference)
@@ -94,11 +97,11 @@ def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
         raise missing
     if image.phase != "ready":
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"the image {reference!r} is not ready but {image.phase}",
             field="image",
             retryable=image.phase in ("importing", "building"),
-            hint=f"aetherscale image show {reference}",
+            remedy=Task("image", "show", reference),
         )
     return image
 
@@ -109,7 +112,7 @@ def _disk_mib(wanted_gib: int | None, image_mib: int) -> int:
         return max(commands.DEFAULT_DISK_GIB * 1024, image_mib)
     if wanted_gib * 1024 < image_mib:
         what = f"a disk of {wanted_gib} GiB is too small for the image: it needs {image_mib} MiB"
-        raise Refused(400, what, field="disk-gib")
+        raise Refused(Reason.BAD_REQUEST, what, field="disk-gib")
     return wanted_gib * 1024
 
 
@@ -142,10 +145,10 @@ def _only_what_works(options: CreateVmOptions) -> None:
     for field, value in later.items():
         if value:
             raise Refused(
-                501,
+                Reason.NOT_IMPLEMENTED,
                 f"the option {field!r} does not work in this version",
                 field=field,
-                hint="leave it out: a VM has user-mode networking",
+                remedy="leave it out: a VM has user-mode networking",
             )
 
 

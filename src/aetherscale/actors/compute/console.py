@@ -14,7 +14,7 @@ from aetherscale.actors.compute.driver import ComputeDriver, Console, Terminal, 
 from aetherscale.actors.compute.model.commands import ConsoleInputOptions
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk, result
 
 SILENCE_S: Final = 30.0
@@ -80,7 +80,7 @@ class Session:
             try:
                 self._typed.put_nowait(data)
             except asyncio.QueueFull:
-                raise Refused(503, self._unread(), retryable=True) from None
+                raise Refused(Reason.UNAVAILABLE, self._unread(), retryable=True) from None
 
     def _unread(self) -> str:
         return "the program does not read its terminal" if self.terminal else "the guest does not read its serial line"
@@ -128,7 +128,9 @@ class Consoles:
         key = (tenant, name)
         others = sum(1 for taken, _ in self._taken if taken == tenant)
         if key in self._taken or others >= SESSION_LIMIT:
-            raise Refused(409, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session")
+            raise Refused(
+                Reason.CONFLICT, f"the session {name!r} is in use, or {SESSION_LIMIT} others are", field="session"
+            )
         self._taken.add(key)
         try:
             terminal = await self._driver.terminal(vm_id, *program) if program else None
@@ -147,7 +149,7 @@ class Consoles:
         """The answer to `console-input`."""
         session = self._sessions.get((call.tenant, options.session))
         if session is None:
-            raise Refused(404, f"no such session: {options.session!r}", field="session")
+            raise Refused(Reason.NOT_FOUND, f"no such session: {options.session!r}", field="session")
         size = (options.rows, options.columns)
         if size != (None, None):
             self._resize(session, *size)
@@ -160,7 +162,9 @@ class Consoles:
     def _resize(session: Session, rows: int | None, columns: int | None) -> None:
         if rows is None or columns is None:
             field = "columns" if columns is None else "rows"
-            raise Refused(400, "compute.console-input: got one of 'rows' and 'columns', expected both", field=field)
+            raise Refused(
+                Reason.BAD_REQUEST, "compute.console-input: got one of 'rows' and 'columns', expected both", field=field
+            )
         if session.terminal is None:
-            raise Refused(400, "a serial line has no size: got 'rows' and 'columns'", field="rows")
+            raise Refused(Reason.BAD_REQUEST, "a serial line has no size: got 'rows' and 'columns'", field="rows")
         session.terminal.resize(Window(rows, columns))

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aetherscale.actors.compute.driver import ComputeDriver, LogRange
 from aetherscale.actors.compute.model.commands import LogsOptions
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk, item, status
 from aetherscale.kernel.times import from_rfc3339
 
@@ -38,5 +38,7 @@ def _range(options: LogsOptions) -> LogRange:
         return LogRange(options.tail_bytes, options.lines, from_rfc3339(options.since))
     except (ValueError, OverflowError):
         raise Refused(
-            400, f"vm-logs: got {options.since!r}, expected a time like 2026-01-31T12:00:00Z", field="since"
+            Reason.BAD_REQUEST,
+            f"vm-logs: got {options.since!r}, expected a time like 2026-01-31T12:00:00Z",
+            field="since",
         ) from None

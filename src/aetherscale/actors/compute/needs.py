@@ -61,7 +61,7 @@ def _jail(settings: Settings) -> Iterator[Finding]:
         programs = [launch.program(name) for name in ("prlimit", "setpriv", "unshare")]
         yield Finding("jail", "ok", ", ".join(programs))
     except Fault as fault:
-        yield Finding("jail", "error", fault.reason, fault.hint)
+        yield Finding("jail", "error", fault.reason, fault.remedy)
     yield _isolation(settings)
 
 
@@ -87,7 +87,7 @@ def _supervision(settings: Settings) -> Iterator[Finding]:
     try:
         supervisor = asyncio.run(supervision.systemd_scopes())
     except Fault as fault:
-        yield Finding("supervision", "warning", f"virtual machines have no limits: {fault.reason}", fault.hint)
+        yield Finding("supervision", "warning", f"virtual machines have no limits: {fault.reason}", fault.remedy)
         return
     yield Finding("supervision", "ok", f"virtual machines are units with limits: {supervisor.name}")
 
@@ -121,7 +121,7 @@ def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
         jail = launch.jail_of(vm_id, choice.group)
         failure = asyncio.run(accel.failure_of("kvm", qemu, jail, accel.PROOF_LIMIT_S))
     except Fault as fault:
-        return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.hint)
+        return Finding("kvm", wanted, f"{fault.reason}; {without}", fault.remedy)
     except OSError as error:
         return Finding(
             "kvm",

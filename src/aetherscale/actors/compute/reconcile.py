@@ -41,5 +41,5 @@ async def reconcile(driver: ComputeDriver, expected: Mapping[str, Vm], boot_id: 
         orphan = commands.VmOrphan(found.vm_id, found.has_process, found.has_directory)
         # Of one that has moved on meanwhile, what was seen may be long over.
         if vm is before.get(found.vm_id) and COMPUTE.decide(vm, orphan, 0):
-            log.warning("VM %s has an orphaned process or directory: aetherscale why vm %s", *[found.vm_id] * 2)
+            log.warning("VM %s has an orphaned process or directory", found.vm_id)
             await report(orphan)

@@ -22,7 +22,7 @@ from aetherscale.actors.compute.model.events import KIND
 from aetherscale.actors.compute.model.sentences import describe_pause
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Aggregate
 from aetherscale.kernel.replies import Chunk, item, result, status
 from aetherscale.kernel.wire import encode
@@ -117,7 +117,7 @@ class ComputeService:
     def _living(self, vm_id: str, reference: str, call: Call) -> Aggregate[Vm]:
         aggregate = self._world.find(KIND, call.tenant, vm_id)
         if aggregate.state.phase == "deleted":
-            raise Refused(404, f"no such VM: {reference!r} has been deleted", field="vm-id")
+            raise Refused(Reason.NOT_FOUND, f"no such VM: {reference!r} has been deleted", field="vm-id")
         return aggregate
 
 
@@ -134,4 +134,4 @@ def _refuse_paused(vm: Vm) -> None:
     """Nothing in a guest answers while QEMU holds it."""
     if vm.phase == "paused":
         what, way_on = describe_pause(vm)
-        raise Refused(409, what, hint=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})
+        raise Refused(Reason.CONFLICT, what, remedy=way_on, retryable=True, details={"vm-id": vm.id, "phase": vm.phase})

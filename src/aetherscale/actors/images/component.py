@@ -20,7 +20,7 @@ from aetherscale.actors.images.model.decide import Image, ImagesMessage
 from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, is_deleted, is_ready
 from aetherscale.actors.images.ports import IMAGE_FILES
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.names import IMAGE_NAME_PATTERN
 from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, World
@@ -36,10 +36,10 @@ _SECRET_NAME: Final = re.compile(
 def _import(options: ImportImageOptions, call: Call, image_id: str, world: World) -> commands.ImportImage:
     if secret := _secret_in(options.source):
         raise Refused(
-            400,
+            Reason.BAD_REQUEST,
             f"import-image: the source has {secret} in it, which would be kept in the log for ever",
             field="source",
-            hint="download it with a tool of your own, then: aetherscale image import FILE",
+            remedy=("download it with a tool of your own, then: ", Task("image", "import", "FILE")),
         )
     name = options.name or _name_from(options.source)
     _check_free(world, call.tenant, name, image_id)
@@ -60,10 +60,10 @@ def _check_free(world: World, tenant: str, name: str, image_id: str) -> None:
     bearer = world.named(events.KIND, tenant, name)
     if bearer is not None and bearer.id != image_id:
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"an image named {name!r} exists already (it is {bearer.state.phase})",
             field="name",
-            hint=f"give another one with --name, or: aetherscale image delete {name}",
+            remedy=("give another one, or: ", Task("image", "delete", name)),
             details={"image-id": bearer.id},
         )
 
@@ -91,7 +91,12 @@ def _name_from(source: str) -> str:
     name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", last)
     name = re.sub(r"[^a-z0-9._-]+", "-", name)[:63].strip("-._")
     if re.fullmatch(IMAGE_NAME_PATTERN, name) is None:
-        raise Refused(400, f"import-image: no name can be made from {last[:100]!r}", field="name", hint="give a name")
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"import-image: no name can be made from {last[:100]!r}",
+            field="name",
+            remedy="give a name",
+        )
     return name
 
 

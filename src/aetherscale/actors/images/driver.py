@@ -100,9 +100,9 @@ class HostImages:
                     self._remove(effect)
                     return ImageRemoved(effect.key)
         except ImageRejected as rejected:
-            return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.hint, retryable=False)
+            return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.remedy, retryable=False)
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
+            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable, fault.log_tail)
         except OSError as failure:
             where = f": {failure.filename}" if failure.filename else ""
             return EffectFailed(

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from aetherscale.kernel.errors import SLUGS, Refused
+from aetherscale.bus.refusals import SLUGS
+from aetherscale.bus.refusals import error as error_chunk
+from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.replies import Chunk
-from aetherscale.kernel.replies import error as error_chunk
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -74,7 +75,7 @@ class Failure(Exception):
         return {
             "type": "error",
             "code": self.code,
-            "error": next((word for code, word in SLUGS.items() if code == self.code), "error"),
+            "error": SLUGS.get(self.code, "error"),
             "message": self.message,
             "retryable": self.retryable,
             "details": {**self.details, **hint},

@@ -66,7 +66,7 @@ def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> t
     try:
         return hand_over(state_dir, file, token, advance)
     except Fault as refused:
-        raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.hint) from None
+        raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.remedy) from None
     except OSError as error:
         lacking = shortage.hint_of(error.errno)
         if lacking:

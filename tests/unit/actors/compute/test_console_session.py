@@ -18,7 +18,7 @@ from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 WAIT_S = 30.0
 WINDOW_BYTES = 2 * PIECE_BYTES
@@ -125,7 +125,7 @@ async def test_what_is_typed_into_a_vm_that_has_ended_is_no_mistake_of_the_node(
 ) -> None:
     class Ended(OneLine):
         async def typed(self, data: bytes) -> None:
-            raise Refused(409, "the VM has ended")
+            raise Refused(Reason.CONFLICT, "the VM has ended")
 
     consoles = Consoles(Ended())
     with caplog.at_level(logging.DEBUG):
@@ -180,7 +180,7 @@ async def test_half_a_size_is_refused_and_nothing_is_typed(given: str, missing: 
         with pytest.raises(Refused, match="expected both") as refused:
             await say(consoles, data=b"exit\r", **{given: 30})
         await turns()
-        assert (refused.value.code, refused.value.field) == (400, missing)
+        assert (refused.value.reason, refused.value.field) == (Reason.BAD_REQUEST, missing)
         assert driver.made.window == Window(24, 80)
         assert driver.made.exit_code is None
 
@@ -191,7 +191,7 @@ async def test_a_serial_line_has_no_size() -> None:
     async with consoles.attached("vm", "default", "s"):
         with pytest.raises(Refused, match="a serial line has no size") as refused:
             await say(consoles, rows=30, columns=90)
-        assert (refused.value.code, refused.value.field) == (400, "rows")
+        assert (refused.value.reason, refused.value.field) == (Reason.BAD_REQUEST, "rows")
 
 
 async def test_a_program_that_reads_nothing_is_typed_to_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,4 +202,4 @@ async def test_a_program_that_reads_nothing_is_typed_to_up_to_a_bound(monkeypatc
             await say(consoles, data=b"x")
         with pytest.raises(Refused, match="the program does not read its terminal") as refused:
             await say(consoles, data=b"x")
-        assert refused.value.code == 503
+        assert refused.value.reason == Reason.UNAVAILABLE

@@ -17,7 +17,7 @@ from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.work import tell
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from tests.support.memory_node import MemoryNode
 from tests.support.vm_pasts import DISK, REQUESTED, given
 
@@ -100,7 +100,7 @@ async def test_a_guest_that_is_paused_while_a_program_starts_is_told_as_the_reas
 ) -> None:
     async def terminal(self: SimulatedDriver, *asked: object) -> Terminal:
         await pause(node, "disk")
-        raise Refused(504, "'true' has not begun within 30 s")
+        raise Refused(Reason.DEADLINE, "'true' has not begun within 30 s")
 
     monkeypatch.setattr(SimulatedDriver, "terminal", terminal)
     await node.final("compute", "create-vm", WEB)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 
+from aetherscale.bus.refusals import CODES, SLUGS
 from aetherscale.gateways.cli.failures import Failure, bad_usage, badness, later_version, meant, near
 from aetherscale.gateways.cli.moments import ago, local
 from aetherscale.gateways.cli.output import Output, harmless
 from aetherscale.gateways.cli.values import detach_key
 from aetherscale.gateways.cli.views import show_vms, size
-from aetherscale.kernel.errors import SLUGS, Code, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.times import from_rfc3339
 
 NOW_US = from_rfc3339("2026-01-31T12:03:30Z")
@@ -40,10 +41,10 @@ class TestFailures:
         assert {code: Failure(code, "").status for code in SLUGS} == EXIT_STATUSES
 
     def test_an_error_can_have_no_other_code_than_those_with_a_word(self) -> None:
-        assert set(get_args(Code)) == set(SLUGS)
+        assert set(CODES) == set(Reason)
 
     def test_a_failure_is_written_as_the_node_wrote_it(self, capsys: pytest.CaptureFixture[str]) -> None:
-        refused = Refused(404, "no such VM: 'web'", field="vm-id", hint="aetherscale vm list")
+        refused = Refused(Reason.NOT_FOUND, "no such VM: 'web'", field="vm-id", remedy=Task("vm", "list"))
         Output(json=True).failure(Failure.of_refusal(refused))
         written = capsys.readouterr()
         assert written.out == ""
@@ -69,7 +70,7 @@ class TestFailures:
 
     def test_the_name_that_may_have_been_meant_takes_the_place_of_the_hint(self) -> None:
         with pytest.raises(Failure) as failure, meant("wbe"):
-            raise Refused(404, "no such VM", hint="list them", details={"known": ["db", "web"]})
+            raise Refused(Reason.NOT_FOUND, "no such VM", remedy="list them", details={"known": ["db", "web"]})
         assert failure.value.hint == "did you mean: web?"
         assert "known" not in failure.value.details
         assert near("xyzzy", ["web", "db"]) == ""

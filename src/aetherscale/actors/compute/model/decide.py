@@ -29,7 +29,7 @@ from aetherscale.actors.compute.model.pending import pending
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, UP, Vm, VmPhase
 from aetherscale.kernel.attempts import backoff
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 
 ComputeMessage = ComputeCommand | ComputeOutcome | ComputeObservation | ComputeFinding
@@ -61,7 +61,7 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
         return _orphan(vm, message, at_us)
     if vm is None or vm.phase == "deleted":
         if isinstance(message, ComputeCommand):
-            raise Refused(404, "no such VM: it has been deleted" if vm else "no such VM")
+            raise Refused(Reason.NOT_FOUND, "no such VM: it has been deleted" if vm else "no such VM")
         return ()
     match message:
         case StartVm() | StopVm() | RestartVm() | DeleteVm():
@@ -84,7 +84,7 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
 
 def _create(vm: Vm | None, create: CreateVm) -> Sequence[VmEvent]:
     if vm is not None:
-        raise Refused(409, f"the VM {create.vm_id} exists already")
+        raise Refused(Reason.CONFLICT, f"the VM {create.vm_id} exists already")
     return (events.VmRequested(create.vm_id, create.spec),)
 
 
@@ -97,7 +97,7 @@ def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence
         return (events.VmDeleteRequested(command.kill, command.grace_s),)
     if vm.requested == "deleted":
         # What was made of it may be gone already: nothing calls a deletion off.
-        raise Refused(409, f"the VM {vm.name!r} is being deleted", hint=f"aetherscale vm show {vm.id}")
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} is being deleted", remedy=Task("vm", "show", vm.id))
     match command:
         case StartVm():
             # What is up, or on its way there, is as it was asked to be; so is what starts again after its stop.

@@ -13,7 +13,7 @@ from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, describe
 from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
 from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
 from aetherscale.actors.images.model import events as images
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.reservations import Holding, Name, Use
@@ -106,14 +106,14 @@ def is_up(vm: Vm) -> bool:
             raise _failed(vm, f"the VM could not be created, and what had been created of it {cleanup}")
         return False
     if vm.requested == "deleted":
-        raise Refused(409, f"the VM {vm.name!r} was deleted before it was ready")
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before it was ready")
     if vm.shown == "failed":
         raise _failed(vm, f"the VM {vm.name!r} failed")
     if vm.phase == "paused":
         what, way_on = describe_pause(vm)
-        raise Refused(500, what, hint=way_on, details={"vm-id": vm.id, "phase": "paused"})
+        raise Refused(Reason.INTERNAL, what, remedy=way_on, details={"vm-id": vm.id, "phase": "paused"})
     if vm.requested == "stopped":
-        raise Refused(409, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
     return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")
 
 
@@ -135,9 +135,9 @@ def is_deleted(vm: Vm) -> bool:
 def _failed(vm: Vm, what: str) -> Refused:
     failure = vm.failure or Failure("", "no reason is on record")
     return Refused(
-        500,
+        Reason.INTERNAL,
         f"{what}: {failure.phase}: {failure.reason}",
-        hint=failure.hint or f"aetherscale why vm {vm.name}",
+        remedy=failure.hint or Task("why", "vm", vm.name),
         details={"vm-id": vm.id, "phase": failure.phase, "reason": failure.reason, "log-tail": failure.log_tail},
     )
 

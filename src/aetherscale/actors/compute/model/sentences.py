@@ -8,6 +8,7 @@ from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
 from aetherscale.kernel.descriptions import Description, Descriptions, answer, request, turn
+from aetherscale.kernel.errors import Remedy, Task
 from aetherscale.kernel.times import to_rfc3339
 
 _PAUSED: Final = {
@@ -18,9 +19,9 @@ _PAUSED: Final = {
 }
 _WAY_ON: Final = {
     "disk": "make room on the host (df -h); it then resumes by itself",
-    "io-error": "repair the host's disk (dmesg), then: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
-    "internal-error": "aetherscale vm stop {name} --kill; aetherscale vm start {name}",
-    "user": "resume it over QMP, or: aetherscale vm stop {name} --kill; aetherscale vm start {name}",
+    "io-error": "repair the host's disk (dmesg), then: ",
+    "internal-error": "",
+    "user": "resume it over QMP, or: ",
 }
 _STEPS: Final = {
     "provisioning": "creating its disk",
@@ -134,10 +135,14 @@ def _deleted(vm: Vm) -> str:
     return "nothing of it is left on the host"
 
 
-def describe_pause(vm: Vm) -> tuple[str, str]:
+def describe_pause(vm: Vm) -> tuple[str, Remedy]:
     """Of a paused VM: that it is, why, and what to do."""
     reason = vm.run.paused_reason or "user"
-    return f"the VM {vm.name!r} is paused: {_PAUSED[reason]}", _WAY_ON[reason].format(name=vm.name)
+    what = f"the VM {vm.name!r} is paused: {_PAUSED[reason]}"
+    if reason == "disk":
+        return what, (_WAY_ON[reason],)
+    again = (Task("vm", "stop", vm.name, {"kill": True}), "; ", Task("vm", "start", vm.name))
+    return what, tuple(part for part in (_WAY_ON[reason], *again) if part)
 
 
 def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:

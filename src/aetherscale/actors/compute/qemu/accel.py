@@ -189,7 +189,7 @@ def _kvm_group(uid: int | None) -> int | None:
     except FileNotFoundError:
         raise Fault(
             "/dev/kvm does not exist",
-            hint="turn virtualization on in the firmware, or load kvm_intel or kvm_amd; or use --accelerator tcg",
+            remedy="turn virtualization on in the firmware, or load kvm_intel or kvm_amd; or use --accelerator tcg",
             retryable=False,
         ) from None
     wanted = stat.S_IROTH | stat.S_IWOTH
@@ -201,7 +201,7 @@ def _kvm_group(uid: int | None) -> int | None:
         return node.st_gid
     raise Fault(
         "/dev/kvm is not open to the VM's user",
-        hint="chgrp kvm /dev/kvm; chmod 660 /dev/kvm; a node that is not root needs to be in the group kvm",
+        remedy="chgrp kvm /dev/kvm; chmod 660 /dev/kvm; a node that is not root needs to be in the group kvm",
         retryable=False,
     )
 

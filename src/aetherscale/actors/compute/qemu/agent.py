@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import ExecResult
 from aetherscale.actors.compute.qemu.ports import Port
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 
 class _Limits(NamedTuple):
@@ -107,7 +107,9 @@ class AgentPort(Port):
             async with asyncio.timeout(timeout_s):
                 return await self.ended(await self.start(argv, stdin))
         except TimeoutError:
-            raise Refused(504, f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest") from None
+            raise Refused(
+                Reason.DEADLINE, f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest"
+            ) from None
 
     async def start(self, argv: Sequence[str], stdin: bytes = b"") -> int:
         """Start a program and return its pid in the guest. Raises `Refused`."""
@@ -124,7 +126,9 @@ class AgentPort(Port):
         except AgentSilent as silent:
             raise _no_answer(silent) from silent
         except AgentRefused as refused:
-            raise Refused(400, f"the guest agent could not run {argv[0]!r}: {refused}", field="command") from refused
+            raise Refused(
+                Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: {refused}", field="command"
+            ) from refused
 
     async def ended(self, pid: int) -> ExecResult:
         """Wait for the end of a program that was started. Raises `Refused`.
@@ -145,7 +149,7 @@ class AgentPort(Port):
             raise _no_answer(silent) from silent
         except AgentRefused as refused:
             what = f"the guest agent does not know the program with pid {pid} any more: {refused}"
-            raise Refused(503, what, hint="has the guest been restarted?", retryable=True) from refused
+            raise Refused(Reason.UNAVAILABLE, what, remedy="has the guest been restarted?", retryable=True) from refused
 
     async def _call(self, command: str, limits: _Limits | None = None, /, **arguments: object) -> Any:
         answer = await self._exchange(command, arguments, limits or CALL)
@@ -189,9 +193,9 @@ class AgentPort(Port):
 
 def _no_answer(silent: AgentSilent) -> Refused:
     return Refused(
-        503,
+        Reason.UNAVAILABLE,
         f"no answer from the guest agent: {silent}",
-        hint="does the image have qemu-guest-agent, and is it running?",
+        remedy="does the image have qemu-guest-agent, and is it running?",
         retryable=True,
     )
 

@@ -57,7 +57,7 @@ async def _copy(image: Path, base: Path) -> None:
     try:
         work = asyncio.get_running_loop().run_in_executor(thread, _copied, image, base, stopped)
     except RuntimeError as error:
-        raise Fault(f"could not copy the image {image}: {error}", hint=shortage.MORE_THREADS) from error
+        raise Fault(f"could not copy the image {image}: {error}", remedy=shortage.MORE_THREADS) from error
     finally:
         thread.shutdown(wait=False)
     try:
@@ -88,7 +88,7 @@ def _copied(image: Path, base: Path, stopped: threading.Event) -> None:
         fresh.rename(base)
     except Fault as refused:
         raise Fault(
-            f"could not copy the image {image}: {refused.reason}", hint=refused.hint, retryable=False
+            f"could not copy the image {image}: {refused.reason}", remedy=refused.remedy, retryable=False
         ) from refused
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -97,7 +97,7 @@ def _copied(image: Path, base: Path, stopped: threading.Event) -> None:
         raise Fault(
             f"no room for a copy of the image in {base.parent.parent}: it takes {size_mib} MiB, since {image} is on "
             "another file system",
-            hint="make room there (df -h); or keep images/ and vms/ on one file system, where nothing is copied",
+            remedy="make room there (df -h); or keep images/ and vms/ on one file system, where nothing is copied",
             retryable=False,
         ) from error
     finally:

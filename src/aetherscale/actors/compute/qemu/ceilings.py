@@ -51,7 +51,7 @@ class Ceilings:
         if cpus > most:
             raise Fault(
                 f"a VM can have at most {most} CPUs on this host under {accelerator.upper()}, not {cpus}: {why}",
-                hint=f"create it with at most --cpus {most}",
+                remedy=f"create it with at most {most} CPUs",
                 retryable=False,
             )
 
@@ -76,11 +76,11 @@ def _require(memory_mib: int, beside_mib: int, available_mib: int, where: str, o
     if memory_mib + beside_mib <= available_mib:
         return
     most_mib = available_mib - beside_mib
-    number = f" {most_mib}M or less" if most_mib >= _LEAST_MEMORY_MIB else ""
+    number = f": at most {most_mib} MiB" if most_mib >= _LEAST_MEMORY_MIB else ""
     raise Fault(
         f"not enough memory: the VM needs {memory_mib} MiB and QEMU {beside_mib} MiB beside it, "
         f"{available_mib} MiB {where}",
-        hint=f"{otherwise}, or create this one with less: --memory{number}",
+        remedy=f"{otherwise}, or create this one with less memory{number}",
         retryable=False,
     )
 
@@ -99,11 +99,11 @@ def require_file_size(disk_mib: int) -> None:
         return
     _, most_bytes = resource.getrlimit(resource.RLIMIT_FSIZE)
     most_gib = bisect_right(_DISK_SIZES_GIB, most_bytes, key=lambda gib: file_limit_bytes(gib * 1024))
-    number = f"; or create the VM with less: --disk {most_gib}G" if most_gib else ""
+    number = f"; or create the VM with a disk of {most_gib} GiB" if most_gib else ""
     raise Fault(
         f"the VM's disk of {disk_mib} MiB can grow to a file of {file_limit_bytes(disk_mib) // MIB} MiB, and this "
         f"node's programs may write {most_bytes // MIB} MiB to a file: the guest would lose what it writes",
-        hint=f"raise the limit of the node: ulimit -f, LimitFSIZE={number}",
+        remedy=f"raise the limit of the node: ulimit -f, LimitFSIZE={number}",
         retryable=False,
     )
 

@@ -20,7 +20,7 @@ from aetherscale.actors.compute.qemu.seriallog import LOG_LIMIT_BYTES, PIECE_BYT
 from aetherscale.actors.compute.qemu.session import Monitor, Rejected
 from aetherscale.actors.compute.readers import READER_LIMIT_BYTES, RECENT_BYTES, last_lines
 from aetherscale.identifiers import now_us
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class SerialLine:
         while data:
             await self._writable.wait()
             if self._is_over or self._typing is None:
-                raise Refused(409, "the VM has ended")
+                raise Refused(Reason.CONFLICT, "the VM has ended")
             try:
                 data = data[os.write(self._typing, data) :]
             except BlockingIOError:

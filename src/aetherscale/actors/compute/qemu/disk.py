@@ -60,7 +60,7 @@ def _require_whole(image: Path, size_bytes: int | None) -> None:
     if size_bytes is not None and (found_bytes := image.stat().st_size) != size_bytes:
         raise Fault(
             f"the image {image} is damaged: it has {found_bytes} bytes, and had {size_bytes} when it was stored",
-            hint="import or build it again under another name; aetherscale image list",
+            remedy="import or build it again under another name",
             retryable=False,
         )
 
@@ -72,7 +72,7 @@ def disk_size_mib(directory: VmDirectory) -> int:
     except ValueError as error:
         raise Fault(
             f"the VM's disk {directory.path / DISK} is damaged: {error}",
-            hint=f"restore it, or delete the VM: aetherscale vm delete {directory.vm_id}",
+            remedy="restore it, or delete the VM",
             retryable=False,
         ) from error
 
@@ -100,13 +100,13 @@ def _image_size_bytes(image: Path, image_format: Literal["qcow2", "raw"], file_b
     except FileNotFoundError:
         raise Fault(
             f"the image's file {image} is missing",
-            hint="import the image again: aetherscale image import",
+            remedy="import the image again",
             retryable=False,
         ) from None
     except ValueError as error:
         raise Fault(
             f"the image's file {image} is not the {image_format} image that was imported: {error}",
-            hint="delete the image and import it again: aetherscale image import",
+            remedy="delete the image and import it again",
             retryable=False,
         ) from error
 
@@ -117,6 +117,6 @@ def _require_room(directory: VmDirectory) -> None:
         raise Fault(
             f"no room for a disk in {directory.path.parent}: {free // MIB} MiB are free, "
             f"{ROOM_FOR_DISK_BYTES // MIB} MiB are needed",
-            hint="make room on the disk of the state directory: df -h",
+            remedy="make room on the disk of the state directory: df -h",
             retryable=False,
         )

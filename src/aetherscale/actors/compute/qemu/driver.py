@@ -58,7 +58,7 @@ from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unr
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Accelerator, Supervision
@@ -134,13 +134,12 @@ class QemuDriver:
             async with self._turn(effect.vm_id):
                 return await self._perform(effect, progress)
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable, fault.log_tail)
+            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable, fault.log_tail)
         except OSError as error:
             known = fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
-            return EffectFailed(effect.key, known.reason, known.hint, known.retryable)
+            return EffectFailed(effect.key, known.reason, known.remedy, known.retryable)
         except (Unresponsive, Rejected) as silent:
-            hint = f"aetherscale vm stop --kill {effect.vm_id}"
-            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", hint)
+            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", "kill the VM, which ends QEMU")
 
     async def _perform(
         self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm, progress: Progress
@@ -241,7 +240,7 @@ class QemuDriver:
         if machine is not None and not await machine.end(_KILL_LIMIT_S):
             raise Fault(
                 f"QEMU, pid {machine.pid}, does not end {_KILL_LIMIT_S:g} s after SIGKILL",
-                hint="it waits in the kernel, as for a disk that does not answer: dmesg",
+                remedy="it waits in the kernel, as for a disk that does not answer: dmesg",
             )
         if machine is not None:
             await written_out(machine.line.log)
@@ -302,7 +301,7 @@ class QemuDriver:
         directory = self._directory(vm_id)
         machine = self._machines.get(vm_id)
         if not directory.exists():
-            raise Refused(404, f"the VM {vm_id} has no log on this host")
+            raise Refused(Reason.NOT_FOUND, f"the VM {vm_id} has no log on this host")
         if machine is None or machine.gone.is_set() or not follow:
             serial_log = machine.line.log if machine is not None else SerialLog(directory)
             if machine is None or machine.gone.is_set():
@@ -329,7 +328,7 @@ class QemuDriver:
     def _live(self, vm_id: str) -> Machine:
         machine = self._machines.get(vm_id)
         if machine is None or machine.gone.is_set():
-            raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
+            raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", vm_id))
         return machine
 
     def _turn(self, vm_id: str) -> asyncio.Lock:

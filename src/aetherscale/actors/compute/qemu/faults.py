@@ -39,7 +39,7 @@ def fault_of(operation: str, error: OSError) -> Fault:
     hint = shortage.hint_of(error.errno)
     if not hint and error.errno in (errno.EACCES, errno.EPERM):
         hint = "the state directory must belong to the user whom the node runs as"
-    return Fault(reason, hint=hint, retryable=error.errno not in _LASTING)
+    return Fault(reason, remedy=hint, retryable=error.errno not in _LASTING)
 
 
 def not_started(silent: str, ended: tuple[int | None, int | None] | None, accelerator: str | None, tail: str) -> Fault:
@@ -51,4 +51,4 @@ def not_started(silent: str, ended: tuple[int | None, int | None] | None, accele
     hint = "the end of its log says why"
     if accelerator == "kvm":
         hint += "; if it is about KVM, run the node with --accelerator tcg"
-    return Fault(f"QEMU ended at its start with {how}", hint=hint, log_tail=tail)
+    return Fault(f"QEMU ended at its start with {how}", remedy=hint, log_tail=tail)

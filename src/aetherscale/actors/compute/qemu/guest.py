@@ -26,7 +26,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, Agent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import BlockDevice, Rejected, RunState, Unresponsive, shaped
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,9 @@ class Guest:
                 await self.agent_open.wait()
         except TimeoutError:
             raise Refused(
-                503,
+                Reason.UNAVAILABLE,
                 "no guest agent answers in this VM",
-                hint="its image needs qemu-guest-agent; type on the serial line instead: aetherscale vm console",
+                remedy="its image needs qemu-guest-agent; the serial line works without it",
                 retryable=True,
             ) from None
         assert self.agent is not None, "the port that was opened is connected"

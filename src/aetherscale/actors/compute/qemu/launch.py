@@ -90,7 +90,7 @@ def program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         package = "util-linux" if name in ("prlimit", "setpriv", "unshare") else "qemu-system-x86"
-        raise Fault(f"{name} is not installed", hint=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
+        raise Fault(f"{name} is not installed", remedy=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
     return os.path.realpath(path)
 
 

@@ -68,7 +68,7 @@ class Starter:
         raise Fault(
             f"QEMU would run as {runs_as}: a guest that breaks out of it would have the node's log, its credentials "
             "and the disks of all VMs",
-            hint="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
+            remedy="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
             "for a user of its own for each VM: sudo aetherscale host setup",
             retryable=False,
         )
@@ -106,7 +106,7 @@ class Starter:
             if asyncio.get_running_loop().time() > deadline_s:
                 raise Fault(
                     f"another program holds the sockets in {directory.path}, not this VM's QEMU",
-                    hint=f"fuser -v {directory.path / layout.QMP}",
+                    remedy=f"fuser -v {directory.path / layout.QMP}",
                 )
             await asyncio.sleep(_FIND_PAUSE_S)
         return machine
@@ -184,6 +184,6 @@ def _require_disk(directory: VmDirectory) -> None:
         if not (directory.path / name).is_file():
             raise Fault(
                 f"the VM has no disk: {directory.path / name} is missing",
-                hint=f"delete the VM and create it again: aetherscale vm delete {directory.vm_id}",
+                remedy="delete the VM and create it again",
                 retryable=False,
             )

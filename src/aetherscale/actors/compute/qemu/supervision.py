@@ -176,7 +176,7 @@ async def choose(wanted: Supervision) -> Supervisor:
         return await systemd_scopes()
     except Fault as fault:
         if wanted == "systemd":
-            raise ValueError(f"--supervisor systemd: {fault.reason}; {fault.hint}") from fault
+            raise ValueError(f"--supervisor systemd: {fault.reason}; {fault.remedy}") from fault
         log.info("virtual machines are detached processes, without limits: %s", fault.reason)
         return Detached()
 
@@ -185,15 +185,15 @@ async def systemd_scopes() -> SystemdScopes:
     """Scopes, tried out. Raises `Fault` that says why they cannot be made."""
     hint = "with --supervisor auto, VMs are processes without limits; they outlive the node all the same"
     if not _SYSTEMD.is_dir():
-        raise Fault("this host is not run by systemd", hint=hint, retryable=False)
+        raise Fault("this host is not run by systemd", remedy=hint, retryable=False)
     program = shutil.which("systemd-run")
     if program is None:
-        raise Fault("systemd-run is not installed", hint="apt install systemd", retryable=False)
+        raise Fault("systemd-run is not installed", remedy="apt install systemd", retryable=False)
     uid = os.geteuid()
     if uid != 0 and not (_LINGERING / _name_of(uid)).exists():
         raise Fault(
             "this user's systemd ends with the user's last session, and virtual machines would with it",
-            hint=f"loginctl enable-linger; {hint}",
+            remedy=f"loginctl enable-linger; {hint}",
             retryable=False,
         )
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
@@ -208,11 +208,11 @@ async def systemd_scopes() -> SystemdScopes:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise Fault(f"systemd made no scope within {PROBE_LIMIT_S:g} s", hint=hint) from None
+        raise Fault(f"systemd made no scope within {PROBE_LIMIT_S:g} s", remedy=hint) from None
     if process.returncode != 0:
         why = complaint.decode(errors="replace").strip().partition("\n")[0]
         hint = "aetherscale host setup, which lets a user's VMs have units" if uid != 0 else hint
-        raise Fault(f"systemd makes no scope: {why}", hint=hint)
+        raise Fault(f"systemd makes no scope: {why}", remedy=hint)
     scopes.count_in(cgroup_of(said.decode()))
     return scopes
 

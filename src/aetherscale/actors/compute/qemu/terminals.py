@@ -24,7 +24,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.session import CharDevice, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.terminalscripts import ON_TERMINAL, RESIZE, START, WATCHED, no_shell, refusal
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,10 @@ class Terminals:
         """Start a program on a terminal of its own, and wait until it runs. Raises `Refused`."""
         if len(self._open) >= TERMINAL_LIMIT:
             raise Refused(
-                409, f"the VM has {TERMINAL_LIMIT} terminals in use", hint="close one of them", retryable=True
+                Reason.CONFLICT,
+                f"the VM has {TERMINAL_LIMIT} terminals in use",
+                remedy="close one of them",
+                retryable=True,
             )
         token = secrets.token_hex(8)
         terminal = self._open[token] = GuestTerminal(token, self, agent, self._tasks)
@@ -70,14 +73,16 @@ class Terminals:
         except TimeoutError:
             await terminal.close()
             raise Refused(
-                504,
+                Reason.DEADLINE,
                 f"{argv[0]!r} has not begun within {START_LIMIT_S:g} s",
-                hint="is the guest busy, or does it hang? aetherscale vm console",
+                remedy="is the guest busy, or does it hang? look at its serial line",
                 retryable=True,
             ) from None
         except (Unresponsive, Rejected, OSError) as silent:
             await terminal.close()
-            raise Refused(503, f"no terminal could be plugged into the VM: {silent}", retryable=True) from silent
+            raise Refused(
+                Reason.UNAVAILABLE, f"no terminal could be plugged into the VM: {silent}", retryable=True
+            ) from silent
         except BaseException:
             await terminal.close()
             raise
@@ -175,7 +180,7 @@ class GuestTerminal:
         try:
             self._pid = await self._agent.start(outer)
         except Refused as not_started:
-            raise no_shell(not_started) if not_started.code == 400 else not_started from None
+            raise no_shell(not_started) if not_started.reason is Reason.BAD_REQUEST else not_started from None
         begun = self._tasks.spawn(self._first_mark(), "first mark")
         refused = self._tasks.spawn(self._why_not(self._pid, argv[0]), "end of a terminal")
         try:
@@ -240,12 +245,12 @@ class GuestTerminal:
     async def send(self, data: bytes) -> None:
         """Type; waits while the guest takes nothing. Raises `Refused` (409) where the program is gone."""
         if self._is_over or self._writer is None or self._writer.is_closing():
-            raise Refused(409, "the program has ended")
+            raise Refused(Reason.CONFLICT, "the program has ended")
         try:
             self._writer.write(data)
             await self._writer.drain()
         except OSError:
-            raise Refused(409, "the program has ended") from None
+            raise Refused(Reason.CONFLICT, "the program has ended") from None
 
     def resize(self, window: Window) -> None:
         """The caller's window has this size now. The last one wins."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 START: Final = r"""
 tries=0
@@ -51,21 +51,23 @@ _LACKS: Final = {
 def no_shell(refused: Refused) -> Refused:
     """The reasons where the agent could not even start a shell."""
     return Refused(
-        501,
+        Reason.NOT_IMPLEMENTED,
         f"a program cannot have a terminal in this guest: {refused.message}",
-        hint="the guest needs Linux and /bin/sh; without a terminal, vm exec may work without -t",
+        remedy="the guest needs Linux and /bin/sh; a program may run there without a terminal",
     )
 
 
 def refusal(word: str, program: str) -> Refused:
     """Why it never began, from what `START` has said; retryable where that is none of its words."""
     if word == "no-program":
-        return Refused(400, f"the guest could not run {program!r}: no such program", field="command")
+        return Refused(Reason.BAD_REQUEST, f"the guest could not run {program!r}: no such program", field="command")
     if word in _LACKS:
         what, package = _LACKS[word]
-        hint = f"install it in the guest ({package}); without a terminal, vm exec works without -t"
-        return Refused(501, f"a program cannot have a terminal: {what}", hint=hint)
+        hint = f"install it in the guest ({package}); a program runs there without a terminal"
+        return Refused(Reason.NOT_IMPLEMENTED, f"a program cannot have a terminal: {what}", remedy=hint)
     if word == "no-port":
         what, hint = "its kernel has not found the port", "it needs the module virtio_console"
-        return Refused(501, f"a program cannot have a terminal in this guest: {what}", hint=hint)
-    return Refused(503, f"{program!r} has not got a terminal in the guest: {word[-500:]}", retryable=True)
+        return Refused(Reason.NOT_IMPLEMENTED, f"a program cannot have a terminal in this guest: {what}", remedy=hint)
+    return Refused(
+        Reason.UNAVAILABLE, f"{program!r} has not got a terminal in the guest: {word[-500:]}", retryable=True
+    )

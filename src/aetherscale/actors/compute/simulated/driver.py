@@ -42,7 +42,7 @@ from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.identifiers import now_us
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 
@@ -96,7 +96,7 @@ class SimulatedDriver:
                     await self._end(effect.vm_id)
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.hint, fault.retryable)
+            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable)
 
     def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         if effect.vm_id not in self._host.disks:
@@ -228,7 +228,7 @@ class SimulatedDriver:
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """What is wanted of the log, oldest byte first; `follow` goes on until the process ends. Raises `Refused`."""
         if vm_id not in self._host.disks:
-            raise Refused(404, f"the VM {vm_id} has no log on this host")
+            raise Refused(Reason.NOT_FOUND, f"the VM {vm_id} has no log on this host")
         stored = self._host.log(vm_id)
         if (ago_s := wanted.so_long_ago_s(now_us())) is not None:
             past = self._host.log_since(vm_id, ago_s)
@@ -258,9 +258,11 @@ class SimulatedDriver:
         """Start a program on a terminal: a shell, or one of the few that end at once. Raises `Refused`."""
         process = self._agent(vm_id)
         if not process.behaviour.has_terminals:
-            raise Refused(501, "a program cannot have a terminal: the guest has no `script` of util-linux")
+            raise Refused(
+                Reason.NOT_IMPLEMENTED, "a program cannot have a terminal: the guest has no `script` of util-linux"
+            )
         if len(process.terminals) >= TERMINAL_LIMIT:
-            raise Refused(409, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
+            raise Refused(Reason.CONFLICT, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
         ended = None if argv[-1] == "sh" else _program(argv, b"")
         terminal = SimulatedTerminal(window, term, process.terminals.discard)
         process.terminals.add(terminal)
@@ -273,13 +275,13 @@ class SimulatedDriver:
     def _agent(self, vm_id: str) -> SimulatedProcess:
         process = self._live(vm_id)
         if not process.behaviour.has_agent or not process.is_ready:
-            raise Refused(503, "no guest agent answers in this VM", retryable=True)
+            raise Refused(Reason.UNAVAILABLE, "no guest agent answers in this VM", retryable=True)
         return process
 
     def _live(self, vm_id: str) -> SimulatedProcess:
         process = self._host.live(vm_id)
         if process is None:
-            raise Refused(409, "the VM is not running", hint=f"aetherscale vm start {vm_id}")
+            raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", vm_id))
         return process
 
 
@@ -297,5 +299,7 @@ def _program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
     if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
         known["sh"] = int(asked[1]) % 256, b""
     if name not in known:
-        raise Refused(400, f"the guest agent could not run {argv[0]!r}: no such program", field="command")
+        raise Refused(
+            Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: no such program", field="command"
+        )
     return known[name]

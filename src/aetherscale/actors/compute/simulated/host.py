@@ -28,7 +28,7 @@ from aetherscale.actors.compute.model.effects import (
 )
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _SIGSEGV: Final = 11
@@ -168,7 +168,7 @@ class SimulatedProcess:
 
     async def _typed(self, data: bytes) -> None:
         if self.gone.is_set():
-            raise Refused(409, "the VM has ended")
+            raise Refused(Reason.CONFLICT, "the VM has ended")
         self.write(data.replace(b"\n", b"\r\n"))
         *lines, rest = (bytes(self._line) + data).split(b"\n")
         self._line[:] = rest

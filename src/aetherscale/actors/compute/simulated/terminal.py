@@ -8,7 +8,7 @@ from typing import Final
 
 from aetherscale.actors.compute.driver import Window
 from aetherscale.actors.compute.readers import Readers
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 _CTRL_C: Final = b"\x03"
 _CTRL_D: Final = b"\x04"
@@ -48,7 +48,7 @@ class SimulatedTerminal:
     async def send(self, data: bytes) -> None:
         """Type. Raises `Refused` (409) where the program is gone."""
         if self._is_over:
-            raise Refused(409, "the program has ended")
+            raise Refused(Reason.CONFLICT, "the program has ended")
         for byte in data:
             self._key(bytes([byte]))
 

@@ -87,7 +87,7 @@ class Archive:
             if shutil.which(program) is None:
                 raise Fault(
                     f"this host has no {program}",
-                    "import an image instead: `aetherscale image import URL`",
+                    "import an image instead",
                     retryable=False,
                 )
         await to_the_end(self._make_directories)
@@ -100,7 +100,7 @@ class Archive:
         if not await self._knows(probe):
             raise Fault(
                 f"this host's package archive has no {probe}",
-                "this needs Debian 12 or later; import an image instead: `aetherscale image import URL`",
+                "this needs Debian 12 or later; import an image instead",
                 retryable=False,
             )
 

@@ -79,7 +79,7 @@ async def build(
         if (architecture := await archive.architecture()) != "amd64":
             raise Fault(
                 f"the recipe is for amd64, and this host is {architecture}",
-                "import an image instead: `aetherscale image import URL`",
+                "import an image instead",
                 retryable=False,
             )
         try:

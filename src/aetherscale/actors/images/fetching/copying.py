@@ -13,8 +13,7 @@ from aetherscale.actors.images.fetching.transfer import Transfer, open_part
 from aetherscale.kernel.fault import Fault
 
 FROM_HERE: Final = (
-    "on the node's host: aetherscale image import FILE; or put it below one of the node's image-dirs, "
-    "where the node may read it"
+    "import it on the node's host; or put it below one of the node's image-dirs, where the node may read it"
 )
 
 

@@ -89,8 +89,7 @@ async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], 
                     Fault(
                         f"the server is too slow: {came_bytes} bytes came in {limits.pace_s:g} s{others}, and "
                         f"{least_bytes} have to",
-                        "import it again later: it goes on where it ended; or download it yourself, then: "
-                        "aetherscale image import FILE",
+                        "import it again later: it goes on where it ended; or download it yourself and import the file",
                         retryable=True,
                     )
                 )

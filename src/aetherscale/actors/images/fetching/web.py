@@ -57,7 +57,7 @@ def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits
     except addresses.Forbidden as forbidden:
         raise Fault(
             f"{str(forbidden)[:200]} has no address that this node may download from",
-            "download it yourself, then: aetherscale image import FILE; or the operator allows it: image-networks",
+            "download it yourself and import the file; or the operator allows it: image-networks",
             retryable=False,
         ) from forbidden
     except urllib.error.HTTPError:

@@ -8,5 +8,5 @@ from aetherscale.kernel.fault import Fault
 class ImageRejected(Fault):
     """A file is no image that is taken. `reason` reads after "image rejected:"."""
 
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason, hint, retryable=False)
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason, remedy, retryable=False)

@@ -21,7 +21,7 @@ from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 
 ImagesMessage = ImagesCommand | ImagesOutcome
 
@@ -64,7 +64,7 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
     """The events that follow. Raises `Refused` for callers only."""
     if isinstance(message, ImportImage | BuildImage):
         if image is not None:
-            raise Refused(409, f"the image {message.image_id} exists already")
+            raise Refused(Reason.CONFLICT, f"the image {message.image_id} exists already")
         if isinstance(message, BuildImage):
             return (events.ImageBuildRequested(message.image_id, message.name, message.recipe),)
         return (
@@ -87,7 +87,7 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
 
 def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
     if image is None or image.phase == "deleted":
-        raise Refused(404, "no such image: it has been deleted" if image else "no such image")
+        raise Refused(Reason.NOT_FOUND, "no such image: it has been deleted" if image else "no such image")
     if image.phase == "deleting" and not image.attempt.blocked:
         return ()
     if command.used_by:
@@ -96,9 +96,9 @@ def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
         nouns = {user.noun for user in command.used_by}
         noun = nouns.pop() if len(nouns) == 1 else "object"
         raise Refused(
-            409,
+            Reason.CONFLICT,
             f"the image {image.name!r} is in use by {len(names)} {noun}(s): {shown}",
-            hint=f"aetherscale {command.used_by[0].kind} delete {names[0]}",
+            remedy=Task(command.used_by[0].kind, "delete", names[0]),
             details={"used-by": names[:100]},
         )
     return (events.ImageDeleteRequested(),)

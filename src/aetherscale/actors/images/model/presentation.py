@@ -11,7 +11,7 @@ from aetherscale.actors.images.model.decide import Image, evolve
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.sentences import IMAGE_DESCRIPTIONS
 from aetherscale.actors.images.model.views import ImageFailureView, ImageView
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.reservations import Holding, Name
@@ -75,7 +75,7 @@ def is_ready(image: Image) -> bool:
             raise _failed(image, "the image could not be " + ("imported" if image.recipe is None else "built"))
         return False
     if image.phase in ("deleting", "deleted"):
-        raise Refused(409, f"the image {image.name!r} was deleted before it was ready")
+        raise Refused(Reason.CONFLICT, f"the image {image.name!r} was deleted before it was ready")
     return image.phase == "ready"
 
 
@@ -84,9 +84,9 @@ def _failed(image: Image, what: str) -> Refused:
     assert failure is not None
     where = "" if failure.phase == "importing" else f"{failure.phase}: "
     return Refused(
-        500,
+        Reason.INTERNAL,
         f"{what}: {where}{failure.reason}",
-        hint=failure.hint,
+        remedy=failure.hint,
         details={
             "image-id": image.id,
             "phase": failure.phase,

@@ -17,6 +17,7 @@ from aetherscale.actors.images.model.decide import Image, ImageFailure
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.attempts import Attempt
 from aetherscale.kernel.descriptions import PLAIN
+from aetherscale.kernel.errors import Task
 
 LATER = "2027-01-15T08:00:01.000000Z"
 LATER_US = 1_800_000_001_000_000
@@ -211,10 +212,13 @@ def test_a_paused_vm_is_told_with_the_way_on() -> None:
     paused = replace(VM, phase="paused")
     assert describe_pause(replace(paused, run=replace(RUN, paused_reason="disk"))) == (
         "the VM 'web' is paused: there was no room left on the host's disk",
-        "make room on the host (df -h); it then resumes by itself",
+        ("make room on the host (df -h); it then resumes by itself",),
     )
     assert describe_pause(paused) == describe_pause(replace(paused, run=replace(RUN, paused_reason="user")))
-    assert "aetherscale vm start web" in describe_pause(replace(paused, run=replace(RUN, paused_reason="io-error")))[1]
+    _, repair = describe_pause(replace(paused, run=replace(RUN, paused_reason="io-error")))
+    again = (Task("vm", "stop", "web", {"kill": True}), "; ", Task("vm", "start", "web"))
+    assert repair == ("repair the host's disk (dmesg), then: ", *again)
+    assert describe_pause(replace(paused, run=replace(RUN, paused_reason="internal-error")))[1] == again
 
 
 def test_a_kind_without_sentences_is_told_by_the_documentation_of_its_events() -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import VmLost
 from aetherscale.actors.compute.model.presentation import is_stopped, is_up
+from aetherscale.bus.refusals import hint
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US
@@ -58,7 +59,7 @@ class TestFailing:
         with pytest.raises(Refused, match="it broke") as refusal:
             is_up(vm.state)
         assert refusal.value.details["log-tail"] == "the end of the log"
-        assert refusal.value.hint == "mend it"
+        assert hint(refusal.value.remedy) == "mend it"
 
     def test_one_that_has_run_before_is_kept(self) -> None:
         vm = given(REQUESTED, DISK, BOOTED, STOPPING, exited("user"), events.VmStartRequested())

@@ -22,6 +22,7 @@ from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.presentation import announce, holds, is_deleted, is_stopped, is_up, view
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.bus.refusals import CODES
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import changes
 from tests.support.spec import NOON_US
@@ -56,7 +57,7 @@ def end_of(task: str, vm: Vm) -> Any:
     try:
         return ENDS[task](vm)
     except Refused as refused:
-        return refused.code
+        return CODES[refused.reason]
 
 
 def seen(vm: Vm, version: int) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def lived(steps: Steps) -> Steps:
         try:
             decided = COMPUTE.decide(vm, message(step["say"]), at_us)
         except Refused as refused:
-            found["refused"] = refused.code
+            found["refused"] = CODES[refused.reason]
             continue
         found["then"] = []
         for event in decided:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.presentation import VM_KIND, announce, holds, view
+from aetherscale.bus.refusals import CODES, hint
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, Use, UseBegan, UseEnded
 from tests.support.spec import reserved_by
@@ -150,14 +151,14 @@ def test_a_bad_end_is_told_with_its_reason(
 ) -> None:
     with pytest.raises(Refused) as refusal:
         COMPONENT.commands[task].is_done(state_of(*past))
-    assert (refusal.value.code, refusal.value.message) == (code, message)
+    assert (CODES[refusal.value.reason], refusal.value.message) == (code, message)
     assert refusal.value.details == details
 
 
 def test_a_failure_without_a_hint_of_its_own_points_to_why() -> None:
     with pytest.raises(Refused) as refusal:
         COMPONENT.commands["start-vm"].is_done(state_of(*UP, exited("crash")))
-    assert refusal.value.hint == "aetherscale why vm web"
+    assert hint(refusal.value.remedy) == "aetherscale why vm web"
 
 
 class TestTheView:

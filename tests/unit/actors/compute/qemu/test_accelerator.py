@@ -104,7 +104,7 @@ async def test_where_there_is_no_kvm_auto_is_tcg_and_kvm_is_a_fault(
     assert await Accelerators("auto", tmp_path).choose(qemu, VM) == Choice("tcg", None)
     with pytest.raises(Fault, match="does not exist") as fault:
         await Accelerators("kvm", tmp_path).choose(qemu, VM)
-    assert "--accelerator tcg" in fault.value.hint
+    assert "--accelerator tcg" in fault.value.remedy
     assert made.count == 0
 
 

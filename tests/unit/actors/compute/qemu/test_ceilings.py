@@ -136,7 +136,7 @@ def test_memory_is_enough_up_to_the_last_mebibyte(monkeypatch: pytest.MonkeyPatc
     ceilings.require_memory(512, ())
     with pytest.raises(Fault, match="640 MiB are available in the control group x") as fault:
         ceilings.require_memory(513, ())
-    assert fault.value.hint == "stop another VM, or create this one with less: --memory 512M or less"
+    assert fault.value.remedy == "stop another VM, or create this one with less memory: at most 512 MiB"
     assert not fault.value.retryable
 
 
@@ -153,7 +153,7 @@ resource.setrlimit(resource.{limit}, ({most_bytes}, {most_bytes}))
 try:
     print(ceilings.{call})
 except Fault as fault:
-    print(fault.reason, "|", fault.hint, "|", fault.retryable)
+    print(fault.reason, "|", fault.remedy, "|", fault.retryable)
 """
     without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource", "--"] if may_drop() else []
     return subprocess.run([*without, sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -169,7 +169,7 @@ def test_address_space_is_a_limit_of_memory() -> None:
     said = limited("RLIMIT_AS", most_mib * MIB, "require_memory(1025, ())").stdout
     assert f"{most_mib} MiB of address space are allowed to this node's programs" in said
     assert "ulimit -v" in said
-    assert "--memory 1024M or less" in said
+    assert "less memory: at most 1024 MiB" in said
 
 
 def test_a_disk_that_could_not_be_filled_is_refused_with_the_size_that_could() -> None:
@@ -177,9 +177,9 @@ def test_a_disk_that_could_not_be_filled_is_refused_with_the_size_that_could() -
     assert limited("RLIMIT_FSIZE", most, "require_file_size(3 * 1024)").stdout == "None\n"
     said = limited("RLIMIT_FSIZE", most - 1, "require_file_size(3 * 1024)").stdout
     assert "can grow to a file of 3139 MiB, and this node's programs may write 3138 MiB" in said
-    assert "--disk 2G" in said
+    assert "with a disk of 2 GiB" in said
     assert said.endswith("| False\n")
-    assert "--disk" not in limited("RLIMIT_FSIZE", MIB, "require_file_size(1024)").stdout
+    assert "with a disk of" not in limited("RLIMIT_FSIZE", MIB, "require_file_size(1024)").stdout
 
 
 def test_who_may_raise_the_limit_of_files_is_not_refused_and_has_the_same_limit_afterwards(
@@ -240,7 +240,7 @@ async def test_more_are_refused_with_the_number_that_works_and_asked_about_once(
     for _ in range(2):
         with pytest.raises(Fault, match="at most 255 CPUs on this host under TCG, not 256: X2APIC") as fault:
             await asking.require_cpus(256, "tcg", sys.executable, JAIL)
-        assert fault.value.hint == "create it with at most --cpus 255"
+        assert fault.value.remedy == "create it with at most 255 CPUs"
         assert not fault.value.retryable
     assert asked == [256]
 

@@ -16,7 +16,7 @@ from aetherscale.actors.compute.qemu import agent, ports
 from aetherscale.actors.compute.qemu.agent import AgentPort, AgentSilent
 from aetherscale.actors.compute.qemu.ports import ReadyPort
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 PATIENCE_S = 30.0
 
@@ -190,7 +190,7 @@ async def test_a_program_that_does_not_end_is_left_to_go_on() -> None:
     async with guest(program()) as (_, port):
         with pytest.raises(Refused, match="continues in the guest") as refused:
             await port.execute(["/bin/sleep"], 0.3)
-    assert refused.value.code == 504
+    assert refused.value.reason == Reason.DEADLINE
 
 
 async def test_of_too_much_output_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ async def test_what_the_agent_cannot_run_is_refused_with_its_reason() -> None:
     async with guest(refuse) as (_, port):
         with pytest.raises(Refused, match="no such file") as refused:
             await port.execute(["/nope"], 30)
-    assert (refused.value.code, refused.value.field) == (400, "command")
+    assert (refused.value.reason, refused.value.field) == (Reason.BAD_REQUEST, "command")
 
 
 async def test_a_port_that_is_flooded_is_read_at_a_bounded_rate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from aetherscale.actors.compute.driver import TERMINAL_LIMIT, ExecResult, Window
 from aetherscale.actors.compute.qemu import terminals as module
 from aetherscale.actors.compute.qemu.session import Rejected
 from aetherscale.actors.compute.qemu.terminals import GuestTerminal, Terminals
+from aetherscale.bus.refusals import CODES, hint
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 
 PATIENCE_S = 30.0
 SIZE = Window(24, 80)
@@ -47,7 +48,7 @@ class Agent:
     async def execute(self, argv: list[str], timeout_s: float) -> ExecResult:
         self.asked.append(argv)
         if self.hangs:
-            raise Refused(504, f"not within {timeout_s} s")
+            raise Refused(Reason.DEADLINE, f"not within {timeout_s} s")
         return ExecResult(0, None, b"", b"", truncated=False)
 
 
@@ -154,7 +155,7 @@ async def test_a_program_that_never_begins_is_given_up_and_its_port_taken_out(
     monkeypatch.setattr(module, "START_LIMIT_S", 0.05)
     with pytest.raises(Refused, match="has not begun within") as refused:
         await guest.open()
-    assert refused.value.code == 504
+    assert refused.value.reason == Reason.DEADLINE
     assert guest.qemu.asked[-2:] == ["device_del", "chardev-remove"], "which hangs up"
 
 
@@ -195,7 +196,7 @@ async def test_what_the_guest_lacks_is_told(guest: World, said: bytes, code: int
     guest.agent.end = ExecResult(1, None, b"", said, truncated=False)
     with pytest.raises(Refused, match=message) as refused:
         await guest.open()
-    assert refused.value.code == code
+    assert CODES[refused.value.reason] == code
     assert guest.qemu.asked[-2:] == ["device_del", "chardev-remove"]
 
 
@@ -205,23 +206,23 @@ async def test_a_port_that_cannot_be_plugged_in_leaves_nothing_in_qemu(guest: Wo
     for _ in range(TERMINAL_LIMIT + 1):  # it takes no place either
         with pytest.raises(Refused, match="no terminal could be plugged into the VM: no") as refused:
             await guest.open()
-        assert (refused.value.code, refused.value.retryable) == (503, True)
+        assert (refused.value.reason, refused.value.retryable) == (Reason.UNAVAILABLE, True)
     assert guest.qemu.holds == set()
     assert guest.agent.started == []
 
 
 @pytest.mark.parametrize("said", ["could not run '/bin/sh': No such file", "could not run '/bin/sh': it is disabled"])
 async def test_a_guest_without_a_shell_is_refused_with_what_it_needs(guest: World, said: str) -> None:
-    guest.agent.refuses = Refused(400, said, field="command")
+    guest.agent.refuses = Refused(Reason.BAD_REQUEST, said, field="command")
     with pytest.raises(Refused, match=f"cannot have a terminal in this guest: {said}") as refused:
         await guest.open()
-    assert (refused.value.code, refused.value.field) == (501, "")
-    assert "/bin/sh" in refused.value.hint
+    assert (refused.value.reason, refused.value.field) == (Reason.NOT_IMPLEMENTED, "")
+    assert "/bin/sh" in hint(refused.value.remedy)
     assert guest.qemu.asked[-2:] == ["device_del", "chardev-remove"]
 
 
 async def test_an_agent_that_does_not_answer_is_told_as_such(guest: World) -> None:
-    guest.agent.refuses = Refused(503, "no answer from the guest agent", retryable=True)
+    guest.agent.refuses = Refused(Reason.UNAVAILABLE, "no answer from the guest agent", retryable=True)
     with pytest.raises(Refused, match="no answer from the guest agent") as refused:
         await guest.open()
-    assert refused.value.code == 503
+    assert refused.value.reason == Reason.UNAVAILABLE

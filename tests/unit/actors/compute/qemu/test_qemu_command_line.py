@@ -163,5 +163,5 @@ def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Fault, match="qemu-system-x86_64 is not installed") as fault:
         launch.program("qemu-system-x86_64")
-    assert fault.value.hint == "apt-get install --no-install-recommends qemu-system-x86"
+    assert fault.value.remedy == "apt-get install --no-install-recommends qemu-system-x86"
     assert not fault.value.retryable

@@ -125,7 +125,7 @@ async def test_no_room_for_a_copy_is_told_with_what_it_takes(
     with pytest.raises(Fault, match=r"no room for a copy of the image in .*/vms: it takes 1 MiB") as fault:
         await provision(directory, image, "raw", 64, write_overlay)
     assert not fault.value.retryable
-    assert "images/ and vms/ on one file system" in fault.value.hint
+    assert "images/ and vms/ on one file system" in fault.value.remedy
     assert not directory.exists()
 
 
@@ -139,4 +139,4 @@ async def test_no_room_for_a_copy_is_told_with_what_it_takes(
     ],
 )
 def test_a_limit_of_the_node_is_named_with_what_raises_it(number: int, hint: str) -> None:
-    assert hint in fault_of("start VM 1", OSError(number, os.strerror(number))).hint
+    assert hint in fault_of("start VM 1", OSError(number, os.strerror(number))).remedy

@@ -141,7 +141,7 @@ async def test_a_disk_that_fills_up_on_the_way_leaves_nothing(directory: VmDirec
 def test_an_error_of_the_system_says_what_was_tried_and_what_to_do(number: int, hint: str, retryable: bool) -> None:
     fault = fault_of("start VM 1", OSError(number, os.strerror(number), "/state/vms"))
     assert fault.reason == f"could not start VM 1: {os.strerror(number)} (/state/vms)"
-    assert hint in fault.hint
+    assert hint in fault.remedy
     assert fault.retryable == retryable
 
 

@@ -31,7 +31,7 @@ def reason(path: Path, content: bytes | bytearray) -> str:
     path.write_bytes(content)
     with pytest.raises(ImageRejected) as rejected:
         inspect(path)
-    assert rejected.value.hint
+    assert rejected.value.remedy
     return rejected.value.reason
 
 

@@ -9,6 +9,7 @@ import pytest
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import is_deleted, is_ready, view
+from aetherscale.bus.refusals import hint
 from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.reservations import User
@@ -69,7 +70,7 @@ def test_a_rejected_image_is_taken_back_and_the_caller_is_told_why() -> None:
     image = image.when(effects.ImageRemoved("remove-1")).then(events.ImageDeleted())
     with pytest.raises(Refused, match="no qcow2") as refusal:
         is_ready(state_of(image))
-    assert refusal.value.hint == "take another"
+    assert hint(refusal.value.remedy) == "take another"
 
 
 def test_an_image_in_use_is_not_deleted() -> None:

@@ -10,8 +10,9 @@ from aetherscale.actors.images.component import COMPONENT
 from aetherscale.actors.images.model import commands, effects, events
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, view
+from aetherscale.bus.refusals import CODES, hint
 from aetherscale.kernel.attempts import FIRST
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, reserved_by
@@ -148,10 +149,10 @@ BAD_ENDS: list[tuple[str, Past, int, str]] = [
 def test_a_bad_end_is_told_with_its_reason(task: str, past: Past, code: int, message: str) -> None:
     with pytest.raises(Refused) as refusal:
         COMPONENT.commands[task].is_done(state_of(past))
-    assert (refusal.value.code, refusal.value.message) == (code, message)
+    assert (CODES[refusal.value.reason], refusal.value.message) == (code, message)
     if code == 500:
         phase = next(event.step for event in past if isinstance(event, events.ImageStepFailed))
-        assert refusal.value.hint == "take another"
+        assert hint(refusal.value.remedy) == "take another"
         assert refusal.value.details == {"image-id": ID, "phase": phase, "reason": "no qcow2", "log-tail": "the log"}
 
 
@@ -179,7 +180,7 @@ def test_who_still_uses_an_image_is_named_up_to_five(users: int, named: str) -> 
         IMAGES.decide(state_of((IMPORTING, STORED)), delete, NOON_US)
     assert refusal.value.message == f"the image 'debian' is in use by {named}"
     assert refusal.value.details["used-by"] == [user.name for user in delete.used_by]
-    assert refusal.value.hint == "aetherscale vm delete vm0"
+    assert hint(refusal.value.remedy) == "aetherscale vm delete vm0"
 
 
 def test_no_more_than_a_hundred_users_of_an_image_are_listed() -> None:
@@ -220,7 +221,7 @@ def test_an_image_that_could_not_be_brought_in_is_undone(begun: Any) -> None:
 def test_an_id_is_made_once(message: Any, words: str) -> None:
     with pytest.raises(Refused) as refusal:
         IMAGES.decide(state_of((IMPORTING,)), message, NOON_US)
-    assert (refusal.value.code, refusal.value.message) == (409, words)
+    assert (refusal.value.reason, refusal.value.message) == (Reason.CONFLICT, words)
 
 
 @pytest.mark.parametrize(
@@ -229,4 +230,4 @@ def test_an_id_is_made_once(message: Any, words: str) -> None:
 def test_what_is_not_there_cannot_be_deleted(past: Past, words: str) -> None:
     with pytest.raises(Refused) as refusal:
         IMAGES.decide(state_of(past) if past else None, commands.DeleteImage(ID), NOON_US)
-    assert (refusal.value.code, refusal.value.message) == (404, words)
+    assert (refusal.value.reason, refusal.value.message) == (Reason.NOT_FOUND, words)
