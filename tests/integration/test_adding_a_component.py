@@ -161,6 +161,9 @@ def test_it_lives_is_seen_from_everywhere_and_is_rebuilt_from_the_log(program: P
     assert (made["name"], made["phase"], made["size-mib"]) == ("data", "ready", 2048)
     assert (program.state_dir / "volumes" / f"{made['id']}.raw").stat().st_size == 2 << 30
     assert program.json("volume", "list") == [made] == program.json("replay", "volume")
+    for table in (program.run("volume", "list"), program.run("replay", "volume")):
+        assert "SIZE" in table
+        assert "2048M" in table
     assert program.json("volume", "show", made["id"][:6]) == made
     assert [each["type"] for each in program.json("events", "list", "--volume", "data")] == [
         "VolumeRequested", "VolumeMade",

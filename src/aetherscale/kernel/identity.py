@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Unit = Literal["", "MiB", "GiB", "bytes", "moment", "id"]
+"""How the values of a column are meant; "" for words and plain numbers."""
+
+
+class Column(NamedTuple):
+    """A column of the table that a terminal or a browser shows of many aggregates."""
+
+    heading: str
+    field: str
+    """Of the view."""
+    unit: Unit = ""
+    is_name: bool = False
+    """Whether it has names, which are never cut: they go on in the next line."""
+    is_spare: bool = False
+    """Whether it may be left out where there is no room."""
+
+
+NAME = Column("NAME", "name", is_name=True)
+PHASE = Column("PHASE", "phase")
+NODE = Column("NODE", "node", is_name=True)
+"""Says nothing where all are on one node."""
+SINCE = Column("SINCE", "since", "moment")
+ID = Column("ID", "id", "id")
 
 
 class Identity(NamedTuple):
@@ -22,6 +46,8 @@ class Identity(NamedTuple):
     """One line, for `nats micro` and the docs."""
     help: str
     """One line, for `aetherscale --help`."""
+    columns: tuple[Column, ...] = (NAME, PHASE, NODE, SINCE, ID)
+    """Of the table of many."""
 
     @property
     def list_task(self) -> str:

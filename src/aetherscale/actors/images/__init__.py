@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from aetherscale.kernel.identity import Identity
+from aetherscale.kernel.identity import ID, NAME, NODE, PHASE, Column, Identity
 
 IDENTITY: Final = Identity(
     component="images",
@@ -12,4 +12,14 @@ IDENTITY: Final = Identity(
     reference="image",
     about="base images: import, build, list, delete",
     help="manage the images that VMs boot from: import, build, list …",
+    columns=(
+        NAME,
+        PHASE,
+        Column("FORMAT", "format"),
+        Column("SIZE", "size-bytes", "bytes"),
+        Column("DISK", "virtual-size-bytes", "bytes"),
+        Column("READY BY", "ready", is_spare=True),
+        NODE,
+        ID,
+    ),
 )

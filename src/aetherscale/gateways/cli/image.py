@@ -13,7 +13,7 @@ from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import seconds
-from aetherscale.gateways.cli.views import WIDE, show_images, show_object
+from aetherscale.gateways.cli.views import WIDE, show_object, show_table
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting, taken, told_of
 
 READY_BY = ("agent", "channel", "none")
@@ -109,7 +109,7 @@ def _list(context: Context) -> None:
     if context.out.json:
         context.out.value(images)
     elif images:
-        show_images(context.out, images, context.program.now_us(), wide=context.values["wide"])
+        show_table(context.out, "image", images, context.program.now_us(), wide=context.values["wide"])
     else:
         context.suggest("no images; to build one: aetherscale image build tiny")
 

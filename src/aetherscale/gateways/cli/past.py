@@ -14,7 +14,7 @@ from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.history import opened_log, position
 from aetherscale.gateways.cli.moments import local_clock, local_with_zone
-from aetherscale.gateways.cli.views import WIDE, count, table_of
+from aetherscale.gateways.cli.views import WIDE, count, show_table
 
 if TYPE_CHECKING:
     from aetherscale.debugger.diff import Change, Diff
@@ -43,7 +43,7 @@ def _replay(context: Context) -> None:
         if kind is None:
             out.line(f"{name}: {len(found)}")
         if found:
-            table_of(name)(out, found, context.program.now_us(), wide=context.values["wide"])
+            show_table(out, name, found, context.program.now_us(), wide=context.values["wide"])
 
 
 def _diff(context: Context) -> None:

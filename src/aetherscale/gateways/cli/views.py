@@ -3,93 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.grammar import Option
 from aetherscale.gateways.cli.moments import ago, lasted, local, short_id
 from aetherscale.gateways.cli.output import Layout, Output
+from aetherscale.kernel.identity import NODE, Unit
 
 View = Mapping[str, Any]
 
 WIDE = Option("wide", "show full ids and times and all columns, at any width")
 
 
-def show_vms(out: Output, vms: Sequence[View], now_us: int, *, wide: bool = False) -> None:
-    """A table of VMs."""
+def show_table(out: Output, kind: str, views: Sequence[View], now_us: int, *, wide: bool = False) -> None:
+    """A table of many objects of a kind."""
+    (columns,) = (identity.columns for identity in identities() if identity.kind == kind)
     brief = out.terminal and not wide
-    rows = [
-        (
-            vm["name"],
-            vm["phase"],
-            vm["image"],
-            str(vm["cpus"]),
-            f"{vm['memory-mib']}M",
-            f"{vm['disk-gib']}G",
-            vm["node"],
-            ago(vm["since"], now_us) if brief else vm["since"][:19] + "Z",
-            short_id(vm["id"]) if brief else vm["id"],
-        )
-        for vm in vms
-    ]
-    headers = ("NAME", "PHASE", "IMAGE", "CPUS", "MEMORY", "DISK", "NODE", "SINCE", "ID")
-    out.table(headers, rows, 1, Layout(("NAME", "IMAGE", "NODE"), ("DISK", *_one_node(vms)), wide=wide))
+    rows = [tuple(_cell(view[column.field], column.unit, now_us, brief) for column in columns) for view in views]
+    names = tuple(column.heading for column in columns if column.is_name)
+    one_node = (NODE.heading,) if len({view[NODE.field] for view in views}) < 2 else ()
+    spare = (*(column.heading for column in columns if column.is_spare), *one_node)
+    out.table(tuple(column.heading for column in columns), rows, 1, Layout(names, spare, wide=wide))
 
 
-def show_images(out: Output, images: Sequence[View], now_us: int, *, wide: bool = False) -> None:
-    """A table of images."""
-    brief = out.terminal and not wide
-    rows = [
-        (
-            image["name"],
-            image["phase"],
-            image["format"] or "-",
-            size(image["size-bytes"]),
-            size(image["virtual-size-bytes"]),
-            image["ready"],
-            image["node"],
-            short_id(image["id"]) if brief else image["id"],
-        )
-        for image in images
-    ]
-    headers = ("NAME", "PHASE", "FORMAT", "SIZE", "DISK", "READY BY", "NODE", "ID")
-    out.table(headers, rows, 1, Layout(("NAME", "NODE"), ("READY BY", *_one_node(images)), wide=wide))
-
-
-def _one_node(views: Sequence[View]) -> tuple[str, ...]:
-    """The column that says nothing where all are on one node."""
-    return ("NODE",) if len({view["node"] for view in views}) < 2 else ()
-
-
-class Show(Protocol):
-    """Shows many objects of a kind."""
-
-    def __call__(self, out: Output, views: Sequence[View], now_us: int, /, *, wide: bool = False) -> None:
-        """As `show_vms`."""
-        ...
-
-
-TABLES: Final[Mapping[str, Show]] = {"vm": show_vms, "image": show_images}
-
-
-def table_of(kind: str) -> Show:
-    """How many objects of a kind are shown."""
-    return TABLES.get(kind, show_some)
-
-
-def show_some(out: Output, views: Sequence[View], now_us: int, /, *, wide: bool = False) -> None:
-    """A table of objects whose kind has none of its own."""
-    brief = out.terminal and not wide
-    rows = [
-        (
-            view["name"],
-            view["phase"],
-            view["node"],
-            ago(view["since"], now_us) if brief else view["since"][:19] + "Z",
-            short_id(view["id"]) if brief else view["id"],
-        )
-        for view in views
-    ]
-    out.table(("NAME", "PHASE", "NODE", "SINCE", "ID"), rows, 1, Layout(("NAME", "NODE"), _one_node(views), wide=wide))
+def _cell(value: Any, unit: Unit, now_us: int, brief: bool) -> str:
+    match unit:
+        case _ if value is None:
+            return "-"
+        case "MiB" | "GiB":
+            return f"{value}{unit[0]}"
+        case "bytes":
+            return size(value)
+        case "moment":
+            return ago(value, now_us) if brief else f"{value[:19]}Z"
+        case "id" if brief:
+            return short_id(value)
+        case _:
+            return str(value)
 
 
 def show_object(out: Output, view: View) -> None:

@@ -14,7 +14,7 @@ from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, 
 from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
-from aetherscale.gateways.cli.views import show_vm_to_human, show_vms
+from aetherscale.gateways.cli.views import show_table, show_vm_to_human
 from aetherscale.gateways.cli.wording import typed
 from aetherscale.gateways.cli.work import carry_out, suggesting, taken, told_of
 
@@ -93,7 +93,7 @@ def list_vms(context: Context) -> None:
     if context.out.json:
         context.out.value(vms)
     elif vms:
-        show_vms(context.out, vms, context.program.now_us(), wide=values["wide"])
+        show_table(context.out, "vm", vms, context.program.now_us(), wide=values["wide"])
     else:
         context.suggest("no virtual machines; to create one: aetherscale vm create web --image tiny")
 

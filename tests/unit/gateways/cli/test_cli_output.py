@@ -13,7 +13,7 @@ from aetherscale.gateways.cli.failures import Failure, bad_usage, badness, later
 from aetherscale.gateways.cli.moments import ago, local
 from aetherscale.gateways.cli.output import Output, harmless
 from aetherscale.gateways.cli.values import detach_key
-from aetherscale.gateways.cli.views import show_vms, size
+from aetherscale.gateways.cli.views import show_table, size
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.times import from_rfc3339
 
@@ -109,7 +109,7 @@ class TestText:
         out = Output(json=False)
         out.terminal = True
         name = "a-very-long-name-of-a-virtual-machine-that-goes-on-and-on"
-        show_vms(out, [vm("web", "a"), vm(name, "debian-12")], NOW_US)
+        show_table(out, "vm", [vm("web", "a"), vm(name, "debian-12")], NOW_US)
         written = capsys.readouterr().out
         lines = written.splitlines()
         assert max(map(cell_len, lines)) <= max(columns, 72)
@@ -127,7 +127,7 @@ class TestText:
         monkeypatch.setenv("COLUMNS", "80")
         out = Output(json=False)
         out.terminal = True
-        show_vms(out, [vm("web", "a")], NOW_US, wide=True)
+        show_table(out, "vm", [vm("web", "a")], NOW_US, wide=True)
         assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["2026-01-31T12:00:00Z", "0123456789abcdef"]
 
     def test_vms_of_several_nodes_are_told_apart(
@@ -136,8 +136,21 @@ class TestText:
         monkeypatch.setenv("COLUMNS", "80")
         out = Output(json=False)
         out.terminal = True
-        show_vms(out, [vm("web", "a"), {**vm("db", "a"), "node": "host2"}], NOW_US)
+        show_table(out, "vm", [vm("web", "a"), {**vm("db", "a"), "node": "host2"}], NOW_US)
         assert "host2" in capsys.readouterr().out
+
+    def test_each_unit_is_written_its_own_way_and_what_is_not_known_as_a_dash(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image = {
+            "name": "tiny", "phase": "importing", "format": None, "size-bytes": 1536, "virtual-size-bytes": None,
+            "ready": "marker", "node": "host1", "id": "0123456789abcdef",
+        }  # fmt: skip
+        show_table(Output(json=False), "image", [image], NOW_US)
+        assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+            ["NAME", "PHASE", "FORMAT", "SIZE", "DISK", "READY", "BY", "NODE", "ID"],
+            ["tiny", "importing", "-", "1.5K", "-", "marker", "host1", "0123456789abcdef"],
+        ]
 
     @pytest.mark.parametrize(
         ("seconds", "said"),
