@@ -18,14 +18,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from aetherscale.eventstore.reader import LogReader
-from aetherscale.eventstore.store import PAGE, StoreError
+from aetherscale.eventstore.reader import Events, LogReader
+from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.messages import Event, Recorded
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,12 @@ SNAPSHOT_EVENTS: Final = 10_000
 """How many events come between two snapshots: folding them takes some tens of milliseconds."""
 
 KEPT_SNAPSHOTS: Final = 2
+
+FOLD_PAGE: Final = 400
+"""How many events are read before they are folded: about as many as the cache of a core holds."""
+
+PAGES_AT_ONCE: Final = 50
+"""How many pages are folded before the event loop, and whoever waits for the thread of the log, has its turn again."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -160,15 +166,36 @@ async def fold_all(
     read = min((since for _, since in begun), default=until)
     with _unsearched():
         while read < until:
-            page = await event_log.read(read, PAGE, types)
-            known = page if not page or page[-1].seq <= until else [each for each in page if each.seq <= until]
-            for number, (projection, (_, since)) in enumerate(zip(projections, begun, strict=True)):
-                unseen = known if since <= read else [each for each in known if each.seq > since]
-                states[number] = projection.fold(states[number], unseen)
-            if len(page) < PAGE:
-                break
-            read = page[-1].seq
+            read = await event_log.run(partial(_fold_some, projections, begun, states, types, read, until))
     return states
+
+
+def _fold_some(
+    projections: Sequence[Projection[Any]],
+    begun: Sequence[tuple[Any, int]],
+    states: list[Any],
+    types: Sequence[str] | None,
+    read: int,
+    until: int,
+    events: Events[Recorded],
+) -> int:
+    """Fold the next pages into `states`; the position that was reached, `until` at the end of the log.
+
+    In the thread that reads: where another one folds, each page goes from the cache of one core to that of another,
+    which takes a third of the time. Small pages stay in the cache.
+    """
+    for _ in range(PAGES_AT_ONCE):
+        page = events(read, FOLD_PAGE, types)
+        known = page if not page or page[-1].seq <= until else [each for each in page if each.seq <= until]
+        for number, (projection, (_, since)) in enumerate(zip(projections, begun, strict=True)):
+            states[number] = projection.fold(
+                states[number], known if since <= read else [each for each in known if each.seq > since]
+            )
+        if len(page) < FOLD_PAGE or page[-1].seq >= until:
+            return until
+        read = page[-1].seq
+        del page, known  # or the next page is read beside this one
+    return read
 
 
 def _types_of(projections: Sequence[Projection[Any]]) -> list[str] | None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from typing import Final, Generic, Protocol, TypeVar
 
 from aetherscale.eventstore.store import PAGE, Accepted, Access, Closed, Decoding, StoredType
 from aetherscale.kernel.messages import Metadata
 
 T = TypeVar("T", bound=Metadata)
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
 
 POLL_S: Final = 0.1
 """How often one who follows a log that another process writes looks whether it has grown."""
+
+
+class Events(Protocol[T_co]):
+    """Reads events where the caller is in the thread of the log."""
+
+    def __call__(self, after: int, limit: int, types: Sequence[str] | None, /) -> Sequence[T_co]:
+        """The next events after a position, in order; fewer than `limit` where there are no more."""
+        ...
 
 
 class LogReader(Generic[T]):
@@ -39,6 +50,10 @@ class LogReader(Generic[T]):
     async def read(self, after: int, limit: int = PAGE, types: Sequence[str] | None = None) -> Sequence[T]:
         """The next events after a position, in order; fewer than `limit` where there are no more."""
         return await self.access.ask(lambda log: log.read(self._decoding, after, limit, types))
+
+    async def run(self, work: Callable[[Events[T]], R]) -> R:
+        """Run a function in the thread of the log, which may read events there, as `read` does."""
+        return await self.access.ask(lambda log: work(partial(log.read, self._decoding)))
 
     async def read_stream(self, stream: str, after_version: int = 0) -> Sequence[T]:
         """All events of a stream after a version, in order."""
