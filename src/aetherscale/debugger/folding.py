@@ -10,7 +10,7 @@ from typing import Any
 
 from aetherscale.debugger.keyframes import Counts, Milestone, Registries
 from aetherscale.kernel.messages import Recorded, split_stream, stream_name
-from aetherscale.kernel.registry import OURSELVES, Aggregate, Kind, advance, apply
+from aetherscale.kernel.registry import OURSELVES, Aggregate, Kind, advance, advance_by, apply, by_stream
 
 Departed = dict[str, dict[str, Aggregate[Any]]]
 
@@ -33,8 +33,24 @@ class Fold:
         self._kinds = kinds
         self._stream = stream
 
-    def run(self, events: Sequence[Recorded], counting: Counting | None) -> None:
-        """Fold the next events."""
+    def run(self, events: Sequence[Recorded]) -> None:
+        """Fold the next events, each stream by itself, which is quicker than one event after the other."""
+        kinds, registries = self._kinds, self.registries
+        for stream, own in by_stream(events).items():
+            name, aggregate_id = split_stream(stream)
+            kind = kinds.get(name)
+            if kind is None:
+                for recorded in own:
+                    for each in kinds.values():
+                        apply(each, registries[each.name], recorded)
+            else:
+                known = self._known(kind, aggregate_id, own[0].version)
+                registries[name].aggregates[aggregate_id] = advance_by(kind, known, own, aggregate_id)
+        if events:
+            self.position = events[-1].seq
+
+    def run_counting(self, events: Sequence[Recorded], counting: Counting) -> None:
+        """Fold the next events, and count each."""
         kinds, registries = self._kinds, self.registries
         for recorded in events:
             name, aggregate_id = split_stream(recorded.stream)
@@ -44,13 +60,10 @@ class Fold:
                     apply(each, registries[each.name], recorded)
                 before = after = None
             else:
-                aggregates = registries[name].aggregates
-                before = aggregates.get(aggregate_id)
-                if before is None and recorded.version > 1:
-                    before = self._recalled(kind, aggregate_id, recorded.version)
-                after = aggregates[aggregate_id] = advance(kind, before, recorded, aggregate_id)
-            if counting is not None:
-                counting.count(before, after, recorded)
+                before = self._known(kind, aggregate_id, recorded.version)
+                after = advance(kind, before, recorded, aggregate_id)
+                registries[name].aggregates[aggregate_id] = after
+            counting.count(before, after, recorded)
         if events:
             self.position = events[-1].seq
 
@@ -67,9 +80,11 @@ class Fold:
             registry.uses = {key: uses for key, uses in registry.uses.items() if uses.users}
         return gone
 
-    def _recalled(self, kind: Kind[Any], aggregate_id: str, version: int) -> Aggregate[Any] | None:
-        """What was left out for being deleted, as it was before an event that it has got all the same."""
-        aggregate: Aggregate[Any] | None = None
+    def _known(self, kind: Kind[Any], aggregate_id: str, version: int) -> Aggregate[Any] | None:
+        """An object before its event of a version: also one that was left out for being deleted."""
+        aggregate = self.registries[kind.name].aggregates.get(aggregate_id)
+        if aggregate is not None or version == 1:
+            return aggregate
         for recorded in self._stream(stream_name(kind.name, aggregate_id), version):
             aggregate = advance(kind, aggregate, recorded, aggregate_id)
         return aggregate

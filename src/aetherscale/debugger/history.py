@@ -35,6 +35,7 @@ from aetherscale.debugger.keyframes import (
 )
 from aetherscale.eventstore.clock import Around, around
 from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.projections import FOLD_PAGE
 from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
 from aetherscale.eventstore.sqlite.past import PAST_NAME, Anchor, Belongs, KeyframeFile, open_keyframes
 from aetherscale.eventstore.sqlite.reading import LogReading
@@ -168,7 +169,7 @@ class History:
         begin = position - position % self._every
         fold = self._folded(begin, deleted=False)
         counting = Counting(self._milestone(begin))
-        fold.run(self._events(begin, position), counting)
+        fold.run_counting(self._events(begin, position), counting)
         return counting.milestone.counts
 
     # --- the fold, and keyframes on its way ----------------------------------------------------------------------
@@ -187,7 +188,8 @@ class History:
                 self._make_next(fold, counting)
             if is_told:
                 self._report(missing - begin, missing - begin)
-        fold.run(self._events(fold.position, until), None)
+        for after in range(fold.position, until, FOLD_PAGE):
+            fold.run(self._events(after, min(until, after + FOLD_PAGE)))
         return fold
 
     def _begun(self, position: int, *, deleted: bool) -> Fold:
@@ -207,7 +209,7 @@ class History:
         end = fold.position + self._every
         events, milestones = self._events(fold.position, end), []
         for at in range(0, self._every, self._spacing.milestone):
-            fold.run(events[at : at + self._spacing.milestone], counting)
+            fold.run_counting(events[at : at + self._spacing.milestone], counting)
             milestones.append(counting.milestone)
         gone = fold.depart()
         parts = {

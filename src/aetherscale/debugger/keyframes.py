@@ -1,6 +1,6 @@
 """What is kept of the past, so that no moment of it needs a fold from the first event. Pure.
 
-    events     ├──────── 4,096 ────────┼──────── 4,096 ────────┼──── …
+    events     ├──────── 2,048 ────────┼──────── 2,048 ────────┼──── …
     keyframe                       living ┐                living ┐
     milestones   64 │ 64 │ 64 │ …  ┊ departed  64 │ 64 │ …  ┊ departed
 
@@ -23,8 +23,8 @@ from msgspec import Struct
 
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, event_types
 
-KEYFRAME_EVENTS: Final = 4096
-"""How many events come between two keyframes: folding them takes some 25 ms at most."""
+KEYFRAME_EVENTS: Final = 2048
+"""How many events come between two keyframes: folding them takes some 10 ms at most."""
 
 MILESTONE_EVENTS: Final = 64
 """How many come between two milestones: times of so many are looked through for a moment."""

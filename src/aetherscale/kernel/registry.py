@@ -130,18 +130,11 @@ def fold(kind: Kind[S], registry: Registry[S], events: Sequence[Recorded]) -> No
 
     Streams do not depend on one another, so each is folded by itself, and its aggregate is made once.
     """
-    streams: dict[str, list[Recorded]] = {}
-    for recorded in events:
-        stream = streams.get(recorded.stream)
-        if stream is None:
-            streams[recorded.stream] = [recorded]
-        else:
-            stream.append(recorded)
-    for name, stream in streams.items():
+    for name, stream in by_stream(events).items():
         stream_kind, aggregate_id = split_stream(name)
         if stream_kind == kind.name:
             known = registry.aggregates.get(aggregate_id)
-            registry.aggregates[aggregate_id] = _advance(kind, known, stream, aggregate_id)
+            registry.aggregates[aggregate_id] = advance_by(kind, known, stream, aggregate_id)
         else:
             for recorded in stream:
                 apply(kind, registry, recorded)
@@ -149,12 +142,24 @@ def fold(kind: Kind[S], registry: Registry[S], events: Sequence[Recorded]) -> No
         registry.position = events[-1].seq
 
 
+def by_stream(events: Sequence[Recorded]) -> dict[str, list[Recorded]]:
+    """The events of each stream, in order."""
+    streams: dict[str, list[Recorded]] = {}
+    for recorded in events:
+        stream = streams.get(recorded.stream)
+        if stream is None:
+            streams[recorded.stream] = [recorded]
+        else:
+            stream.append(recorded)
+    return streams
+
+
 def advance(kind: Kind[S], aggregate: Aggregate[S] | None, recorded: Recorded, aggregate_id: str) -> Aggregate[S]:
     """The aggregate after one more event of its stream."""
-    return _advance(kind, aggregate, (recorded,), aggregate_id)
+    return advance_by(kind, aggregate, (recorded,), aggregate_id)
 
 
-def _advance(
+def advance_by(
     kind: Kind[S], aggregate: Aggregate[S] | None, stream: Sequence[Recorded], aggregate_id: str
 ) -> Aggregate[S]:
     """The aggregate after more events of its stream, at least one."""
