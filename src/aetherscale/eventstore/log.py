@@ -34,6 +34,8 @@ class EventLog(LogReader[Recorded]):
         self._store = store
         self._codec = codec
         self._listeners: list[Callable[[Sequence[Recorded]], None]] = []
+        self._newest: dict[int, Recorded] = {}
+        """Those of the last commit, by position: whoever wants one of them in time need not decode it again."""
         store.on_commit(self._committed)
 
     async def append(
@@ -58,7 +60,7 @@ class EventLog(LogReader[Recorded]):
             key=key,
             urgent=urgent,
         )
-        return self._decode(await self._store.append(append))
+        return self._recorded(await self._store.append(append))
 
     def durable_head(self) -> tuple[int, str]:
         """The position of the last event that is durable, and the hash of the log up to there (64 hex digits).
@@ -81,18 +83,19 @@ class EventLog(LogReader[Recorded]):
         """As in `LogReader`; events arrive as soon as they are durable."""
         async with aclosing(self._store.subscribe(after)) as pages:
             async for stored in pages:
-                yield self._decode(stored)
+                yield self._recorded(stored)
 
     async def close(self) -> None:
         """Write what is waiting, then let go of everything."""
         await self._store.close()
 
-    def _decode(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
-        return [self._codec.decode(event) for event in stored]
+    def _recorded(self, stored: Sequence[StoredEvent]) -> list[Recorded]:
+        newest = self._newest
+        return [newest.get(event.seq) or self._codec.decode(event) for event in stored]
 
     def _committed(self, stored: Sequence[StoredEvent]) -> None:
-        """Decode once for all who listen."""
-        if self._listeners:
-            recorded = self._decode(stored)
-            for listener in self._listeners:
-                listener(recorded)
+        """Decode once for all who listen, have appended, or follow."""
+        recorded = [self._codec.decode(event) for event in stored]
+        self._newest = {each.seq: each for each in recorded}
+        for listener in self._listeners:
+            listener(recorded)

@@ -199,16 +199,17 @@ class LogWriting:
                 for event in planned.events
             ],
         )
-        insert(
-            "INSERT INTO commands (key, digest, first_seq, last_seq, batch) VALUES (?, ?, ?, ?, ?)",
-            [
-                (command_key(*key), accepted.digest, accepted.first_seq, accepted.last_seq, self.head.batch)
-                for key, accepted in planned.commands.items()
-            ],
-        )
-        insert(
+        if planned.commands:
+            insert(
+                "INSERT INTO commands (key, digest, first_seq, last_seq, batch) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (command_key(*key), accepted.digest, accepted.first_seq, accepted.last_seq, self.head.batch)
+                    for key, accepted in planned.commands.items()
+                ],
+            )
+        self._connection.execute(
             "INSERT INTO batches (number, last_seq, link) VALUES (?, ?, ?)",
-            [(self.head.batch, self.head.seq, self.head.link)],
+            (self.head.batch, self.head.seq, self.head.link),
         )
 
     def _insert_names(self, planned: Plan) -> None:
