@@ -15,10 +15,13 @@ SILENCE_S: Final = 45.0
 """Longer than the time between two signs of life."""
 MOST_TRIES: Final = 40
 NAMES: Final = ("web", "db", "ci")
+TENANTS: Final = ("default", "other")
+"""Of ports; the rest is the first one's."""
+ADDRESSES: Final = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 IMAGES: Final = (*("tiny",) * 7, "other")
 TASKS: Final = ("create-vm",) * 3 + (
     "start-vm", "stop-vm", "kill-vm", "restart-vm", "delete-vm", "delete-vm", "list-vms", "vm-info",
-    "import-image", "delete-image",
+    "import-image", "delete-image", "make-port", "move-port", "delete-port",
 )  # fmt: skip
 
 QUERIES: Final = ("list-vms", "vm-info")
@@ -33,6 +36,7 @@ class Asked(Struct):
     component: str
     task: str
     body: bytes
+    tenant: str = "default"
     acknowledged: bool = False
     answer: Chunk | None = None
 
@@ -104,7 +108,7 @@ class Client:
 
     async def _ask(self, asked: Asked) -> Chunk | None:
         last: Chunk | None = None
-        subject = f"aether.v1.default.cmd.{asked.component}.{asked.task}"
+        subject = f"aether.v1.{asked.tenant}.cmd.{asked.component}.{asked.task}"
         async for raw in self._bus.request(subject, asked.body, {"Nats-Msg-Id": asked.key}, timeout_s=SILENCE_S):
             last = msgspec.json.decode(raw)
             assert last is not None
@@ -115,12 +119,12 @@ class Client:
     def _acknowledged(self, asked: Asked, chunk: Chunk) -> None:
         """Somebody has said that it will be done: it has to be durable by now."""
         asked.acknowledged = True
-        if ("default", asked.key) not in self._world.log.commands:
+        if (asked.tenant, asked.key) not in self._world.log.commands:
             raise Violation(f"{asked.key} {asked.task} was acknowledged and is not in the log: {chunk}")
 
     def _remember(self, asked: Asked, answer: Chunk) -> None:
         told = _of(answer)
-        accepted = ("default", asked.key) in self._world.log.commands
+        accepted = (asked.tenant, asked.key) in self._world.log.commands
         if answer["type"] == "result" and asked.task not in QUERIES and not accepted:
             raise Violation(f"{asked.key} {asked.task} has a result and is not in the log: {told}")
         if accepted and asked.task not in QUERIES and answer.get("code") != 504:
@@ -131,7 +135,8 @@ class Client:
     def _draw(self, key: str) -> Asked:
         chance = self._world.chance
         task = chance.choice(TASKS)
-        component = "images" if task.endswith("image") else "compute"
+        component = {"image": "images", "port": "ports"}.get(task.rpartition("-")[2], "compute")
+        tenant = chance.choice(TENANTS) if component == "ports" else TENANTS[0]
         options: dict[str, Any] = {}
         match task:
             case "create-vm":
@@ -142,6 +147,12 @@ class Client:
                 options = {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
             case "delete-image":
                 options = {"image": chance.choice(["other", "other", "other", "tiny"])}
+            case "make-port":
+                options = {"name": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
+            case "move-port":
+                options = {"port": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
+            case "delete-port":
+                options = {"port": chance.choice(NAMES)}
             case "list-vms":
                 pass
             case "kill-vm":
@@ -150,7 +161,7 @@ class Client:
                 options = {"vm-id": chance.choice(NAMES), "grace-s": chance.choice([1, 30])}
             case _:
                 options = {"vm-id": chance.choice(NAMES)}
-        return Asked(key, component, task, msgspec.json.encode(options))
+        return Asked(key, component, task, msgspec.json.encode(options), tenant)
 
 
 def _of(answer: Chunk) -> Chunk:

@@ -14,12 +14,13 @@ from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply
-from aetherscale.kernel.reservations import Use
+from aetherscale.kernel.reservations import Use, stream_of
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
 from tests.simulation.oracle import told
 from tests.simulation.reasons import check_reasons
 from tests.simulation.world import CODEC, EPOCH, NODE, Violation, World
+from tests.support.port_component import PORTS, Port
 
 STREAM = f"AETHER_EVT_{NODE}"
 
@@ -30,12 +31,14 @@ class Folded:
     def __init__(self, world: World) -> None:
         self.vms: Registry[Vm] = Registry()
         self.images: Registry[Image] = Registry()
-        self.requests: dict[str, list[tuple[int, str]]] = {}
+        self.ports: Registry[Port] = Registry()
+        self.requests: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for stored in world.log.events:
             recorded = CODEC.decode(stored)
             apply(VM_KIND, self.vms, recorded)
             apply(IMAGE_KIND, self.images, recorded)
-            self.requests.setdefault(stored.command_id, []).append((stored.seq, stored.type))
+            apply(PORTS.kind, self.ports, recorded)
+            self.requests.setdefault((stored.tenant, stored.command_id), []).append((stored.seq, stored.type))
 
     def aggregates(self) -> Iterable[Aggregate[Vm]]:
         return self.vms.aggregates.values()
@@ -57,12 +60,13 @@ def check_log(world: World, asked: Iterable[Asked]) -> None:
         require([each.version for each in found] == list(range(1, len(found) + 1)), f"{stream} has a gap")
     folded = Folded(world)
     check_uses(folded)
+    check_keys(folded)
     check_views(world, folded)
     check_reasons(events, world.deaths)
     for request in asked:
-        accepted = world.log.commands.get(("default", request.key))
+        accepted = world.log.commands.get((request.tenant, request.key))
         require(accepted is not None or not request.acknowledged, f"{request.key} was acknowledged and is lost")
-        seqs = [seq for seq, _ in folded.requests.get(request.key, [])]
+        seqs = [seq for seq, _ in folded.requests.get((request.tenant, request.key), [])]
         allowed = range(accepted.first_seq, accepted.last_seq + 1) if accepted else range(0)
         require(all(seq in allowed for seq in seqs), f"{request.key} had a second effect: {seqs} beside {allowed}")
 
@@ -105,6 +109,18 @@ def check_uses(folded: Folded) -> None:
         require(
             held == used.get(image_id, set()), f"image {image_id}: reserved by {held}, used by {used.get(image_id)}"
         )
+
+
+def check_keys(folded: Folded) -> None:
+    """What only one may have one has, and the reservations say who: a port's name in its tenant, and its addresses."""
+    held: dict[str, str] = {}
+    for port_id, port in folded.ports.aggregates.items():
+        for each in PORTS.holds(port.state):
+            stream = stream_of(each, port.tenant)
+            require(stream not in held, f"{each} is that of {held.get(stream)} and {port_id}")
+            held[stream] = port_id
+    reserved = {stream: holder.owner for stream, holder in folded.ports.holders.items() if holder.owner is not None}
+    require(reserved == held, f"reserved is {reserved}, held {held}")
 
 
 def check_host(world: World, folded: Folded) -> None:

@@ -2,10 +2,10 @@
 
 python -m tests.simulation.races
 
-A VM is asked for and the deletion of its image, in either order. The node is killed at its first call of a port from
-then on, in another run at its second, and so on, until nothing is left to be killed. Both are repeated under their keys
-until they have an answer. Whatever happened, one of them was granted and the other one refused, and the log says the
-same of the image.
+A VM is asked for and the deletion of its image; or two tenants ask for ports that have an address in common, beside
+others of their own. In either order: the node is killed at its first call of a port from then on, in another run at its
+second, and so on, until nothing is left to be killed. Both are repeated under their keys until they have an answer.
+Whatever happened, one of them was granted and the other one refused, and the log says the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ import itertools
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from tests.simulation.clients import Asked
 from tests.simulation.invariants import Folded, check_log, require
@@ -27,14 +31,52 @@ CONVERGES_S = 900.0
 SEEDS = 3
 
 
+class Rivals(NamedTuple):
+    """Two requests of which one is to be granted."""
+
+    one: Asked
+    other: Asked
+    has_won: Callable[[Folded], bool]
+    """Whether the log says that `one` was granted, and `other` refused."""
+    refusals: tuple[tuple[str, int], ...]
+
+
+def has_image(folded: Folded) -> bool:
+    return any(aggregate.state.phase == "ready" for aggregate in folded.images.aggregates.values())
+
+
+def has_port_of_one(folded: Folded) -> bool:
+    """Whose the only port is, and all of its addresses."""
+    [port] = folded.ports.aggregates.values()
+    owners = {holder.owner for holder in folded.ports.holders.values()}
+    require(owners == {port.id}, f"{owners} have what is {port.id}'s")
+    return port.tenant == "default"
+
+
+RIVALS: Final = (
+    Rivals(
+        Asked("create", "compute", "create-vm", b'{"name": "web", "image": "tiny"}'),
+        Asked("delete", "images", "delete-image", b'{"image": "tiny"}'),
+        has_image,
+        (("error", 409), ("error", 404)),
+    ),
+    Rivals(
+        Asked("make", "ports", "make-port", b'{"name": "a", "addresses": ["10.0.0.1", "10.0.0.2", "10.0.0.3"]}'),
+        Asked("make", "ports", "make-port", b'{"name": "b", "addresses": ["10.0.0.4", "10.0.0.3"]}', tenant="other"),
+        has_port_of_one,
+        (("error", 409),),
+    ),
+)
+
+
 class Race:
     """One run; `kill_after` is how many calls of ports the node has left when both are asked, 0 for all.
 
     The seed draws whether it dies before the last one has its effect, or after it.
     """
 
-    def __init__(self, kill_after: int, image_first: bool, delay_s: float, seed: int) -> None:
-        self._kill_after, self._image_first, self._delay_s = kill_after, image_first, delay_s
+    def __init__(self, rivals: Rivals, kill_after: int, other_first: bool, delay_s: float, seed: int) -> None:
+        self._rivals, self._kill_after, self._other_first, self._delay_s = rivals, kill_after, other_first, delay_s
         self.loop = VirtualLoop.installed()
         self.world = World(seed, self.loop)
         self.world.faults = Script()
@@ -55,23 +97,20 @@ class Race:
         await world.jetstream.start()
         node = asyncio.ensure_future(story.keep_running())
         await story.first_image()
-        create = Asked("create", "compute", "create-vm", b'{"name": "web", "image": "tiny"}')
-        delete = Asked("delete", "images", "delete-image", b'{"image": "tiny"}')
+        one, other = replace(self._rivals.one), replace(self._rivals.other)
         before = world.started
         if self._kill_after:
             world.kill_at = world.calls + self._kill_after
         answers = await asyncio.gather(
-            self._ask(0, create, late=self._image_first), self._ask(1, delete, late=not self._image_first)
+            self._ask(0, one, late=self._other_first), self._ask(1, other, late=not self._other_first)
         )
         died = world.started > before
-        folded = Folded(world)
-        there = any(aggregate.state.phase == "ready" for aggregate in folded.images.aggregates.values())
         told = [answer and (answer["type"], answer.get("code")) for answer in answers]
         granted = [answer is not None and answer["type"] == "result" for answer in answers]
         require(granted in ([True, False], [False, True]), f"both were answered {told}")
-        require(there == granted[0], f"the image is {'there' if there else 'gone'}: {told}")
-        require(told[1] == ("error", 409) or told[0] in (("error", 409), ("error", 404)), f"refused as {told}")
-        check_log(world, [create, delete])
+        require(self._rivals.has_won(Folded(world)) == granted[0], f"the log says otherwise: {told}")
+        require(told[granted[0]] in self._rivals.refusals, f"refused as {told}")
+        check_log(world, [one, other])
         story.make_peace()
         await story.converge(CONVERGES_S)
         node.cancel()
@@ -88,12 +127,12 @@ class Race:
 def races() -> tuple[int, int]:
     """Play all of them: how many there were, and in how many the node died."""
     played = died = 0
-    for image_first in (False, True):
+    for rivals, other_first in itertools.product(RIVALS, (False, True)):
         # At one time; and so that the second comes in while the first is being written, or has been.
         for delay_s, seed in itertools.product((0.0, 1e-6), range(SEEDS)):
             for kill_after in range(200):
                 played += 1
-                if Race(kill_after, image_first, delay_s, seed).play():
+                if Race(rivals, kill_after, other_first, delay_s, seed).play():
                     died += 1
                 elif kill_after:
                     break

@@ -15,7 +15,6 @@ from typing import Any, Final
 from msgspec import Struct
 
 from aetherscale.bus.bus import BusUnavailable, NoResponders
-from aetherscale.components import components
 from aetherscale.eventstore.store import StoreError
 from aetherscale.runtime.app import running
 from aetherscale.settings import Settings
@@ -23,7 +22,7 @@ from tests.simulation.clients import Client
 from tests.simulation.invariants import STREAM, Folded, check_host, check_list, check_log, check_stream, require
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop, run
 from tests.simulation.ports import SimulatedPlatform
-from tests.simulation.world import NODE, Violation, World
+from tests.simulation.world import COMPONENTS, NODE, Violation, World
 
 CLIENTS: Final = 3
 REQUESTS: Final = 8
@@ -169,7 +168,7 @@ class Simulation:
         world.loop.tasks.setdefault(number, set()).add(task)
         lives_s = world.faults.lives_s()
         try:
-            async with running(components(), SETTINGS, SimulatedPlatform(world, number)) as (node, _):
+            async with running(COMPONENTS, SETTINGS, SimulatedPlatform(world, number)) as (node, _):
                 world.note("the node is ready")
                 if lives_s is None:
                     await node.broken

@@ -20,7 +20,7 @@ from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost, SimulatedProcess
 from aetherscale.actors.images.simulated.driver import SimulatedStore
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
-from aetherscale.components import kinds
+from aetherscale.components import components
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
@@ -29,6 +29,7 @@ from aetherscale.kernel.registry import event_types
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.jetstream import JetStream
 from tests.simulation.loop import PROCESS, VirtualLoop
+from tests.support.port_component import PORTS
 
 T = TypeVar("T")
 
@@ -37,7 +38,9 @@ EPOCH: Final = "00000000000000e1"
 NOON_US: Final = 1_800_000_000_000_000
 CLOCK_IS_SET: Final = 0.4
 """How probable it is at each turn of what meddles."""
-CODEC: Final = Codec(event_types(kinds()))
+COMPONENTS: Final = (*components(), PORTS)
+"""One more than a node has: its aggregates hold several exclusive keys, some of them the node's."""
+CODEC: Final = Codec(event_types(tuple(component.kind for component in COMPONENTS)))
 
 
 class Violation(AssertionError):

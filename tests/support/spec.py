@@ -30,7 +30,7 @@ def reserved_by(kind: Kind[Any], holds: Callable[[Any], Sequence[Holding]], past
     for event in past:
         state = kind.evolve(state, event, NOON_US)
         before, held = held, tuple(holds(state))
-        reserved = tuple(changes(kind.name, state.id, before, held))
+        reserved = tuple(each for _, each in changes(kind.name, state.id, "default", before, held))
     return reserved
 
 

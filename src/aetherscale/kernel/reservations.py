@@ -79,10 +79,18 @@ RESERVATION_EVENTS: tuple[type[Event], ...] = (*NAME_EVENTS, *USE_EVENTS)
 
 
 class Name(Struct, frozen=True):
-    """An exclusive key of a tenant: a name, and whatever else only one aggregate may have."""
+    """An exclusive key of a tenant: a name, and whatever else only one of its aggregates may have."""
 
     kind: str
     """The kind of object that the key names."""
+    name: str
+
+
+class NodeKey(Struct, frozen=True):
+    """An exclusive key of the node: an address, or a port of the host, which one aggregate has, whosever it is."""
+
+    kind: str
+    """The kind of the key, such as `address`."""
     name: str
 
 
@@ -93,7 +101,7 @@ class Use(Struct, frozen=True):
     id: str
 
 
-Holding = Name | Use
+Holding = Name | NodeKey | Use
 """Something that an aggregate holds."""
 
 
@@ -130,6 +138,9 @@ class Seen(Struct, frozen=True):
 
 FREE = Holder(version=0, owner=None)
 
+NO_TENANT = ""
+"""Stands for the tenant in the streams of the keys of a node; no tenant is called so."""
+
 
 def name_stream(kind: str, tenant: str, name: str) -> str:
     """The stream in which one name of one kind of object is reserved and released."""
@@ -141,21 +152,27 @@ def use_stream(kind: str, object_id: str) -> str:
     return stream_name(RESERVATION_KIND, derive_id("use", kind, object_id))
 
 
-def stream_of(reservation: Reservation, tenant: str) -> str:
-    """The stream of a reservation's key."""
-    if isinstance(reservation, USE_EVENTS):
-        return use_stream(reservation.kind, reservation.id)
-    return name_stream(reservation.kind, tenant, reservation.name)
+def stream_of(holding: Holding, tenant: str) -> str:
+    """The stream in which something is reserved that an aggregate of a tenant holds."""
+    match holding:
+        case Use():
+            return use_stream(holding.kind, holding.id)
+        case NodeKey():
+            return name_stream(holding.kind, NO_TENANT, holding.name)
+        case Name():
+            return name_stream(holding.kind, tenant, holding.name)
 
 
-def changes(kind: str, holder: str, before: Sequence[Holding], after: Sequence[Holding]) -> Iterator[Reservation]:
-    """The reservations to write where the holdings of an aggregate of `kind` have changed."""
+def changes(
+    kind: str, holder: str, tenant: str, before: Sequence[Holding], after: Sequence[Holding]
+) -> Iterator[tuple[str, Reservation]]:
+    """What to write, and to which streams, where the holdings of an aggregate of `kind` have changed."""
     for each in before:
         if each not in after:
-            yield _released(kind, holder, each)
+            yield stream_of(each, tenant), _released(kind, holder, each)
     for each in after:
         if each not in before:
-            yield _reserved(kind, holder, each)
+            yield stream_of(each, tenant), _reserved(kind, holder, each)
 
 
 def _reserved(kind: str, holder: str, holding: Holding) -> Reservation:

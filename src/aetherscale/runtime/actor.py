@@ -37,7 +37,7 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, spl
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes, stream_of
+from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.wire import decode
 from aetherscale.runtime.component import Command, Component, Driver, Effect
@@ -271,8 +271,8 @@ class Actor(Generic[S, M]):
         for event in decided:
             state = self.component.kind.evolve(state, event, envelope.at_us)
             before, held = held, self.component.holds(state)
-            for each in changes(self._kind, target, before, held):
-                reserved.setdefault(stream_of(each, envelope.tenant), []).append(each)
+            for stream, each in changes(self._kind, target, envelope.tenant, before, held):
+                reserved.setdefault(stream, []).append(each)
         return [Write(stream, self._expected(stream, each[0]), tuple(each)) for stream, each in reserved.items()]
 
     def _expected(self, stream: str, reservation: Reservation) -> int | None:

@@ -105,7 +105,10 @@ class World(Protocol):
         ...
 
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:
-        """The aggregate that has the name now. No version is noted: a name is reserved in the append itself."""
+        """The aggregate that has the name now; a key of the node, where `tenant` is `NO_TENANT`.
+
+        No version is noted: a name is reserved in the append itself.
+        """
         ...
 
     def view(self, kind: str, tenant: str, reference: str) -> Any:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from msgspec import Struct
-from msgspec.structs import replace
 
 from aetherscale.bus import refusals
 from aetherscale.eventstore.codec import Codec
@@ -16,131 +14,14 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.memory import MemoryBackend, MemoryLog
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused
-from aetherscale.kernel.identity import Identity
-from aetherscale.kernel.messages import Event
-from aetherscale.kernel.registry import Kind, Registry, apply
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.registry import Registry, apply
 from aetherscale.kernel.replies import Chunk
-from aetherscale.kernel.reservations import Holding, Name
-from aetherscale.kernel.wire import Message, encode
-from aetherscale.runtime.component import Command, Component, Listing, Progress, Report, World
+from aetherscale.kernel.wire import encode
 from aetherscale.runtime.node import Node, Ports, event_types
+from tests.support.port_component import PORTS, Nothing, Port
 
 RACES = 30
-
-
-class PortMade(Event, frozen=True):
-    """A port with addresses."""
-
-    port_id: str
-    name: str
-    addresses: list[str]
-
-
-class PortMoved(Event, frozen=True):
-    """It has other addresses."""
-
-    addresses: list[str]
-
-
-class PortDeleted(Event, frozen=True):
-    """It is gone."""
-
-
-class Port(Struct, frozen=True):
-    id: str
-    name: str
-    addresses: list[str]
-    phase: Literal["ready", "deleted"] = "ready"
-
-
-class MakeOptions(Message, frozen=True):
-    name: str
-    addresses: list[str]
-
-
-class PortOptions(Message, frozen=True):
-    port: str = ""
-    addresses: list[str] = []  # noqa: RUF012 - msgspec copies it
-
-
-class ListOptions(Message, frozen=True):
-    all: bool = False
-
-
-class View(Struct, frozen=True):
-    id: str
-    name: str
-    phase: str
-    addresses: list[str]
-    revision: int
-
-
-def evolve(port: Port | None, event: Any, at_us: int) -> Port:
-    if isinstance(event, PortMade):
-        return Port(event.port_id, event.name, event.addresses)
-    assert port is not None
-    return replace(port, addresses=event.addresses) if isinstance(event, PortMoved) else replace(port, phase="deleted")
-
-
-def holds(port: Port) -> Sequence[Holding]:
-    if port.phase == "deleted":
-        return ()
-    return (Name("port", port.name), *(Name("address", address) for address in port.addresses))
-
-
-def require_free(world: World, tenant: str, port_id: str, addresses: Sequence[str]) -> None:
-    for address in addresses:
-        holder = world.named("address", tenant, address)
-        if holder is not None and holder.id != port_id:
-            raise Refused(Reason.CONFLICT, f"the address {address} is that of {holder.state.name}")
-
-
-def make(options: MakeOptions, call: Call, port_id: str, world: World) -> Event:
-    require_free(world, call.tenant, port_id, options.addresses)
-    return PortMade(port_id, options.name, options.addresses)
-
-
-def move(options: PortOptions, call: Call, port_id: str, world: World) -> Event:
-    require_free(world, call.tenant, port_id, options.addresses)
-    return PortMoved(options.addresses)
-
-
-class Nothing:
-    """A host on which there is nothing to do."""
-
-    async def start(self, report: Report[Any]) -> None: ...
-    async def reconcile(self, expected: Mapping[str, Any]) -> None: ...
-    async def close(self) -> None: ...
-    async def perform(self, effect: Any, progress: Progress) -> Any: ...
-
-
-PORTS: Component[Port, Event] = Component(
-    identity=Identity("ports", "port", "ports", "port", "port", "ports", "ports"),
-    kind=Kind(
-        "port",
-        Port,
-        (PortMade, PortMoved, PortDeleted),
-        evolve,
-        lambda port, node, revision, requested_by: View(port.id, port.name, port.phase, port.addresses, revision),
-        keys=("address",),
-    ),
-    decider=Decider(lambda port, event, at_us: (event,), evolve, lambda port: None),
-    holds=holds,
-    announce=lambda port, event: None,
-    failed=lambda effect, reason: PortDeleted(),
-    listing=Listing(ListOptions, PortOptions),
-    commands={
-        "make-port": Command(MakeOptions, make, lambda port: True, creates=True),
-        "move-port": Command(PortOptions, move, lambda port: True),
-        "delete-port": Command(
-            PortOptions, lambda options, call, port_id, world: PortDeleted(), lambda port: True, frees=True
-        ),
-    },
-    open_driver=lambda host: Nothing(),
-    open_simulated=lambda host: Nothing(),
-)
 
 
 class Running:
@@ -148,11 +29,11 @@ class Running:
         self.node, self.log = node, log
         self._calls = 0
 
-    async def ask(self, task: str, **options: Any) -> Chunk:
+    async def ask(self, task: str, *, tenant: str = "default", **options: Any) -> Chunk:
         """The final chunk of an answer."""
         self._calls += 1
         key = f"{task}-{self._calls}-{options}"
-        call = Call("default", "ports", task, encode(options), "user:test", key, False, key)
+        call = Call(tenant, "ports", task, encode(options), "user:test", key, False, key)
         try:
             return [chunk async for chunk in self.node.serve["ports"](call)][-1]
         except Refused as refused:
@@ -197,6 +78,21 @@ async def test_of_two_that_want_one_address_at_once_exactly_one_gets_it(running:
         assert (refused["code"], refused["message"].split(" is ")[0]) == (409, f"the address {shared}")
         [made] = [answer for answer in answers if answer["type"] == "result"]
         await running.ask("delete-port", port=made["port-id"])
+
+
+async def test_a_name_is_its_tenants_and_an_address_the_nodes(running: Running) -> None:
+    for number in range(RACES):
+        answers = await asyncio.gather(
+            *(running.ask("make-port", tenant=tenant, name="a", addresses=["10.0.0.1"]) for tenant in ("alice", "bob"))
+        )
+        [refused] = [answer for answer in answers if answer["type"] == "error"]
+        assert (refused["code"], refused["message"]) == (409, "the address 10.0.0.1 is that of a")
+        [tenant] = [tenant for tenant, answer in zip(("alice", "bob"), answers, strict=True) if answer is not refused]
+        other = {"alice": "bob", "bob": "alice"}[tenant]
+        same_name = await running.ask("make-port", tenant=other, name="a", addresses=[f"10.0.1.{number}"])
+        assert same_name["type"] == "result"
+        for each in (tenant, other):
+            assert (await running.ask("delete-port", tenant=each, port="a"))["type"] == "result"
 
 
 async def test_an_address_that_is_let_go_is_free_and_the_others_stay(running: Running) -> None:

@@ -87,7 +87,7 @@ def lived(steps: Steps) -> Steps:
             found["then"].append({
                 "event": named(event),
                 "status": announce(vm, event),
-                "reserves": [named(each) for each in changes(events.KIND, vm.id, held, holds(vm))],
+                "reserves": [named(each) for _, each in changes(events.KIND, vm.id, "default", held, holds(vm))],
                 "now": {name: value for name, value in now.items() if name not in before or before[name] != value},
             })  # fmt: skip
             before = now
