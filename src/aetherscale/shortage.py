@@ -39,7 +39,7 @@ class Low(NamedTuple):
     """A limit of this process that is low for a node."""
 
     found: str
-    mend: str
+    remedy: str
 
 
 def hint_of(number: int | None) -> str:

@@ -134,7 +134,7 @@ def test_a_limit_is_low_below_its_floor(
     assert list(shortage.low_limits()) == []
     limits[which] = least - 1
     (low,) = shortage.low_limits()
-    assert mend in low.mend
+    assert mend in low.remedy
 
 
 def test_root_is_not_held_to_a_number_of_processes(limits: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:

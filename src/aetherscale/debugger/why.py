@@ -80,8 +80,8 @@ def chapters(kind: Kind[Any], recorded: Iterable[Recorded]) -> list[Chapter]:
     for each in recorded:
         words = kind.descriptions.describe(state, each.event)
         sentence = Sentence(each.seq, to_rfc3339(each.time_us), words.text)
-        if not told or words.role != "answer":
-            told.append(_chapter(kind, each, "turn" if words.role == "turn" else "request", sentence))
+        if not told or words.role != "consequence":
+            told.append(_chapter(kind, each, "turn" if words.role == "observation" else "request", sentence))
         else:
             told[-1].sentences.append(sentence)
         state = kind.evolve(state, each.event, each.time_us)

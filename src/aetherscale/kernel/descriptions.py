@@ -14,7 +14,7 @@ from aetherscale.kernel.messages import Event
 
 S = TypeVar("S")
 
-Role = Literal["request", "turn", "answer"]
+Role = Literal["request", "observation", "consequence"]
 """A caller's request; an event without a request; a consequence of either."""
 
 
@@ -30,14 +30,14 @@ def request(text: str) -> Description:
     return Description("request", text)
 
 
-def turn(text: str) -> Description:
+def observation(text: str) -> Description:
     """A sentence of its own."""
-    return Description("turn", text)
+    return Description("observation", text)
 
 
-def answer(text: str) -> Description:
+def consequence(text: str) -> Description:
     """A sentence of its own."""
-    return Description("answer", text)
+    return Description("consequence", text)
 
 
 class Descriptions(Struct, Generic[S], frozen=True):
@@ -49,7 +49,7 @@ class Descriptions(Struct, Generic[S], frozen=True):
 
 def _by_its_docstring(_: Any, event: Event) -> Description:
     first_line = (type(event).__doc__ or type(event).__name__).strip().split("\n", 1)[0]
-    return answer(first_line.rstrip("."))
+    return consequence(first_line.rstrip("."))
 
 
 PLAIN: Descriptions[Any] = Descriptions(_by_its_docstring, lambda state: "")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class Finding(Struct, frozen=True):
-    """One thing that a node needs, as it was found; `mend` is what to type or do where it is not well.
+    """One thing that a node needs, as it was found; `remedy` is what to type or do where it is not well.
 
     An *error* is where a node cannot do its work, a *warning* where it can, but slower, less safely, or not all of it.
     """
@@ -16,4 +16,5 @@ class Finding(Struct, frozen=True):
     check: str
     status: Literal["ok", "warning", "error"]
     found: str
-    mend: str = ""
+    remedy: str = field(default="", name="mend")
+    """Called so in `doctor --json` since the first version."""

@@ -72,9 +72,9 @@ def _made(check: Callable[[Settings], Iterator[Finding]], settings: Settings) ->
         yield from check(settings)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        mend = shortage.hint_of(error.errno) or "look at what the message names, as the user of the node"
+        remedy = shortage.hint_of(error.errno) or "look at what the message names, as the user of the node"
         name = check.__name__.strip("_").replace("_", " ")
-        yield Finding(name, "error", f"could not be looked at: {where}{error.strerror or error}", mend)
+        yield Finding(name, "error", f"could not be looked at: {where}{error.strerror or error}", remedy)
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
@@ -97,8 +97,8 @@ def _packages(settings: Settings) -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name.strip())
     if missing:
-        mend = f"{sys.executable} -m pip install {' '.join(repr(name) for name in missing)}"
-        yield Finding("packages", "error", f"missing: {', '.join(missing)}", mend)
+        remedy = f"{sys.executable} -m pip install {' '.join(repr(name) for name in missing)}"
+        yield Finding("packages", "error", f"missing: {', '.join(missing)}", remedy)
     else:
         yield Finding("packages", "ok", ", ".join(found))
 
@@ -120,14 +120,14 @@ def _memory(settings: Settings) -> Iterator[Finding]:
     if room.available_mib >= GOOD_MEMORY_MIB:
         yield Finding("memory", "ok", found)
     else:
-        mend = "end other programs, raise the limit of the control group, or give VMs less with --memory"
-        yield Finding("memory", "warning", f"{found}, enough for few or small VMs", mend)
+        remedy = "end other programs, raise the limit of the control group, or give VMs less with --memory"
+        yield Finding("memory", "warning", f"{found}, enough for few or small VMs", remedy)
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
     low = tuple(shortage.low_limits())
     for each in low:
-        yield Finding("limits", "warning", each.found, each.mend)
+        yield Finding("limits", "warning", each.found, each.remedy)
     if not low:
         yield Finding("limits", "ok", "the limits of file size, open files, processes and memory are high enough")
 
@@ -139,12 +139,12 @@ def _state_dir(settings: Settings) -> Iterator[Finding]:
     owner = path.stat().st_uid if exists else os.geteuid()
     if owner != os.geteuid():
         found = f"{path} belongs to {_user(owner)}, so a node of {_user()} does not use it"
-        mend = f"as {_user(owner)}: aetherscale doctor --state-dir {path}; or give another --state-dir DIR"
-        yield Finding("state directory", "error", found, mend)
+        remedy = f"as {_user(owner)}: aetherscale doctor --state-dir {path}; or give another --state-dir DIR"
+        yield Finding("state directory", "error", found, remedy)
         return
     if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-        mend = f"chown {_user()} {place}" if exists else f"install -d -m 700 -o {_user()} {path}; or --state-dir DIR"
-        yield Finding("state directory", "error", f"{place} cannot be written by {_user()}", mend)
+        remedy = f"chown {_user()} {place}" if exists else f"install -d -m 700 -o {_user()} {path}; or --state-dir DIR"
+        yield Finding("state directory", "error", f"{place} cannot be written by {_user()}", remedy)
         return
     status = path.stat() if exists else None
     if status is not None and status.st_mode & PRIVATE:
@@ -162,12 +162,12 @@ def _room(place: Path) -> Finding:
     room = os.statvfs(place)
     free_mib = room.f_bavail * room.f_frsize // MIB
     found = f"{free_mib} MiB and {room.f_favail} inodes are free on {place}"
-    mend = f"make room on the file system of {place}, or use another --state-dir"
+    remedy = f"make room on the file system of {place}, or use another --state-dir"
     few_inodes = room.f_files > 0 and room.f_favail < LEAST_FREE_INODES
     if free_mib < LEAST_FREE_MIB or few_inodes:
-        return Finding("room", "error", found, mend)
+        return Finding("room", "error", found, remedy)
     return Finding(
-        "room", "ok" if free_mib >= GOOD_FREE_MIB else "warning", found, mend if free_mib < GOOD_FREE_MIB else ""
+        "room", "ok" if free_mib >= GOOD_FREE_MIB else "warning", found, remedy if free_mib < GOOD_FREE_MIB else ""
     )
 
 
@@ -180,8 +180,8 @@ def _shared(place: Path) -> Finding:
             Path(directory, "link").hardlink_to(file)
         except OSError as error:
             found = f"{place} has no hard links ({error.strerror}), so each VM has a copy of its image"
-            mend = "use a --state-dir on a local file system like ext4, XFS or Btrfs"
-            return Finding("file system", "warning", found, mend)
+            remedy = "use a --state-dir on a local file system like ext4, XFS or Btrfs"
+            return Finding("file system", "warning", found, remedy)
     return Finding("file system", "ok", f"{place} has hard links")
 
 
@@ -203,8 +203,8 @@ def _log(settings: Settings) -> Iterator[Finding]:
         yield Finding("log", "error", refused.message, f"aetherscale log verify --state-dir {settings.state_dir}")
         return
     if settings.is_named and found.node != settings.node:
-        mend = f"serve with --node {found.node}"
-        yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", mend)
+        remedy = f"serve with --node {found.node}"
+        yield Finding("log", "error", f"is of node {found.node}, and this node is called {settings.node}", remedy)
     else:
         yield Finding("log", "ok", f"{found.events} events of node {found.node}, all as they were written")
     behind_s = ((found.last_us or 0) - now_us()) / SECOND_US
@@ -230,11 +230,11 @@ def _nats(settings: Settings) -> Iterator[Finding]:
     except (ValueError, OSError) as error:
         yield Finding("nats", "error", str(error), "correct --nats, or the file that the message names")
     except NotAuthorized as refused:
-        mend = (
+        remedy = (
             "correct the credentials in --nats, or in the file of --nats-creds, --nats-nkey or --nats-token-file; "
             "without --nats, restart the node"
         )
-        yield Finding("nats", "error", str(refused), mend)
+        yield Finding("nats", "error", str(refused), remedy)
     except BusUnavailable as away:
         if service.is_asked_about(settings.state_dir) and not settings.nats_url:
             yield Finding("nats", "error", f"no node answers: {away}", service.START)
@@ -260,8 +260,8 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
         if beat.memory_mib < here.total_mib:
             text = f"{name} may have {beat.memory_mib} MiB, of which {beat.memory_available_mib} MiB are available"
             small = beat.memory_available_mib < GOOD_MEMORY_MIB
-            mend = "raise the limit of its control group, or give VMs less with --memory" if small else ""
-            yield Finding("memory of the node", "warning" if small else "ok", text, mend)
+            remedy = "raise the limit of its control group, or give VMs less with --memory" if small else ""
+            yield Finding("memory of the node", "warning" if small else "ok", text, remedy)
 
 
 def _said(*command: str) -> str:

@@ -35,23 +35,23 @@ def findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _qemu(settings: Settings) -> Iterator[Finding]:
-    mend = f"apt-get install {launch.WITHOUT_MORE} qemu-system-x86"
+    remedy = f"apt-get install {launch.WITHOUT_MORE} qemu-system-x86"
     if platform.machine() != "x86_64":
         yield Finding("machine", "error", platform.machine(), "use an x86-64 host")
     path = shutil.which(QEMU_PROGRAM)
     if path is None:
-        yield Finding("qemu", "error", f"{QEMU_PROGRAM} is not installed", mend)
+        yield Finding("qemu", "error", f"{QEMU_PROGRAM} is not installed", remedy)
         return
     try:
         said, machines = _said(path, "--version"), _said(path, "-machine", "help")
     except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("qemu", "error", f"{path} does not run: {error}", f"{mend} --reinstall")
+        yield Finding("qemu", "error", f"{path} does not run: {error}", f"{remedy} --reinstall")
         return
     version = re.search(r"version (\d+)\.(\d+)", said)
     if version is None or (int(version[1]), int(version[2])) < QEMU:
         yield Finding("qemu", "error", said.split("\n")[0], f"install QEMU {QEMU[0]}.{QEMU[1]} or newer")
     elif not re.search(r"^q35\b", machines, re.MULTILINE):
-        yield Finding("qemu", "error", "has no machine q35", mend)
+        yield Finding("qemu", "error", "has no machine q35", remedy)
     else:
         yield Finding("qemu", "ok", f"{said.splitlines()[0]}, {path}")
 
@@ -77,9 +77,9 @@ def _isolation(settings: Settings) -> Finding:
             found = f"QEMU runs as {user}: a guest that breaks out of it has everything that the node has"
             if settings.allow_unisolated:
                 return Finding("isolation", "warning", f"{found}; allowed by the setting allow-unisolated", OWN_USERS)
-            mend = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
+            remedy = f"{OWN_USERS}; if you trust every guest: aetherscale serve --allow-unisolated"
             return Finding(
-                "isolation", "error", f"{found}, so no VM starts unless its node runs with --allow-unisolated", mend
+                "isolation", "error", f"{found}, so no VM starts unless its node runs with --allow-unisolated", remedy
             )
 
 
@@ -132,8 +132,8 @@ def _kvm(settings: Settings, qemu: str, vm_id: str) -> Finding:
             else "run the node as root, or in the group kvm",
         )
     if failure:
-        mend = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
-        return Finding("kvm", wanted, f"{failure}; {without}", mend)
+        remedy = "use a host with working virtualization; on a cloud VM, one that allows nested virtualization"
+        return Finding("kvm", wanted, f"{failure}; {without}", remedy)
     return Finding("kvm", "ok", "QEMU ran a program on KVM in the jail of a guest")
 
 

@@ -27,8 +27,8 @@ def _doctor(context: Context) -> int:
         width = max(len(finding.check) for finding in findings)
         for finding in findings:
             out.paragraph(f"{finding.status:<7}  {finding.check:<{width}}  {finding.found}", 11 + width)
-            if finding.mend:
-                out.paragraph(f"{'':<7}  fix: {finding.mend}", 14)
+            if finding.remedy:
+                out.paragraph(f"{'':<7}  fix: {finding.remedy}", 14)
         errors = sum(finding.status == "error" for finding in findings)
         warnings = sum(finding.status == "warning" for finding in findings)
         summary = f"{count(errors, 'error')}, {count(warnings, 'warning')}"

@@ -7,7 +7,7 @@ from typing import Final
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
-from aetherscale.kernel.descriptions import Description, Descriptions, answer, request, turn
+from aetherscale.kernel.descriptions import Description, Descriptions, consequence, observation, request
 from aetherscale.kernel.errors import Remedy, Task
 from aetherscale.kernel.times import to_rfc3339
 
@@ -44,51 +44,55 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
     assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
     match event:
         case events.DiskProvisioned():
-            return answer(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
+            return consequence(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
         case events.VmStartRequested():
             after_stop = ", after the stop that was under way" if vm.phase in STOPPING else ""
             return request(f"asked to start it{after_stop}")
         case events.VmBooted():
             whose = _WHOSE.get(event.process_user or "own", "")
-            return answer(f"QEMU was started: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}")
+            return consequence(
+                f"QEMU was started: run {event.run}, process {event.pid}{whose}, {event.accelerator.upper()}"
+            )
         case events.VmReady():
-            return answer(f"the guest reported that it was ready{_channel(event)}")
+            return consequence(f"the guest reported that it was ready{_channel(event)}")
         case events.VmPaused():
-            return turn(f"QEMU paused it in run {event.run}: {_PAUSED[event.reason]}{_detail(event.detail)}")
+            return observation(f"QEMU paused it in run {event.run}: {_PAUSED[event.reason]}{_detail(event.detail)}")
         case events.VmResumed():
-            return answer("it was resumed")
+            return consequence("it was resumed")
         case events.VmStopRequested():
             return request(f"asked to stop it{_how(event)}")
         case events.VmRestartRequested():
             return request(f"asked to restart it, giving the guest {event.grace_s:g} s to shut down")
         case events.VmStopForced():
-            return answer(f"the guest did not shut down within {event.waited_s:g} s, so it was ended")
+            return consequence(f"the guest did not shut down within {event.waited_s:g} s, so it was ended")
         case events.VmEnded():
             return _ended(vm, event)
         case events.VmExited():
             return _exited(vm, event)
         case events.VmRestartScheduled():
             if event.attempt == 0:
-                return answer("the host had been rebooted, and autostart is on, so it was to be started again")
-            return answer(f"restart policy {vm.spec.restart!r}: restart {event.attempt}, not before {event.not_before}")
+                return consequence("the host had been rebooted, and autostart is on, so it was to be started again")
+            return consequence(
+                f"restart policy {vm.spec.restart!r}: restart {event.attempt}, not before {event.not_before}"
+            )
         case events.VmGaveUp():
-            return answer(f"restart policy {vm.spec.restart!r} gave up after {event.restarts} restarts")
+            return consequence(f"restart policy {vm.spec.restart!r} gave up after {event.restarts} restarts")
         case events.VmAdopted():
-            return turn(f"the node was started again and found run {event.run} still running")
+            return observation(f"the node was started again and found run {event.run} still running")
         case events.VmStepFailed():
             again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
-            return answer(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
+            return consequence(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
         case events.VmCleared():
-            return answer("none of its processes was left")
+            return consequence("none of its processes was left")
         case events.VmCollected():
             kept = f"; its directory is kept in {event.kept_in}" if event.kept_in else ""
-            return answer(f"it was quarantined{kept}")
+            return consequence(f"it was quarantined{kept}")
         case events.VmUndone():
-            return answer("it had never run, so what had been created of it was to be removed")
+            return consequence("it had never run, so what had been created of it was to be removed")
         case events.VmDeleteRequested():
             return request(f"asked to delete it{_how(event)}")
         case events.VmDeleted():
-            return answer("it was removed from the host, and its name was free again")
+            return consequence("it was removed from the host, and its name was free again")
 
 
 def summarize(vm: Vm) -> str:
@@ -150,10 +154,10 @@ def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:
         what for what, there in (("a process", event.has_process), ("a directory", event.has_directory)) if there
     )
     if vm is None:
-        return turn(f"the host had {found} of it, although the log did not know it")
+        return observation(f"the host had {found} of it, although the log did not know it")
     if vm.phase == "deleted":
-        return turn(f"the host had {found} of it, although it was deleted")
-    return turn("the host had a process of it, although it was not meant to run")
+        return observation(f"the host had {found} of it, although it was deleted")
+    return observation("the host had a process of it, although it was not meant to run")
 
 
 def _stopped(vm: Vm) -> str:
@@ -167,22 +171,22 @@ def _stopped(vm: Vm) -> str:
 
 def _ended(vm: Vm, event: events.VmEnded) -> Description:
     if event.reason == "panic":
-        return turn(f"the guest's kernel panicked in run {event.run}{_detail(event.detail)}")
+        return observation(f"the guest's kernel panicked in run {event.run}{_detail(event.detail)}")
     if vm.run.asked_down:
-        return answer("the guest shut down")
-    return turn(f"the guest shut itself down in run {event.run}")
+        return consequence("the guest shut down")
+    return observation(f"the guest shut itself down in run {event.run}")
 
 
 def _exited(vm: Vm, event: events.VmExited) -> Description:
     if event.reason == "user":
         before = f"it was stopped before it ran{' again' if vm.ever_ran else ''}"
-        return answer("its process ended" if vm.run.process else before)
+        return consequence("its process ended" if vm.run.process else before)
     if vm.run.ended is not None:
-        return answer("QEMU, which had kept it paused, ended")
+        return consequence("QEMU, which had kept it paused, ended")
     mark = f"run {event.run} ended: {exit_sentence(event)}"
     if event.reason in FAILED_EXITS and vm.spec.restart == "never":
         mark += "; restart policy 'never' does not start it again"
-    return turn(mark)
+    return observation(mark)
 
 
 def _how(event: events.VmStopRequested | events.VmDeleteRequested) -> str:

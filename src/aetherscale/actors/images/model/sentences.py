@@ -7,7 +7,7 @@ from typing import Final
 from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.kernel.descriptions import Description, Descriptions, answer, request
+from aetherscale.kernel.descriptions import Description, Descriptions, consequence, request
 
 
 def describe(image: Image | None, event: ImageEvent) -> Description:
@@ -20,16 +20,18 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
             return request(f"asked to build the image {event.name!r} from the recipe {event.recipe!r}")
         case events.ImageStored():
             size = _size(event.size_bytes)
-            return answer(f"it passed every check and was stored: {event.format}, {size}, SHA-256 {event.sha256[:12]}…")
+            return consequence(
+                f"it passed every check and was stored: {event.format}, {size}, SHA-256 {event.sha256[:12]}…"
+            )
         case events.ImageStepFailed():
             again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
-            return answer(f"{event.step} failed, attempt {event.attempt}, {again}: {event.reason}")
+            return consequence(f"{event.step} failed, attempt {event.attempt}, {again}: {event.reason}")
         case events.ImageUndone():
-            return answer("it had never been complete, so what had been stored of it was to be removed")
+            return consequence("it had never been complete, so what had been stored of it was to be removed")
         case events.ImageDeleteRequested():
             return request("asked to delete it")
         case events.ImageDeleted():
-            return answer("it was removed from the host, and its name was free again")
+            return consequence("it was removed from the host, and its name was free again")
 
 
 def summarize(image: Image) -> str:
