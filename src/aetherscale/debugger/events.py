@@ -42,7 +42,7 @@ def types_of(kinds: Kinds) -> list[tuple[str, type[Event]]]:
 
 
 def type_named(kinds: Kinds, text: str) -> str:
-    """The type that is meant by `VmBooted` or `vm-booted`. Raises `Refused` (400)."""
+    """The type that is meant by `VmBooted` or `vm-booted`. Raises `Refused` (bad request)."""
     known = [event.__name__ for _, event in types_of(kinds)]
     for name in known:
         if text in (name, kebab(name)):

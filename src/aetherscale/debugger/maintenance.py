@@ -59,7 +59,10 @@ def witness(state_dir: Path, now_us: int) -> Witnessed:
 
 
 def read_witnessed(file: Path) -> list[Witnessed]:
-    """The heads that a file keeps; none where there is no file. Raises `Refused` (400) that names the line, OSError."""
+    """The heads that a file keeps; none where there is no file.
+
+    Raises `Refused` (bad request) that names the line, OSError.
+    """
     try:
         with file.open("rb") as lines:
             return decode_lines(lines)
@@ -72,8 +75,8 @@ def read_witnessed(file: Path) -> list[Witnessed]:
 def keep(file: Path, witnessed: Witnessed) -> bool:
     """Add a head to a file of them, durably; false where it is the last one of its node already.
 
-    Raises `Refused` (409) where the log has fewer events than were witnessed before, as one that was rolled back has;
-    400 for a file of something else; OSError.
+    Raises `Refused`: conflict where the log has fewer events than were witnessed before, as one that was rolled back
+    has; bad request for a file of something else. Also OSError.
     """
     earlier = [each for each in read_witnessed(file) if each.node == witnessed.node]
     if earlier and earlier[-1].head_seq > witnessed.head_seq:
@@ -130,7 +133,10 @@ def import_(state_dir: Path, lines: Iterable[bytes], *, epoch: str, now_us: int)
 
 
 def archive(state_dir: Path, *, before: str | None, now_us: int, keep: int, report: archiving.Report) -> Archived:
-    """Seal the events before a moment, or all but the newest. Raises `Refused`, also beside a running node (409)."""
+    """Seal the events before a moment, or all but the newest.
+
+    Raises `Refused`, also beside a running node (conflict).
+    """
     path, until = log_of(state_dir), _until(before, now_us, keep)
     with explained():
         return archiving.archive(path, until, report)

@@ -76,7 +76,7 @@ class Past(Struct, frozen=True):
         """The object that a name, an id or its beginning means; where no object bears the name now, the one that bore
         it last.
 
-        Raises `Refused`: 404 where there is none, 400 where a beginning means several.
+        Raises `Refused`: not found where there is none, bad request where a beginning means several.
         """
         if refused := too_short(reference):
             raise refused
@@ -145,7 +145,7 @@ class PastLog:
         """The position that a sequence number or a time means; without one, the head.
 
         A time means the last event before the first one that is later. `now_us` is the time now, which times like `5m`
-        count from. Raises `Refused` (400) for anything else.
+        count from. Raises `Refused` (bad request) for anything else.
         """
         head = await self.head()
         if moment is None:
@@ -160,7 +160,7 @@ class PastLog:
     async def before(self, moment: str, now_us: int = 0) -> int:
         """The position before the first event that is of this number or later, or was recorded at this time or later.
 
-        Raises `Refused` (400).
+        Raises `Refused` (bad request).
         """
         seq, time_us = moment_of(moment, now_us)
         return max(seq - 1, 0) if time_us is None else await self._position_at(time_us - 1)
@@ -213,7 +213,7 @@ async def opened(state_dir: Path, kinds: Kinds, report: Report = lambda done, to
 
     A large log is not proved here, since that would take longer than most questions to it. `report` is told, in another
     thread, how far keyframes are made, where that takes its time.
-    Raises `Refused`: 404 where there is none, 500 where it is damaged or cannot be read.
+    Raises `Refused`: not found where there is none, internal where it is damaged or cannot be read.
     """
     path = log_of(state_dir)
     with explained():
@@ -231,7 +231,10 @@ async def opened(state_dir: Path, kinds: Kinds, report: Report = lambda done, to
 
 
 def moment_of(text: str, now_us: int) -> tuple[int, int | None]:
-    """The number of an event, or 0 and a time in microseconds since 1970. Raises `Refused` (400) for anything else."""
+    """The number of an event, or 0 and a time in microseconds since 1970.
+
+    Raises `Refused` (bad request) for anything else.
+    """
     if text.isascii() and text.isdigit():
         return int(text[:18]), None
     try:
@@ -244,7 +247,7 @@ def moment_of(text: str, now_us: int) -> tuple[int, int | None]:
 
 
 def log_of(state_dir: Path) -> Path:
-    """The log of a state directory. Raises `Refused` (404) where there is none."""
+    """The log of a state directory. Raises `Refused` (not found) where there is none."""
     path = state_dir / LOG_NAME
     with explained():
         if state_dir.exists() and not state_dir.is_dir():

@@ -155,7 +155,7 @@ def rpc_subscription() -> tuple[str, str]:
 
 
 def parse(subject: str) -> Address:
-    """The address in a request's subject. Raises `Refused` (400) for any other shape, tenant or token."""
+    """The address in a request's subject. Raises `Refused` (bad request) for any other shape, tenant or token."""
     tokens = subject.split(".")
     if len(tokens) < 4 or ".".join(tokens[:2]) != ROOT:
         raise _malformed(subject)

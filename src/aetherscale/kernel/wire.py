@@ -39,7 +39,7 @@ def encode(value: Any) -> bytes:
 def decode(body: bytes, kind: type[T], what: str) -> T:
     """The typed message in a body; an empty body stands for `{}`.
 
-    Raises `Refused` (400 or 413) that names `what` was read and the field that is wrong.
+    Raises `Refused` (bad request or too large) that names `what` was read and the field that is wrong.
     """
     import json  # late: the command line reads heartbeats by this module, and few of its commands do
 
@@ -105,7 +105,7 @@ def _check_unique(pairs: list[tuple[str, Any]]) -> None:
 
 
 def check_depth(body: bytes, what: str) -> None:
-    """Raises `Refused` (400) for JSON that nests more deeply than `MAX_DEPTH`."""
+    """Raises `Refused` (bad request) for JSON that nests more deeply than `MAX_DEPTH`."""
     depth = 0
     for token in _NESTING.finditer(body):
         first = token.group()[0]

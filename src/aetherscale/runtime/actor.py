@@ -163,7 +163,7 @@ class Actor(Generic[S, M]):
         self._watches.tell(aggregate_id, Change(chunk=chunk))
 
     def _target(self, command: Command[S, M], options: Any, call: Call) -> str:
-        """The id of the aggregate that a command is for. Raises `Refused` (400, 404)."""
+        """The id of the aggregate that a command is for. Raises `Refused` (bad request, not found)."""
         if command.creates:
             return derive_id(self._log.node, call.tenant, call.command_id)
         return self._world.referred(self._kind, options, call).id

@@ -97,11 +97,14 @@ class World(Protocol):
         ...
 
     def find(self, kind: str, tenant: str, reference: str) -> Aggregate[Any]:
-        """The aggregate that a name or id means; a deleted one is found by its id alone. Raises `Refused` (404)."""
+        """The aggregate that a name or id means; a deleted one is found by its id alone.
+
+        Raises `Refused` (not found).
+        """
         ...
 
     def referred(self, kind: str, options: Any, call: Call) -> Aggregate[Any]:
-        """The aggregate that a call is about. Raises `Refused`: 400 where the options name none, 404."""
+        """The aggregate that a call is about. Raises `Refused`: bad request where the options name none, not found."""
         ...
 
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:

@@ -31,7 +31,7 @@ class Mailboxes:
     def post(self, aggregate_id: str, job: Callable[[], Awaitable[T]], *, bounded: bool) -> asyncio.Future[T]:
         """Put a job at the end of the mailbox. The future has its result; `Refused` is the only exception in it.
 
-        Raises `Refused` (503) where the job is bounded and the mailbox is full.
+        Raises `Refused` (unavailable) where the job is bounded and the mailbox is full.
         """
         mailbox = self._waiting.get(aggregate_id)
         if bounded and mailbox is not None and len(mailbox) >= MAILBOX_LIMIT:

@@ -45,7 +45,7 @@ async def handled_before(
 ) -> Handled[S]:
     """The outcome of a command that was accepted, and what has followed. `reference` is how it names its object.
 
-    Raises `Refused` (409) where the key was another request's.
+    Raises `Refused` (conflict) where the key was another request's.
     """
     if accepted.digest != digest_of(call):
         raise Refused(

@@ -82,7 +82,7 @@ def _create(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> c
 
 
 def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
-    """An image that a VM can be made from. Raises `Refused` (404, 409)."""
+    """An image that a VM can be made from. Raises `Refused` (not found, conflict)."""
     missing = Refused(
         Reason.NOT_FOUND,
         f"no such image: {reference!r}",
@@ -107,7 +107,7 @@ def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
 
 
 def _disk_mib(wanted_gib: int | None, image_mib: int) -> int:
-    """The size of a disk, never smaller than its image. Raises `Refused` (400)."""
+    """The size of a disk, never smaller than its image. Raises `Refused` (bad request)."""
     if wanted_gib is None:
         return max(commands.DEFAULT_DISK_GIB * 1024, image_mib)
     if wanted_gib * 1024 < image_mib:

@@ -68,8 +68,9 @@ class Session:
                 yield piece
 
     def hear(self, data: bytes, seen_bytes: int | None = None) -> None:
-        """The caller is still there, typed this, and has seen so much. Raises `Refused` (503) where the guest does not
-        read it.
+        """The caller is still there, typed this, and has seen so much.
+
+        Raises `Refused` (unavailable) where the guest does not read it.
         """
         self._timer.cancel()
         self._timer = self._patience()

@@ -161,7 +161,7 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         ...
 
     async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
+        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
         ...
 
     def on_host(self, vm_id: str) -> OnHost:
@@ -171,7 +171,7 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
 
-        Raises `Refused` (404) where the VM has no log on this host.
+        Raises `Refused` (not found) where the VM has no log on this host.
         """
         ...
 
@@ -182,7 +182,8 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
         """Start a program in the guest on a terminal of its own, of the kind `term`.
 
-        Raises `Refused`: 409 where the VM has no process or too many terminals, 400 where there is no such program,
-        501 where the guest lacks what is needed, 503 without agent, 504 where it does not begin in time.
+        Raises `Refused`: conflict where the VM has no process or too many terminals, bad request where there is no such
+        program, not implemented where the guest lacks what is needed, unavailable without agent, deadline where it does
+        not begin in time.
         """
         ...

@@ -120,7 +120,10 @@ class Reader:
                 await self._news.wait()
 
     async def send(self, data: bytes) -> None:
-        """Type into the serial line; waits while the guest takes nothing. Raises `Refused` (409) where it has ended."""
+        """Type into the serial line; waits while the guest takes nothing.
+
+        Raises `Refused` (conflict) where it has ended.
+        """
         await self._send(data)
 
     async def close(self) -> None:

@@ -128,7 +128,7 @@ class SerialLine:
             reader.stop()
 
     async def send(self, data: bytes) -> None:
-        """Type; waits while the guest takes nothing. Raises `Refused` (409) where the process is gone."""
+        """Type; waits while the guest takes nothing. Raises `Refused` (conflict) where the process is gone."""
         while data:
             await self._writable.wait()
             if self._is_over or self._typing is None:
@@ -229,7 +229,10 @@ class LineReader:
         self._news.set()
 
     async def send(self, data: bytes) -> None:
-        """Type into the serial line; waits while the guest takes nothing. Raises `Refused` (409) where it has ended."""
+        """Type into the serial line; waits while the guest takes nothing.
+
+        Raises `Refused` (conflict) where it has ended.
+        """
         await self._line.send(data)
         self._news.set()
 

@@ -283,7 +283,7 @@ class QemuDriver:
         return [Found(vm_id, vm_id in processes, vm_id in places) for vm_id in sorted(processes | places)]
 
     async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
+        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
         return self._live(vm_id).line.attach()
 
     def on_host(self, vm_id: str) -> OnHost:
@@ -296,7 +296,7 @@ class QemuDriver:
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
 
-        Raises `Refused` (404) where nothing is there.
+        Raises `Refused` (not found) where nothing is there.
         """
         directory = self._directory(vm_id)
         machine = self._machines.get(vm_id)

@@ -66,7 +66,7 @@ class Guest:
         self._is_over = False
 
     async def answering(self) -> AgentPort:
-        """The agent, which is given a moment to begin. Raises `Refused` (503) where there is none."""
+        """The agent, which is given a moment to begin. Raises `Refused` (unavailable) where there is none."""
         try:
             async with asyncio.timeout(_AGENT_WAIT_S):
                 await self.agent_open.wait()

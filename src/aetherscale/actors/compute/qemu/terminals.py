@@ -243,7 +243,7 @@ class GuestTerminal:
             return b""
 
     async def send(self, data: bytes) -> None:
-        """Type; waits while the guest takes nothing. Raises `Refused` (409) where the program is gone."""
+        """Type; waits while the guest takes nothing. Raises `Refused` (conflict) where the program is gone."""
         if self._is_over or self._writer is None or self._writer.is_closing():
             raise Refused(Reason.CONFLICT, "the program has ended")
         try:

@@ -210,7 +210,7 @@ class SimulatedDriver:
         return [Found(vm_id, vm_id in processes, vm_id in self._host.disks) for vm_id in found]
 
     async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (409) where the VM has no process."""
+        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
         return self._live(vm_id).readers.attach()
 
     def on_host(self, vm_id: str) -> OnHost:

@@ -46,7 +46,7 @@ class SimulatedTerminal:
         self._readers.feed(b"sim:~# ")
 
     async def send(self, data: bytes) -> None:
-        """Type. Raises `Refused` (409) where the program is gone."""
+        """Type. Raises `Refused` (conflict) where the program is gone."""
         if self._is_over:
             raise Refused(Reason.CONFLICT, "the program has ended")
         for byte in data:
