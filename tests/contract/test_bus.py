@@ -1,114 +1,16 @@
-"""What every bus promises, on the fake in memory and on a real nats-server."""
+"""Messages on every bus, the fake in memory and a real nats-server: who hears them, and what an outage does to them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
-from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from aetherscale.bus.bus import Bus, BusUnavailable, Incoming, NoResponders, TooLarge
-from aetherscale.bus.memory import MemoryBroker
-from aetherscale.bus.nats import NatsBus
-from tests.support.eventually import logged
-from tests.support.nats_server import NatsServer
+from aetherscale.bus.bus import BusUnavailable, Incoming, TooLarge
+from tests.support.bus_fixtures import WAIT_S, Heard, World, clock, collect, world
 
-WAIT_S = 10.0
-
-
-def clock() -> int:
-    return time.time_ns() // 1000
-
-
-class World(Protocol):
-    """A broker, and connections to it."""
-
-    async def connect(self) -> Bus: ...
-    async def down(self) -> None: ...
-    async def up(self) -> None: ...
-
-
-class MemoryWorld:
-    def __init__(self) -> None:
-        self._broker = MemoryBroker()
-
-    async def connect(self) -> Bus:
-        return self._broker.connect(clock)
-
-    async def down(self) -> None:
-        self._broker.down()
-
-    async def up(self) -> None:
-        self._broker.up()
-
-
-class NatsWorld:
-    def __init__(self, server: NatsServer) -> None:
-        self._server = server
-        self._buses: list[NatsBus] = []
-
-    async def connect(self) -> Bus:
-        bus = NatsBus(lambda: self._server.endpoint, name="test", clock=clock)
-        self._buses.append(bus)
-        await bus.start(WAIT_S)
-        return bus
-
-    async def down(self) -> None:
-        with logged("aetherscale.bus.nats") as said:
-            await self._server.kill()
-            await said.until(lambda _: all(bus.disconnected_since_us is not None for bus in self._buses))
-
-    async def up(self) -> None:
-        with logged("aetherscale.bus.nats") as said:
-            await self._server.start()
-            await said.until(lambda _: all(bus.disconnected_since_us is None for bus in self._buses))
-
-    async def close(self) -> None:
-        for bus in self._buses:
-            await bus.close()
-        await self._server.kill()
-
-
-@pytest.fixture(params=["memory", "nats"])
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    if request.param == "memory":
-        yield MemoryWorld()
-        return
-    server = NatsServer(tmp_path / "store")
-    await server.start()
-    real = NatsWorld(server)
-    yield real
-    await real.close()
-
-
-class Heard:
-    """What a handler was given, and a way to wait for the next."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Incoming] = asyncio.Queue()
-
-    def __call__(self, incoming: Incoming) -> None:
-        self._queue.put_nowait(incoming)
-
-    async def next(self) -> Incoming:
-        async with asyncio.timeout(WAIT_S):
-            return await self._queue.get()
-
-    async def bodies(self, count: int) -> list[bytes]:
-        return [(await self.next()).body for _ in range(count)]
-
-    @property
-    def is_empty(self) -> bool:
-        return self._queue.empty()
-
-
-async def collect(chunks: AsyncIterator[bytes]) -> list[bytes]:
-    return [chunk async for chunk in chunks]
+__all__ = ["world"]
 
 
 async def test_a_message_arrives_with_its_subject_body_headers_and_reply(world: World) -> None:
@@ -205,71 +107,6 @@ async def test_a_handler_that_fails_is_logged_and_harms_nobody(world: World, cap
     assert "deliberate" in caplog.text
 
 
-async def answer(bus: Bus, subject: str, *chunks: bytes) -> None:
-    """Listen on a subject and answer each request with these chunks."""
-    running = set[asyncio.Task[None]]()
-
-    async def reply(to: str) -> None:
-        for chunk in chunks:
-            await bus.publish(to, chunk, {"Aether-Node": "n"})
-        await bus.publish(to, b"")
-
-    def take(incoming: Incoming) -> None:
-        running.add(asyncio.create_task(reply(incoming.reply)))
-
-    await bus.listen(subject, "q", take)
-
-
-async def test_a_request_gets_all_chunks_up_to_the_empty_message(world: World) -> None:
-    alice, bob = await world.connect(), await world.connect()
-    await answer(bob, "list", b"1", b"2", b"3")
-    assert await collect(alice.request("list", b"", timeout_s=WAIT_S)) == [b"1", b"2", b"3"]
-
-
-async def test_many_requests_at_once_each_get_their_own_chunks(world: World) -> None:
-    alice, bob = await world.connect(), await world.connect()
-    for number in range(50):
-        await answer(bob, f"echo.{number}", b"%d" % number)
-    replies = await asyncio.gather(
-        *(collect(alice.request(f"echo.{number}", b"", timeout_s=WAIT_S)) for number in range(50))
-    )
-    assert replies == [[b"%d" % number] for number in range(50)]
-
-
-async def test_an_empty_chunk_with_headers_does_not_end_a_reply(world: World) -> None:
-    bus = await world.connect()
-    running = set[asyncio.Task[None]]()
-
-    async def reply(to: str) -> None:
-        await bus.publish(to, b"", {"Note": "more to come"})
-        await bus.publish(to, b"last")
-        await bus.publish(to, b"")
-
-    await bus.listen("odd", "", lambda incoming: running.add(asyncio.create_task(reply(incoming.reply))))
-    assert await collect(bus.request("odd", b"", timeout_s=WAIT_S)) == [b"", b"last"]
-
-
-async def test_a_request_that_nobody_hears_says_so(world: World) -> None:
-    bus = await world.connect()
-    with pytest.raises(NoResponders, match=r"nobody\.home"):
-        await collect(bus.request("nobody.home", b"", timeout_s=WAIT_S))
-
-
-async def test_a_reply_that_stays_silent_times_out(world: World) -> None:
-    bus, heard = await world.connect(), Heard()
-    await bus.listen("silent", "", heard)
-    with pytest.raises(TimeoutError):
-        await collect(bus.request("silent", b"", timeout_s=0.02))
-
-
-async def test_a_reply_that_is_left_early_leaves_nothing_behind(world: World) -> None:
-    alice, bob = await world.connect(), await world.connect()
-    await answer(bob, "list", b"1", b"2", b"3")
-    async with aclosing(alice.request("list", b"", timeout_s=WAIT_S)) as chunks:  # type: ignore[type-var]
-        assert await anext(chunks) == b"1"
-    assert await collect(alice.request("list", b"", timeout_s=WAIT_S)) == [b"1", b"2", b"3"]
-
-
 @pytest.mark.parametrize("subject", ["", "a b", "a..b", ".a", "a.", "a\nb", "a\x00b", "a.*", "a.>", "*"])
 async def test_a_malformed_subject_is_not_published_to(world: World, subject: str) -> None:
     bus = await world.connect()
@@ -339,17 +176,6 @@ async def test_after_an_outage_everybody_listens_to_what_they_listened_to(world:
     await kept.next()
     await new.next()
     assert dropped.is_empty
-
-
-async def test_a_request_under_way_when_the_broker_dies_fails_at_once(world: World) -> None:
-    bus, heard = await world.connect(), Heard()
-    await bus.listen("slow", "", heard)
-    request = asyncio.create_task(collect(bus.request("slow", b"", timeout_s=600)))
-    await heard.next()
-    await world.down()
-    async with asyncio.timeout(WAIT_S):
-        with pytest.raises(BusUnavailable, match="before the reply had ended"):
-            await request
 
 
 async def test_a_closed_bus_has_sent_what_it_was_given(world: World) -> None:
