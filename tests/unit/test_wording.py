@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -31,19 +30,11 @@ from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.tree import ENTRIES
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.settings import Settings
+from tests.support.memory_fixtures import WEB, node
 from tests.support.memory_node import MemoryNode
 from tests.unit.debugger.test_debugger import debugging, until_phase
 
-WEB = {"image": "tiny", "name": "web"}
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[MemoryNode]:
-    running = MemoryNode()
-    await running.start()
-    await running.final("images", "build-image", {"recipe": "tiny"})
-    yield running
-    await running.close()
+__all__ = ["node"]
 
 
 async def why(node: MemoryNode) -> tuple[list[str], str]:

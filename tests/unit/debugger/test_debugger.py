@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -24,18 +23,10 @@ from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import event_types
 from aetherscale.kernel.times import to_rfc3339
+from tests.support.memory_fixtures import WEB, node
 from tests.support.memory_node import PATIENCE_S, MemoryNode
 
-WEB = {"image": "tiny", "name": "web"}
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[MemoryNode]:
-    running = MemoryNode()
-    await running.start()
-    await running.final("images", "build-image", {"recipe": "tiny"})
-    yield running
-    await running.close()
+__all__ = ["node"]
 
 
 def debugging(node: MemoryNode) -> PastLog:

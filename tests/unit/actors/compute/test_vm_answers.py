@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -18,19 +18,11 @@ from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.work import tell
 from aetherscale.kernel.errors import Reason, Refused
+from tests.support.memory_fixtures import WEB, node
 from tests.support.memory_node import MemoryNode
 from tests.support.vm_pasts import DISK, REQUESTED, given
 
-WEB = {"image": "tiny", "name": "web"}
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[MemoryNode]:
-    running = MemoryNode()
-    await running.start()
-    await running.final("images", "build-image", {"recipe": "tiny"})
-    yield running
-    await running.close()
+__all__ = ["node"]
 
 
 async def pause(node: MemoryNode, reason: PauseReason) -> None:
