@@ -13,8 +13,9 @@ import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.support.cli import good, simulated_node
+from tests.support.command_lines import commands
 from tests.support.node import PATIENCE_S, RunningNode
-from tests.support.surroundings import BYTES, Surroundings, commands, hostile, lines
+from tests.support.surroundings import BYTES, Surroundings, hostile, lines
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, simulated_node
+from tests.support.command_lines import commands
 from tests.support.node import PATIENCE_S, RunningNode
-from tests.unit.gateways.cli.test_cli_parse import commands
 
 pytestmark = pytest.mark.integration
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from aetherscale.gateways.cli import tree
-from aetherscale.gateways.cli.grammar import Command, Group
+from tests.support.command_lines import commands
 
 ENDLESS = ("events tail", "vm console")
 """Goes on until somebody ends it."""
@@ -28,20 +27,6 @@ class Surroundings(Struct, frozen=True):
     options: tuple[str, ...] = ()
     """Stand before every command."""
     needs_root: bool = False
-
-
-def commands() -> Iterator[tuple[str, Command]]:
-    """Every command with the words that lead to it."""
-
-    def below(path: str, node: Command | Group) -> Iterator[tuple[str, Command]]:
-        if isinstance(node, Command):
-            yield path, node
-        else:
-            for member in node.members:
-                yield from below(f"{path} {member.name}", member)
-
-    for entry in tree.ENTRIES:
-        yield from below(entry.name, entry.load())
 
 
 def lines(directory: Path) -> Iterator[tuple[str, ...]]:

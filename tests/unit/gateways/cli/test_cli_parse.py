@@ -2,76 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import msgspec
 import pytest
-from msgspec import inspect
 
-from aetherscale.actors.compute.model.commands import (
-    ConsoleInputOptions,
-    ConsoleOptions,
-    CreateVmOptions,
-    ExecOptions,
-    ListVmsOptions,
-    LogsOptions,
-    StopVmOptions,
-    VmOptions,
-)
-from aetherscale.actors.images.model.commands import (
-    BuildImageOptions,
-    ImageOptions,
-    ImportImageOptions,
-    ListImagesOptions,
-)
 from aetherscale.gateways.cli import elsewhere, flat, tree
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
-from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
-from aetherscale.gateways.cli.parse import Parsed, parse
+from aetherscale.gateways.cli.parse import parse
 from aetherscale.gateways.cli.vm_tasks import _labels
-from aetherscale.gateways.cli.wording import TYPED_AS, typed
-from aetherscale.kernel.errors import Refused
-from aetherscale.kernel.wire import decode
-
-ROOT = Path(__file__).parents[4]
-WIRE = (CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions, ImportImageOptions, BuildImageOptions)
-
-
-def fields_of(kind: Any) -> tuple[inspect.Field, ...]:
-    described = inspect.type_info(kind)
-    assert isinstance(described, inspect.StructType)
-    return described.fields
-
-
-def patterns(kind: inspect.Type, description: str = "") -> list[tuple[str, str]]:
-    """Every pattern that a type has, with the words for it."""
-    match kind:
-        case inspect.Metadata():
-            return patterns(kind.type, (kind.extra_json_schema or {}).get("description", ""))
-        case inspect.StrType():
-            return [(kind.pattern, description)] if kind.pattern else []
-        case inspect.UnionType():
-            return [each for member in kind.types for each in patterns(member, description)]
-        case inspect.ListType():
-            return patterns(kind.item_type)
-        case inspect.DictType():
-            return patterns(kind.key_type) + patterns(kind.value_type)
-        case _:
-            return []
-
-
-def parsed(line: str) -> Parsed:
-    return parse(shlex.split(line), tree.ENTRIES, "serve")
-
-
-def values(line: str) -> dict[str, Any]:
-    """What was given, without what was left out."""
-    return {name: value for name, value in parsed(line).values.items() if value not in (None, False, [])}
+from tests.support.command_lines import commands, parsed, values
 
 
 def refusal(line: str) -> Failure:
@@ -79,20 +17,6 @@ def refusal(line: str) -> Failure:
         parsed(line)
     assert failure.value.status == 2
     return failure.value
-
-
-def commands() -> Iterator[tuple[str, Command]]:
-    """Every command with the words that lead to it."""
-
-    def below(path: str, node: Command | Group) -> Iterator[tuple[str, Command]]:
-        if isinstance(node, Command):
-            yield path, node
-        else:
-            for member in node.members:
-                yield from below(f"{path} {member.name}", member)
-
-    for entry in tree.ENTRIES:
-        yield from below(entry.name, entry.load())
 
 
 class TestWords:
@@ -234,144 +158,6 @@ class TestOtherTools:
         ours |= {f"--{option.name}" for option in GLOBAL_OPTIONS} | {"NAME"}
         missing = {each for found in elsewhere.FLAGS.values() for each in found} - ours
         assert missing <= {"--publish", "--wide"}
-
-
-class TestWording:
-    """What a node says of fields is read in the words of who typed."""
-
-    def test_every_field_that_a_command_fills_is_named_as_it_is_typed(self) -> None:
-        for line, field, word in (
-            ("vm create --image t --cpus 9", "cpus", "--cpus"),
-            ("vm create --image t --memory 9M", "memory-mib", "--memory"),
-            ("vm create --image t --disk 9G", "disk-gib", "--disk"),
-            ("vm create VM --image t", "name", "NAME"),
-            ("image import f --name F", "name", "--name"),
-            ("image import f", "source", "SOURCE"),
-            ("vm create --image T", "image", "--image"),
-            ("image show T", "image", "NAME"),
-            ("vm stop T --grace 2d", "grace-s", "--grace"),
-            ("vm show T", "vm-id", "NAME"),
-            ("vm exec T x", "command", "COMMAND"),
-            ("vm create --image t --label a=b", "labels.a", "--label"),
-            ("vm create --image t --network n", "virtual-network", "--network"),
-        ):
-            said = f"compute.create-vm: field '{field.partition('.')[0]}': got 1"
-            failure = typed(Failure(400, said, details={"field": field}), parsed(line))
-            path = " ".join(parsed(line).path)
-            assert failure.shown == f"aetherscale {path}: {word}: got 1"
-            assert failure.message == said, "a program reads what the node said"
-
-    def test_every_option_of_the_wire_is_filled_by_some_word(self) -> None:
-        fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}
-        words = {option.name for _, command in commands() for option in command.options}
-        words |= {argument.name for _, command in commands() for argument in command.arguments}
-        unnamed = {field for field in fields if not {field, *TYPED_AS.get(field, ())} & words}
-        assert unnamed <= {"autostart", "raw", "stdin"}
-
-    def test_a_value_is_shown_as_it_was_typed_and_bounds_as_people_write_them(self) -> None:
-        for line, body, kind, said in (
-            ("vm create --image t --memory 1M", {"image": "t", "memory-mib": 1}, CreateVmOptions,
-             "--memory: got '1M', expected a whole number from 32 to 16777216 (guest memory in MiB)"),
-            ("vm stop T --grace 2d", {"grace-s": 172800.0}, StopVmOptions,
-             "--grace: got '2d', expected a number from 0 to 3600 (seconds that the guest has to shut down)"),
-            ("vm logs T -n 2000000", {"lines": 2_000_000}, LogsOptions,
-             "--lines: got '2000000', expected a whole number from 0 to 1000000 (lines)"),
-            ("vm exec T --timeout 2h x", {"command": ["x"], "timeout-s": 7200.0}, ExecOptions,
-             "--timeout: got '2h', expected a number above 0 to 3600 (seconds that it may take)"),
-        ):  # fmt: skip
-            with pytest.raises(Refused) as refused:
-                decode(msgspec.json.encode(body), kind, "compute.task")
-            failure = typed(Failure.of_refusal(refused.value), parsed(line))
-            assert failure.shown.partition(": ")[2] == said
-
-    def test_every_rule_of_a_text_is_told_in_words(self) -> None:
-        kinds = [*WIRE, ConsoleOptions, ConsoleInputOptions, ListVmsOptions, VmOptions, ImageOptions, ListImagesOptions]
-        rules = [rule for kind in kinds for field in fields_of(kind) for rule in patterns(field.type)]
-        assert len(rules) > 10
-        assert [pattern for pattern, description in rules if not description] == []
-
-    def test_a_label_is_refused_in_words(self) -> None:
-        for labels in ({"-a": "b"}, {"a$": "b"}, {"": "b"}, {"x" * 64: "b"}, {"a": "b\n"}, {"a": "x" * 257}):
-            with pytest.raises(Refused) as refused:
-                decode(msgspec.json.encode({"image": "t", "labels": labels}), CreateVmOptions, "compute.create-vm")
-            assert re.search(r"expected a (key: letters|value: text)", str(refused.value))
-            assert "\\A" not in str(refused.value)
-
-    def test_a_hint_means_the_tenant_and_the_node_that_were_typed(self) -> None:
-        def hint(line: str) -> str:
-            return typed(Failure(404, "no such image", hint="aetherscale image list, or: aetherscale image build tiny"),
-                         parsed(line)).hint  # fmt: skip
-
-        assert hint("vm create --image t") == "aetherscale image list, or: aetherscale image build tiny"
-        assert hint("--tenant bob vm create --image t") == (
-            "aetherscale --tenant bob image list, or: aetherscale --tenant bob image build tiny"
-        )
-        assert hint("vm create --image t --state-dir '/a b'").startswith("aetherscale --state-dir '/a b' image list")
-
-    def test_a_hint_names_the_name_that_was_typed(self) -> None:
-        failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")
-        assert typed(failure, parsed("vm exec web ls")).hint == "aetherscale vm start web"
-        by_id = Failure(409, "x", hint="aetherscale vm start 0123456789abcdef")
-        assert typed(by_id, parsed("vm exec 0123456789abcdef ls")).hint == "aetherscale vm start 0123456789abcdef"
-
-
-class TestHelp:
-    def test_every_example_is_understood(self) -> None:
-        seen = 0
-        for path, command in commands():
-            assert command.examples or command.refused, f"aetherscale {path} has no example"
-            for example in command.examples:
-                # What a shell would take for itself.
-                words = re.split(r" [>&|]", example.rpartition("| ")[2])[0]
-                program, _, line = words.partition(" ")
-                assert program in ("aetherscale", "nats"), example
-                if program == "aetherscale":
-                    assert parsed(line).path == tuple(path.split()), example
-                    seen += 1
-        assert seen > 40
-
-    def test_every_command_line_of_the_pages_is_understood(self) -> None:
-        seen = 0
-        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-            for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-                for line in block.splitlines():
-                    if line.startswith("aetherscale "):
-                        words = re.split(r" [>&|]", line.partition("#")[0])[0]
-                        parse(shlex.split(words)[1:], tree.ENTRIES, "serve")
-                        seen += 1
-        assert seen > 10
-
-    def test_options_stand_where_they_are_understood_and_what_belongs_together_is_on_one_line(self) -> None:
-        for path, command in commands():
-            text = help_of_command(command, f"aetherscale {path}")
-            assert not re.search(r"(\[default:|\|)$", text, re.MULTILINE), path
-            assert "\u00a0" not in text
-            if command.options and any(argument.rest for argument in command.arguments):
-                assert text.startswith(f"usage: aetherscale {path} [options] ")
-        assert values("vm exec --timeout 5s web ls --timeout")["COMMAND"] == ["ls", "--timeout"]
-
-    def test_the_help_names_every_argument_option_and_example(self) -> None:
-        for path, command in commands():
-            text = help_of_command(command, f"aetherscale {path}")
-            for option in command.options:
-                assert f"--{option.name}" in text
-            for argument in command.arguments:
-                assert argument.name in text
-            for example in command.examples:
-                assert example in text.replace(" \\\n     ", ""), "a shell joins what a backslash breaks"
-            assert max(map(len, text.splitlines())) <= 120
-
-    def test_the_help_of_a_group_names_its_commands(self) -> None:
-        program = help_of_program(tree.ENTRIES, "aetherscale", "about")
-        for entry in tree.ENTRIES:
-            assert f"\n  {entry.name} " in program
-            node = entry.load()
-            if isinstance(node, Group):
-                text = help_of_group(node, f"aetherscale {node.name}")
-                assert all(f"\n  {member.name} " in text for member in node.members)
-
-    def test_the_words_at_the_top_are_the_names_of_what_they_load(self) -> None:
-        assert [entry.load().name for entry in tree.ENTRIES] == [entry.name for entry in tree.ENTRIES]
 
 
 class TestFlatVerbs:

@@ -1,0 +1,136 @@
+"""Words of a node as the command line shows them: fields, values and hints in the words of who typed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import inspect
+
+from aetherscale.actors.compute.model.commands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    CreateVmOptions,
+    ExecOptions,
+    ListVmsOptions,
+    LogsOptions,
+    StopVmOptions,
+    VmOptions,
+)
+from aetherscale.actors.images.model.commands import (
+    BuildImageOptions,
+    ImageOptions,
+    ImportImageOptions,
+    ListImagesOptions,
+)
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.wording import TYPED_AS, typed
+from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.wire import decode
+from tests.support.command_lines import commands, parsed
+
+WIRE = (CreateVmOptions, ExecOptions, LogsOptions, StopVmOptions, ImportImageOptions, BuildImageOptions)
+
+
+def fields_of(kind: Any) -> tuple[inspect.Field, ...]:
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    return described.fields
+
+
+def patterns(kind: inspect.Type, description: str = "") -> list[tuple[str, str]]:
+    """Every pattern that a type has, with the words for it."""
+    match kind:
+        case inspect.Metadata():
+            return patterns(kind.type, (kind.extra_json_schema or {}).get("description", ""))
+        case inspect.StrType():
+            return [(kind.pattern, description)] if kind.pattern else []
+        case inspect.UnionType():
+            return [each for member in kind.types for each in patterns(member, description)]
+        case inspect.ListType():
+            return patterns(kind.item_type)
+        case inspect.DictType():
+            return patterns(kind.key_type) + patterns(kind.value_type)
+        case _:
+            return []
+
+
+class TestWording:
+    """What a node says of fields is read in the words of who typed."""
+
+    def test_every_field_that_a_command_fills_is_named_as_it_is_typed(self) -> None:
+        for line, field, word in (
+            ("vm create --image t --cpus 9", "cpus", "--cpus"),
+            ("vm create --image t --memory 9M", "memory-mib", "--memory"),
+            ("vm create --image t --disk 9G", "disk-gib", "--disk"),
+            ("vm create VM --image t", "name", "NAME"),
+            ("image import f --name F", "name", "--name"),
+            ("image import f", "source", "SOURCE"),
+            ("vm create --image T", "image", "--image"),
+            ("image show T", "image", "NAME"),
+            ("vm stop T --grace 2d", "grace-s", "--grace"),
+            ("vm show T", "vm-id", "NAME"),
+            ("vm exec T x", "command", "COMMAND"),
+            ("vm create --image t --label a=b", "labels.a", "--label"),
+            ("vm create --image t --network n", "virtual-network", "--network"),
+        ):
+            said = f"compute.create-vm: field '{field.partition('.')[0]}': got 1"
+            failure = typed(Failure(400, said, details={"field": field}), parsed(line))
+            path = " ".join(parsed(line).path)
+            assert failure.shown == f"aetherscale {path}: {word}: got 1"
+            assert failure.message == said, "a program reads what the node said"
+
+    def test_every_option_of_the_wire_is_filled_by_some_word(self) -> None:
+        fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}
+        words = {option.name for _, command in commands() for option in command.options}
+        words |= {argument.name for _, command in commands() for argument in command.arguments}
+        unnamed = {field for field in fields if not {field, *TYPED_AS.get(field, ())} & words}
+        assert unnamed <= {"autostart", "raw", "stdin"}
+
+    def test_a_value_is_shown_as_it_was_typed_and_bounds_as_people_write_them(self) -> None:
+        for line, body, kind, said in (
+            ("vm create --image t --memory 1M", {"image": "t", "memory-mib": 1}, CreateVmOptions,
+             "--memory: got '1M', expected a whole number from 32 to 16777216 (guest memory in MiB)"),
+            ("vm stop T --grace 2d", {"grace-s": 172800.0}, StopVmOptions,
+             "--grace: got '2d', expected a number from 0 to 3600 (seconds that the guest has to shut down)"),
+            ("vm logs T -n 2000000", {"lines": 2_000_000}, LogsOptions,
+             "--lines: got '2000000', expected a whole number from 0 to 1000000 (lines)"),
+            ("vm exec T --timeout 2h x", {"command": ["x"], "timeout-s": 7200.0}, ExecOptions,
+             "--timeout: got '2h', expected a number above 0 to 3600 (seconds that it may take)"),
+        ):  # fmt: skip
+            with pytest.raises(Refused) as refused:
+                decode(msgspec.json.encode(body), kind, "compute.task")
+            failure = typed(Failure.of_refusal(refused.value), parsed(line))
+            assert failure.shown.partition(": ")[2] == said
+
+    def test_every_rule_of_a_text_is_told_in_words(self) -> None:
+        kinds = [*WIRE, ConsoleOptions, ConsoleInputOptions, ListVmsOptions, VmOptions, ImageOptions, ListImagesOptions]
+        rules = [rule for kind in kinds for field in fields_of(kind) for rule in patterns(field.type)]
+        assert len(rules) > 10
+        assert [pattern for pattern, description in rules if not description] == []
+
+    def test_a_label_is_refused_in_words(self) -> None:
+        for labels in ({"-a": "b"}, {"a$": "b"}, {"": "b"}, {"x" * 64: "b"}, {"a": "b\n"}, {"a": "x" * 257}):
+            with pytest.raises(Refused) as refused:
+                decode(msgspec.json.encode({"image": "t", "labels": labels}), CreateVmOptions, "compute.create-vm")
+            assert re.search(r"expected a (key: letters|value: text)", str(refused.value))
+            assert "\\A" not in str(refused.value)
+
+    def test_a_hint_means_the_tenant_and_the_node_that_were_typed(self) -> None:
+        def hint(line: str) -> str:
+            return typed(Failure(404, "no such image", hint="aetherscale image list, or: aetherscale image build tiny"),
+                         parsed(line)).hint  # fmt: skip
+
+        assert hint("vm create --image t") == "aetherscale image list, or: aetherscale image build tiny"
+        assert hint("--tenant bob vm create --image t") == (
+            "aetherscale --tenant bob image list, or: aetherscale --tenant bob image build tiny"
+        )
+        assert hint("vm create --image t --state-dir '/a b'").startswith("aetherscale --state-dir '/a b' image list")
+
+    def test_a_hint_names_the_name_that_was_typed(self) -> None:
+        failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")
+        assert typed(failure, parsed("vm exec web ls")).hint == "aetherscale vm start web"
+        by_id = Failure(409, "x", hint="aetherscale vm start 0123456789abcdef")
+        assert typed(by_id, parsed("vm exec 0123456789abcdef ls")).hint == "aetherscale vm start 0123456789abcdef"
