@@ -1,13 +1,10 @@
-"""Servers that lie, stall, lead elsewhere, or are not who they say they are."""
+"""Servers that lie, stall or lead elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
-import shutil
-import ssl
-import subprocess
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -15,7 +12,21 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.kernel.fault import Fault
-from tests.support.fetching import CONTENT, ETAG, HASTY, MIB, PATIENT, SHA256, bring, failure, left_over, no_proxy, part
+from tests.support.fetching import (
+    CONTENT,
+    ETAG,
+    HASTY,
+    MIB,
+    PATIENT,
+    SHA256,
+    bring,
+    cancelled_midway,
+    failure,
+    left_over,
+    no_proxy,
+    part,
+    stalls_midway,
+)
 from tests.support.http_server import Asked, http_server, says, serves
 from tests.support.names import KNOWS_LOCALHOST
 
@@ -219,26 +230,8 @@ class TestServers:
                     path.unlink()
 
     async def test_a_cancelled_download_ends_at_once_and_can_go_on(self, part: Path) -> None:
-        some_is_there = asyncio.Event()
-
-        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
-            await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
-            await asyncio.Event().wait()
-
-        async with http_server(stall, serves(CONTENT, etag=ETAG)) as server:
-            # The idle limit is far beyond the test's own: only the cancellation can end it.
-            download = asyncio.create_task(
-                bring(
-                    server.url(),
-                    part,
-                    limits=replace(PATIENT, idle_s=3600),
-                    progress=lambda done, total: some_is_there.set(),
-                )
-            )
-            await some_is_there.wait()
-            download.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await download
+        async with http_server(stalls_midway, serves(CONTENT, etag=ETAG)) as server:
+            await cancelled_midway(server.url(), part)
             have_bytes = part.stat().st_size
             assert (await bring(server.url(), part)).sha256 == SHA256
         assert have_bytes > 0
@@ -325,64 +318,3 @@ class TestServers:
         async with http_server(serves(CONTENT)) as server:
             assert not (await failure(server.url(), part)).retryable
         assert precious.read_text() == "precious"
-
-
-@pytest.fixture
-def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    """What a server needs whose certificate nobody knows, and that certificate."""
-    directory = tmp_path_factory.mktemp("tls")
-    key, certificate = directory / "key.pem", directory / "certificate.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context, certificate
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-class TestTls:
-    async def test_a_certificate_that_nobody_trusts_is_not_trusted_here(
-        self, part: Path, tls: tuple[ssl.SSLContext, Path]
-    ) -> None:
-        async with http_server(serves(CONTENT), tls=tls[0]) as server:
-            failed = await failure(server.url(), part)
-        assert "certificate is not trusted" in failed.reason
-        assert not failed.retryable
-        assert server.asked == []
-
-    async def test_a_trusted_server_is_read_and_a_stall_ends_with_the_download(
-        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
-        some_is_there = asyncio.Event()
-
-        async def stall(asked: Asked, writer: asyncio.StreamWriter) -> None:
-            await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
-            await asyncio.Event().wait()
-
-        async with http_server(stall, serves(CONTENT, etag=ETAG), tls=tls[0]) as server:
-            download = asyncio.create_task(
-                bring(
-                    server.url(),
-                    part,
-                    limits=replace(PATIENT, idle_s=3600),
-                    progress=lambda done, total: some_is_there.set(),
-                )
-            )
-            await some_is_there.wait()
-            download.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await download
-            assert (await bring(server.url(), part)).sha256 == SHA256
-
-    async def test_nothing_leads_from_https_to_http(
-        self, part: Path, tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
-        async with http_server(serves(CONTENT)) as plain:
-            moved = says("302 Found", {"Location": plain.url()})
-            async with http_server(moved, tls=tls[0]) as server:
-                failed = await failure(server.url(), part)
-        assert "from https to http" in failed.reason
-        assert plain.asked == []

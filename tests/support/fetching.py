@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from aetherscale.actors.images.fetching.copying import Places
 from aetherscale.actors.images.fetching.fetch import Fetched, Limits, fetch
 from aetherscale.kernel.fault import Fault
+from tests.support.http_server import Asked, serves
 
 MIB = 1 << 20
 CONTENT = hashlib.shake_128(b"an image").digest(3 * MIB + 17)
@@ -29,6 +31,24 @@ STUBBORN = replace(PATIENT, progress_bytes=Limits().progress_bytes)
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
+
+
+async def stalls_midway(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """Send the beginning, and then nothing."""
+    await serves(CONTENT, cut_after=MIB, etag=ETAG)(asked, writer)
+    await asyncio.Event().wait()
+
+
+async def cancelled_midway(source: str, part: Path) -> None:
+    """Begin a download, and cancel it once something is there."""
+    some_is_there = asyncio.Event()
+    # The idle limit is far beyond the test's own: only the cancellation can end it.
+    limits = replace(PATIENT, idle_s=3600)
+    download = asyncio.create_task(bring(source, part, limits=limits, progress=lambda done, total: some_is_there.set()))
+    await some_is_there.wait()
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
 
 
 @pytest.fixture
