@@ -1,14 +1,12 @@
-"""Any moment of the past from keyframes is what the fold from the first event gives, whatever becomes of `past.db`."""
+"""Any moment of the past from keyframes is what the fold from the first event gives, whatever becomes of the log."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sqlite3
-import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +14,16 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.components import kinds
-from aetherscale.debugger.history import History
-from aetherscale.debugger.keyframes import Counts, Spacing
+from aetherscale.debugger.keyframes import Counts
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.archive import archive
-from aetherscale.eventstore.sqlite import past
-from aetherscale.eventstore.sqlite.connection import connect_read_only
-from aetherscale.eventstore.sqlite.past import PAST_NAME, open_keyframes
-from aetherscale.eventstore.sqlite.reading import LogReading
+from aetherscale.eventstore.sqlite.past import PAST_NAME
 from aetherscale.eventstore.transfer import export, import_
-from aetherscale.kernel.registry import OURSELVES, Kind
-from tests.support.pasts import START_US, STRAY, Truth, chance, known, living, written
+from aetherscale.kernel.registry import OURSELVES
+from tests.support.past_fixtures import EVENTS, SEEDS, assert_same, history, kept, made, replace_kind, state_dir, truth
+from tests.support.pasts import START_US, STRAY, Truth, chance, written
 
-SPACING = Spacing(keyframe=32, milestone=4)
-EVENTS = 400
-SEEDS = 4
-root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
-
-
-SWAPPED = """
-    UPDATE parts SET (batch, link, sha256, data) =
-        (SELECT batch, link, sha256, data FROM parts AS other WHERE (position, name) = (64, parts.name))
-    WHERE position = 192
-"""
-
-
-@contextmanager
-def history(state_dir: Path, kinds: tuple[Kind[Any], ...] = kinds(), spacing: Spacing = SPACING) -> Iterator[History]:
-    """The past of a log, told as another process would."""
-    path = state_dir / LOG_NAME
-    with closing(connect_read_only(path)) as connection:
-        reading = LogReading(connection, path)
-        with closing(
-            History(reading, lambda of: open_keyframes(path.with_name(PAST_NAME), of), kinds, spacing=spacing)
-        ) as opened:
-            yield opened
-
-
-def kept(state_dir: Path) -> list[int]:
-    """Where `past.db` has keyframes."""
-    with closing(sqlite3.connect(state_dir / PAST_NAME)) as connection:
-        rows = connection.execute("SELECT position FROM parts WHERE name = 'living' ORDER BY position").fetchall()
-        return [row[0] for row in rows]
-
-
-def assert_same(opened: History, truth: Truth, positions: list[int]) -> None:
-    """Each moment is what the log says from its first event on, with and without what is deleted."""
-    for position in positions:
-        assert known(opened.state_at(position)) == truth.at(position), position
-        without = opened.state_at(position, deleted=False)
-        assert known(without) == living(truth.at(position)), position
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Path, Truth]]:
-    """State directories with what is true of them, by the seed of their stories; each is written once."""
-    found = {}
-    for seed in range(SEEDS):
-        directory = tmp_path_factory.mktemp("past") / "state"
-        asyncio.run(written(directory, EVENTS, seed))
-        found[seed] = (directory, Truth(directory))
-    return found
-
-
-@pytest.fixture
-def state_dir(made: dict[int, tuple[Path, Truth]], tmp_path: Path) -> Path:
-    """A state directory of one's own."""
-    return shutil.copytree(made[1][0], tmp_path / "state")
-
-
-@pytest.fixture
-def truth(made: dict[int, tuple[Path, Truth]]) -> Truth:
-    """What is true of it as it was written."""
-    return made[1][1]
+__all__ = ["made", "state_dir", "truth"]
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -203,91 +138,6 @@ async def test_a_log_that_grows_is_followed(state_dir: Path) -> None:
         assert_same(opened, truth, list(range(380, len(truth.events) + 1)))
 
 
-# --- what becomes of the file -----------------------------------------------------------------------------------------
-
-
-def test_the_file_is_private_and_alone(state_dir: Path) -> None:
-    with history(state_dir) as opened:
-        opened.state_at(EVENTS)
-    assert stat.S_IMODE((state_dir / PAST_NAME).stat().st_mode) == 0o600
-    assert [path.name for path in state_dir.glob(f"{PAST_NAME}*")] == [PAST_NAME]
-
-
-@pytest.mark.parametrize("when", ["between", "in use"])
-def test_the_file_may_be_deleted_at_any_time(state_dir: Path, truth: Truth, when: str) -> None:
-    positions = list(range(0, EVENTS, 7))
-    with history(state_dir) as opened:
-        assert_same(opened, truth, positions)
-        (state_dir / PAST_NAME).unlink()
-        if when == "in use":
-            assert_same(opened, truth, positions)
-    with history(state_dir) as opened:
-        assert_same(opened, truth, positions)
-    assert kept(state_dir) == list(range(32, positions[-1] + 1, 32))
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_a_damaged_file_is_made_anew(state_dir: Path, truth: Truth, seed: int) -> None:
-    random = chance(seed)
-    positions = list(range(0, EVENTS, 13))
-    with history(state_dir) as opened:
-        assert_same(opened, truth, positions)
-    path = state_dir / PAST_NAME
-    raw = bytearray(path.read_bytes())
-    for _ in range(random.choice((1, 3, 300))):
-        begin = random.randrange(len(raw))
-        end = min(begin + random.choice((1, 16, 4096)), len(raw))
-        raw[begin:end] = random.randbytes(end - begin)
-    path.write_bytes(raw[: random.choice((len(raw), len(raw), random.randrange(len(raw))))])
-    with history(state_dir) as opened:
-        assert_same(opened, truth, positions)
-    with history(state_dir) as opened:
-        assert_same(opened, truth, positions)
-
-
-@pytest.mark.parametrize("content", [b"", b"Dear diary, " * 1000, b"SQLite format 3\0"], ids=["empty", "text", "torn"])
-def test_a_file_of_something_else_is_made_anew(state_dir: Path, truth: Truth, content: bytes) -> None:
-    (state_dir / PAST_NAME).write_bytes(content)
-    with history(state_dir) as opened:
-        assert_same(opened, truth, [EVENTS])
-    assert kept(state_dir) == list(range(32, EVENTS + 1, 32))
-
-
-@pytest.mark.parametrize("sql", ["PRAGMA user_version = 99", "ALTER TABLE parts RENAME TO others", "DROP TABLE parts"])
-def test_a_file_of_another_version_is_made_anew(state_dir: Path, truth: Truth, sql: str) -> None:
-    with history(state_dir) as opened:
-        opened.state_at(EVENTS)
-    with closing(sqlite3.connect(state_dir / PAST_NAME)) as connection:
-        connection.execute(sql)
-    with history(state_dir) as opened:
-        assert_same(opened, truth, [EVENTS])
-    assert kept(state_dir) == list(range(32, EVENTS + 1, 32))
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "UPDATE parts SET data = (SELECT data FROM parts AS other WHERE (position, name) = (64, parts.name))",
-        "UPDATE parts SET position = 1000 - position",
-        SWAPPED,
-        "UPDATE parts SET data = zeroblob(10) WHERE position = 128",
-        "DELETE FROM parts WHERE position = 96",
-        "DELETE FROM parts WHERE name = 'departed' AND position = 64",
-        "DELETE FROM parts WHERE name = 'milestones'",
-    ],
-)
-def test_what_was_tampered_with_is_not_believed(state_dir: Path, truth: Truth, sql: str) -> None:
-    with history(state_dir) as opened:
-        opened.state_at(EVENTS)
-    with closing(sqlite3.connect(state_dir / PAST_NAME)) as connection:
-        connection.execute(sql)
-        connection.commit()
-    with history(state_dir) as opened:
-        assert_same(opened, truth, list(range(0, EVENTS, 11)))
-        for event in truth.events[::9]:
-            assert opened.position_at(event.time_us) == opened._reading.position_at(event.time_us)
-
-
 def test_another_shape_of_the_state_has_keyframes_of_its_own(state_dir: Path, truth: Truth) -> None:
     newer = (replace_kind(kinds()[0]), *kinds()[1:])
     with history(state_dir) as opened:
@@ -299,12 +149,6 @@ def test_another_shape_of_the_state_has_keyframes_of_its_own(state_dir: Path, tr
         assert kept(state_dir) == [32, 64]
     with history(state_dir) as opened:
         assert_same(opened, truth, [EVENTS, 65, 31])
-
-
-def replace_kind(kind: Kind[Any]) -> Kind[Any]:
-    """The same kind in a later version of the program."""
-    fields = {name: getattr(kind, name) for name in Kind.__slots__}
-    return Kind(**{**fields, "version": kind.version + 1})
 
 
 # --- what becomes of the log ------------------------------------------------------------------------------------------
@@ -362,109 +206,6 @@ def test_sealing_the_log_leaves_keyframes_as_they_are(state_dir: Path, truth: Tr
     with history(state_dir) as opened:
         assert_same(opened, truth, list(range(0, EVENTS, 5)))
     assert (state_dir / PAST_NAME).read_bytes() == before
-
-
-# --- where nothing can be kept ----------------------------------------------------------------------------------------
-
-
-def assert_told_without_a_file(state_dir: Path, truth: Truth) -> None:
-    """The past is told, twice alike, and nothing is different in the directory."""
-    before = seen(state_dir)
-    with history(state_dir) as opened:
-        assert_same(opened, truth, list(range(0, EVENTS, 13)))
-        assert_same(opened, truth, list(range(0, EVENTS, 13)))
-    assert seen(state_dir) == before
-
-
-def seen(directory: Path) -> dict[str, tuple[int, int, int, bytes]]:
-    """Owner, mode, time of the last change and content of all that is in a directory; see test_state_directory.py."""
-    found = {}
-    for path in (directory, *directory.iterdir()):
-        if path.name.endswith("-shm"):
-            continue
-        status = path.lstat()
-        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
-        found[path.name] = (status.st_uid, status.st_mode, status.st_mtime_ns, content)
-    return found
-
-
-@root
-@pytest.mark.parametrize("filled", [False, True])
-def test_in_the_directory_of_another_user_nothing_is_left(state_dir: Path, truth: Truth, filled: bool) -> None:
-    if filled:
-        with history(state_dir) as opened:
-            opened.state_at(EVENTS)
-    for path in (*state_dir.iterdir(), state_dir):
-        os.chown(path, 54321, 54321)
-    assert_told_without_a_file(state_dir, truth)
-
-
-@root
-def test_what_another_user_has_kept_is_used(state_dir: Path) -> None:
-    with history(state_dir) as opened:
-        opened.state_at(200)
-    for path in (*state_dir.iterdir(), state_dir):
-        os.chown(path, 54321, 54321)
-    with history(state_dir) as opened:
-        assert opened._keyframes.last(EVENTS) == 192
-
-
-@root
-def test_a_large_file_that_may_only_be_read_is_not_copied(
-    state_dir: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(past, "COPIED_BYTES", 4096)
-    with history(state_dir) as opened:
-        opened.state_at(200)
-    for path in (*state_dir.iterdir(), state_dir):
-        os.chown(path, 54321, 54321)
-    with history(state_dir) as opened:
-        assert opened._keyframes.last(EVENTS) == 0
-        assert_same(opened, truth, [200])
-
-
-@root
-@pytest.mark.parametrize("what", ["link", "hard link", "pipe", "directory"])
-def test_what_stands_in_the_place_of_the_file_is_left_as_it_is(
-    state_dir: Path, truth: Truth, tmp_path: Path, what: str
-) -> None:
-    victim, place = tmp_path / "victim", state_dir / PAST_NAME
-    victim.write_bytes(b"precious")
-    match what:
-        case "link":
-            place.symlink_to(victim)
-        case "hard link":
-            place.hardlink_to(victim)
-        case "pipe":
-            os.mkfifo(place)
-        case _:
-            place.mkdir()
-    assert_told_without_a_file(state_dir, truth)
-    assert victim.read_bytes() == b"precious"
-
-
-def test_a_directory_that_others_may_write_to_is_left_as_it_is(state_dir: Path, truth: Truth) -> None:
-    state_dir.chmod(0o777)
-    assert_told_without_a_file(state_dir, truth)
-
-
-def test_a_full_disk_costs_no_answer(state_dir: Path, truth: Truth) -> None:
-    with history(state_dir) as opened:
-        opened._keyframes._connection.execute("PRAGMA max_page_count = 5")
-        assert_same(opened, truth, list(range(0, EVENTS, 13)))
-    with history(state_dir) as opened:
-        assert_same(opened, truth, list(range(0, EVENTS, 13)))
-
-
-def test_a_file_that_somebody_holds_costs_no_answer(
-    state_dir: Path, truth: Truth, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aetherscale.eventstore.sqlite.connection.BUSY_S", 0.01)
-    with history(state_dir) as opened, closing(sqlite3.connect(state_dir / PAST_NAME)) as other:
-        opened.state_at(100)
-        other.execute("BEGIN EXCLUSIVE")
-        assert_same(opened, truth, list(range(0, EVENTS, 13)))
-    assert kept(state_dir) == [32, 64, 96]
 
 
 # --- two at a time ----------------------------------------------------------------------------------------------------
