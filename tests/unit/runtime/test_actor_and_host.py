@@ -157,9 +157,14 @@ class TestTheHost:
         assert (await node.types()).count("VmAdopted") == 0
 
     async def test_an_answer_that_is_no_longer_awaited_changes_nothing(self, node: MemoryNode) -> None:
+        node.host.behaviour = lambda vm_id: Behaviour(shutdown_s=None)
         vm_id = (await node.final("compute", "create-vm", WEB))["vm-id"]
+        stopping = asyncio.ensure_future(node.final("compute", "stop-vm", {"vm-id": "web", "grace-s": 3600}))
+        await node.until("VmStopRequested")
         assert node.node is not None
         before = await node.types()
         late = effects.BootVm("boot-1-1", vm_id, 1, 1, 128, "channel")
         await node.node.actors["vm"]._outcome(vm_id, late, effects.EffectFailed("boot-1-1", "too late"))
         assert await node.types() == before
+        assert (await node.final("compute", "stop-vm", {"vm-id": "web", "kill": True}))["type"] == "result"
+        assert (await stopping)["type"] == "result"
