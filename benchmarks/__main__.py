@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         rounds = chosen.rounds or (QUICK_ROUNDS if chosen.quick else known[name].rounds)
         found = [loops.run(measure(known[name], rounds, quick=chosen.quick))]
         print(report.table(found), flush=True)
-        report.save(found, chosen.results)
+        if not chosen.quick:
+            report.save(found, chosen.results)
     return 0
 
 

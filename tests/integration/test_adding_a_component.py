@@ -214,7 +214,12 @@ def test_a_node_that_comes_back_has_it_from_a_snapshot_and_the_log(tree: Path, t
     assert (tmp_path / "state" / "snapshots.db").exists()
     with program.serving():
         assert program.json("volume", "list") == [made]
-        assert "in use by 1 volume(s): data" in program.run("image", "delete", "base", status=1)
+        refused = program.run("image", "delete", "base", "--tenant", "default", status=1)
+        assert "in use by 1 volume(s): data" in refused
+        mine = f"--tenant default --state-dir {program.state_dir}"
+        assert f"hint: aetherscale {mine} volume delete data\n" in refused
+        assert program.run("completion", "words", "--", "why", "volume", "") == "data\n"
+        assert program.run("completion", "words", "--", "why", "image", "") == "base\n"
 
 
 def test_the_generated_pages_tell_of_it(tree: Path, tmp_path: Path) -> None:

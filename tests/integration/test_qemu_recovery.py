@@ -251,7 +251,7 @@ async def test_a_qemu_that_hangs_is_unresponsive_and_not_ended_and_can_be_killed
         os.kill(started.pid, signal.SIGSTOP)
         failed = await ensure(driver, ShutDownVm("s", VM, 1, 5), EffectFailed)
         assert "timed out" in failed.reason
-        assert failed.hint == "kill the VM, which ends QEMU"
+        assert failed.hint == "stop the VM with the option kill, which ends QEMU"
         assert failed.retryable
         ended = await ensure(driver, END, Ended)
         assert ended.signal == signal.SIGKILL

@@ -23,7 +23,7 @@ from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, subjects
 from aetherscale.kernel.calls import Call, Serve
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ STOPPING: Final = refusals.error(
         Reason.UNAVAILABLE,
         "the node is stopping; what it has accepted goes on when it is back",
         retryable=True,
-        remedy=("start the node again, then look: ", Task("vm", "list"), "; ", Task("image", "list")),
+        remedy="start the node again, then list what there is",
         details={"goes-on": True},
     )
 )

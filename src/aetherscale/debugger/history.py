@@ -273,6 +273,7 @@ class HistoryThread:
         self._opening = asyncio.Lock()
         self._connection: Connection | None = None
         self._history: History | None = None
+        self._is_closing = False
 
     async def ask(self, question: Callable[[History], T]) -> T:
         """The answer of a function that is given the history. Raises what it raises, `StoreError`, OSError."""
@@ -284,6 +285,7 @@ class HistoryThread:
 
     async def close(self) -> None:
         """Stop what is under way, and let go of everything; idempotent."""
+        self._is_closing = True
         if self._history is not None:
             self._history.stop()
         if self._connection is not None:
@@ -300,6 +302,8 @@ class HistoryThread:
                 self._kinds,
                 self._report,
             )
+        if self._is_closing:  # the caller has gone while it was being opened
+            self._history.stop()
         return self._history
 
     def _close(self) -> None:

@@ -236,7 +236,7 @@ def moment_of(text: str, now_us: int) -> tuple[int, int | None]:
     Raises `Refused` (bad request) for anything else.
     """
     if text.isascii() and text.isdigit():
-        return int(text[:18]), None
+        return int(text.lstrip("0")[:18] or "0"), None
     try:
         return 0, from_text(text, now_us)
     except ValueError as wrong:

@@ -63,7 +63,7 @@ def _check_free(world: World, tenant: str, name: str, image_id: str) -> None:
             Reason.CONFLICT,
             f"an image named {name!r} exists already (it is {bearer.state.phase})",
             field="name",
-            remedy=("give another one, or: ", Task("image", "delete", name)),
+            remedy=("take another name, or: ", Task("image", "delete", name)),
             details={"image-id": bearer.id},
         )
 

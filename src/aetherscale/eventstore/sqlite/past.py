@@ -1,8 +1,8 @@
 """Where keyframes of the past are kept: `past.db` beside the log. Knows bytes and positions, nothing of what they mean.
 
-The file may be deleted at any time, also while it is in use; whatever is wrong with it, it is made anew. Nothing that
-is read from it is believed as it stands: each part has a digest over all that it claims to be. Several processes may
-fill it at the same time, since all of them write the same. Synchronous.
+The file may be deleted at any time, also while it is in use; whatever is damaged in it is made anew: each part has a
+digest over all that it claims to be. The digest has no key, so it shows accidents and not a forger. Several processes
+may fill it at the same time, since all of them write the same. Synchronous.
 
 It has a rollback journal and no write-ahead log, so that it is one file between two transactions, and one that only
 reads it makes no file. It is not synced: what a power cut takes or tears is folded again.
@@ -34,7 +34,7 @@ PAST_NAME: Final = "past.db"
 SCHEMA_VERSION: Final = 1
 
 COPIED_BYTES: Final = 256 * 1024**2
-"""Of a file that we may only read, at most so much is copied into memory: about 10,000,000 events' worth."""
+"""Of a file that we may only read, at most so much is copied into memory: about 7,000,000 events' worth."""
 
 _BROKEN: Final = (Damaged, NotALog)
 

@@ -43,7 +43,7 @@ BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
 SHORT_IDS: Final = {each.reference: each for each in identities()}
-LOOK: Final = "aetherscale vm list; aetherscale image list"
+LOOK: Final = "; ".join(f"aetherscale {each.kind} list" for each in identities())
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
 

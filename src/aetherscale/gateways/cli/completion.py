@@ -88,7 +88,7 @@ def offered(context: Context, words: Sequence[str]) -> list[str]:
 
     *typed, last = _joined(words) or [""]
     node: Command | Group | None = None
-    arguments = 0
+    arguments: list[str] = []
     value_of: Option | None = None
     given: dict[str, str] = {}
     for word in typed:
@@ -103,7 +103,7 @@ def offered(context: Context, words: Sequence[str]) -> list[str]:
             elif option is not None and option.metavar:
                 value_of = option
         elif isinstance(node, Command):
-            arguments += 1
+            arguments.append(word)
         elif node is None:
             node = next((entry.load() for entry in ENTRIES if entry.name == word), None)
             if node is None:
@@ -149,7 +149,7 @@ def _option(node: Command | Group | None, flag: str) -> Option | None:
 
 
 def _candidates(
-    context: Context, node: Command | Group | None, arguments: int, value_of: Option | None, last: str
+    context: Context, node: Command | Group | None, typed: Sequence[str], value_of: Option | None, last: str
 ) -> list[str]:
     from aetherscale.gateways.cli.tree import ENTRIES
 
@@ -161,9 +161,11 @@ def _candidates(
         return [entry.name for entry in ENTRIES]
     if isinstance(node, Group):
         return [member.name for member in node.members]
-    if node.arguments and node.arguments[-1].many:
-        arguments = min(arguments, len(node.arguments) - 1)
-    return _values(context, node.arguments[arguments]) if arguments < len(node.arguments) else []
+    left = node.arguments[len(typed) :] or tuple(argument for argument in node.arguments[-1:] if argument.many)
+    if not left:
+        return []
+    said = {argument.name: word for argument, word in zip(node.arguments, typed, strict=False)}
+    return _values(context, replace(left[0], completes=said.get(left[0].completes, left[0].completes)))
 
 
 def _options(node: Command | Group | None) -> tuple[Option, ...]:

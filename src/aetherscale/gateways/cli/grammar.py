@@ -50,6 +50,7 @@ class Argument(Struct, frozen=True):
     """Whether it takes every word that remains as it is, dashes and all: its value is a list."""
     choices: tuple[str, ...] = ()
     completes: str = ""
+    """As of an option; or the name of an argument before it, which says the kind."""
 
 
 class Command(Struct, frozen=True):

@@ -172,7 +172,7 @@ def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
     return lines
 
 
-_NAME = Argument("NAME", "the name or id of the object, also of a deleted one", completes="vm")
+_NAME = Argument("NAME", "the name or id of the object, also of a deleted one", completes="KIND")
 
 REPLAY = Command(
     "replay",

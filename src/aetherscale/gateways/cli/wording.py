@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
+from aetherscale.components import identities
 from aetherscale.gateways.cli.failures import Failure
-from aetherscale.gateways.cli.grammar import Command
+from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.parse import Parsed
-from aetherscale.kernel.names import is_id
+from aetherscale.kernel.names import ID_PATTERN, is_id
 
 TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "command": ("COMMAND",),
@@ -33,8 +34,9 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
 """The fields of messages that are not called as the option or argument that fills them."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
-_COMMAND: Final = re.compile(r"\baetherscale (?=(?:vm|image|events|why|replay|diff|log|node) )")
-_ID: Final = re.compile(r"\b[0-9][0-9a-f]{15}\b")
+_KINDS: Final = "|".join(each.kind for each in identities())
+_COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|events|why|replay|diff|log|node|doctor)\b)")
+"""A command whose answer depends on the node and on the tenant."""
 
 
 def typed(failure: Failure, parsed: Parsed) -> Failure:
@@ -49,13 +51,21 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
             # What was read as a number of MiB, or of seconds, was typed as 2G, or as 5m.
             shown = _NUMBER.sub(lambda found: f"got {text!r}, expected", shown, count=1)
         failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
-    name = parsed.values.get("NAME") or parsed.values.get("vm-id")
-    if isinstance(name, list) and len(name) == 1:
-        (name,) = name
-    if isinstance(name, str) and not is_id(name):
-        failure.hint = _ID.sub(name, failure.hint)
-    failure.hint = again(failure.hint, parsed)
+    failure.hint = again(_named(failure.hint, parsed, parsed.node), parsed)
     return failure
+
+
+def _named(text: str, parsed: Parsed, command: Command) -> str:
+    """A text that calls an object as it was typed, where the node has its id."""
+    typed: tuple[Argument | Option, ...] = (*command.arguments, *command.options)
+    for item in typed:
+        name = parsed.values.get(item.name)
+        if isinstance(name, list) and len(name) == 1:
+            (name,) = name
+        kind = parsed.values.get(item.completes, item.completes)
+        if kind and isinstance(name, str) and not is_id(name):
+            text = re.sub(rf"(\baetherscale {kind} [a-z-]+) {ID_PATTERN[2:-2]}\b", rf"\1 {name}", text)
+    return text
 
 
 def again(text: str, parsed: Parsed) -> str:

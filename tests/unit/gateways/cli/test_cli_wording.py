@@ -129,6 +129,12 @@ class TestWording:
         )
         assert hint("vm create --image t --state-dir '/a b'").startswith("aetherscale --state-dir '/a b' image list")
 
+    def test_a_hint_about_another_object_than_the_one_that_was_named_keeps_its_id(self) -> None:
+        failure = Failure(409, "the image is not ready", hint="aetherscale image show 0123456789abcdef")
+        assert typed(failure, parsed("vm create web --image 0123456789abcdef")).hint == failure.hint
+        failure = Failure(409, "the image is not ready", hint="aetherscale image show 0123456789abcdef")
+        assert typed(failure, parsed("vm create web --image tiny")).hint == "aetherscale image show tiny"
+
     def test_a_hint_names_the_name_that_was_typed(self) -> None:
         failure = Failure(409, "the VM is not running", hint="aetherscale vm start 0123456789abcdef")
         assert typed(failure, parsed("vm exec web ls")).hint == "aetherscale vm start web"

@@ -139,7 +139,8 @@ class QemuDriver:
             known = fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
             return EffectFailed(effect.key, known.reason, known.remedy, known.retryable)
         except (Unresponsive, Rejected) as silent:
-            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", "kill the VM, which ends QEMU")
+            ending = "stop the VM with the option kill, which ends QEMU"
+            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", ending)
 
     async def _perform(
         self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm, progress: Progress

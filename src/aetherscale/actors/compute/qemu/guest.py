@@ -26,7 +26,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, Agent
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import BlockDevice, Rejected, RunState, Unresponsive, shaped
-from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Guest:
             raise Refused(
                 Reason.UNAVAILABLE,
                 "no guest agent answers in this VM",
-                remedy="its image needs qemu-guest-agent; the serial line works without it",
+                remedy=("its image needs qemu-guest-agent; or: ", Task("vm", "console", self.vm_id)),
                 retryable=True,
             ) from None
         assert self.agent is not None, "the port that was opened is connected"

@@ -24,7 +24,7 @@ from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.session import CharDevice, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.terminalscripts import ON_TERMINAL, RESIZE, START, WATCHED, no_shell, refusal
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Terminals:
             raise Refused(
                 Reason.DEADLINE,
                 f"{argv[0]!r} has not begun within {START_LIMIT_S:g} s",
-                remedy="is the guest busy, or does it hang? look at its serial line",
+                remedy=("is the guest busy, or does it hang? ", Task("vm", "console", self._vm_id)),
                 retryable=True,
             ) from None
         except (Unresponsive, Rejected, OSError) as silent:

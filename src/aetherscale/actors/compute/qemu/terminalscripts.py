@@ -53,7 +53,7 @@ def no_shell(refused: Refused) -> Refused:
     return Refused(
         Reason.NOT_IMPLEMENTED,
         f"a program cannot have a terminal in this guest: {refused.message}",
-        remedy="the guest needs Linux and /bin/sh; a program may run there without a terminal",
+        remedy="the guest needs Linux and /bin/sh; a program may run without a terminal there (-t)",
     )
 
 
@@ -63,7 +63,7 @@ def refusal(word: str, program: str) -> Refused:
         return Refused(Reason.BAD_REQUEST, f"the guest could not run {program!r}: no such program", field="command")
     if word in _LACKS:
         what, package = _LACKS[word]
-        hint = f"install it in the guest ({package}); a program runs there without a terminal"
+        hint = f"install it in the guest ({package}); a program runs without a terminal (-t)"
         return Refused(Reason.NOT_IMPLEMENTED, f"a program cannot have a terminal: {what}", remedy=hint)
     if word == "no-port":
         what, hint = "its kernel has not found the port", "it needs the module virtio_console"
