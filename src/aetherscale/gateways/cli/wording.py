@@ -57,12 +57,13 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
 
 def _named(text: str, parsed: Parsed, command: Command) -> str:
     """A text that calls an object as it was typed, where the node has its id."""
-    typed: tuple[Argument | Option, ...] = (*command.arguments, *command.options)
-    for item in typed:
+    given = {argument.name: parsed.values.get(argument.name) for argument in command.arguments}
+    items: tuple[Argument | Option, ...] = (*command.arguments, *command.options)
+    for item in items:
         name = parsed.values.get(item.name)
         if isinstance(name, list) and len(name) == 1:
             (name,) = name
-        kind = parsed.values.get(item.completes, item.completes)
+        kind = given.get(item.completes, item.completes)
         if kind and isinstance(name, str) and not is_id(name):
             text = re.sub(rf"(\baetherscale {kind} [a-z-]+) {ID_PATTERN[2:-2]}\b", rf"\1 {name}", text)
     return text
