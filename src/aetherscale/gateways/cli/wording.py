@@ -15,24 +15,19 @@ from aetherscale.kernel.names import ID_PATTERN, is_id
 
 TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "command": ("COMMAND",),
-    "disk-gib": ("disk",),
-    "grace-s": ("grace",),
     "groups": ("group",),
     "image": ("image", "NAME"),
     "labels": ("label",),
-    "memory-mib": ("memory",),
     "name": ("name", "NAME"),
     "recipe": ("RECIPE",),
-    "since-s": ("since",),
     "source": ("SOURCE",),
     "ssh-keys": ("ssh-key",),
-    "tail-bytes": ("tail",),
-    "timeout-s": ("timeout",),
     "virtual-network": ("network",),
     "vm-id": ("vm-id", "NAME"),
 }
-"""The fields of messages that are not called as the option or argument that fills them."""
+"""The fields of messages that are not called as the option or argument that fills them, with or without their unit."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
+_UNIT: Final = re.compile(r"-(?:mib|gib|bytes|s)\Z")
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
 _KINDS: Final = "|".join(each.kind for each in identities())
 _COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|events|why|replay|diff|log|node|doctor)\b)")
@@ -80,11 +75,16 @@ def _whose(parsed: Parsed) -> str:
     return "".join(f"--{option} {shlex.quote(text)} " for option, text in named.items())
 
 
+def typed_as(field: str) -> tuple[str, ...]:
+    """The options and arguments that may fill a field of a message."""
+    return TYPED_AS.get(field, (field, _UNIT.sub("", field)))
+
+
 def _word(field: str, command: Command) -> str:
     """How the option or argument that fills a field is typed; "" for a field that no word fills."""
     options = {option.name for option in command.options}
     arguments = {argument.name for argument in command.arguments}
-    for name in TYPED_AS.get(field, (field,)):
+    for name in typed_as(field):
         if name in options:
             return f"--{name}"
         if name in arguments:

@@ -26,7 +26,7 @@ from aetherscale.actors.images.model.commands import (
     ListImagesOptions,
 )
 from aetherscale.gateways.cli.failures import Failure
-from aetherscale.gateways.cli.wording import TYPED_AS, typed
+from aetherscale.gateways.cli.wording import typed, typed_as
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.wire import decode
 from tests.support.command_lines import commands, parsed
@@ -86,7 +86,7 @@ class TestWording:
         fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}
         words = {option.name for _, command in commands() for option in command.options}
         words |= {argument.name for _, command in commands() for argument in command.arguments}
-        unnamed = {field for field in fields if not {field, *TYPED_AS.get(field, ())} & words}
+        unnamed = {field for field in fields if not {field, *typed_as(field)} & words}
         assert unnamed <= {"autostart", "raw", "stdin"}
 
     def test_a_value_is_shown_as_it_was_typed_and_bounds_as_people_write_them(self) -> None:
