@@ -23,7 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 
 from aetherscale.actors.network.model.addresses import mac_of
 from aetherscale.actors.network.model.devices import Alias, Link, bridge_name, group_of, tap_name
-from aetherscale.actors.network.netlink import taps, watching
+from aetherscale.actors.network.netlink import requests, taps, watching
 from aetherscale.actors.network.netlink.links import Links
 from aetherscale.actors.network.netlink.messages import link_of, messages_of
 from aetherscale.actors.network.netlink.watching import LinkChanged, LinkGone, Overflow
@@ -372,10 +372,8 @@ async def test_a_tap_that_somebody_moved_is_in_its_bridge_before_it_has_a_carrie
     original, asked = taps.attach, socket.if_nametoindex
 
     def attach(name: str, *, new: bool) -> int:
-        with socket.socket() as control:
-            # SIOCGIFMTU: nothing may be left to be set when the first frame can come.
-            mtu = struct.unpack("16si20x", fcntl.ioctl(control, 0x8921, struct.pack("40s", name.encode())))[1]
-        states.append((asked(name), mtu))
+        # Nothing may be left to be set when the first frame can come.
+        states.append((asked(name), taps.mtu_of(name)))
         return original(name, new=new)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -509,6 +507,19 @@ async def test_routes_of_the_host_are_known_whatever_they_are(links: Links, ip: 
     assert len(found) == len(set(found))
 
 
+async def test_a_list_that_changes_while_it_is_read_is_read_again_and_given_up_at_last(links: Links) -> None:
+    await links.ensure_bridge(BRIDGE, LAB, MTU)
+    multi_part = 0x02
+    with pytest.MonkeyPatch.context() as patch:
+        # Every message of a list has this flag: as if the kernel had said of each that it was interrupted.
+        patch.setattr(requests, "_DUMP_INTERRUPTED", multi_part)
+        for read in (links.ours, links.routes):
+            with pytest.raises(Fault, match="it changed while it was read") as fault:
+                await read()
+            assert fault.value.retryable
+    assert [link.alias for link in await links.ours()] == [LAB]
+
+
 async def next_of(events: AsyncIterator[watching.Change]) -> watching.Change:
     async with asyncio.timeout(PATIENCE_S):
         return await anext(events)
@@ -605,7 +616,7 @@ async def test_without_the_device_of_taps_a_node_says_what_to_do(links: Links, t
     await links.ensure_bridge(BRIDGE, LAB, MTU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taps, "DEVICE", str(tmp_path / "tun"))
-        with pytest.raises(Fault, match=r"could not open .*tun: No such file") as fault:
+        with pytest.raises(Fault, match=r"refused to open .*tun: No such file") as fault:
             await open_tap(links)
     assert "modprobe tun" in fault.value.remedy
 

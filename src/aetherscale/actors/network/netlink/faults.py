@@ -29,7 +29,9 @@ def fault_of(operation: str, code: int, said: str, remedy: str = "") -> Fault:
     """
     if code == errno.EPERM:
         return Fault(f"could not {operation}: the node may not change network devices", NET_ADMIN, retryable=False)
-    return Fault(f"could not {operation}: {said}", remedy or shortage.hint_of(code), retryable=code not in _LASTING)
+    return Fault(
+        f"the kernel refused to {operation}: {said}", remedy or shortage.hint_of(code), retryable=code not in _LASTING
+    )
 
 
 def no_bridge(operation: str, name: str) -> Fault:

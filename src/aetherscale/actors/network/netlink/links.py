@@ -132,25 +132,28 @@ class Links:
         assert devices.is_group(group), group
         operation = f"open the tap {name}"
         with _told(operation):
-            link = await self._requests.find(name)
-            if link is not None and not (self._is(link, alias) and link.kind == "tun"):
-                raise not_ours(operation, link)
-            into = await self._requests.find(bridge)
-            if into is None or into.kind != "bridge":
+            before = taps.index_of(name)
+            if before:
+                link = await self._requests.find(name)
+                if link is not None and not (self._is(link, alias) and link.kind == "tun"):
+                    raise not_ours(operation, link)
+                before = link.index if link is not None else 0
+            into = taps.index_of(bridge)
+            if not into:
                 raise no_bridge(operation, bridge)
             wanted: list[tuple[str, Any]] = [
-                ("IFLA_MTU", into.mtu),
+                ("IFLA_MTU", taps.mtu_of(bridge)),
                 ("IFLA_GROUP", group),
                 ("IFLA_IFALIAS", str(alias)),
-                ("IFLA_MASTER", into.index),
+                ("IFLA_MASTER", into),
             ]
-            if link is not None:
-                await self._set_up(name, link.index, wanted)
-            descriptor = taps.attach(name, new=link is None)
+            if before:
+                await self._set_up(operation, name, bridge, before, wanted)
+            descriptor = taps.attach(name, new=not before)
             try:
                 index = taps.index_of(name)
-                if link is None or index != link.index:
-                    await self._set_up(name, index, wanted)
+                if index != before:
+                    await self._set_up(operation, name, bridge, index, wanted)
                 taps.keep(descriptor, name)
             except BaseException:
                 os.close(descriptor)
@@ -210,10 +213,18 @@ class Links:
             raise Failed(errno.ENODEV, "somebody removed it as soon as it was made")
         return link
 
-    async def _set_up(self, name: str, index: int, wanted: Sequence[tuple[str, Any]]) -> None:
+    async def _set_up(
+        self, operation: str, name: str, bridge: str, index: int, wanted: Sequence[tuple[str, Any]]
+    ) -> None:
         # Not in one request: the kernel heeds the state before the master and before IFLA_AF_SPEC. For a moment the tap
         # would be up outside of its bridge, where the host itself listens and speaks to the guest.
-        await self._requests.set_link(index, [*wanted, *_without_addresses(name)])
+        try:
+            await self._requests.set_link(index, [*wanted, *_without_addresses(name)])
+        except Failed as failed:
+            into = await self._requests.find(bridge)
+            if into is None or into.kind != "bridge":
+                raise no_bridge(operation, bridge) from failed
+            raise
         await self._requests.set_link(index, (), up=True)
 
     async def _bridge_of_ours(self, operation: str, name: str) -> Link:
@@ -247,7 +258,7 @@ def _bridge(*settings: tuple[str, int]) -> tuple[str, Any]:
 
 def _without_addresses(name: str) -> list[tuple[str, Any]]:
     """What keeps the host from giving itself addresses there; nothing where the host has no IPv6."""
-    return [_NO_ADDRESSES] if (_IPV6_SETTINGS / name).exists() else []
+    return [_NO_ADDRESSES] if os.access(f"{_IPV6_SETTINGS}/{name}", os.F_OK) else []
 
 
 def _ignore_advertisements(name: str) -> None:

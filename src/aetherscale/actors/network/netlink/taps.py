@@ -31,6 +31,9 @@ _IFF_TUN_EXCL: Final = 0x8000
 _REQUEST: Final = struct.Struct("16sH22x")
 """struct ifreq: name, flags."""
 _ROOT: Final = 0
+_SIOCGIFMTU: Final = 0x8921
+_MTU: Final = struct.Struct("16si20x")
+"""struct ifreq: name, MTU."""
 
 
 def attach(name: str, *, new: bool) -> int:
@@ -64,9 +67,17 @@ def keep(descriptor: int, name: str) -> None:
 
 
 def index_of(name: str) -> int:
-    """The index of a link, without a request. Raises `Fault` where there is none of this name."""
-    with _told(f"find the tap {name}"):
+    """The index of a link, for a tenth of what a request takes; 0 for none."""
+    try:
         return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def mtu_of(name: str) -> int:
+    """The MTU of a link, in bytes. Raises `Fault`, also where there is none of this name."""
+    with _told(f"tell the MTU of {name}"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        return int(_MTU.unpack(fcntl.ioctl(asking, _SIOCGIFMTU, _MTU.pack(name.encode(), 0)))[1])
 
 
 @contextmanager
