@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final
+from typing import Final, TypeVar
 
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.rules import shown
 
 Prefix = IPv4Network | IPv6Network
+P = TypeVar("P", IPv4Network, IPv6Network)
 
 POOL: Final = IPv4Network("10.64.0.0/10")
 """Where the prefixes of networks come from that have IPv4 and were given none."""
@@ -134,14 +135,7 @@ def parse_ipv4(text: str, *, may_be_public: bool = False, field: str = "ipv4") -
     """
     if text == NO_PREFIX:
         return None
-    expected = f"an IPv4 prefix, as {_IPV4_EXAMPLE}, or {NO_PREFIX!r}"
-    if _IPV4_TEXT.fullmatch(text) is None:
-        raise _refused(field, text, expected)
-    try:
-        prefix = IPv4Network(text, strict=False)
-    except ValueError:
-        raise _refused(field, text, expected) from None
-    _check(prefix, text, field)
+    prefix = _parsed(IPv4Network, _IPV4_TEXT, text, field, f"an IPv4 prefix, as {_IPV4_EXAMPLE}, or {NO_PREFIX!r}")
     if not may_be_public and not any(map(prefix.subnet_of, _IPV4_PRIVATE)):
         raise _refused(
             field, text, f"a prefix within {', '.join(map(str, _IPV4_PRIVATE))}: others may be in use elsewhere"
@@ -156,14 +150,7 @@ def parse_ipv6(text: str, *, may_be_public: bool = False, field: str = "ipv6") -
 
     Raises `Refused`, which names the field, for anything that is not a unique local /64.
     """
-    expected = f"an IPv6 prefix, as {_IPV6_EXAMPLE}"
-    if _IPV6_TEXT.fullmatch(text) is None:
-        raise _refused(field, text, expected)
-    try:
-        prefix = IPv6Network(text, strict=False)
-    except ValueError:
-        raise _refused(field, text, expected) from None
-    _check(prefix, text, field)
+    prefix = _parsed(IPv6Network, _IPV6_TEXT, text, field, f"an IPv6 prefix, as {_IPV6_EXAMPLE}")
     if not may_be_public and not prefix.subnet_of(_IPV6_PRIVATE):
         raise _refused(field, text, f"a prefix within {_IPV6_PRIVATE}: others may be in use elsewhere")
     if prefix.prefixlen != _IPV6_BITS:
@@ -171,13 +158,21 @@ def parse_ipv6(text: str, *, may_be_public: bool = False, field: str = "ipv6") -
     return prefix
 
 
-def _check(prefix: Prefix, text: str, field: str) -> None:
+def _parsed(kind: type[P], form: re.Pattern[str], text: str, field: str, expected: str) -> P:
+    """The prefix that a text is, with no bit behind it, and with no address that means something else everywhere."""
+    try:
+        prefix = kind(text, strict=False) if form.fullmatch(text) else None
+    except ValueError:
+        prefix = None
+    if prefix is None:
+        raise _refused(field, text, expected)
     if prefix.prefixlen == 0:
         raise _refused(field, text, "a prefix of some addresses, not of all")
     if (special := overlaps(prefix, _NO_NETWORKS)) is not None:
         raise _refused(field, text, f"a prefix without {_NO_NETWORKS[special]} ({special})")
     if type(prefix.network_address)(text.partition("/")[0]) != prefix.network_address:
         raise _refused(field, text, f"no bit set behind the prefix, as {prefix}")
+    return prefix
 
 
 def _refused(field: str, text: str, expected: str) -> Refused:

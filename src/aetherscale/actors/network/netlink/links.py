@@ -151,7 +151,8 @@ class Links:
                 await self._set_up(operation, name, bridge, before, wanted)
             descriptor = taps.attach(name, new=not before)
             try:
-                index = taps.index_of(name)
+                if not (index := taps.index_of(name)):
+                    raise Failed(errno.ENODEV, "it was renamed as soon as it was made")
                 if index != before:
                     await self._set_up(operation, name, bridge, index, wanted)
                 taps.keep(descriptor, name)
