@@ -42,7 +42,6 @@ PORT, OTHER_PORT = Alias(NODE, "port", VM), Alias(NODE, "port", OTHER_VM)
 GROUP = group_of(VM)
 MTU = 1450
 UP = 1
-TUNGETIFF, TUNSETIFF = 0x800454D2, 0x400454CA
 TAP_WITH_HEADER = 0x0002 | 0x1000 | 0x4000
 HEADER = bytes(10)
 NOBODY = 65534
@@ -105,6 +104,9 @@ async def passes(sender: int, receiver: int, payload: bytes) -> bool:
                 return True
         except BlockingIOError:
             return False
+
+
+TUNGETIFF, TUNSETIFF = 0x800454D2, 0x400454CA
 
 
 class Everything:

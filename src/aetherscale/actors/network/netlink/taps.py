@@ -24,9 +24,8 @@ DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
 _TUNSETOWNER: Final = 0x400454CC
-_IFF_TAP: Final = 0x0002
-_IFF_NO_PI: Final = 0x1000
-_IFF_VNET_HDR: Final = 0x4000
+_TAP_WITH_HEADER: Final = 0x0002 | 0x1000 | 0x4000
+"""IFF_TAP, IFF_NO_PI, IFF_VNET_HDR."""
 _IFF_TUN_EXCL: Final = 0x8000
 _REQUEST: Final = struct.Struct("16sH22x")
 """struct ifreq: name, flags."""
@@ -49,7 +48,7 @@ def attach(name: str, *, new: bool) -> int:
         # EPERM is not about the capability here, but about the devices of a container.
         code = errno.EACCES if error.errno == errno.EPERM else error.errno or errno.EIO
         raise fault_of(f"open {DEVICE}", code, error.strerror or str(error), remedy) from error
-    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_TUN_EXCL if new else 0)
+    flags = _TAP_WITH_HEADER | (_IFF_TUN_EXCL if new else 0)
     try:
         with _told(f"attach to the tap {name}"):
             fcntl.ioctl(descriptor, _TUNSETIFF, _REQUEST.pack(name.encode(), flags))
