@@ -1,4 +1,4 @@
-"""Bridges and taps, made by the kernel in a network namespace of each test.
+"""Bridges, addresses and routes, in a network namespace of each test.
 
 What the tests look at, and what "somebody else" does, is by pyroute2 or by ioctl, not by what is tested.
 """
@@ -6,132 +6,51 @@ What the tests look at, and what "somebody else" does, is by pyroute2 or by ioct
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import signal
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing, suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import AsyncIPRoute  # type: ignore[import-untyped]
-from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
 from aetherscale.actors.network.model.addresses import mac_of
-from aetherscale.actors.network.model.devices import Alias, Link, bridge_name, group_of, tap_name
-from aetherscale.actors.network.netlink import requests, taps, watching
+from aetherscale.actors.network.model.devices import Alias
+from aetherscale.actors.network.netlink import requests
 from aetherscale.actors.network.netlink.links import Links
-from aetherscale.actors.network.netlink.messages import link_of, messages_of
-from aetherscale.actors.network.netlink.watching import LinkChanged, LinkGone, Overflow
 from aetherscale.kernel.fault import Fault
-from tests.support.eventually import PATIENCE_S, asked_until
-from tests.support.network_namespaces import missing, network_namespace, without_net_admin
+from tests.support.eventually import asked_until
+from tests.support.network_devices import (
+    BRIDGE,
+    GROUP,
+    HEADER,
+    LAB,
+    MTU,
+    NETWORK,
+    NODE,
+    OTHER_BRIDGE,
+    OTHER_LAB,
+    OTHER_PORT,
+    OTHER_TAP,
+    PORT,
+    TAP,
+    UP,
+    Everything,
+    addresses_of,
+    everything,
+    ip,
+    links,
+    namespace,
+    open_tap,
+    properties,
+    seen,
+)
+from tests.support.network_namespaces import missing, without_net_admin
+
+__all__ = ["everything", "ip", "links", "namespace"]
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing())]
-
-NODE = "host1"
-NETWORK, OTHER_NETWORK, VM, OTHER_VM = "0123456789abcdef", "1123456789abcdef", "2123456789abcdef", "3123456789abcdef"
-BRIDGE, OTHER_BRIDGE = bridge_name(NETWORK), bridge_name(OTHER_NETWORK)
-TAP, OTHER_TAP = tap_name(VM, 0), tap_name(OTHER_VM, 0)
-LAB, OTHER_LAB = Alias(NODE, "network", NETWORK), Alias(NODE, "network", OTHER_NETWORK)
-PORT, OTHER_PORT = Alias(NODE, "port", VM), Alias(NODE, "port", OTHER_VM)
-GROUP = group_of(VM)
-MTU = 1450
-UP = 1
-TAP_WITH_HEADER = 0x0002 | 0x1000 | 0x4000
-HEADER = bytes(10)
-NOBODY = 65534
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    with network_namespace():
-        yield
-
-
-@pytest.fixture
-async def links(namespace: None) -> AsyncIterator[Links]:
-    opened = Links(NODE)
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def ip(namespace: None) -> AsyncIterator[Any]:
-    """Somebody else on the host."""
-    async with AsyncIPRoute() as opened:
-        yield opened
-
-
-async def seen(ip: Any, name: str) -> Any:
-    """A link, as pyroute2 reads it; None for none."""
-    with suppress(NetlinkError):
-        return (await ip.link("get", ifname=name))[0]
-    return None
-
-
-async def addresses_of(ip: Any, name: str) -> list[str]:
-    index = (await seen(ip, name))["index"]
-    return [each.get("address") async for each in await ip.addr("dump") if each["index"] == index]
-
-
-def properties(link: Any) -> tuple[Any, ...]:
-    return (*(link.get(each) for each in ("index", "address", "mtu", "group", "ifalias", "master")), link["flags"] & UP)
-
-
-async def open_tap(links: Links, name: str = TAP, alias: Alias = PORT, bridge: str = BRIDGE) -> int:
-    return await links.open_tap(name, alias, bridge, GROUP)
-
-
-def frame(payload: bytes) -> bytes:
-    """A broadcast of an EtherType for experiments (IEEE 802a), so that no stack answers it."""
-    return HEADER + b"\xff" * 6 + bytes.fromhex("020000000001") + b"\x88\xb5" + payload.ljust(50, b"\0")
-
-
-async def passes(sender: int, receiver: int, payload: bytes) -> bool:
-    """Whether a frame gets from one tap to the other; what else comes meanwhile is passed over."""
-    os.set_blocking(receiver, False)
-    os.write(sender, frame(payload))
-    # The bridge forwards in the call that writes: there is nothing to wait for.
-    while True:
-        try:
-            if os.read(receiver, 4096).endswith(frame(payload)[len(HEADER) :]):
-                return True
-        except BlockingIOError:
-            return False
-
-
-TUNGETIFF, TUNSETIFF = 0x800454D2, 0x400454CA
-
-
-class Everything:
-    """Every notification about links, without any left out."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._socket.bind((0, 1))
-
-    def of(self, name: str) -> list[Link]:
-        """All that there was of a device until now."""
-        found = []
-        with suppress(BlockingIOError):
-            while True:
-                found += [link_of(message) for _, message in messages_of(self._socket.recv(1 << 16))]
-        return [link for link in found if link is not None and link.name == name]
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def everything(namespace: None) -> Iterator[Everything]:
-    with closing(Everything()) as listening:
-        yield listening
 
 
 async def test_a_bridge_is_made_and_made_again_without_a_change(links: Links, ip: Any) -> None:
@@ -290,173 +209,6 @@ def router_advertisement() -> bytes:
     return ethernet + struct.pack("!IHBB", 6 << 28, len(icmp), 58, 255) + source + to + icmp
 
 
-async def test_a_tap_is_complete_before_it_is_up(links: Links, ip: Any, everything: Everything) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    descriptor = await open_tap(links)
-    tap, bridge = await seen(ip, TAP), await seen(ip, BRIDGE)
-    assert properties(tap)[2:] == (MTU, GROUP, str(PORT), bridge["index"], UP)
-    assert tap.get("carrier") == 1
-    told = everything.of(TAP)
-    assert not told[0].is_up
-    for link in told:
-        if link.is_up:
-            assert (link.alias, link.master, link.group, link.mtu) == (PORT, bridge["index"], GROUP, MTU), told
-    # The host has no address there from which it would speak to the guest.
-    assert await addresses_of(ip, TAP) == []
-    os.close(descriptor)
-
-
-async def test_the_descriptor_is_as_qemu_wants_it(links: Links) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    descriptor = await open_tap(links)
-    name, flags = struct.unpack("16sH22x", fcntl.ioctl(descriptor, TUNGETIFF, bytes(40)))
-    persistent, exclusive = 0x0800, 0x8000
-    assert (name.rstrip(b"\0").decode(), flags & ~exclusive) == (TAP, TAP_WITH_HEADER | persistent)
-    assert not os.get_inheritable(descriptor)
-    os.close(descriptor)
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-async def test_nobody_else_attaches_to_a_tap_that_is_free(links: Links) -> None:
-    """Most hosts let everyone open /dev/net/tun; a descriptor of it stands for that."""
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    os.close(await open_tap(links))
-    everyones = os.open("/dev/net/tun", os.O_RDWR)
-
-    def attach_as_nobody() -> None:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-        try:
-            fcntl.ioctl(everyones, TUNSETIFF, struct.pack("16sH22x", TAP.encode(), TAP_WITH_HEADER))
-        except PermissionError:
-            os._exit(7)
-        os._exit(8)
-
-    child = await asyncio.create_subprocess_exec("true", preexec_fn=attach_as_nobody)
-    assert await child.wait() == 7
-    os.close(everyones)
-
-
-async def test_a_tap_outlives_a_kill_and_is_attached_to_again_in_its_bridge(
-    links: Links, ip: Any, everything: Everything
-) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    other = await open_tap(links, OTHER_TAP, OTHER_PORT)
-    descriptor = await open_tap(links)
-    assert await passes(descriptor, other, b"first")
-    holder = await asyncio.create_subprocess_exec("sleep", "1000", pass_fds=[descriptor])
-    os.close(descriptor)
-    with pytest.raises(Fault, match="another process has it open") as fault:
-        await open_tap(links)
-    assert fault.value.retryable
-    holder.kill()
-    assert await holder.wait() == -signal.SIGKILL
-
-    left = await seen(ip, TAP)
-    assert left.get("carrier") == 0
-    assert everything.of(TAP)
-    again = await open_tap(links)
-    assert properties(await seen(ip, TAP)) == properties(left)
-    assert all(link.master == left.get("master") and link.is_up for link in everything.of(TAP))
-    assert await passes(again, other, b"second")
-    assert await passes(other, again, b"third")
-    os.close(again)
-    os.close(other)
-
-
-async def test_a_tap_that_somebody_moved_is_in_its_bridge_before_it_has_a_carrier(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    await links.ensure_bridge(OTHER_BRIDGE, OTHER_LAB, MTU)
-    eavesdropper = await open_tap(links, OTHER_TAP, OTHER_PORT, OTHER_BRIDGE)
-    os.close(await open_tap(links))
-    tap, bridge = await seen(ip, TAP), await seen(ip, BRIDGE)
-    await ip.link("set", index=tap["index"], master=(await seen(ip, OTHER_BRIDGE))["index"], mtu=1300, group=0)
-    states: list[tuple[int, int]] = []
-    original, asked = taps.attach, socket.if_nametoindex
-
-    def attach(name: str, *, new: bool) -> int:
-        # Nothing may be left to be set when the first frame can come.
-        states.append((asked(name), taps.mtu_of(name)))
-        return original(name, new=new)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taps, "attach", attach)
-        descriptor = await open_tap(links)
-    assert states == [(tap["index"], MTU)]
-    assert properties(await seen(ip, TAP))[2:] == (MTU, GROUP, str(PORT), bridge["index"], UP)
-    assert not await passes(descriptor, eavesdropper, b"private")
-    os.close(descriptor)
-    os.close(eavesdropper)
-
-
-async def test_a_node_that_fails_half_way_leaves_no_tap(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-
-    def fail(descriptor: int, name: str) -> None:
-        raise Fault("planned")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taps, "keep", fail)
-        with pytest.raises(Fault, match="planned"):
-            await open_tap(links)
-    assert await seen(ip, TAP) is None
-
-
-async def test_a_tap_can_be_in_a_bridge_of_the_host_which_stays_as_it_is(links: Links, ip: Any) -> None:
-    await ip.link("add", ifname="br0", kind="bridge", state="up")
-    before = await seen(ip, "br0")
-    os.close(await open_tap(links, bridge="br0"))
-    assert (await seen(ip, TAP)).get("master") == before["index"]
-    after = await seen(ip, "br0")
-    assert (after.get("mtu"), after.get("ifalias"), after.get("group")) == (1500, None, 0)
-
-
-@pytest.mark.parametrize("bridge", ["br0", "lo"])
-async def test_without_its_bridge_there_is_no_tap(links: Links, ip: Any, bridge: str) -> None:
-    with pytest.raises(Fault, match=f"there is no bridge {bridge}"):
-        await open_tap(links, bridge=bridge)
-    assert await seen(ip, TAP) is None
-
-
-async def test_a_hundred_taps_are_made_and_removed_by_their_group(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    vms = [f"{number:016x}" for number in range(100)]
-    names = [tap_name(vm, 0) for vm in vms]
-    held = await asyncio.gather(
-        *(links.open_tap(name, Alias(NODE, "port", vm), BRIDGE, GROUP) for name, vm in zip(names, vms, strict=True))
-    )
-    os.close(await links.open_tap(OTHER_TAP, OTHER_PORT, BRIDGE, group_of(OTHER_VM)))
-    assert {link.name for link in await links.ours()} == {BRIDGE, OTHER_TAP, *names}
-    await links.remove_group(GROUP)
-    assert {link.name for link in await links.ours()} == {BRIDGE, OTHER_TAP}
-    for descriptor in held:
-        os.close(descriptor)
-
-
-async def test_what_others_have_put_into_a_group_of_ours_stays(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    for name, alias in ((TAP, PORT), (OTHER_TAP, OTHER_PORT)):
-        os.close(await open_tap(links, name, alias))
-    await ip.link("add", ifname="theirs", kind="bridge", group=GROUP)
-    await links.remove_group(GROUP)
-    assert (await seen(ip, "theirs")).get("group") == GROUP
-    assert [link.name for link in await links.ours()] == [BRIDGE]
-
-
-async def test_taps_are_removed_by_name_or_where_one_is_not_ours_none(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    names = [tap_name(VM, index) for index in range(3)]
-    for name in names:
-        os.close(await open_tap(links, name))
-    await ip.link("add", ifname="theirs", kind="bridge")
-    with pytest.raises(Fault, match="theirs"):
-        await links.remove_taps([*names, "theirs"])
-    assert len(await links.ours()) == 4
-    await links.remove_taps([names[0]])
-    await links.remove_taps(names)
-    assert [link.name for link in await links.ours()] == [BRIDGE]
-    assert await seen(ip, "theirs") is not None
-
-
 async def test_names_and_aliases_at_the_limit_are_kept_whole(links: Links, ip: Any) -> None:
     long = Links("n" * 63)
     await long.open()
@@ -522,80 +274,6 @@ async def test_a_list_that_changes_while_it_is_read_is_read_again_and_given_up_a
     assert [link.alias for link in await links.ours()] == [LAB]
 
 
-async def next_of(events: AsyncIterator[watching.Change]) -> watching.Change:
-    async with asyncio.timeout(PATIENCE_S):
-        return await anext(events)
-
-
-async def until(events: AsyncIterator[watching.Change], wanted: type[Any], **fields: Any) -> Any:
-    """The first of a kind whose link has these fields; fails on a `LinkGone` that is not wanted."""
-    while True:
-        event = await next_of(events)
-        if isinstance(event, wanted) and all(getattr(event.link, key) == value for key, value in fields.items()):
-            return event
-        assert not isinstance(event, LinkGone), event
-
-
-async def test_what_somebody_else_does_to_a_device_is_told(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    os.close(await open_tap(links))
-    index, bridge = (await seen(ip, TAP))["index"], (await seen(ip, BRIDGE))["index"]
-    async with aclosing(links.watch()) as events:
-        assert await next_of(events) == Overflow()
-        await ip.link("set", index=index, mtu=1300)
-        await until(events, LinkChanged, name=TAP, mtu=1300)
-        # A bridge tells of a port that leaves it as if the port were gone.
-        await ip.link("set", index=index, master=0)
-        await until(events, LinkChanged, name=TAP, master=0)
-        await ip.link("set", index=index, ifalias="")
-        assert (await until(events, LinkChanged, index=index, alias_text="")).link.alias is None
-        await ip.link("set", index=index, state="down")
-        await until(events, LinkChanged, name=TAP, is_up=False)
-        await ip.link("set", index=index, ifname="renamed")
-        await until(events, LinkChanged, index=index, name="renamed")
-        await ip.link("add", ifname="theirs", kind="bridge")
-        await ip.link("del", index=index)
-        assert (await until(events, LinkGone)).link.index == index
-        await ip.link("del", index=bridge)
-        assert (await until(events, LinkGone)).link.alias == LAB
-
-
-async def test_what_was_ours_before_the_watch_is_told_when_it_loses_its_alias_first(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    async with aclosing(links.watch()) as events:
-        assert await next_of(events) == Overflow()
-        await ip.link("set", index=(await seen(ip, BRIDGE))["index"], ifalias="")
-        assert (await until(events, LinkChanged)).link.name == BRIDGE
-
-
-async def test_devices_of_others_and_what_did_not_change_are_not_told(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    async with aclosing(links.watch()) as events:
-        assert await next_of(events) == Overflow()
-        await ip.link("add", ifname="theirs", kind="bridge", state="up")
-        await links.ensure_bridge(BRIDGE, LAB, MTU)
-        await links.ensure_bridge(BRIDGE, LAB, MTU - 50)
-        event = await next_of(events)
-        assert isinstance(event, LinkChanged)
-        assert (event.link.name, event.link.mtu) == (BRIDGE, MTU - 50)
-
-
-async def test_too_much_to_be_kept_is_told_as_an_overflow_and_the_watch_goes_on(links: Links, ip: Any) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    os.close(await open_tap(links))
-    index = (await seen(ip, TAP))["index"]
-    async with aclosing(watching.watch(links.ours, 16 * 1024)) as events:
-        assert await next_of(events) == Overflow()
-        for mtu in range(1300, 1500):
-            await ip.link("set", index=index, mtu=mtu)
-        while not isinstance(await next_of(events), Overflow):
-            pass
-        await ip.link("del", index=index)
-        while not isinstance(event := await next_of(events), LinkGone):
-            pass
-        assert event.link.alias == PORT
-
-
 async def test_a_node_without_the_capability_says_so_once_and_changes_nothing(links: Links, ip: Any) -> None:
     await links.ensure_bridge(BRIDGE, LAB, MTU)
     with without_net_admin():
@@ -612,31 +290,3 @@ async def test_a_node_without_the_capability_says_so_once_and_changes_nothing(li
             assert not fault.value.retryable
         assert [link.name for link in await links.ours()] == [BRIDGE]
     assert await seen(ip, TAP) is None
-
-
-async def test_without_the_device_of_taps_a_node_says_what_to_do(links: Links, tmp_path: Path) -> None:
-    await links.ensure_bridge(BRIDGE, LAB, MTU)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taps, "DEVICE", str(tmp_path / "tun"))
-        with pytest.raises(Fault, match=r"refused to open .*tun: No such file") as fault:
-            await open_tap(links)
-    assert "modprobe tun" in fault.value.remedy
-
-
-def test_all_of_it_works_on_the_event_loop_that_a_node_prefers(namespace: None) -> None:
-    uvloop = pytest.importorskip("uvloop")
-
-    async def main() -> None:
-        links = Links(NODE)
-        await links.open()
-        async with aclosing(links.watch()) as events:
-            assert await next_of(events) == Overflow()
-            await links.ensure_bridge(BRIDGE, LAB, MTU)
-            await until(events, LinkChanged, name=BRIDGE, is_up=True)
-            os.close(await open_tap(links))
-            await links.remove_group(GROUP)
-            await until(events, LinkGone, name=TAP)
-        await links.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
