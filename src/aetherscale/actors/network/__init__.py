@@ -1,0 +1,1 @@
+"""The networks that virtual machines are in."""

@@ -1,0 +1,1 @@
+"""What networks mean: messages, state, decisions, views. Pure."""
