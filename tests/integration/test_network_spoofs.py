@@ -55,6 +55,7 @@ LEGAL = {
     "dhcp-discover": MADE_UP.udp("255.255.255.255", b"x", mac=BROADCAST, ports=(68, 67), source=ANY),
     "dhcp-renew": MADE_UP.udp(VICTIM.ipv4, b"x", mac=VICTIM.mac, ports=(68, 67)),
     "dhcp6-solicit": MADE_UP.udp("ff02::1:2", b"x", mac=frames.group_mac("ff02::1:2"), ports=(546, 547)),
+    "member4": MADE_UP.packet("224.9.9.9", 2, frames.icmp(0x16, bytes([224, 9, 9, 9])), mac="01:00:5e:09:09:09"),
     "unreachable": MADE_UP.packet(VICTIM.ipv4, frames.ICMP, frames.icmp(3, bytes(32), 4), mac=VICTIM.mac),
     "too-big": MADE_UP.icmp6(VICTIM.ipv6, 2, bytes(44), mac=VICTIM.mac),
 }

@@ -78,6 +78,10 @@ class FakeGuest:
             if not select.select([self.descriptor], [], [], PATIENCE_S)[0]:
                 raise AssertionError(f"{self.tap} did not receive {wanted!r}, but {got}")
 
+    def has_seen(self, wanted: bytes) -> bool:
+        """Whether it has received something with these bytes in it."""
+        return any(wanted in frame for frame in self.received())
+
     def close(self) -> None:
         os.close(self.descriptor)
 

@@ -21,6 +21,8 @@ from tests.support.fake_guest import FakeGuest, link_local, open_tap
 CLONE_NEWNET = 0x40000000
 OUTSIDE_MAC = "02:99:00:00:00:09"
 EMPTY = compile((), ())
+NAMESPACE = Path("/proc/thread-self/ns/net")
+MACHINE = NAMESPACE.stat().st_ino
 
 
 def missing() -> str | None:
@@ -40,11 +42,10 @@ def missing() -> str | None:
 def own_namespace() -> Iterator[None]:
     """The calling thread is in a network namespace of its own, which ends with the last descriptor from it."""
     libc = ctypes.CDLL(None, use_errno=True)
-    outer = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    outer = os.open(NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if libc.unshare(CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "unshare of the network namespace")
-        assert Path("/proc/thread-self/ns/net").stat().st_ino != os.fstat(outer).st_ino
         try:
             yield
         finally:
@@ -58,6 +59,7 @@ class Firewalled:
     """The host of the namespace: its networks, its guests, and the rules that it has applied."""
 
     def __init__(self) -> None:
+        assert NAMESPACE.stat().st_ino != MACHINE, "the rules and sysctls of the machine itself are not to be touched"
         self.links = IPRoute()
         self.nft = Nftables()
         self.counters = DropCounters()
@@ -179,6 +181,12 @@ class Firewalled:
             self.neighbor("uplink", address, world.mac)
         return world
 
+    def acquaint(self, bridge: str, *guests: FakeGuest) -> None:
+        """The host knows the MACs of these: what does not arrive is not lost for want of an answer to ARP."""
+        for guest in guests:
+            self.neighbor(bridge, guest.ipv4, guest.mac)
+            self.neighbor(bridge, guest.ipv6, guest.mac)
+
     def ruleset(self) -> Ruleset:
         return compile(self.networks.values(), self.ports.values())
 
@@ -202,3 +210,16 @@ def firewalled() -> Iterator[Firewalled]:
             yield host
         finally:
             host.close()
+
+
+def heard(sock: socket.socket) -> bytes | None:
+    """What a socket of the host has received; None for nothing."""
+    try:
+        return sock.recv(2048)
+    except BlockingIOError:
+        return None
+
+
+def by_itself(frame: bytes) -> bool:
+    """Whether the host sent it unasked: the kernel greets its neighbors of IPv6 when it likes."""
+    return frame[:2] == b"\x33\x33" and frame[6:9] == b"\x02\xbb\x00"

@@ -141,6 +141,9 @@ def _routers(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:
     yield "router-redirect", Drop.ROUTER, guest.icmp6(victim.ipv6, 137, redirect, mac=victim.mac)
     yield "router-renumbering", Drop.ROUTER, guest.icmp6("ff02::1", 138, bytes(12))
     yield "router-of-groups", Drop.ROUTER, guest.icmp6("ff02::6a", 151, bytes(4))
+    query = frames.icmp(0x11, address("224.9.9.9"))
+    group = frames.group_mac("224.0.0.1")
+    yield "router-of-groups4", Drop.ROUTER, guest.packet("224.0.0.1", 2, query, mac=group)
     for name, kind, rest in (("redirect4", 5, address(guest.ipv4) + bytes(28)), ("advertisement4", 9, bytes(12))):
         message = frames.icmp(kind, rest)
         yield f"router-{name}", Drop.ROUTER, guest.packet(victim.ipv4, frames.ICMP, message, mac=victim.mac)

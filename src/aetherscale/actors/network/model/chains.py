@@ -68,7 +68,7 @@ class Drop(enum.IntEnum):
     NEIGHBOR = 5
     """Neighbor discovery for an address, or with a link-layer address, that is not the port's."""
     ROUTER = 6
-    """A router advertisement or a redirect."""
+    """A router advertisement, a redirect, or a router's question for members of groups."""
     DHCP = 7
     """An answer of DHCP or DHCPv6."""
     ETHERTYPE = 8
@@ -125,6 +125,7 @@ chain payload4 {{
     udp sport 67 {_drop(Drop.DHCP)}
     udp dport 68 {_drop(Drop.DHCP)}
     icmp type {{ redirect, router-advertisement }} {_drop(Drop.ROUTER)}
+    igmp type membership-query {_drop(Drop.ROUTER)}
     meta l4proto != 255 accept
     {_drop(Drop.HEADER)}
 }}

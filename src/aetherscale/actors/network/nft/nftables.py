@@ -6,12 +6,12 @@ The library is Debian's package libnftables1. It is found when a `Nftables` is m
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import threading
 from functools import cache
 from typing import Final
 
 LIBRARY: Final = "libnftables.so.1"
+"""The loader finds it where `ctypes.util.find_library` would, which starts a process for that."""
 
 
 class NftError(Exception):
@@ -28,9 +28,9 @@ class Nftables:
     May be used by any thread; calls wait for one another, and other threads run meanwhile.
     """
 
-    def __init__(self, library: str | None = None) -> None:
+    def __init__(self, library: str = LIBRARY) -> None:
         """OSError: the library is missing, or there is no memory for a context."""
-        self._library = _load(library or ctypes.util.find_library("nftables") or LIBRARY)
+        self._library = _load(library)
         self._lock = threading.Lock()
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
