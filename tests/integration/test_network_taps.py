@@ -69,6 +69,9 @@ class TestATapWithoutRules:
             listener, mac = host.listening("10.77.0.1", 53), host.mac(stray.tap)
             stray.send(stray.udp("10.77.0.1", b"x", mac=mac, ports=(4000, 53), source="10.77.0.2"))
             stray.send(stray.arp(1, "10.77.0.2", (NOWHERE, "10.77.0.1")), stray.ping("10.77.0.1", b"x", mac=mac))
+            stray.send(stray.arp(1, "10.77.0.3", (NOWHERE, "10.77.0.1")))
+            known = {entry.get_attr("NDA_DST") for entry in host.links.get_neighbours(ifindex=host.index(stray.tap))}
+            assert known & {"10.77.0.2", "10.77.0.3"} == {"10.77.0.2"}
             with pytest.raises(PermissionError):
                 listener.sendto(b"x", ("10.77.0.2", 4000))
             assert (heard(listener), stray.received()) == (None, [])

@@ -216,6 +216,8 @@ chain output {{
 """
 
 
+# What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
+# confirmed the flow, and two sides that each send would be each other's answers.
 INET_CHAINS: Final = f"""
 chain prerouting {{
     type filter hook prerouting priority -300; policy accept
@@ -253,6 +255,7 @@ chain output {{
     type filter hook output priority -150; policy accept
     oifname "aep*" counter drop
     meta mark set meta mark & {_OTHER_BITS:#x}
+    oifname "aeb*" ct state new counter drop
     oifname "aeb*" ct state established,related meta mark set meta mark | {ANSWER:#x}
 }}
 chain postrouting {{
