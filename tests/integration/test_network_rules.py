@@ -199,6 +199,7 @@ class TestTheHost:
     def test_a_guest_reaches_ping_and_nothing_else(self, host: Firewalled, version: int, kind: Kind) -> None:
         lab = host.network(1, kind)
         guest, bridge = host.guest(lab, 2), host.mac(lab.bridge)
+        host.set(f"ipv{version}/fwmark_reflect", "1")  # An answer begins with the mark of its question.
         listener = host.listening(HOST[version], 53)
         guest.send(guest.udp(HOST[version], b"a question", mac=bridge, ports=(4000, 53)))
         assert heard(listener) is None

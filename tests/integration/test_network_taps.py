@@ -47,7 +47,7 @@ class TestATapWithoutRules:
         assert (heard(listener), stray.received()) == (None, [])
         assert host.counters.of_port(stray.tap) == {}
 
-    def test_nothing_passes_to_it_and_no_broadcastby_itself(self, host: Firewalled) -> None:
+    def test_nothing_passes_to_it_and_no_broadcast_of_the_host(self, host: Firewalled) -> None:
         lab = host.network(1, "bridged")
         guest, stray, other = host.guest(lab, 2), host.guest(lab, 3, rules=False), host.guest(lab, 4)
         host.acquaint(lab.bridge, stray)
