@@ -1,0 +1,1 @@
+"""The kernel's packet filter: libnftables, and the counters of dropped packets."""
