@@ -214,8 +214,11 @@ class RunningNode:
         assert self._process is not None
         process, self._process = self._process, None
         await self._drop_client()
-        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-            process.send_signal(how)
+        # Not by `send_signal`: where it has ended by itself that may reap it before asyncio does, and its status is
+        # lost.
+        with contextlib.suppress(ProcessLookupError):
+            if process.returncode is None:
+                os.kill(process.pid, how)
         status = await asyncio.wait_for(process.wait(), PATIENCE_S)
         if self._reading is not None:
             await self._reading
