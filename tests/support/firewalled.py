@@ -17,6 +17,7 @@ from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ru
 from aetherscale.actors.network.nft.counters import DropCounters
 from aetherscale.actors.network.nft.nftables import Nftables
 from tests.support.fake_guest import FakeGuest, link_local, open_tap
+from tests.support.network_namespaces import SYSCTLS
 
 CLONE_NEWNET = 0x40000000
 OUTSIDE_MAC = "02:99:00:00:00:09"
@@ -31,6 +32,8 @@ def missing() -> str | None:
         return "needs root to make network namespaces"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "needs /dev/net/tun"
+    if not os.access(SYSCTLS, os.W_OK):
+        return f"needs to write {SYSCTLS}, which a container may not"
     try:
         Nftables().close()
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Final
 from aetherscale.actors.compute.qemu.users import has_capability
 
 TUN: Final = "/dev/net/tun"
+SYSCTLS: Final = "/proc/sys/net/ipv4/ip_forward"
 
 _CAP_NET_ADMIN: Final = 12
 _CAP_SYS_ADMIN: Final = 21
@@ -23,6 +24,8 @@ def missing() -> str:
     """What this process lacks for a namespace with taps; "" for nothing."""
     if not has_capability(_CAP_SYS_ADMIN) or not has_capability(_CAP_NET_ADMIN):
         return "CAP_SYS_ADMIN and CAP_NET_ADMIN are needed for a network namespace"
+    if not os.access(SYSCTLS, os.W_OK):
+        return f"{SYSCTLS} cannot be written, as in a container"
     return "" if os.access(TUN, os.R_OK | os.W_OK) else f"{TUN} cannot be opened"
 
 
