@@ -6,11 +6,14 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples in every run, and no clock: a test that passed passes again, however busy the machine is.
 # `--hypothesis-profile=default` explores others.
-settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
+# How quickly examples are drawn is no matter either: the machine may be busy.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("steady")
 
 
