@@ -61,10 +61,14 @@ stories count="500":
 month days="30":
     {{ bin }}/python -m tests.simulation.month {{ days }}
 
-# SIGKILL of the real node at every call of a port, with real QEMU; then, under load, of anything at random.
+# SIGKILL of the real node at every call of a port, with real QEMU and real networks; then, under load, of anything.
 kills count="300" seed=`date +%s`:
-    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py
+    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py tests/integration/test_network_kills.py
     AETHERSCALE_RANDOM_KILLS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s tests/integration/test_random_kills.py
+
+# A million spoofed frames, while the rules are replaced 500 times and VMs start, stop and are deleted: none passes.
+spoofs count="1000000":
+    AETHERSCALE_SPOOFS={{ count }} AETHERSCALE_REPLACEMENTS=500 {{ bin }}/pytest -q -s tests/integration/test_network_storm.py
 
 # Exactly what CI runs.
 check: test
@@ -110,6 +114,10 @@ readme-service *args:
 # A real kill for want of memory, on a Debian host of its own under emulation; needs mmdebstrap, and minutes.
 oom:
     {{ bin }}/python -m tests.systemd.oom
+
+# The suites of networks on Debian's own kernel, under emulation: `just debian-guest`, `just debian-guest trixie bookworm`; needs root, mmdebstrap, minutes.
+debian-guest *args:
+    {{ bin }}/python -m tests.debian {{ args }}
 
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:

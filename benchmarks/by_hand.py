@@ -45,10 +45,10 @@ def end(pid: int) -> float:
     return (time.perf_counter() - begun) * 1000
 
 
-def boot(monitor: Path, image: Path, *, paused: bool = False) -> int:
+def boot(monitor: Path, image: Path, *options: str, paused: bool = False) -> int:
     """Start QEMU and ask it until the guest runs, or is there to be let run: its pid."""
     with listening(monitor) as listener:
-        pid = spawn(monitor, image, *(("-S",) if paused else ()))
+        pid = spawn(monitor, image, *(("-S",) if paused else ()), *options)
         connection, _ = listener.accept()
     with connection, connection.makefile("rwb") as lines:
         lines.readline()

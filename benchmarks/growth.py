@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from aetherscale.components import kinds
+from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.projections import replay
 from aetherscale.eventstore.reader import LogReader
@@ -155,7 +155,7 @@ async def replay_ms(state: Path) -> float:
     """Milliseconds to fold the whole log into the projection of VMs."""
     reader = LogReader(await open_access(state / LOG_NAME), codec().decoding)
     begun = time.perf_counter()
-    await replay(projection(kinds()[0]), reader)
+    await replay(projection(VM_KIND), reader)
     took_ms = (time.perf_counter() - begun) * 1000
     await reader.close()
     return took_ms

@@ -21,7 +21,7 @@ from typing import Final
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.commands import VmSpec
-from aetherscale.actors.compute.qemu import identity, launch, layout
+from aetherscale.actors.compute.qemu import identity, layout
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.eventstore.log import EventLog, Write
@@ -31,6 +31,7 @@ from aetherscale.eventstore.store import PAGE
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.reservations import NameClaimed, name_stream
+from aetherscale.processes import launch
 from benchmarks.logs import NODE, TENANT, codec, envelope, open_log
 from benchmarks.served import memory_mib, published, start, stop
 

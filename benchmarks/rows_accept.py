@@ -14,7 +14,10 @@ import msgspec
 
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
+from aetherscale.actors.firewall.driver import Groups
 from aetherscale.actors.images.simulated.driver import SimulatedImages
+from aetherscale.actors.network.simulated.driver import SimulatedNetworking
+from aetherscale.actors.network.simulated.host import SimulatedNetworks
 from aetherscale.components import components, kinds
 from aetherscale.identifiers import new_id, now_us
 from aetherscale.kernel.calls import Call
@@ -41,7 +44,13 @@ IN_FLIGHT: Final = 128
 async def accepts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     """VMs are created by 1 and by 64 clients, on a real log and a simulated host."""
     log = await open_log(context.directory / "state")
-    drivers: dict[str, Driver[Any, Any]] = {"compute": SimulatedDriver(SimulatedHost()), "images": SimulatedImages()}
+    networking = SimulatedNetworking(SimulatedNetworks())
+    drivers: dict[str, Driver[Any, Any]] = {
+        "network": networking,
+        "firewall": Groups(networking),
+        "compute": SimulatedDriver(SimulatedHost(), networking),
+        "images": SimulatedImages(),
+    }
     node = Node(components(), Ports(log, drivers, now_us, new_id), {kind.name: Registry() for kind in kinds()})
     await node.start()
     numbers = itertools.count(1)

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import nats
 from aetherscale.actors.compute.model.effects import Booted, BootVm, Ended, EndVm, ProvisionDisk
 from aetherscale.actors.compute.qemu.driver import QemuDriver
 from aetherscale.actors.images.files.header import write_overlay
+from aetherscale.actors.network.ports import VmPorts
 from aetherscale.bus.endpoint import read_endpoint
 from aetherscale.identifiers import boot_id
 from benchmarks import by_hand, libvirt
@@ -27,6 +28,7 @@ from benchmarks.by_hand import MEMORY_MIB
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
 from benchmarks.images import bare_image
 from benchmarks.logs import TENANT
+from benchmarks.networks import Ports
 from benchmarks.served import node, wire
 from benchmarks.wire import Wire
 
@@ -42,7 +44,19 @@ COMMANDS: Final = f"aether.v1.{TENANT}.cmd"
 async def boots(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
     """Overlay and boot through the driver, then the end; beside the same by hand, on the raw image."""
     image = bare_image(context.directory)
-    state = context.directory / "state"
+    numbers = itertools.count(1)
+    async with driven(context.directory / "state", image) as driver, libvirt.beside("create", times=TURNS) as peers:
+        yield {
+            OURS: lambda: driver_turn(driver, numbers),
+            "by hand": lambda: asyncio.to_thread(by_hand.hand_turn, context.directory, image, TURNS),
+            "by qemu.qmp": lambda: by_hand.qmp_turn(context.directory, image, TURNS),
+            **peers,
+        }
+
+
+@asynccontextmanager
+async def driven(state: Path, image: Path, ports: VmPorts | None = None) -> AsyncIterator[QemuDriver]:
+    """The driver of VMs, each of which has this image."""
     state.mkdir(mode=0o700)
     driver = QemuDriver(
         state,
@@ -51,29 +65,27 @@ async def boots(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
         write_overlay=write_overlay,
         accelerator="tcg",
         allow_unisolated=True,
+        ports=ports,
     )
     await driver.start(lambda observation: asyncio.get_running_loop().create_future())
-    numbers = itertools.count(1)
     try:
-        async with libvirt.beside("create", times=TURNS) as peers:
-            yield {
-                OURS: lambda: driver_turn(driver, numbers),
-                "by hand": lambda: asyncio.to_thread(by_hand.hand_turn, context.directory, image, TURNS),
-                "by qemu.qmp": lambda: by_hand.qmp_turn(context.directory, image, TURNS),
-                **peers,
-            }
+        yield driver
     finally:
         await driver.close()
 
 
-async def driver_turn(driver: QemuDriver, numbers: Any) -> Samples:
-    """Milliseconds from nothing to running, and from the wish to end it to the end."""
+async def driver_turn(driver: QemuDriver, numbers: Any, ports: Callable[[], Ports] = dict) -> Samples:
+    """Milliseconds from nothing to running, and from the wish to end it to the end.
+
+    `ports` has the next VM's id with its ports, where it is to have some; they are made and stay.
+    """
     up, down = [], []
     for _ in range(TURNS):
-        vm_id = f"{next(numbers):016d}"
+        vm_id, of_vm = next(iter(ports().items()), (f"{next(numbers):016d}", ()))
         begun = time.perf_counter()
         await driver.perform(ProvisionDisk("provision", vm_id, BARE, "raw", 64), lambda word: None)
-        booted = await driver.perform(BootVm("boot", vm_id, 1, 1, MEMORY_MIB, "none", "raw"), lambda word: None)
+        boot = BootVm("boot", vm_id, 1, 1, MEMORY_MIB, "none", "raw", tuple(of_vm))
+        booted = await driver.perform(boot, lambda word: None)
         assert isinstance(booted, Booted), booted
         up.append((time.perf_counter() - begun) * 1000)
         begun = time.perf_counter()
@@ -94,9 +106,10 @@ async def bare_node(state: Path) -> AsyncIterator[Process]:
         yield process
 
 
-def create(plain: Wire, restart: str = "on-failure") -> str:
-    """A VM that runs; its id."""
+def create(plain: Wire, restart: str = "on-failure", **more: str) -> str:
+    """A VM that runs; its id. `more` are options besides."""
     wish = {"image": "bare", "memory-mib": MEMORY_MIB, "restart": restart}
+    wish |= {name.replace("_", "-"): value for name, value in more.items()}
     said = plain.ask(f"{COMMANDS}.compute.create-vm", msgspec.json.encode(wish))
     return said.rpartition(b'"vm-id":"')[2][:16].decode()
 

@@ -73,6 +73,12 @@ def memory_mib(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
+def cpu_ms(pid: int) -> float:
+    """What a process has taken of CPUs until now, without its children, in steps of 10 ms; see proc(5), stat."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
 def wire(directory: Path) -> Wire:
     """A client of the node in a directory."""
     return Wire(read_endpoint(directory))

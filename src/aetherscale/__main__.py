@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
 
-    from aetherscale.gateways.cli.program import Program, Ready, Step
+    from aetherscale.gateways.cli.program import BridgeAsked, BridgeTask, Program, Ready, Step
     from aetherscale.kernel.findings import Finding
     from aetherscale.kernel.registry import Kind
     from aetherscale.settings import Settings
@@ -120,6 +120,7 @@ def program() -> Program:
         doctor=_doctor,
         set_up=_set_up,
         take_out=_take_out,
+        bridge=_bridge,
         demo=_demo,
     )
 
@@ -230,16 +231,22 @@ def _doctor(settings: Settings) -> tuple[Finding, ...]:
     return examine(settings)
 
 
-def _set_up(dry_run: bool) -> Iterator[Step]:
+def _set_up(dry_run: bool, networks: bool) -> Iterator[Step]:
     from aetherscale.setup.hostsetup import set_up
 
-    return set_up(dry_run=dry_run)
+    return set_up(dry_run=dry_run, networks=networks)
 
 
 def _take_out(dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
     from aetherscale.setup.hostremoval import take_out
 
     return take_out(dry_run=dry_run, purge=purge, kill=kill)
+
+
+def _bridge(asked: BridgeAsked | None, task: BridgeTask, dry_run: bool) -> Iterator[Step]:
+    from aetherscale.setup.hostbridge import bridge
+
+    return bridge(asked, task, dry_run=dry_run)
 
 
 def _demo() -> int:

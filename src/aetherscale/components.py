@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from aetherscale.kernel.registry import Kind
     from aetherscale.runtime.component import Component
 
-COMPONENTS: Final = ("compute", "images")
-"""In the order in which a node starts them, and the docs describe them."""
+COMPONENTS: Final = ("network", "firewall", "compute", "images")
+"""In the order in which a node starts them, and the docs describe them. Networks and groups are known before the
+ports of VMs in them."""
+LATER: Final = ("vpn",)
+"""The kinds of a later version: their words are known, so that they are refused as such and not mistaken."""
 
 
 @cache
@@ -29,6 +32,12 @@ def identities() -> tuple[Identity, ...]:
 def components() -> tuple[Component[Any, Any], ...]:
     """The components themselves."""
     return tuple(import_module(f"aetherscale.actors.{name}.component").COMPONENT for name in COMPONENTS)
+
+
+def any_object() -> str:
+    """What an object can be, in a sentence: `a network, a VM or an image`."""
+    *others, last = (f"{'an' if each.noun[0] in 'aeio' else 'a'} {each.noun}" for each in identities())
+    return f"{', '.join(others)} or {last}"
 
 
 def kinds() -> tuple[Kind[Any], ...]:

@@ -31,6 +31,7 @@ from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Event
 from aetherscale.kernel.names import ID_RULE, IMAGE_NAME_RULE, NAME_RULE
 from aetherscale.kernel.wire import MAX_BODY_BYTES, MAX_DEPTH
+from aetherscale.runtime.asked import tasks_under
 from aetherscale.runtime.component import Component
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -107,11 +108,16 @@ name. A request without a reply subject is carried out all the same; its outcome
 
 ```json
 {"component": "computing", "task": "create-vm", "response-channel": "unique-channel-123456789",
- "options": {"image": "tiny"}}
+ "options": {"image": "tiny", "virtual-network": "lab"}}
 ```
 
 It goes to the `rpc` subject; its replies come on the reply subject, if any, and on the response channel, which matches
 `[A-Za-z0-9_-]{1,64}`.
+
+A network that its `virtual-network` names and that does not exist is made on the way, of the kind `isolated`, and a
+network that is being made is waited for. Of several requests for one name one makes the network. A request that is
+refused for anything else makes none, and a repeat under its key makes none again. Elsewhere a missing network is
+refused (404) with the command that makes it.
 
 ## Replies
 
@@ -243,7 +249,7 @@ def _subjects() -> Iterator[str]:
         claimed=requests.CLAIMED,
     )
     for component in components():
-        yield from _component(component)
+        yield from tasks_of(component.name, components())
     yield from ("", "## Views")
     for struct in _with_parts(_views()):
         yield from _struct(struct)
@@ -287,11 +293,12 @@ def _about_error(code: int) -> str:
     return " | ".join(ABOUT_ERRORS[code])
 
 
-def _component(component: Component[Any, Any]) -> Iterator[str]:
-    yield from ("", f"## {component.name}")
-    for name, options in component.tasks().items():
-        changes = "changes something; takes an idempotency key" if name in component.commands else "changes nothing"
-        yield from _task(component.name, name, options, changes)
+def tasks_of(name: str, components: Sequence[Component[Any, Any]]) -> Iterator[str]:
+    """The section of the tasks that callers ask for under the name of one of these components."""
+    yield from ("", f"## {name}")
+    for task, component in tasks_under(name, components).items():
+        changes = "changes something; takes an idempotency key" if task in component.commands else "changes nothing"
+        yield from _task(name, task, component.tasks()[task], changes)
 
 
 def _task(component: str, name: str, options: type[Struct], what: str) -> Iterator[str]:

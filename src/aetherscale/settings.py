@@ -20,6 +20,7 @@ Flags stand over the environment over a file over defaults:
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --image-dirs     AETHERSCALE_IMAGE_DIRS    image-dirs           none
     --image-networks AETHERSCALE_IMAGE_NETWORKS image-networks      none
+                     AETHERSCALE_PUBLIC_BRIDGE public-bridge     br0
     --simulated      AETHERSCALE_SIMULATED     simulated            false
                      AETHERSCALE_RUN_DIR       run-dir              none; the service's is /run/aetherscale
     --config         AETHERSCALE_CONFIG                             /etc/aetherscale/aetherscale.toml for root, else
@@ -36,9 +37,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from msgspec import Struct
 
-from aetherscale import service
+from aetherscale import places
 from aetherscale.kernel.errors import Reason, Refused
-from aetherscale.kernel.names import NAME_RULE, is_name, name_like
+from aetherscale.kernel.names import DEVICE_NAME_RULE, NAME_RULE, is_device_name, is_name, name_like
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
 
 if TYPE_CHECKING:
@@ -66,11 +67,13 @@ NAMES = (
     "stream-max-bytes",
     "image-dirs",
     "image-networks",
+    "public-bridge",
     "simulated",
     "run-dir",
 )
 """The settings that flags, the environment and the file share."""
 
+PUBLIC_BRIDGE = "br0"
 STREAM_MAX_BYTES = 1024**3
 LEAST_STREAM_BYTES = 16 * 1024**2
 """Room for a few of the largest events: with less, the copy could not be distinguished from a broken one."""
@@ -106,6 +109,8 @@ class Settings(Struct, frozen=True):
     """Below which directories images may be imported from by their path."""
     image_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Which networks images may be downloaded from, beside all public addresses."""
+    public_bridge: str = PUBLIC_BRIDGE
+    """The bridge of the host that leads to the network that the host itself is in."""
     allow_unisolated: bool = False
     """Whether a VM starts where QEMU would run as root or as the node's own user."""
     simulated: bool = False
@@ -144,8 +149,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     run_dir = _text(given, "run-dir")
     nats_url = _text(given, "nats")
     return Settings(
-        state_dir=_directory(_text(given, "state-dir") or _default_state_dir(environ), "state-dir"),
-        node=node or node_name(os.uname().nodename),
+        state_dir=_directory(_text(given, "state-dir") or str(places.state_dir(environ)), "state-dir"),
+        node=node or places.node_name(os.uname().nodename),
         is_named=node is not None,
         nats_url=nats_url,
         nats_files=_nats_files(given, nats_url),
@@ -154,6 +159,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         stream_max_bytes=_stream_max_bytes(given),
         image_dirs=tuple(Path(os.path.abspath(each)) for each in _list(given, "image-dirs", ":")),
         image_networks=_networks(given),
+        public_bridge=_device(given, "public-bridge") or PUBLIC_BRIDGE,
         allow_unisolated=_truth(given, "allow-unisolated"),
         simulated=_truth(given, "simulated"),
         tenant=_name(given, "tenant") or DEFAULT_TENANT,
@@ -200,48 +206,10 @@ def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def node_name(hostname: str) -> str:
-    """A host's name made into a valid name of a node: its first part, in lower case, other characters as dashes."""
-    text = re.sub(r"[^a-z0-9]+", "-", hostname.lower().partition(".")[0])[:60].strip("-")
-    if not text:
-        return "node"
-    return text if is_name(text) else f"n-{text}"
-
-
-def _default_state_dir(environ: Mapping[str, str]) -> str:
-    if os.geteuid() == 0:
-        return str(service.STATE_DIR)
-    return f"{_xdg(environ, 'XDG_STATE_HOME', '.local/state')}/aetherscale"
-
-
-def _xdg(environ: Mapping[str, str], variable: str, default: str) -> str:
-    """A base directory. A relative one is to be ignored (XDG Base Directory Specification)."""
-    found = environ.get(variable, "")
-    return found if found.startswith("/") else f"{_home(environ).rstrip('/')}/{default}"
-
-
-def _home(environ: Mapping[str, str]) -> str:
-    """The user's home directory, also where HOME is not set, as in a service."""
-    home = environ.get("HOME", "")
-    if home.startswith("/"):
-        return home
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir or "/"
-    except KeyError:
-        return "/"
-
-
 def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tuple[Any, str]]:
     """Each setting of the file, with where it stands. A file that was asked for has to be there."""
     asked = flag or environ.get(f"{_PREFIX}CONFIG")
-    if asked:
-        path = asked
-    elif os.geteuid() == 0:
-        path = str(service.CONFIG)
-    else:
-        path = f"{_xdg(environ, 'XDG_CONFIG_HOME', '.config')}/aetherscale/aetherscale.toml"
+    path = asked or str(places.config(environ))
     try:
         with Path(path).open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
@@ -351,6 +319,17 @@ def _networks(given: Mapping[str, tuple[Any, str]]) -> tuple[IPv4Network | IPv6N
         raise Refused(
             Reason.BAD_REQUEST, f"settings: {where}: {wrong}, expected networks like 10.0.0.0/8", field=name
         ) from None
+
+
+def _device(given: Mapping[str, tuple[Any, str]], name: str) -> str | None:
+    """The name of a network device. Raises `Refused` (400)."""
+    text = _text(given, name)
+    if text is not None and not is_device_name(text):
+        where = given[name][1]
+        raise Refused(
+            Reason.BAD_REQUEST, f"settings: {where}: got {text[:80]!r}, expected {DEVICE_NAME_RULE}", field=name
+        )
+    return text
 
 
 def _truth(given: Mapping[str, tuple[Any, str]], name: str) -> bool:

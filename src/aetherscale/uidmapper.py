@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.compute.qemu.users import is_a_vms
+from aetherscale.processes.users import is_a_vms
 
 KVM: Final = Path("/dev/kvm")
 PATIENCE_S: Final = 5.0

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
+
+import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import ComputeDriver, Found
 from aetherscale.actors.compute.model.effects import (
+    NO_RULES,
+    ApplyRules,
     Booted,
     DiskProvisioned,
-    EffectFailed,
     Ended,
     GuestEnded,
     GuestReady,
+    PublishedPort,
     Quarantined,
     QuarantineVm,
     Removed,
+    RulesApplied,
     ShutdownIgnored,
     VmGone,
 )
+from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -35,8 +44,13 @@ from tests.support.compute_worlds import (
     type_in,
 )
 from tests.support.driver_fixtures import END, REMOVE, driver, shut_down, watcher, world
+from tests.support.nats_server import free_port
 
 __all__ = ["driver", "qemu_world", "tiny_image_file", "watcher", "world"]
+
+
+def published(host_port: int) -> PublishedPort:
+    return PublishedPort("tcp", "127.0.0.1", host_port, 80)
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------
@@ -132,6 +146,62 @@ async def test_too_much_memory_is_refused_with_numbers(world: World, driver: Com
     assert "available" in failed.reason
     assert not failed.retryable
     assert world.processes(VM) == 0
+
+
+async def test_more_memory_than_the_host_has_is_refused_before_anything_is_made_of_a_vm(
+    driver: ComputeDriver, watcher: Watcher
+) -> None:
+    driver.limits.require(64, 10 * 1024)
+    with pytest.raises(Refused) as refused:
+        driver.limits.require(16 * 1024 * 1024, 10 * 1024)
+    assert (refused.value.reason, refused.value.field) == (Reason.BAD_REQUEST, "memory-mib")
+    assert not refused.value.retryable
+    found = re.fullmatch(r"got 16777216, expected at most (\d+) MiB of memory for a guest: .*", refused.value.message)
+    assert found is not None, refused.value.message
+    with pytest.raises(Refused):
+        driver.limits.require(int(found[1]) + 1, 10 * 1024)
+
+
+async def test_a_published_port_is_open_for_as_long_as_its_vm_runs(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    port = free_port()
+    await ensure(driver, provision(), DiskProvisioned)
+    for run in (1, 2, 3):
+        assert not world.is_open(port)
+        await ensure(driver, replace(boot(run=run), publish=(published(port),)), Booted)
+        assert world.is_open(port)
+        # Once more, as after a restart of the node: it is this run's own port, and in no way of it.
+        await ensure(driver, replace(boot(run=run), publish=(published(port),)), Booted)
+        await ensure(driver, replace(END, run=run), Ended)
+    assert not world.is_open(port)
+
+
+async def test_a_port_that_another_program_has_fails_the_boot_for_good_with_its_number(
+    world: World, driver: ComputeDriver, watcher: Watcher
+) -> None:
+    port, other = free_port(), free_port()
+    booting = replace(boot(), publish=(published(other), published(port)))
+    await ensure(driver, provision(), DiskProvisioned)
+    with world.occupied(port):
+        failed = await ensure(driver, booting, EffectFailed)
+        assert f"the port {port}/tcp of the host is taken by another program" in failed.reason
+        assert not failed.retryable
+        assert world.processes(VM) == 0
+        assert not world.is_open(other)
+    await ensure(driver, booting, Booted)
+    assert world.is_open(port)
+
+
+async def test_a_port_of_another_vm_fails_the_boot_too(world: World, driver: ComputeDriver, watcher: Watcher) -> None:
+    port = free_port()
+    for vm_id in (VM, OTHER_VM):
+        await ensure(driver, provision(vm_id=vm_id), DiskProvisioned)
+    await ensure(driver, replace(boot(), publish=(published(port),)), Booted)
+    failed = await ensure(driver, replace(boot(vm_id=OTHER_VM), publish=(published(port),)), EffectFailed)
+    assert "is taken by another program" in failed.reason
+    await ensure(driver, END, Ended)
+    await ensure(driver, replace(boot(vm_id=OTHER_VM), publish=(published(port),)), Booted)
 
 
 async def test_without_a_disk_there_is_no_boot(driver: ComputeDriver, watcher: Watcher) -> None:
@@ -258,3 +328,17 @@ async def test_what_is_quarantined_has_ended_and_its_directory_is_kept(
     assert await ensure(driver, QuarantineVm("c", VM, "kept-1"), Quarantined) == first
     assert await ensure(driver, QuarantineVm("c", OTHER_VM, "kept-3"), Quarantined) == Quarantined("c", "")
     assert watcher.seen == []
+
+
+# --- groups and forwards ---------------------------------------------------------------------------------------------
+
+
+async def test_rules_are_applied_as_often_as_is_asked_while_it_runs_and_at_rest(
+    driver: ComputeDriver, watcher: Watcher
+) -> None:
+    apply = ApplyRules("rules-1-1", VM, 1, NO_RULES)
+    for _ in range(2):
+        assert await ensure(driver, apply, RulesApplied) == RulesApplied("rules-1-1", 1)
+    await booted(driver)
+    assert await ensure(driver, replace(apply, revision=2), RulesApplied) == RulesApplied("rules-1-1", 2)
+    await ensure(driver, END, Ended)

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import pytest
 
 from aetherscale.actors.images.driver import HostImages, Imports
-from aetherscale.actors.images.model.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.actors.images.model.effects import FetchImage, ImageRemoved, ImageStored, RemoveImage
 from aetherscale.actors.images.simulated.driver import SimulatedImages, SimulatedStore
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Driver
 from tests.support.raw_images import bare_image
 

@@ -61,12 +61,12 @@ def delete_image(node: MemoryNode) -> Any:
 
 async def in_use(node: MemoryNode) -> tuple[set[str], set[str]]:
     """The images that VMs are made of, and those that are there, as the log has it."""
-    registries: tuple[Registry[Any], Registry[Any]] = (Registry(), Registry())
+    registries: dict[str, Registry[Any]] = {kind.name: Registry() for kind in kinds()}
     for recorded in await node.events():
-        for kind, registry in zip(kinds(), registries, strict=True):
-            apply(kind, registry, recorded)
-    used = {each.state.spec.image_id for each in registries[0].aggregates.values() if each.state.phase != "deleted"}
-    return used, {each.id for each in registries[1].aggregates.values() if each.state.phase == "ready"}
+        for kind in kinds():
+            apply(kind, registries[kind.name], recorded)
+    used = {each.state.spec.image_id for each in registries["vm"].aggregates.values() if each.state.phase != "deleted"}
+    return used, {each.id for each in registries["image"].aggregates.values() if each.state.phase == "ready"}
 
 
 @pytest.mark.parametrize("image_first", [False, True])

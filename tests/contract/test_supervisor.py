@@ -17,8 +17,9 @@ from typing import Final
 
 import pytest
 
-from aetherscale.actors.compute.qemu import launch, supervision
+from aetherscale.actors.compute.qemu import supervision
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
+from aetherscale.processes import launch
 from aetherscale.settings import Supervision
 from tests.support.compute_worlds import PATIENCE_S, VM
 from tests.support.eventually import asked_until
@@ -32,7 +33,8 @@ LIMITS: Final = Limits(memory_mib=64, cpus=2)
 DIES_BESIDE = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from aetherscale.actors.compute.qemu import launch, supervision
+from aetherscale.actors.compute.qemu import supervision
+from aetherscale.processes import launch
 from aetherscale.actors.compute.qemu.supervision import Limits
 async def main():
     supervisor = await supervision.choose(sys.argv[1])

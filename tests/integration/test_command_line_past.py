@@ -60,7 +60,7 @@ class TestTheLog:
         live = await told(node, "vm", "list")
         images = await told(node, "image", "list")
         assert await told(node, "replay", "vm") == live
-        assert await told(node, "replay") == {"vm": live, "image": images}
+        assert await told(node, "replay") == {"network": [], "group": [], "vm": live, "image": images}
         before = (await told(node, "events", "list", "--vm", "db"))[0]["seq"] - 1
         shown = [await good(node, *words) for words in (("why", "vm", "db"), ("diff", str(before)), ("log", "verify"))]
         await node.stop()

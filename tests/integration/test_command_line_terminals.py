@@ -128,9 +128,19 @@ async def test_the_end_of_the_node_restores_the_terminal_and_the_next_one_hangs_
 ) -> None:
     await made(node)
     before = terminal.mode
+
+    async def stop_before_it_is_heard() -> None:
+        """The client learns of the node's last words, of a key and of the lost connection at once."""
+        terminal.send(signal.SIGSTOP)
+        await node.stop()
+        terminal.type("x")
+        terminal.send(signal.SIGCONT)
+
+    stopping = "'sh' has lost its terminal, and how it ended is not known: the node is stopping"
     for end, status, told in (
         (node.kill, 4, "error: the connection to the node was lost"),
-        (node.stop, 1, "'sh' has lost its terminal, and how it ended is not known: the node is stopping"),
+        (node.stop, 1, stopping),
+        (stop_before_it_is_heard, 1, stopping),
     ):
         await run(node, terminal, "sh", "-c", "echo ra''w; exec tail -f /dev/null")
         await terminal.until("raw")

@@ -94,6 +94,27 @@ class TestNoNode:
         await server.kill()
 
 
+class TestNetworks:
+    async def test_a_network_is_shown_with_its_vms_and_several_are_deleted_at_once(self, node: RunningNode) -> None:
+        for name in ("lab", "dmz", "web"):
+            await good(node, "network", "create", name)
+        for name in ("one", "two"):
+            await good(node, "vm", "create", name, "--image", "blank", "--network", "lab")
+        await good(node, "vm", "create", "three", "--image", "blank", "--network", "dmz")
+        shown = await good(node, "network", "show", "lab")
+        (view,) = [each for each in await told(node, "network", "list") if each["name"] == "lab"]
+        fields = dict(line.split(maxsplit=1) for line in shown.splitlines())
+        assert (fields["vms"], fields["device"]) == ("one, two", view["device"])
+        assert fields["resolver"] == ", ".join(view["resolver"])
+        status, out, err = await node.cli("network", "delete", "lab", "web", "dmz", "web")
+        assert (status, out.count("is deleted")) == (1, 1), "those with VMs in them stay"
+        assert err.count("error: ") == 2
+        assert [each["name"] for each in await told(node, "network", "list")] == ["dmz", "lab"]
+        await good(node, "vm", "delete", "three", "one", "two")
+        deleted = await told(node, "network", "delete", "lab", "dmz")
+        assert [(each["name"], each["phase"]) for each in deleted] == [("lab", "deleted"), ("dmz", "deleted")]
+
+
 class TestLostConnections:
     async def test_a_command_is_sent_again_under_its_key(self, tmp_path: Path) -> None:
         server = NatsServer(tmp_path / "store")
@@ -162,6 +183,13 @@ class TestFirstVersion:
         status, said = await flat("create-vm", "--image", "blank", "--vpn", "v")
         assert (status, "does not work in this version" in said) == (1, True)
 
+        both = await asyncio.gather(*(flat("create-vm", "--image", "blank", "--network", "lab") for _ in range(2)))
+        assert [(status, made["vm"]["ports"][0]["network"]) for status, made in both] == [(0, "lab"), (0, "lab")]
+        _, networks, _ = await node.cli("network", "list", "--json")
+        assert [each["name"] for each in json.loads(networks)] == ["lab"]
+        status, said = await flat("create-vm", "--image", "blank", "--network", "No")
+        assert (status, "virtual-network" in said) == (2, True)
+
 
 class TestOnATerminal:
     @pytest.fixture
@@ -169,6 +197,24 @@ class TestOnATerminal:
         made = Terminal()
         yield made
         await made.close()
+
+    async def test_a_table_of_events_leaves_reservations_out_and_says_so(
+        self, node: RunningNode, terminal: Terminal
+    ) -> None:
+        await good(node, "vm", "create", "web", "--image", "blank")
+        events = await told(node, "events", "list")
+        claims = [each for each in events if each["stream"].startswith("claim-")]
+        command = (sys.executable, "-m", "aetherscale", "events", "list")
+        await terminal.start(*command, env=node.environment)
+        assert await terminal.end() == 0
+        assert "claim-" not in terminal.shown
+        assert "VmBooted" in terminal.shown
+        assert "vm-id=" not in terminal.shown, "the stream says it"
+        assert f"{len(claims)} reservations left out; --all shows them" in terminal.said
+        for asked_for in (("--all",), ("--type", "NameClaimed"), ("--wide",)):
+            await terminal.start(*command, *asked_for, env=node.environment)
+            assert await terminal.end() == 0
+            assert ("claim-" in terminal.shown, "left out" in terminal.said) == (True, False), asked_for
 
     async def test_one_line_rewrites_itself_with_phase_and_seconds(self, node: RunningNode, terminal: Terminal) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.support.eventually import asked_until
+from tests.support.nats_server import taken_port
 from tests.support.node import RunningNode, guests
 from tests.support.processes import nats_server_of
 from tests.support.raw_images import bare_image
@@ -32,8 +33,9 @@ async def cycle(node: RunningNode, number: int) -> None:
     os.kill(pid, signal.SIGKILL)
     await node.until_vm(name, phase="failed")
     assert (await node.task("compute", "start-vm", vm_id=name))["type"] == "result"
-    refused = await node.task("compute", "create-vm", name="huge", image="bare", memory_mib=16_000_000)
-    assert refused["type"] == "error"
+    with taken_port() as port:
+        failed = await node.task("compute", "create-vm", name="shut", image="bare", publish=[f"{port}:80"])
+    assert (failed["type"], failed["code"]) == ("error", 500), failed
     assert (await node.task("compute", "delete-vm", vm_id=name, kill=True))["type"] == "result"
     assert guests(node.state_dir) == {}
     if number % 5 == 0:

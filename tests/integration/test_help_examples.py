@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import MakeNode
-from tests.support.cli import BIN, good, simulated_node
+from tests.support.cli import BIN, good, simulated_node, told
 from tests.support.command_lines import commands
 from tests.support.node import PATIENCE_S, RunningNode
 
@@ -23,9 +23,10 @@ NOT_RUN = {
     "aetherscale serve --nats nats://10.0.0.1:4222": "test_credentials.py serves so",
     "aetherscale log witness heads.jsonl --of host1 --nats": "test_credentials.py uses such credentials",
     "aetherscale image import https://images.example/debian-12.qcow2": "test_image_imports.py downloads",
-    "aetherscale demo": "test_console_and_demo.py runs it",
+    "aetherscale demo": "test_demo.py runs it",
     "aetherscale host setup": "it changes the host; tests/systemd runs it",
     "aetherscale host remove": "likewise",
+    "aetherscale firewall explain --from web --to db --port tcp/5432 --at": "test_explaining.py asks of the past",
     "nats --context aetherscale micro ls": "a program of others",
 }
 """By how they begin."""
@@ -76,11 +77,17 @@ class Shell:
 
     async def prepare(self, line: str) -> None:
         """Make what an example takes for granted."""
+        if "network" in line:
+            await self.prepare_network(line)
+        if "firewall group" in line:
+            await self.prepare_group(line)
+        elif "firewall" in line:
+            await self.prepare_ports()
         vms = {vm["name"]: vm["phase"] for vm in await self.node.vms()}
-        creates = " create " in line
+        creates = " vm create " in line
         if creates and (name := line.split()[3]) in vms:
             await good(self.node, "vm", "delete", name, "--kill")
-        for name in ("web", "db") if not creates else ():
+        for name in ("web", "db") if " create " not in line else ():
             if name not in vms:
                 await good(self.node, "vm", "create", name, "--image", "blank")
             elif vms[name] == "stopped":
@@ -90,6 +97,40 @@ class Shell:
         if "image delete tiny" in line:
             for vm in await self.node.vms():
                 await good(self.node, "vm", "delete", vm["id"], "--kill")
+
+    async def prepare_group(self, line: str) -> None:
+        """The group of an example is not there yet, or is, and no rule of another one names it."""
+        there = {each["name"] for each in await told(self.node, "firewall", "group", "list")}
+        for name in ("db", "web"):
+            if name in there:
+                await good(self.node, "firewall", "group", "delete", name)
+        if " create web" not in line:
+            await good(self.node, "firewall", "group", "create", "web", "--allow", "in:tcp:80")
+
+    async def prepare_ports(self) -> None:
+        """The VMs of an example are in a network that the host has a way to, and there is a group for them."""
+        if "http" not in {each["name"] for each in await told(self.node, "firewall", "group", "list")}:
+            await good(self.node, "firewall", "group", "create", "http", "--allow", "in:tcp:80")
+        if "out" not in {each["name"] for each in await told(self.node, "network", "list")}:
+            await good(self.node, "network", "create", "out", "--kind", "nat")
+        vms = {vm["name"]: vm["ports"] for vm in await self.node.vms()}
+        for name in ("web", "dns"):
+            if not vms.get(name):
+                if name in vms:
+                    await good(self.node, "vm", "delete", name, "--kill")
+                await good(self.node, "vm", "create", name, "--image", "blank", "--network", "out")
+
+    async def prepare_network(self, line: str) -> None:
+        """The network of an example is not there yet, or is, with no VM in it."""
+        creates = " network create " in line
+        name = line.split()[3] if creates else "lab"
+        if name in {each["name"] for each in await told(self.node, "network", "list")}:
+            for vm in await self.node.vms():
+                if name in {port["network"] for port in vm["ports"]}:
+                    await good(self.node, "vm", "delete", vm["id"], "--kill")
+            await good(self.node, "network", "delete", name)
+        if not creates:
+            await good(self.node, "network", "create", name)
 
     async def follow(self, line: str) -> None:
         """Run what goes on for ever until it has shown something, and end it as Ctrl-C does."""

@@ -25,8 +25,9 @@ CONTENT = bytes(510) + b"\x55\xaa" + hashlib.shake_128(b"an image").digest(4096 
 ON_A_DISK_THAT_FAILS_TO_SYNC = """
 import asyncio, sys
 from pathlib import Path
-from aetherscale.actors.images.model.effects import EffectFailed, FetchImage
 from aetherscale.actors.images.driver import HostImages, Imports
+from aetherscale.actors.images.model.effects import FetchImage
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.failing_sync import fail_to_sync
 from tests.support.log_writer import die_with_parent
 

@@ -11,7 +11,8 @@ import pytest
 from aetherscale import incoming
 from aetherscale.actors.images.driver import MOST_OF_ONE_TENANT, HostImages, Imports
 from aetherscale.actors.images.fetching import kept
-from aetherscale.actors.images.model.effects import EffectFailed, FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.actors.images.model.effects import FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.fetching import ETAG, LOOPBACK, MIB, no_proxy
 from tests.support.http_server import Asked, http_server, says, serves
 from tests.support.image_imports import DISK, node, state, tree

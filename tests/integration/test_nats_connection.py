@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from nats.errors import Error as NatsError
 
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.connection import Connection
 from aetherscale.bus.endpoint import Endpoint
 from aetherscale.bus.nats import NatsBus
+from tests.support.nats_client import TidyClient
 
 INFO = b'INFO {"server_id":"S","version":"2.15.1","headers":true,"max_payload":1048576,"proto":1}\r\n'
 WAIT_S = 10.0
@@ -146,5 +148,27 @@ async def test_a_ping_that_no_task_waits_for_leaves_no_traceback_when_the_connec
     gc.collect()
     assert "never retrieved" not in caplog.text
     await listening.ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_client_of_the_tests_leaves_no_connection_open_that_was_lost_before_the_greeting() -> None:
+    begun, ended = 0, asyncio.Semaphore(0)
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal begun
+        begun += 1
+        writer.write_eof()  # as a nats-server that is killed while a client connects
+        await reader.read()
+        ended.release()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(NatsError):
+        await TidyClient.connected(f"nats://127.0.0.1:{port}", allow_reconnect=False)
+    assert begun > 0
+    for _ in range(begun):
+        await ended.acquire()
     server.close()
     await server.wait_closed()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.network.model.addresses import mac_of
-from aetherscale.actors.network.model.devices import Alias
+from aetherscale.actors.network.model.devices import Alias, Link
 from aetherscale.actors.network.netlink import requests
 from aetherscale.actors.network.netlink.links import Links
 from aetherscale.kernel.fault import Fault
@@ -140,6 +140,24 @@ async def test_a_bridge_of_a_node_that_was_killed_before_it_had_its_alias_is_com
     await ip.link("add", ifname=OTHER_BRIDGE, kind="bridge", address=mac_of(OTHER_BRIDGE))
     await links.remove_bridge(OTHER_BRIDGE, OTHER_LAB)
     assert await seen(ip, OTHER_BRIDGE) is None
+
+
+async def test_a_device_that_somebody_makes_at_the_same_moment_stays_as_it_is(links: Links, ip: Any) -> None:
+    await ip.link("add", ifname=BRIDGE, kind="bridge", address="02:00:00:00:00:05")
+    before = properties(await seen(ip, BRIDGE))
+    find, asked = requests.Requests.find, 0
+
+    def find_late(self: requests.Requests, name: str) -> Link | None:
+        nonlocal asked
+        asked += 1
+        return find(self, name) if asked > 1 else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requests.Requests, "find", find_late)
+        with pytest.raises(Fault, match="did not make"):
+            await links.ensure_bridge(BRIDGE, LAB, MTU)
+    assert asked == 2
+    assert properties(await seen(ip, BRIDGE)) == before
 
 
 async def test_bridges_are_ensured_and_removed_by_many_at_once(links: Links, ip: Any) -> None:

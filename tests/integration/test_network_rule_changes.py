@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import threading
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from aetherscale.actors.network.model.ruleset import compile, delta, replace_all
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from tests.support import firewalled
 from tests.support.fake_guest import FakeGuest
-from tests.support.firewalled import Firewalled
+from tests.support.firewalled import Firewalled, listed
 from tests.support.frames import BROADCAST
 from tests.support.spoofs import spoofs
 
@@ -33,14 +32,7 @@ def host() -> Iterator[Firewalled]:
 
 
 def tables(host: Firewalled) -> list[str]:
-    """All that the kernel has of rules but the counts, with the elements of a set in order."""
-    listed = re.sub(r"counter packets \d+ bytes \d+", "counter", host.nft.run("list ruleset"))
-    listed = re.sub(r"(set drops \{[^}]*?)elements = \{[^}]*\}\n", r"\1\n", listed)
-
-    def ordered(elements: re.Match[str]) -> str:
-        return "elements = " + str(sorted(part.strip() for part in elements[1].split(",")))
-
-    return [line.strip() for line in re.sub(r"elements = \{([^}]*)\}", ordered, listed).splitlines() if line.strip()]
+    return listed(host.nft)
 
 
 def passed(guest: FakeGuest, other: FakeGuest, host: Firewalled) -> tuple[list[bytes], dict[Drop, int]]:

@@ -37,6 +37,7 @@ from tests.support.network_devices import (
     TAP_WITH_HEADER,
     TUNGETIFF,
     TUNSETIFF,
+    TUNSETPERSIST,
     UP,
     VM,
     Everything,
@@ -166,6 +167,24 @@ async def test_a_node_that_fails_half_way_leaves_no_tap(links: Links, ip: Any) -
         with pytest.raises(Fault, match="planned"):
             await open_tap(links)
     assert await seen(ip, TAP) is None
+
+
+async def test_a_tap_that_somebody_makes_at_the_same_moment_stays_theirs(links: Links, ip: Any) -> None:
+    await links.ensure_bridge(BRIDGE, LAB, MTU)
+    original = taps.attach
+
+    def attach(name: str, *, new: bool) -> int:
+        theirs = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(theirs, TUNSETIFF, struct.pack("16sH22x", name.encode(), TAP_WITH_HEADER))
+        fcntl.ioctl(theirs, TUNSETPERSIST, 1)
+        os.close(theirs)
+        return original(name, new=new)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taps, "attach", attach)
+        with pytest.raises(Fault, match="another process has it open"):
+            await open_tap(links)
+    assert properties(await seen(ip, TAP))[3:] == (0, None, None, 0)
 
 
 async def test_a_tap_can_be_in_a_bridge_of_the_host_which_stays_as_it_is(links: Links, ip: Any) -> None:

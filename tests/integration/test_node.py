@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
+from aetherscale.components import COMPONENTS
 from tests.integration.conftest import MakeNode
+from tests.support.nats_server import taken_port
 from tests.support.node import PATIENCE_S, RunningNode, guests
 from tests.support.processes import nats_server_of
 
@@ -115,8 +117,8 @@ class TestForeignClients:
         inbox = client.new_inbox()
         replies = await client.subscribe(inbox)
         await client.publish("$SRV.PING", b"", reply=inbox)
-        names = {json.loads((await replies.next_msg(PATIENCE_S)).data)["name"] for _ in range(2)}
-        assert names == {"aether-compute", "aether-images"}
+        names = {json.loads((await replies.next_msg(PATIENCE_S)).data)["name"] for _ in COMPONENTS}
+        assert names == {f"aether-{each}" for each in COMPONENTS}
 
 
 class TestOrder:
@@ -282,7 +284,7 @@ class TestTheLog:
 
 class TestErrors:
     async def test_what_later_components_bring_is_refused_as_such(self, node: RunningNode) -> None:
-        for option in ({"virtual-network": "lab"}, {"vpn": "v"}, {"public-ip": True}, {"init-script": "#!/bin/sh"}):
+        for option in ({"vpn": "v"}, {"public-ip": True}, {"init-script": "#!/bin/sh"}):
             chunks = await node.request(f"{CMD}.compute.create-vm", {**SMALL, **option})
             assert (chunks[-1]["code"], chunks[-1]["error"]) == (501, "not-implemented")
             assert chunks[-1]["details"]["field"] == next(iter(option))
@@ -305,14 +307,22 @@ class TestErrors:
         assert await node.vms() == []
         assert not list((node.state_dir / "vms").glob("*"))
 
-    async def test_too_little_memory_undoes_the_create(self, node: RunningNode) -> None:
+    async def test_too_much_memory_is_refused_before_anything_is_made(self, node: RunningNode) -> None:
+        before = len(await stream_of(node))
         answer = await node.task("compute", "create-vm", image="tiny", name="huge", memory_mib=16 * 1024 * 1024)
+        assert (answer["code"], answer["details"]["field"], answer["retryable"]) == (400, "memory-mib", False), answer
+        assert answer["message"].startswith("got 16777216, expected at most ")
+        assert len(await stream_of(node)) == before
+
+    async def test_a_start_that_fails_undoes_the_create(self, node: RunningNode) -> None:
+        with taken_port() as port:
+            answer = await node.task("compute", "create-vm", image="tiny", name="web", publish=[f"{port}:80"])
         assert answer["type"] == "error"
-        assert "memory" in answer["message"]
+        assert f"the port {port}/tcp of the host is taken by another program" in answer["message"]
         assert answer["details"]["phase"] == "booting"
         assert await node.vms() == []
         assert not list((node.state_dir / "vms").glob("*"))
-        assert (await create(node, "huge"))["phase"] == "ready"
+        assert (await create(node, "web"))["phase"] == "ready"
 
     async def test_second_actions_are_no_actions(self, node: RunningNode) -> None:
         await create(node, "web")

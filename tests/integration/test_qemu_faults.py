@@ -14,14 +14,15 @@ from aetherscale.actors.compute.driver import LogRange
 from aetherscale.actors.compute.model.effects import (
     Booted,
     DiskProvisioned,
-    EffectFailed,
     Ended,
     EndVm,
     GuestReady,
     VmGone,
 )
-from aetherscale.actors.compute.qemu import accel, launch, seriallog
+from aetherscale.actors.compute.qemu import accel, seriallog
 from aetherscale.actors.compute.qemu.driver import QEMU
+from aetherscale.kernel.failures import EffectFailed
+from aetherscale.processes import launch
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     PATIENCE_S,

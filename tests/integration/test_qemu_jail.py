@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.compute.model.effects import Ended, EndVm
-from aetherscale.actors.compute.qemu import users
+from aetherscale.processes import users
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import OTHER_VM, VM, QemuWorld, booted, ensure, node
 

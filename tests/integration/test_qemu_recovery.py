@@ -17,7 +17,6 @@ from aetherscale.actors.compute.driver import Found, LogRange
 from aetherscale.actors.compute.model.effects import (
     Booted,
     DiskProvisioned,
-    EffectFailed,
     Ended,
     EndVm,
     GuestEnded,
@@ -33,6 +32,7 @@ from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.identity import boot_id, start_ticks
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.session import Monitor
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     BARE,
@@ -138,7 +138,7 @@ async def test_a_death_of_somebody_elses_child_is_seen_and_its_cause_called_unkn
         os.kill(started.pid, signal.SIGKILL)
         gone = await watcher.until(VmGone)
         assert (gone.exit_code, gone.signal) == (None, None)
-        assert "exit status unknown" in gone.detail
+        assert "was not this node's child" in gone.detail
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from aetherscale.actors.compute.qemu import users
+from aetherscale.processes import users
 from tests.support.eventually import asked_until
 from tests.support.node import RunningNode, guests
 from tests.support.raw_images import bare_image

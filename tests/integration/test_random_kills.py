@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import nats
 import pytest
 from nats.errors import Error
 
@@ -31,6 +30,7 @@ from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import event_types
 from tests.integration.conftest import MakeNode
 from tests.support.eventually import asked_until
+from tests.support.nats_client import TidyClient
 from tests.support.node import PATIENCE_S, Chunk, RunningNode, guests
 from tests.support.processes import nats_server_of
 from tests.support.raw_images import bare_image
@@ -92,7 +92,7 @@ class Caller:
     async def _asked(self, subject: str, body: Any, key: str) -> AsyncIterator[Chunk]:
         """The chunks of one reply, over a connection of its own; raises where it ends before its end."""
         context = json.loads((self._node.state_dir / "nats.json").read_text())
-        client = await nats.connect(
+        client = await TidyClient.connected(
             context["url"], user=context["user"], password=context["password"], allow_reconnect=False
         )
         try:
@@ -102,8 +102,7 @@ class Caller:
             while (message := await subscription.next_msg(10)).data:
                 yield msgspec.json.decode(message.data)
         finally:
-            with contextlib.suppress(Error, OSError):
-                await client.close()
+            await client.end()
 
 
 class Gremlin:

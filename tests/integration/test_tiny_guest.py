@@ -53,6 +53,7 @@ async def test_the_guest_says_that_it_is_ready_and_gives_a_root_shell_and_an_add
         await guest.run("until ip -4 addr show eth0 | grep -q 10.0.2.15; do sleep 0.1; done")
         assert "default via 10.0.2.2" in await guest.run("ip route")
         assert "nameserver 10.0.2.3" in await guest.run("cat /etc/resolv.conf")
+        assert await guest.run("hostname") == "tiny\n", "no lease has said how it is called"
         assert "/data" not in await guest.run("cat /proc/mounts")
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from aetherscale.actors.compute.model.state import Vm
 from aetherscale.bus.bus import BusUnavailable, NoResponders
 from tests.simulation.world import Violation, World
 
@@ -16,15 +17,35 @@ SILENCE_S: Final = 45.0
 MOST_TRIES: Final = 40
 NAMES: Final = ("web", "db", "ci")
 TENANTS: Final = ("default", "other")
-"""Of ports; the rest is the first one's."""
+"""Of ports and networks; the rest is the first one's."""
 ADDRESSES: Final = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
 IMAGES: Final = (*("tiny",) * 7, "other")
 TASKS: Final = ("create-vm",) * 3 + (
     "start-vm", "stop-vm", "kill-vm", "restart-vm", "delete-vm", "delete-vm", "list-vms", "vm-info",
     "import-image", "delete-image", "make-port", "move-port", "delete-port",
+    "create-network", "create-network", "create-network", "delete-network", "network-info",
+    "create-group", "create-group", "set-rules", "set-rules", "delete-group", "group-info", "list-forwards",
 )  # fmt: skip
 
-QUERIES: Final = ("list-vms", "vm-info")
+NETWORKS: Final = ("lab", "dmz")
+PREFIXES: Final = (None, None, "none", "10.9.8.0/29", "10.9.8.0/28", "10.9.8.128/25", "10.9.9.0/29", "10.9.8.0/23")
+"""Of most of them two have addresses in common."""
+PLACES: Final = (None, None, *("lab",) * 5, "dmz", ["lab", "dmz"], ["lab", "lab"], ["dmz", "lab"], "nowhere")
+
+GROUPS: Final = ("web", "db", "ops")
+RULES: Final = (
+    "in:tcp:80,443", "in:icmp", "in:tcp:22:from=10.0.0.0/8", "out:udp:53:to=fd00::/8", *(
+        f"in:any:from=group/{name}" for name in ("web", "db", "db", "nowhere")
+    ),
+)  # fmt: skip
+OF_RULES: Final = ("attach-group", "attach-group", "detach-group", "add-forward", "add-forward", "remove-forward")
+"""What is asked for where there is a VM in a network."""
+
+COMPONENTS: Final = {
+    "image": "images", "port": "ports", "network": "network", "group": "firewall", "rules": "firewall",
+    "forward": "firewall", "forwards": "firewall",
+}  # fmt: skip
+QUERIES: Final = ("list-vms", "vm-info", "network-info", "group-info", "list-forwards")
 
 Chunk = dict[str, Any]
 
@@ -86,6 +107,14 @@ class Client:
         """The views of all images, the deleted ones too."""
         return [chunk["image"] for chunk in await self._list("images.list-images")]
 
+    async def list_networks(self) -> list[Chunk]:
+        """The views of all networks, the deleted ones too."""
+        return [chunk["network"] for chunk in await self._list("network.list-networks")]
+
+    async def list_groups(self) -> list[Chunk]:
+        """The views of all groups, the deleted ones too."""
+        return [chunk["group"] for chunk in await self._list("firewall.list-groups")]
+
     async def _list(self, task: str) -> list[Chunk]:
         body = msgspec.json.encode({"all": True})
         listed = self._bus.request(f"aether.v1.default.cmd.{task}", body, timeout_s=SILENCE_S)
@@ -134,25 +163,25 @@ class Client:
 
     def _draw(self, key: str) -> Asked:
         chance = self._world.chance
-        task = chance.choice(TASKS)
-        component = {"image": "images", "port": "ports"}.get(task.rpartition("-")[2], "compute")
-        tenant = chance.choice(TENANTS) if component == "ports" else TENANTS[0]
+        in_networks = [vm.name for vm_id in self._world.vm_ids() if (vm := self._world.vm(vm_id)) and has_ports(vm)]
+        of_rules = in_networks and chance.random() < 0.35
+        task = chance.choice(OF_RULES if of_rules else TASKS)
+        component = COMPONENTS.get(task.removesuffix("-info").rpartition("-")[2], "compute")
+        tenant = chance.choice(TENANTS) if component == "ports" or task == "create-network" else TENANTS[0]
         options: dict[str, Any] = {}
         match task:
+            case _ if component != "compute":
+                options = self._draw_of_rules(task, in_networks) if of_rules else self._draw_beside_vms(task)
             case "create-vm":
                 options = {"name": chance.choice(NAMES), "image": chance.choice(IMAGES), "memory-mib": 64}
                 options["restart"] = chance.choice(["always", "on-failure", "never"])
                 options["autostart"] = chance.random() < 0.8
-            case "import-image":
-                options = {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
-            case "delete-image":
-                options = {"image": chance.choice(["other", "other", "other", "tiny"])}
-            case "make-port":
-                options = {"name": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
-            case "move-port":
-                options = {"port": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
-            case "delete-port":
-                options = {"port": chance.choice(NAMES)}
+                if (place := chance.choice(PLACES)) is not None:
+                    options["virtual-network"] = place
+                    if chance.random() < 0.4:
+                        options["groups"] = chance.sample(GROUPS, chance.randint(0, 2))
+                elif options["restart"] == "always":
+                    options["publish"] = ["8080:80"]
             case "list-vms":
                 pass
             case "kill-vm":
@@ -162,6 +191,54 @@ class Client:
             case _:
                 options = {"vm-id": chance.choice(NAMES)}
         return Asked(key, component, task, msgspec.json.encode(options), tenant)
+
+    def _draw_of_rules(self, task: str, names: list[str]) -> dict[str, Any]:
+        """The options of a task of the firewall about one of these VMs."""
+        chance = self._world.chance
+        vm = {"vm-id": chance.choice(names)}
+        match task:
+            case "attach-group" | "detach-group":
+                return {**vm, "group": chance.choice(GROUPS), "keep-established": chance.random() < 0.3}
+            case "add-forward":
+                ports = {"host-port": chance.choice([80, 8080]), "guest-port": chance.choice([80, 81])}
+                return {**vm, "protocol": chance.choice(["tcp", "tcp", "udp"]), **ports}
+            case _:
+                return {**vm, "host-port": chance.choice([80, 8080])}
+
+    def _draw_beside_vms(self, task: str) -> dict[str, Any]:
+        """The options of a task of another component than compute."""
+        chance = self._world.chance
+        match task:
+            case "create-network":
+                prefix = chance.choice(PREFIXES)
+                named = {"name": chance.choice(NETWORKS), "kind": chance.choice(["isolated", "nat"])}
+                return named if prefix is None else {**named, "ipv4-prefix": prefix}
+            case "import-image":
+                return {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
+            case "delete-image":
+                return {"image": chance.choice(["other", "other", "other", "tiny"])}
+            case "make-port":
+                return {"name": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
+            case "move-port":
+                return {"port": chance.choice(NAMES), "addresses": chance.sample(ADDRESSES, chance.randint(0, 3))}
+            case "delete-port":
+                return {"port": chance.choice(NAMES)}
+            case "create-group":
+                return {"name": chance.choice(GROUPS), "rules": chance.sample(RULES, chance.randint(0, 3))}
+            case "set-rules":
+                rules, seen = chance.sample(RULES, chance.randint(0, 3)), chance.choice([None, None, 1, 2, 3])
+                return {"group": chance.choice(GROUPS), "rules": rules, "revision": seen}
+            case "delete-group" | "group-info":
+                return {"group": chance.choice(GROUPS)}
+            case "list-forwards":
+                return {}
+            case _:
+                return {"network": chance.choice(NETWORKS)}
+
+
+def has_ports(vm: Vm) -> bool:
+    """Whether a VM is there, in a network."""
+    return vm.phase != "deleted" and bool(vm.spec.ports)
 
 
 def _of(answer: Chunk) -> Chunk:

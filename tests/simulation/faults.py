@@ -24,11 +24,17 @@ class Faults:
         self._log_troubles = chance.choice([0.0, 0.0, 0.01])
         self._wild_guests = chance.choice([0.0, 0.2, 0.6])
         self._outages = chance.choice([0.0, 0.0, 0.3])
+        self._network_troubles = chance.choice([0.3, 0.3, 1.0])
+        """How much of the troubles the steps on networks have."""
         self._kill_span = chance.choice([40, 80, 200])
 
     def kill_at(self) -> int:
         """The call of a port at which the process dies; 0 for none."""
         return self._chance.randint(1, self._kill_span) if self.active else 0
+
+    def dies_before(self) -> bool:
+        """Whether the process dies before its last call has its effect; else after it."""
+        return self._chance.random() < 0.5
 
     def lives_s(self) -> float | None:
         """When a process is told to stop; None for never."""
@@ -46,6 +52,10 @@ class Faults:
             return None
         return self._chance.choice(["hang", "fail", "fail", "refuse"])
 
+    def trouble_of_network(self, step: str) -> Trouble | None:
+        """What happens to one step on the host's networks, of which an effect has several."""
+        return self.trouble(step) if self.happens(self._network_troubles) else None
+
     def loses_answer(self) -> bool:
         """Whether an effect is done and yet told as failed."""
         return self.happens(self._troubles / 3)
@@ -59,6 +69,10 @@ class Faults:
     def happens(self, probability: float) -> bool:
         """Whether something happens, while anything may."""
         return self.active and self._chance.random() < probability
+
+    def reboots(self) -> bool:
+        """Whether the host is rebooted after the node has died."""
+        return self.happens(0.05)
 
     def outage(self) -> bool:
         """Whether the broker goes down now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -10,13 +10,21 @@ import msgspec
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.presentation import VM_KIND, holds
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.firewall.model.decide import GROUPS
+from aetherscale.actors.firewall.model.presentation import GROUP_KIND
+from aetherscale.actors.firewall.model.state import Group
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.actors.network.model.decide import NETWORKS
+from aetherscale.actors.network.model.presentation import NETWORK_KIND
+from aetherscale.actors.network.model.state import Network
 from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply
-from aetherscale.kernel.reservations import Use, stream_of
+from aetherscale.kernel.reservations import Holding, Use, stream_of
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
+from tests.simulation.groups import check_uses_of_groups, keys_of_group
+from tests.simulation.invariants_of_networks import check_networks_of_vms, check_told_deeds, keys_of_network, keys_of_vm
 from tests.simulation.oracle import told
 from tests.simulation.reasons import check_reasons
 from tests.simulation.world import CODEC, EPOCH, NODE, Violation, World
@@ -31,12 +39,16 @@ class Folded:
     def __init__(self, world: World) -> None:
         self.vms: Registry[Vm] = Registry()
         self.images: Registry[Image] = Registry()
+        self.networks: Registry[Network] = Registry()
+        self.groups: Registry[Group] = Registry()
         self.ports: Registry[Port] = Registry()
         self.requests: dict[tuple[str, str], list[tuple[int, str]]] = {}
         for stored in world.log.events:
             recorded = CODEC.decode(stored)
             apply(VM_KIND, self.vms, recorded)
             apply(IMAGE_KIND, self.images, recorded)
+            apply(NETWORK_KIND, self.networks, recorded)
+            apply(GROUP_KIND, self.groups, recorded)
             apply(PORTS.kind, self.ports, recorded)
             self.requests.setdefault((stored.tenant, stored.command_id), []).append((stored.seq, stored.type))
 
@@ -49,7 +61,9 @@ class Folded:
         images = [
             (f"image {aggregate.id}", IMAGES.pending(aggregate.state)) for aggregate in self.images.aggregates.values()
         ]
-        return [f"{what}: {effect.key}" for what, effect in (*vms, *images) if effect is not None]
+        networks = [(f"network {each.id}", NETWORKS.pending(each.state)) for each in self.networks.aggregates.values()]
+        groups = [(f"group {each.id}", GROUPS.pending(each.state)) for each in self.groups.aggregates.values()]
+        return [f"{what}: {effect.key}" for what, effect in (*vms, *images, *networks, *groups) if effect is not None]
 
 
 def check_log(world: World, asked: Iterable[Asked]) -> None:
@@ -61,6 +75,9 @@ def check_log(world: World, asked: Iterable[Asked]) -> None:
     folded = Folded(world)
     check_uses(folded)
     check_keys(folded)
+    check_networks_of_vms(folded)
+    check_told_deeds(world)
+    check_uses_of_groups(folded)
     check_views(world, folded)
     check_reasons(events, world.deaths)
     for request in asked:
@@ -73,10 +90,12 @@ def check_log(world: World, asked: Iterable[Asked]) -> None:
 
 def check_views(world: World, folded: Folded) -> None:
     """Every field of every view is what the oracle makes of the same events."""
-    vms, images = told(world.log.events, NODE)
+    vms, images, networks, groups = told(world.log.events, NODE)
     kinds: tuple[tuple[Kind[Any], dict[str, Any], Registry[Any]], ...] = (
         (VM_KIND, vms, folded.vms),
         (IMAGE_KIND, images, folded.images),
+        (NETWORK_KIND, networks, folded.networks),
+        (GROUP_KIND, groups, folded.groups),
     )
     for kind, views, registry in kinds:
         for aggregate_id, aggregate in registry.aggregates.items():
@@ -99,7 +118,7 @@ def check_uses(folded: Folded) -> None:
     """What a VM is made of is there for as long as the VM is, at any moment, whoever raced with whom."""
     used: dict[str, set[str]] = {}
     for aggregate in folded.aggregates():
-        if any(isinstance(each, Use) for each in holds(aggregate.state)):
+        if any(isinstance(each, Use) and each.kind == "image" for each in holds(aggregate.state)):
             used.setdefault(aggregate.state.spec.image_id, set()).add(aggregate.id)
     for image_id, vms in used.items():
         image = folded.images.aggregates[image_id].state
@@ -112,15 +131,22 @@ def check_uses(folded: Folded) -> None:
 
 
 def check_keys(folded: Folded) -> None:
-    """What only one may have one has, and the reservations say who: a port's name in its tenant, and its addresses."""
-    held: dict[str, str] = {}
-    for port_id, port in folded.ports.aggregates.items():
-        for each in PORTS.holds(port.state):
-            stream = stream_of(each, port.tenant)
-            require(stream not in held, f"{each} is that of {held.get(stream)} and {port_id}")
-            held[stream] = port_id
-    reserved = {stream: holder.owner for stream, holder in folded.ports.holders.items() if holder.owner is not None}
-    require(reserved == held, f"reserved is {reserved}, held {held}")
+    """What only one may have one has, and the reservations say who: names in their tenants, addresses, prefixes."""
+    kinds: tuple[tuple[Registry[Any], Callable[[Any], Iterable[Holding]]], ...] = (
+        (folded.ports, PORTS.holds),
+        (folded.vms, keys_of_vm),
+        (folded.networks, keys_of_network),
+        (folded.groups, keys_of_group),
+    )
+    for registry, keys in kinds:
+        held: dict[str, str] = {}
+        for aggregate_id, aggregate in registry.aggregates.items():
+            for each in keys(aggregate.state):
+                stream = stream_of(each, aggregate.tenant)
+                require(stream not in held, f"{each} is that of {held.get(stream)} and {aggregate_id}")
+                held[stream] = aggregate_id
+        reserved = {stream: holder.owner for stream, holder in registry.holders.items() if holder.owner is not None}
+        require(reserved == held, f"reserved is {reserved}, held {held}")
 
 
 def check_host(world: World, folded: Folded) -> None:
@@ -171,10 +197,12 @@ def check_stream(world: World) -> None:
         require(told == (f"io.aetherscale.{stored.type}", stored.seq, stored.command_id), f"not the event: {told}")
 
 
-def check_list(world: World, listed: list[dict[str, Any]], images: list[dict[str, Any]]) -> None:
-    """What the node lists is what its log says."""
-    for found, wanted in zip((listed, images), told(world.log.events, NODE), strict=True):
-        expected = sorted(wanted.values(), key=lambda each: (each["name"], each["id"]))
+def check_list(world: World, *listed: list[dict[str, Any]]) -> None:
+    """What the node lists of the first tenant's VMs, images, networks and groups is what its log says."""
+    others = {event.stream.partition("-")[2] for event in world.log.events if event.tenant != "default"}
+    for found, wanted in zip(listed, told(world.log.events, NODE), strict=True):
+        ours = (view for key, view in wanted.items() if key not in others)
+        expected = sorted(ours, key=lambda each: (each["name"], each["id"]))
         require([each["id"] for each in found] == [each["id"] for each in expected], f"the node lists {found}")
         for mine, theirs in zip(expected, found, strict=True):
             check_view(mine, theirs)

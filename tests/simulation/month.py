@@ -2,8 +2,8 @@
 
 python -m tests.simulation.month [DAYS]
 
-Callers make, use and delete a VM every few hours, guests crash, the broker is away now and then. What the node keeps by
-design is counted apart: of every VM that there ever was it knows the end.
+Callers make, use and delete a VM with a port every few hours, guests crash, the broker is away now and then. What the
+node keeps by design is counted apart: of every VM that there ever was it knows the end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TAIL_EVENTS: Final = 50
 """How many events the node keeps beside its log here, so that this memory is full when the month begins."""
 STEPS_OF_A_DAY: Final = 200_000
 """Turns of the loop, three times what a day takes."""
-FAKES: Final = ("memory.py", "simulated.py", "simulated_host.py")
+FAKES: Final = ("memory.py", "simulated/driver.py", "simulated/host.py")
 """The modules that stand for the world outside of the process; the disk of a host may fill."""
 
 
@@ -89,6 +89,7 @@ async def month(days: int) -> tuple[Size, Size]:
         story = Simulation(world, 1, 0)
         running = asyncio.ensure_future(story.keep_running())
         await story.first_image()
+        await story.first_network()
         await live(world, story, WARM_UP_DAYS)
         begun = size_of(world)
         await live(world, story, days - WARM_UP_DAYS)
@@ -113,7 +114,7 @@ async def live(world: World, story: Simulation, days: int) -> None:
         number = world.log.events[-1].seq
         name = f"job-{number}"
         for task, options in (
-            ("create-vm", {"name": name, "image": "tiny", "restart": "on-failure"}),
+            ("create-vm", {"name": name, "image": "tiny", "restart": "on-failure", "virtual-network": "lab"}),
             ("vm-info", {"vm-id": name}),
             ("restart-vm", {"vm-id": name}),
             ("create-vm", {"name": name, "image": "nothing"}),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any, Final
 
 import msgspec
 
 from aetherscale.eventstore.store import StoredEvent
+from aetherscale.kernel.names import derive_id
 
 FAILURES: Final = ("panic", "crash", "unknown")
 UP: Final = ("running", "ready", "paused")
@@ -47,7 +49,7 @@ class Told:
         data = msgspec.msgpack.decode(event.data)
         getattr(self, f"on_{event.type}")(data)
         self.view["revision"] += 1
-        if event.actor not in ("aether:compute", "aether:images", "aether:node"):
+        if not event.actor.startswith("aether:"):
             self.view["requested-by"] = event.actor
         if self.view["phase"] != before:
             self.view["since"] = moment(event.time_us)
@@ -67,6 +69,15 @@ class ToldVm(Told):
     again = False
     """Whether it is to come up once it is down."""
     has_disk = False
+    own_failure: Data | None = None
+    rules_failure: Data | None = None
+    """Why its groups and forwards are not applied; shown where it has no failure of its own."""
+
+    def take(self, event: StoredEvent) -> None:
+        self.view["failure"] = self.own_failure
+        super().take(event)
+        self.own_failure = self.view["failure"]
+        self.view["failure"] = self.own_failure or self.rules_failure
 
     def is_at_rest(self) -> bool:
         return self.view["phase"] in ("stopped", "failed") and self.view["observed"] in ("absent", "exited")
@@ -102,7 +113,13 @@ class ToldVm(Told):
             requested="running",
             observed="absent",
             disk_gib=-(-spec["disk-mib"] // 1024),
-            ports=[],
+            ports=[_port(port) for port in spec.get("ports", [])],
+            publish=spec.get("publish", []),
+            host_loopback=spec.get("host-loopback", False),
+            groups=spec.get("groups", []),
+            forwards=[],
+            rules_revision=0,
+            rules_applied=0,
             paused_reason=None,
             restarts=0,
             exit=None,
@@ -201,7 +218,27 @@ class ToldVm(Told):
         failure = self.view["failure"]
         self.set(failure={**failure, "reason": f"{failure['reason']}; given up after {data['restarts']} restarts"})
 
+    def change_rules(self, **changed: Any) -> None:
+        self.set(rules_revision=self.view["rules-revision"] + 1, **changed)
+
+    def on_GroupsSet(self, data: Data) -> None:  # noqa: N802
+        self.change_rules(groups=data["groups"])
+
+    def on_ForwardAdded(self, data: Data) -> None:  # noqa: N802
+        self.change_rules(forwards=[*self.view["forwards"], data["forward"]])
+
+    def on_ForwardRemoved(self, data: Data) -> None:  # noqa: N802
+        self.change_rules(forwards=[each for each in self.view["forwards"] if each["id"] != data["forward-id"]])
+
+    def on_RulesApplied(self, data: Data) -> None:  # noqa: N802
+        self.rules_failure = None
+        self.set(rules_applied=data["revision"])
+
     def on_VmStepFailed(self, data: Data) -> None:  # noqa: N802
+        if data["step"] == "applying-rules":
+            shown = ("reason", "hint", "log-tail")
+            self.rules_failure = {"phase": data["step"], **{name: data[name] for name in shown}}
+            return
         if data["retry-at"] is None:
             self.again = False
             self.set(phase="failed")
@@ -254,6 +291,95 @@ class ToldImage(Told):
         self.set(phase="deleted")
 
 
+def _on_the_host(data: Data) -> dict[str, Any]:
+    """What a network has on the host: its bridge, and the addresses of its router and its resolver."""
+    spec = data["spec"]
+    prefixes = [ip_network(spec[version]) for version in ("ipv4", "ipv6") if spec[version]]
+    resolvers = [str(prefix[-2] if prefix.version == 4 else prefix[0x53]) for prefix in prefixes]
+    return {
+        "device": spec["bridge"] or f"aeb{derive_id('bridge', data['network-id'])[-12:]}",
+        "router": [str(prefix[1]) for prefix in prefixes] if spec["kind"] == "nat" else [],
+        "resolver": resolvers if spec["kind"] != "bridged" else [],
+    }
+
+
+class ToldNetwork(Told):
+    """A network."""
+
+    def on_NetworkRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(id=data["network-id"], phase="creating", down="", **data["spec"], **_on_the_host(data))
+
+    def on_NetworkUp(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="ready", down="", failure=None)
+
+    def on_NetworkDown(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="restoring", down=data["what"])
+
+    def on_NetworkStepFailed(self, data: Data) -> None:  # noqa: N802
+        if self.view["phase"] == "restoring":
+            self.fail(data, data["step"])
+        elif data["retry-at"] is None:
+            if self.view["failure"] is None:
+                self.fail(data, data["step"])
+            self.set(phase="failed")
+
+    def on_NetworkUndone(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleting")
+
+    def on_NetworkDeleteRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleting", failure=None)
+
+    def on_NetworkDeleted(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleted")
+
+
+class ToldGroup(Told):
+    """A security group."""
+
+    def on_GroupRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(id=data["group-id"], name=data["spec"]["name"], phase="applying", applied_revision=0)
+        self._has(1, data["spec"]["rules"])
+
+    def on_RulesSet(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="applying", failure=None)
+        self._has(data["revision"], data["rules"])
+
+    def _has(self, revision: int, rules: list[Data]) -> None:
+        self.set(rules_revision=revision, rules=[_rule(each) for each in rules])
+
+    def on_GroupApplied(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="ready", applied_revision=data["revision"])
+
+    def on_GroupStepFailed(self, data: Data) -> None:  # noqa: N802
+        if data["retry-at"] is None:
+            self.set(phase="failed")
+            self.fail(data, data["step"])
+
+    def on_GroupDeleteRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleting", failure=None)
+
+    def on_GroupDeleted(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="deleted")
+
+
+def _rule(data: Data) -> View:
+    """A rule of a group, with its text; what an event leaves out of one is nothing."""
+    rule = {"ports": [], "types": [], "cidr": None, "group-id": None, "group": None, **data}
+    text = f"{rule['direction']}:{rule['protocol']}"
+    if listed := [*rule["ports"], *rule["types"]]:
+        text += f":{','.join(listed)}"
+    if whom := rule["cidr"] or (f"group/{rule['group']}" if rule["group"] else ""):
+        text += f":{'from' if rule['direction'] == 'in' else 'to'}={whom}"
+    return {"text": text, **rule}
+
+
+def _port(data: Data) -> View:
+    """A port of a VM: what was decided when it was asked for, and by which way the guest learns of it."""
+    addresses = [{"ip": data[name], "from": way} for name, way in (("ipv4", "lease"), ("ipv6", "slaac")) if data[name]]
+    same = {name: data[name] for name in ("network", "network-id", "mac", "tap", "allowed")}
+    return {**same, "addresses": addresses}
+
+
 def _end_in_words(data: Data) -> str:
     if data["reason"] in ENDS:
         what = ENDS[data["reason"]]
@@ -266,13 +392,18 @@ def _end_in_words(data: Data) -> str:
     return f"{what} ({data['detail']})" if data["detail"] else what
 
 
-def told(events: Iterable[StoredEvent], node: str) -> tuple[dict[str, View], dict[str, View]]:
-    """The views of all VMs and of all images, by their ids, after these events."""
-    kinds: dict[str, tuple[type[Told], dict[str, Told]]] = {"vm": (ToldVm, {}), "image": (ToldImage, {})}
+Views = dict[str, View]
+
+
+def told(events: Iterable[StoredEvent], node: str) -> tuple[Views, Views, Views, Views]:
+    """The views of all VMs, images, networks and groups, by their ids, after these events."""
+    kinds: dict[str, tuple[type[Told], dict[str, Told]]] = {
+        "vm": (ToldVm, {}), "image": (ToldImage, {}), "network": (ToldNetwork, {}), "group": (ToldGroup, {})
+    }  # fmt: skip
     for event in events:
         kind, _, object_id = event.stream.partition("-")
         if kind in kinds:
             made, objects = kinds[kind]
             objects.setdefault(object_id, made(node)).take(event)
-    vms, images = ({key: each.view for key, each in objects.items()} for _, objects in kinds.values())
-    return vms, images
+    vms, images, networks, groups = ({key: each.view for key, each in objects.items()} for _, objects in kinds.values())
+    return vms, images, networks, groups

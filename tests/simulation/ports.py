@@ -17,6 +17,7 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
+    HostLimits,
     LogRange,
     OnHost,
     Process,
@@ -24,12 +25,13 @@ from aetherscale.actors.compute.driver import (
     Window,
 )
 from aetherscale.actors.compute.model.decide import ComputeMessage
-from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, EffectFailed
+from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, Forward
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.images.model import effects as images
 from aetherscale.actors.images.simulated.driver import SimulatedImages
+from aetherscale.actors.network.ports import FIREWALL, VM_PORTS, Firewall, VmPorts
 from aetherscale.bus.bus import Bus, Handler, Subscription
 from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.endpoint import Endpoint
@@ -38,9 +40,11 @@ from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.memory import MemoryBackend
 from aetherscale.eventstore.projections import KEPT_SNAPSHOTS, Snapshot, SnapshotStore
 from aetherscale.eventstore.store import Append, Damaged, InDoubt, Reading, StoreError
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Component, Driver, Host, Progress, Report
 from aetherscale.runtime.host import Broker, Capacity
 from aetherscale.settings import Settings
+from tests.simulation.wires import SimulatedWires
 from tests.simulation.world import World
 
 T = TypeVar("T")
@@ -90,7 +94,9 @@ class SimulatedPlatform:
 
     def open_driver(self, component: Component[Any, Any], host: Host) -> Driver[Any, Any]:
         if component.name == "compute":
-            return SimulatedHand(self._world, self._number, self._context)
+            return SimulatedHand(self._world, self._number, self._context, host.port(VM_PORTS), host.port(FIREWALL))
+        if component.name == "network":
+            return SimulatedWires(self._world, self._number, self._context)
         if component.name == "images":
             return SimulatedDisk(self._world, self._number)
         return component.open_simulated(host)
@@ -114,6 +120,7 @@ class SimulatedBackend(MemoryBackend):
             trouble = self._world.faults.log_trouble()
             if trouble is not None:
                 self._world.note(f"a commit is {trouble}")
+                self._world.is_in_doubt = True
                 if trouble == "in doubt, kept":
                     await MemoryBackend.commit(self, appends)
                 raise InDoubt("append: the sync failed")
@@ -212,9 +219,14 @@ class SimulatedBus:
 class SimulatedHand:
     """One process's hand on the host's guests."""
 
-    def __init__(self, world: World, number: int, context: Context) -> None:
+    def __init__(self, world: World, number: int, context: Context, ports: VmPorts, firewall: Firewall) -> None:
         self._world, self._number, self._context = world, number, context
-        self._driver = SimulatedDriver(world.host)
+        self._ports, self._firewall = ports, firewall
+        self._driver = SimulatedDriver(world.host, ports, firewall)
+
+    @property
+    def limits(self) -> HostLimits:
+        return self._driver.limits
 
     async def start(self, report: Report[ComputeMessage]) -> None:
         def told(observation: ComputeMessage) -> Awaitable[Any]:
@@ -226,7 +238,7 @@ class SimulatedHand:
         await self._driver.start(told)
 
     async def reconcile(self, expected: Mapping[str, Vm]) -> None:
-        await reconcile(self, expected, self._world.host.boot_id, self._told)
+        await reconcile(self, self._ports, self._firewall, expected, self._world.host.boot_id, self._told)
 
     async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
         async def work() -> ComputeOutcome:
@@ -255,6 +267,9 @@ class SimulatedHand:
 
     def on_host(self, vm_id: str) -> OnHost:
         return self._driver.on_host(vm_id)
+
+    def require_free(self, forward: Forward) -> None:
+        self._driver.require_free(forward)
 
     def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         return self._driver.logs(vm_id, wanted, follow=follow)
@@ -292,9 +307,9 @@ class SimulatedDisk:
             case "hang":
                 await asyncio.sleep(600)
             case "fail":
-                return images.EffectFailed(effect.key, "the host said no")
+                return EffectFailed(effect.key, "the host said no")
             case "refuse":
-                return images.EffectFailed(effect.key, "the host said never", retryable=False)
+                return EffectFailed(effect.key, "the host said never", retryable=False)
             case None:
                 pass
         return await self._driver.perform(effect, progress)

@@ -2,10 +2,13 @@
 
 python -m tests.simulation.races
 
-A VM is asked for and the deletion of its image; or two tenants ask for ports that have an address in common, beside
-others of their own. In either order: the node is killed at its first call of a port from then on, in another run at its
-second, and so on, until nothing is left to be killed. Both are repeated under their keys until they have an answer.
+A VM is asked for and the deletion of its image, or of its network; two VMs want the last address of a network, two
+tenants one prefix; or two tenants ask for ports that have an address in common, beside others of their own. In either
+order: the node is killed at its first call of a port from then on, or step on the host's networks, in another run at
+its second, and so on, until nothing is left to be killed. Both are repeated under their keys until they have an answer.
 Whatever happened, one of them was granted and the other one refused, and the log says the same.
+
+And a host is rebooted while a VM with ports starts, at each step of it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ from tests.simulation.stories import Script
 from tests.simulation.world import World
 
 CONVERGES_S = 900.0
-SEEDS = 3
 
 
 class Rivals(NamedTuple):
@@ -39,6 +41,8 @@ class Rivals(NamedTuple):
     has_won: Callable[[Folded], bool]
     """Whether the log says that `one` was granted, and `other` refused."""
     refusals: tuple[tuple[str, int], ...]
+    before: tuple[Asked, ...] = ()
+    """What is asked for, and granted, before."""
 
 
 def has_image(folded: Folded) -> bool:
@@ -53,6 +57,31 @@ def has_port_of_one(folded: Folded) -> bool:
     return port.tenant == "default"
 
 
+def has_network(folded: Folded) -> bool:
+    return any(aggregate.state.phase == "ready" for aggregate in folded.networks.aggregates.values())
+
+
+def has_network_of_one(folded: Folded) -> bool:
+    """Whose the only network is."""
+    [network] = folded.networks.aggregates.values()
+    return network.tenant == "default"
+
+
+def has_vm_of_one(folded: Folded) -> bool:
+    """Which of the two VMs there is, beside those that were there before."""
+    [name] = {aggregate.state.name for aggregate in folded.aggregates()} - {each.key for each in FIRST}
+    return name == "web"
+
+
+LAB: Final = Asked("lab", "network", "create-network", b'{"name": "lab", "ipv4-prefix": "10.9.8.0/29"}')
+DMZ: Final = Asked("dmz", "network", "create-network", b'{"name": "dmz"}')
+FIRST: Final = tuple(
+    Asked(name, "compute", "create-vm", b'{"name": "%s", "image": "tiny", "virtual-network": "lab"}' % name.encode())
+    for name in ("first", "second", "third")
+)
+"""They have three of the four addresses."""
+WEB: Final = Asked("web", "compute", "create-vm", b'{"name": "web", "image": "tiny", "virtual-network": "lab"}')
+
 RIVALS: Final = (
     Rivals(
         Asked("create", "compute", "create-vm", b'{"name": "web", "image": "tiny"}'),
@@ -66,20 +95,41 @@ RIVALS: Final = (
         has_port_of_one,
         (("error", 409),),
     ),
+    Rivals(
+        WEB,
+        Asked("delete", "network", "delete-network", b'{"network": "lab"}'),
+        has_network,
+        (("error", 409), ("error", 404)),
+        before=(LAB,),
+    ),
+    Rivals(
+        WEB,
+        Asked("db", "compute", "create-vm", b'{"name": "db", "image": "tiny", "virtual-network": "lab"}'),
+        has_vm_of_one,
+        (("error", 409),),
+        before=(LAB, *FIRST),
+    ),
+    Rivals(
+        LAB,
+        Asked("dmz", "network", "create-network", b'{"name": "dmz", "ipv4-prefix": "10.9.8.64/26"}', tenant="other"),
+        has_network_of_one,
+        (("error", 409),),
+    ),
 )
 
 
-class Race:
-    """One run; `kill_after` is how many calls of ports the node has left when both are asked, 0 for all.
+class Run:
+    """One run; `kill_after` is how many calls of ports the node has left when it is about to be seen, 0 for all.
 
-    The seed draws whether it dies before the last one has its effect, or after it.
+    It dies before the last one has its effect, or after it.
     """
 
-    def __init__(self, rivals: Rivals, kill_after: int, other_first: bool, delay_s: float, seed: int) -> None:
-        self._rivals, self._kill_after, self._other_first, self._delay_s = rivals, kill_after, other_first, delay_s
+    def __init__(self, kill_after: int, dies_before: bool) -> None:
+        self._kill_after = kill_after
         self.loop = VirtualLoop.installed()
-        self.world = World(seed, self.loop)
-        self.world.faults = Script()
+        self.world = World(0, self.loop)
+        self.script = self.world.faults = Script()
+        self.script.death_comes_before = dies_before
         self.story = Simulation(self.world, 0, 0)
 
     def play(self) -> bool:
@@ -93,16 +143,43 @@ class Race:
             dispose(self.loop)
 
     async def _play(self) -> bool:
+        raise NotImplementedError
+
+    async def _begin(self, *before: Asked) -> asyncio.Future[None]:
+        """A node that runs, and what is granted before it may die."""
+        await self.world.jetstream.start()
+        node = asyncio.ensure_future(self.story.keep_running())
+        await self.story.first_image()
+        for asked in before:
+            answer = await self._ask(2, replace(asked))
+            require(answer is not None and answer["type"] == "result", f"{asked.key} was answered {answer}")
+        return node
+
+    async def _ask(self, number: int, asked: Asked, *, late_s: float | None = None) -> dict[str, object] | None:
+        if late_s is not None:
+            await asyncio.sleep(late_s)
+        client = self.story.clients[number]
+        client.asked.append(asked)
+        return await client.insist(asked)
+
+
+class Race(Run):
+    """Two requests."""
+
+    def __init__(self, rivals: Rivals, kill_after: int, other_first: bool, delay_s: float, dies_before: bool) -> None:
+        super().__init__(kill_after, dies_before)
+        self._rivals, self._other_first, self._delay_s = rivals, other_first, delay_s
+
+    async def _play(self) -> bool:
         world, story = self.world, self.story
-        await world.jetstream.start()
-        node = asyncio.ensure_future(story.keep_running())
-        await story.first_image()
+        node = await self._begin(*self._rivals.before)
         one, other = replace(self._rivals.one), replace(self._rivals.other)
         before = world.started
         if self._kill_after:
             world.kill_at = world.calls + self._kill_after
         answers = await asyncio.gather(
-            self._ask(0, one, late=self._other_first), self._ask(1, other, late=not self._other_first)
+            self._ask(0, one, late_s=self._delay_s if self._other_first else None),
+            self._ask(1, other, late_s=None if self._other_first else self._delay_s),
         )
         died = world.started > before
         told = [answer and (answer["type"], answer.get("code")) for answer in answers]
@@ -116,12 +193,32 @@ class Race:
         node.cancel()
         return died
 
-    async def _ask(self, number: int, asked: Asked, *, late: bool) -> dict[str, object] | None:
-        if late:
-            await asyncio.sleep(self._delay_s)
-        client = self.story.clients[number]
-        client.asked.append(asked)
-        return await client.insist(asked)
+
+class Reboot(Run):
+    """A VM with two ports starts, and the node dies with its host."""
+
+    async def _play(self) -> bool:
+        world = self.world
+        node = await self._begin(LAB, DMZ)
+        before = world.started
+        self.script.reboot_at_death = True
+        world.kill_at = world.calls + self._kill_after
+        wanted = Asked(
+            "web", "compute", "create-vm", b'{"name": "web", "image": "tiny", "virtual-network": ["lab", "dmz"]}'
+        )
+        answer = await self._ask(0, wanted)
+        require(answer is not None and answer["type"] == "result", f"it was answered {answer}")
+        died = world.started > before
+        self.script.reboot_at_death = False
+        self.story.make_peace()
+        await self.story.converge(CONVERGES_S)
+        [vm] = Folded(world).aggregates()
+        taps = {port.tap for port in vm.state.spec.ports}
+        require(vm.state.shown == "ready" and len(taps) == 2, f"it is {vm.state.shown} with {taps}")
+        require(world.host.live(vm.id) is not None, "it does not run")
+        require(world.networks.ruled_taps == world.networks.taps.keys() == taps, f"{world.networks.taps} of {taps}")
+        node.cancel()
+        return died
 
 
 def races() -> tuple[int, int]:
@@ -129,13 +226,19 @@ def races() -> tuple[int, int]:
     played = died = 0
     for rivals, other_first in itertools.product(RIVALS, (False, True)):
         # At one time; and so that the second comes in while the first is being written, or has been.
-        for delay_s, seed in itertools.product((0.0, 1e-6), range(SEEDS)):
+        for delay_s, dies_before in itertools.product((0.0, 1e-6), (False, True)):
             for kill_after in range(200):
                 played += 1
-                if Race(rivals, kill_after, other_first, delay_s, seed).play():
+                if Race(rivals, kill_after, other_first, delay_s, dies_before).play():
                     died += 1
                 elif kill_after:
                     break
+    for dies_before in (False, True):
+        for kill_after in range(1, 200):
+            played += 1
+            if not Reboot(kill_after, dies_before).play():
+                break
+            died += 1
     return played, died
 
 

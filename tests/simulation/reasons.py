@@ -6,26 +6,28 @@ rules of its own, and what the host knows to be true: how each process really en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from aetherscale.eventstore.store import StoredEvent
+from tests.simulation.groups import check_reasons_of_groups
+from tests.simulation.reasons_of_networks import check_reasons_of_networks
+from tests.simulation.violation import Wrong
 
 ATTEMPTS: Final = 3
 RESTARTS: Final = 5
 QUIET_US: Final = 60_000_000
+LONGEST_PAUSE_S: Final = 32
+"""Between two attempts at what is never given up."""
 FAILURES: Final = ("panic", "crash", "unknown")
+ABOUT_RULES: Final = ("GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied")
 
 Data = dict[str, Any]
 Deaths = Mapping[tuple[str, int], tuple[int | None, int | None]]
 """How the process of a VM's run really ended: exit code and signal."""
-
-
-class Wrong(AssertionError):
-    """An event that should not be, or not so."""
 
 
 class Life:
@@ -47,6 +49,11 @@ class Life:
         self.restarts = 0
         self.tries = 1
         self.grace_s = 30.0
+        self.groups: set[str] = set()
+        self.forwards: set[str] = set()
+        self.changes = self.applied = 0
+        """Of its groups and forwards: how many there were, and how many of them the kernel has."""
+        self.rule_tries = 1
         self.last: tuple[str, Data, int] = ("", {}, 0)
         self.owes = ""
         """What the last event has to be followed by in the same decision."""
@@ -73,6 +80,8 @@ class Life:
 
     def _goes_on(self, event_type: str) -> bool:
         """Whether the step that is pending is the same after an event, with the attempts that it has had."""
+        if event_type in ABOUT_RULES:
+            return True  # has attempts of its own
         if event_type == "VmStopRequested":
             return not self.has_disk  # a disk that is half made is finished
         if event_type == "VmStartRequested":
@@ -89,6 +98,7 @@ class Life:
 
     def on_VmRequested(self, data: Data, at_us: int) -> None:  # noqa: N802 - named after the event
         self.spec = data["spec"]
+        self.groups = {each["group-id"] for each in self.spec.get("groups", [])}
 
     def on_DiskProvisioned(self, data: Data, at_us: int) -> None:  # noqa: N802
         self.has_disk = True
@@ -177,7 +187,43 @@ class Life:
     def on_VmGaveUp(self, data: Data, at_us: int) -> None:  # noqa: N802
         self.require(data["restarts"] == self.restarts == RESTARTS, f"there were {self.restarts}")
 
+    # --- its groups and forwards -------------------------------------------------------------------------------------
+
+    def on_GroupsSet(self, data: Data, at_us: int) -> None:  # noqa: N802
+        borne = [each["group-id"] for each in data["groups"]]
+        self.require(len(set(borne)) == len(borne) and set(borne) != self.groups, f"it bears {self.groups}")
+        self.groups = set(borne)
+        self.change_rules()
+
+    def on_ForwardAdded(self, data: Data, at_us: int) -> None:  # noqa: N802
+        self.require(data["forward"]["id"] not in self.forwards, "it is there already")
+        self.forwards.add(data["forward"]["id"])
+        self.change_rules()
+
+    def on_ForwardRemoved(self, data: Data, at_us: int) -> None:  # noqa: N802
+        self.require(data["forward-id"] in self.forwards, "it is not there")
+        self.forwards.discard(data["forward-id"])
+        self.change_rules()
+
+    def change_rules(self) -> None:
+        self.require(self.wanted != "deleted", "it is going away")
+        self.changes, self.rule_tries = self.changes + 1, 1
+
+    def on_RulesApplied(self, data: Data, at_us: int) -> None:  # noqa: N802
+        self.require(data["revision"] == self.changes > self.applied, f"{self.changes} changes, {self.applied} applied")
+        self.applied, self.rule_tries = self.changes, 1
+
+    def rules_failed(self, data: Data, at_us: int) -> None:
+        self.require(self.changes > self.applied, "nothing was to be applied")
+        self.require(data["attempt"] == self.rule_tries, f"it is attempt {self.rule_tries}")
+        pause_s = min(2 ** (self.rule_tries - 1), LONGEST_PAUSE_S)
+        self.require(_us(data["retry-at"]) == at_us + pause_s * 1_000_000, f"expected a pause of {pause_s} s")
+        self.rule_tries += 1
+
     def on_VmStepFailed(self, data: Data, at_us: int) -> None:  # noqa: N802
+        if data["step"] == "applying-rules":
+            self.rules_failed(data, at_us)
+            return
         self.require(data["attempt"] == self.tries, f"it is attempt {self.tries}")
         if data["retry-at"] is None:
             self.tries = 1
@@ -198,9 +244,11 @@ def _us(text: str) -> int:
     return int(at.timestamp()) * 1_000_000 + at.microsecond
 
 
-def check_reasons(events: Iterable[StoredEvent], deaths: Deaths) -> None:
-    """Every event of every VM. Raises `Wrong`."""
+def check_reasons(events: Sequence[StoredEvent], deaths: Deaths) -> None:
+    """Every event of every VM, network and group. Raises `Wrong`."""
     lives: dict[str, Life] = {}
+    check_reasons_of_networks(events)
+    check_reasons_of_groups(events)
     for event in events:
         if event.stream.startswith("vm-"):
             vm_id = event.stream.removeprefix("vm-")

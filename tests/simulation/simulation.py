@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from aetherscale.bus.bus import BusUnavailable, NoResponders
 from aetherscale.eventstore.store import StoreError
 from aetherscale.runtime.app import running
 from aetherscale.settings import Settings
-from tests.simulation.clients import Client
+from tests.simulation.clients import GROUPS, Asked, Client
+from tests.simulation.groups import check_groups
 from tests.simulation.invariants import STREAM, Folded, check_host, check_list, check_log, check_stream, require
+from tests.simulation.invariants_of_networks import check_networks
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop, run
 from tests.simulation.ports import SimulatedPlatform
 from tests.simulation.world import COMPONENTS, NODE, Violation, World
@@ -111,6 +114,8 @@ class Simulation:
         self._gremlin = gremlin = asyncio.ensure_future(self._meddle())
         try:
             await self._beside(node, self.first_image())
+            await self._beside(node, self.first_network())
+            await self._beside(node, self.first_groups())
             while self._deaths < self._wanted:
                 before = self._deaths
                 await self._beside(node, asyncio.gather(*(client.work(REQUESTS) for client in self.clients)))
@@ -153,10 +158,10 @@ class Simulation:
                 world.kill("of what is left of it")
             self._deaths += 1
             check_log(world, [asked for client in self.clients for asked in client.asked])
+            world.networks.check()
             require(not world.mistake, f"the node made a mistake: {world.mistake}")
-            if world.faults.happens(0.05):
-                world.note("the host is rebooted")
-                world.host.reboot()
+            if world.faults.reboots():
+                world.reboot()
             await asyncio.sleep(world.chance.choice([0.0, 0.1, 3.0]))
 
     async def _process(self, number: int) -> None:
@@ -204,7 +209,10 @@ class Simulation:
                 world.kill("at some moment")
             if world.faults.active and (step_s := world.clock.may_be_set()):
                 world.note(f"the clock is set by {step_s:g} s")
+            if world.faults.happens(0.12):
+                world.networks.meddle()
             self._meddle_with_guests()
+            world.networks.check()
 
     def _meddle_with_guests(self) -> None:
         world, chance = self._world, self._world.chance
@@ -230,6 +238,23 @@ class Simulation:
                 await client.insist(client.removal_of("tiny"))
                 asked = client.import_of("tiny")
 
+    async def first_network(self) -> None:
+        """Something for VMs to be in, where the host can make it."""
+        client = self.clients[0]
+        wanted = Asked(
+            "lab", "network", "create-network", b'{"name": "lab", "kind": "nat", "ipv4-prefix": "10.9.8.0/28"}'
+        )
+        client.asked.append(wanted)
+        await client.insist(wanted)
+
+    async def first_groups(self) -> None:
+        """Something for VMs to bear."""
+        client = self.clients[0]
+        for name in GROUPS:
+            wanted = Asked(f"group-{name}", "firewall", "create-group", msgspec.json.encode({"name": name}))
+            client.asked.append(wanted)
+            await client.insist(wanted)
+
     def make_peace(self) -> None:
         """Nothing goes wrong any more."""
         world = self._world
@@ -254,9 +279,12 @@ class Simulation:
             if not (wrong := ", ".join(folded.pending())):
                 try:
                     check_host(world, folded)
+                    check_networks(world, folded)
+                    check_groups(world, folded)
                     check_stream(world)
                     client = self.clients[0]
-                    check_list(world, await client.list_all(), await client.list_images())
+                    lists = (client.list_all, client.list_images, client.list_networks, client.list_groups)
+                    check_list(world, *[await each() for each in lists])
                 except (Violation, BusUnavailable, NoResponders, TimeoutError) as violation:
                     wrong = violation
                 else:

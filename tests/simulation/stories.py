@@ -44,6 +44,7 @@ CONVERGES_S: Final = 900.0
 TOLD: Final = Counter[str]()
 
 MOMENTS = st.sampled_from([0.0, 0.01, 0.5, 3.0, 40.0, 400.0])
+PREFIXES = st.sampled_from(["10.9.8.0/29", "10.9.8.0/28", "none"])
 TASKS = st.sampled_from(["create-vm", "start-vm", "stop-vm", "kill-vm", "restart-vm", "delete-vm"])
 
 
@@ -56,9 +57,21 @@ class Script(Faults):
         self.troubles: list[Trouble] = []
         self.log_troubles: list[LogTrouble] = []
         self.lost_answers: list[bool] = []
+        self.reboot_at_death = False
+        self.death_comes_before: bool | None = None
+        """Whether the process dies before its last call has its effect; None for a draw."""
 
     def trouble(self, effect: str) -> Trouble | None:
         return self.troubles.pop() if self.troubles else None
+
+    def trouble_of_network(self, step: str) -> Trouble | None:
+        return self.trouble(step)
+
+    def dies_before(self) -> bool:
+        return super().dies_before() if self.death_comes_before is None else self.death_comes_before
+
+    def reboots(self) -> bool:
+        return self.reboot_at_death
 
     def loses_answer(self) -> bool:
         return self.lost_answers.pop() if self.lost_answers else False
@@ -90,6 +103,7 @@ class Node(RuleBasedStateMachine):
             await self.world.jetstream.start()
             self.running = asyncio.ensure_future(self.story.keep_running())
             await self.story.first_image()
+            await self.client.insist(self._wish("create-network", name="lab", **{"ipv4-prefix": "10.9.8.0/29"}))
             await self.client.insist(self._wish("create-vm", name="web", image="tiny", restart="on-failure"))
 
         self.loop.run_until_complete(begin())
@@ -106,6 +120,21 @@ class Node(RuleBasedStateMachine):
                 self._insist(self._wish("stop-vm", **{"vm-id": name}, kill=True))
             case _:
                 self._insist(self._wish(task, **{"vm-id": name}))
+
+    @rule(
+        task=st.sampled_from(["create-network", "create-vm", "delete-network"]),
+        name=st.sampled_from(["lab", "dmz"]),
+        prefix=PREFIXES,
+    )
+    def ask_of_networks(self, task: str, name: str, prefix: str) -> None:
+        """Somebody asks for a network, for a VM in it, or for its deletion."""
+        match task:
+            case "create-network":
+                self._insist(self._wish(task, name=name, **{"ipv4-prefix": prefix}))
+            case "create-vm":
+                self._insist(self._wish(task, name="db", image="tiny", **{"virtual-network": name}))
+            case _:
+                self._insist(self._wish(task, network=name))
 
     @precondition(lambda self: self.client.asked)
     @rule(which=st.integers(0, 30))
@@ -140,7 +169,7 @@ class Node(RuleBasedStateMachine):
     def reboot(self) -> None:
         """The host goes down and comes back."""
         self._do(lambda: self.world.kill("with its host"))
-        self._do(self.world.host.reboot)
+        self._do(self.world.reboot)
 
     @rule(trouble=st.sampled_from(["hang", "fail", "refuse"]))
     def next_effect(self, trouble: Trouble) -> None:
@@ -192,11 +221,29 @@ class Node(RuleBasedStateMachine):
         """Somebody leaves something in the node's place."""
         self._do(self.world.host.gets_an_orphan)
 
+    @precondition(lambda self: self.world.networks.bridges)
+    @rule()
+    def take_a_bridge(self) -> None:
+        """Somebody removes a bridge."""
+        self._do(lambda: self.world.networks.takes_bridge(min(self.world.networks.bridges)))
+
+    @rule()
+    def flush_the_rules(self) -> None:
+        """Somebody removes all rules."""
+        self._do(self.world.networks.takes_all_rules)
+
+    @precondition(lambda self: self.world.networks.taps)
+    @rule()
+    def take_a_tap(self) -> None:
+        """Somebody removes a tap."""
+        self._do(lambda: self.world.networks.takes_tap(min(self.world.networks.taps)))
+
     # --- what has to hold --------------------------------------------------------------------------------------------
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         check_log(self.world, self.client.asked)
+        self.world.networks.check()
         require(not self.world.mistake, f"the node made a mistake: {self.world.mistake}")
         if self.running is not None and self.running.done():
             self.running.result()
@@ -223,7 +270,8 @@ class Node(RuleBasedStateMachine):
         running.cancel()
 
     def _wish(self, task: str, **options: Any) -> Asked:
-        asked = Asked(f"key-{len(self.client.asked)}", "compute", task, msgspec.json.encode(options))
+        component = "network" if task.endswith("-network") else "compute"
+        asked = Asked(f"key-{len(self.client.asked)}", component, task, msgspec.json.encode(options))
         self.client.asked.append(asked)
         return asked
 

@@ -14,11 +14,13 @@ from contextvars import Context
 from typing import Final, TypeVar
 
 from aetherscale.actors.compute.model.decide import COMPUTE
-from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
+from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect, PortSpec
 from aetherscale.actors.compute.model.events import VmExited
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost, SimulatedProcess
 from aetherscale.actors.images.simulated.driver import SimulatedStore
+from aetherscale.actors.network.model.decide import NETWORKS
+from aetherscale.actors.network.model.state import Network
 from aetherscale.bus.memory import MemoryBroker, MemoryBus
 from aetherscale.components import components
 from aetherscale.eventstore.codec import Codec
@@ -29,6 +31,8 @@ from aetherscale.kernel.registry import event_types
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.jetstream import JetStream
 from tests.simulation.loop import PROCESS, VirtualLoop
+from tests.simulation.networks import WatchedNetworks
+from tests.simulation.violation import Violation as Violation
 from tests.support.port_component import PORTS
 
 T = TypeVar("T")
@@ -43,10 +47,6 @@ COMPONENTS: Final = (*components(), PORTS)
 CODEC: Final = Codec(event_types(tuple(component.kind for component in COMPONENTS)))
 
 
-class Violation(AssertionError):
-    """An invariant does not hold."""
-
-
 class World:
     """One host with its disk, its guests and its broker, and at most one process of the node at a time."""
 
@@ -59,6 +59,7 @@ class World:
         self.snapshots: dict[str, list[tuple[str, str, Snapshot]]] = {}
         self.host = WatchedHost(self)
         self.images = SimulatedStore()
+        self.networks = WatchedNetworks(self)
         self.deaths: dict[tuple[str, int], tuple[int | None, int | None]] = {}
         """How the process of a VM's run really ended: exit code and signal."""
         self.broker = MemoryBroker(lambda members: self.chance.randrange(members))
@@ -69,6 +70,8 @@ class World:
         self.started = 0
         self.killed = asyncio.Event()
         self.trace: list[str] = []
+        self.is_in_doubt = False
+        """Whether the process does not know what its log has, so that it ends."""
         self.mistake = ""
         """What the node itself logged as a mistake of its own."""
         self.calls = 0
@@ -97,6 +100,7 @@ class World:
         """A new process of the node; its number."""
         self.started += 1
         self.process = self.started
+        self.is_in_doubt = False
         self.killed = asyncio.Event()
         self.calls = 0
         self.kill_at = self.faults.kill_at()
@@ -116,21 +120,29 @@ class World:
             self.log.crash()
             self.killed.set()
 
+    def reboot(self) -> None:
+        """The host goes down and comes back, once no process of the node is there."""
+        self.note("the host is rebooted")
+        self.host.reboot()
+        self.networks.reboot(self.host.boot_id)
+
     async def require_alive(self, process: int) -> None:
         """Whoever is dead gets no further."""
         if process != self.process:
             await asyncio.Event().wait()
 
-    async def pass_through(self, process: int, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        """A call of a port, with all that may happen around it."""
+    async def pass_through(
+        self, process: int, name: str, work: Callable[[], Awaitable[T]], *, at_once: bool = False
+    ) -> T:
+        """A call of a port, with all that may happen around it; `at_once`, it does not wait before it begins."""
         await self.require_alive(process)
         self.calls += 1
         dies_here = self.calls == self.kill_at
-        dies_before = dies_here and self.chance.random() < 0.5
+        dies_before = dies_here and self.faults.dies_before()
         if dies_before:
             self.kill(f"before {name}")
         await self.require_alive(process)
-        if delay_s := self.faults.delay_s(name):
+        if not at_once and (delay_s := self.faults.delay_s(name)):
             await asyncio.sleep(delay_s)
             await self.require_alive(process)
         result = await work()
@@ -146,6 +158,10 @@ class World:
         """All VMs that the durable log knows."""
         return [stream.removeprefix("vm-") for stream in self.log.streams if stream.startswith("vm-")]
 
+    def network_ids(self) -> list[str]:
+        """All networks that the durable log knows."""
+        return [stream.removeprefix("network-") for stream in self.log.streams if stream.startswith("network-")]
+
     def exits(self, vm_id: str) -> set[int]:
         """The runs of a VM of which the durable log has the end."""
         events = (CODEC.decode(stored).event for stored in self.log.streams.get(f"vm-{vm_id}", ()))
@@ -156,6 +172,13 @@ class World:
         state: Vm | None = None
         for stored in self.log.streams.get(f"vm-{vm_id}", ()):
             state = COMPUTE.evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
+        return state
+
+    def network(self, network_id: str) -> Network | None:
+        """A network as of the durable log."""
+        state: Network | None = None
+        for stored in self.log.streams.get(f"network-{network_id}", ()):
+            state = NETWORKS.evolve(state, CODEC.decode(stored).event, stored.time_us)  # type: ignore[arg-type]
         return state
 
 
@@ -190,7 +213,8 @@ class WatchedHost(SimulatedHost):
         )
         self._world = world
         self.interfere = self._interfere
-        self.execs: dict[tuple[str, int], int] = {}
+        self.ports: dict[tuple[str, int], tuple[PortSpec, ...]] = {}
+        """The ports that the process of a VM's run was given."""
 
     def exec(self, effect: BootVm) -> SimulatedProcess:
         """Start a process, which has to be the only one of its VM."""
@@ -204,6 +228,10 @@ class WatchedHost(SimulatedHost):
         process = WatchedProcess(self, effect, self._last_pid, self.behaviour(effect.vm_id))
         process.world = self._world
         self.processes[effect.vm_id] = process
+        if effect.ports != tuple(vm.spec.ports):
+            raise Violation(f"{effect.vm_id} got the ports {effect.ports}, the log has {vm.spec.ports}")
+        self.ports[effect.vm_id, effect.run] = effect.ports
+        self._world.networks.check()
         return process
 
     def gets_an_orphan(self) -> None:

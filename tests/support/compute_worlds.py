@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -91,6 +92,14 @@ class World(Protocol):
         """Power the guest off from the inside while no node watches; returns when it has ended."""
         ...
 
+    def occupied(self, host_port: int) -> AbstractContextManager[None]:
+        """Another program has this port of TCP on the host's loopback."""
+        ...
+
+    def is_open(self, host_port: int) -> bool:
+        """Whether something listens at this port of TCP on the host's loopback."""
+        ...
+
 
 class SimulatedWorld:
     def __init__(self) -> None:
@@ -125,6 +134,15 @@ class SimulatedWorld:
         assert process is not None
         await process.readers.attach().send(b"poweroff\n")
         await process.guest_ended.wait()
+
+    @contextmanager
+    def occupied(self, host_port: int) -> Iterator[None]:
+        self.host.taken_ports.add(f"tcp-{host_port}")
+        yield
+        self.host.taken_ports.remove(f"tcp-{host_port}")
+
+    def is_open(self, host_port: int) -> bool:
+        return self.host.leads_to(f"tcp-{host_port}") is not None
 
     def _behaviour(self, vm_id: str) -> Behaviour:
         if self.images.get(vm_id) == TINY:
@@ -170,6 +188,15 @@ class QemuWorld:
             while (await monitor.events.get())["event"] != "SHUTDOWN":
                 pass
             await monitor.disconnect()
+
+    @contextmanager
+    def occupied(self, host_port: int) -> Iterator[None]:
+        with socket.create_server(("127.0.0.1", host_port)):
+            yield
+
+    def is_open(self, host_port: int) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+            return client.connect_ex(("127.0.0.1", host_port)) == 0
 
     async def status(self, vm_id: str) -> object:
         """What QEMU itself says of its state, while no node is connected to it."""

@@ -8,7 +8,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
+"""Bounds a hang, also where the machine is emulated and busy: there a program of Python takes many seconds to start."""
 
 
 class Told(list[str]):

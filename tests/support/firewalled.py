@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import replace
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
+from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network.flows import Flows
+from aetherscale.actors.network.model.groups import GroupRules, compile_group
 from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ruleset, compile, delta, replace_all
 from aetherscale.actors.network.nft.counters import DropCounters
 from aetherscale.actors.network.nft.nftables import Nftables
-from tests.support.fake_guest import FakeGuest, link_local, open_tap
+from tests.support.fake_guest import PATIENCE_S, FakeGuest, link_local, open_tap
 from tests.support.network_namespaces import SYSCTLS
 
 CLONE_NEWNET = 0x40000000
+LOWER_UP = 0x10000
+"""IFF_LOWER_UP: a device has its carrier."""
 OUTSIDE_MAC = "02:99:00:00:00:09"
 EMPTY = compile((), ())
 NAMESPACE = Path("/proc/thread-self/ns/net")
@@ -66,9 +74,11 @@ class Firewalled:
         self.links = IPRoute()
         self.nft = Nftables()
         self.counters = DropCounters()
+        self.flows = Flows(self.nft)
         self.applied = EMPTY
         self.networks: dict[str, NetworkRules] = {}
         self.ports: dict[str, PortRules] = {}
+        self.groups: dict[str, GroupRules] = {}
         self.guests: list[FakeGuest] = []
         self.sockets: list[socket.socket] = []
         self.nft.run(replace_all(EMPTY))
@@ -83,6 +93,7 @@ class Firewalled:
         for sock in self.sockets:
             sock.close()
         self.counters.close()
+        self.flows.close()
         self.nft.close()
         self.links.close()
 
@@ -132,6 +143,7 @@ class Firewalled:
         rules: bool = True,
         made: bool = True,
         allowed: tuple[str, ...] = (),
+        groups: tuple[str, ...] = (),
         tap: str | None = None,
         plugged: bool = True,
     ) -> FakeGuest:
@@ -148,7 +160,7 @@ class Firewalled:
         if rules:
             own = (IPv6Address(link_local(mac)), IPv6Address(guest.ipv6))
             networks = tuple(ip_network(text) for text in allowed)
-            self.ports[name] = PortRules(name, network.bridge, mac, IPv4Address(guest.ipv4), own, networks)
+            self.ports[name] = PortRules(name, network.bridge, mac, IPv4Address(guest.ipv4), own, networks, groups)
             self.apply()
         if not made:
             return guest
@@ -157,6 +169,19 @@ class Firewalled:
         if plugged:
             self.plug(name, network.bridge)
         return guest
+
+    def group(self, group_id: str, *rules: str) -> str:
+        """Let a group have these rules; its id. The first call makes the table of flows."""
+        if not self.groups:
+            self.flows.ensure()
+        self.groups[group_id] = compile_group([rule(text) for text in rules])
+        self.apply()
+        return group_id
+
+    def bear(self, guest: FakeGuest, *groups: str) -> None:
+        """Let a guest bear these groups, and no others."""
+        self.ports[guest.tap] = replace(self.ports[guest.tap], groups=tuple(sorted(groups)))
+        self.apply()
 
     def plug(self, device: str, bridge: str) -> None:
         self.links.link("set", index=self.index(device), master=self.index(bridge), state="up")
@@ -185,13 +210,23 @@ class Firewalled:
         return world
 
     def acquaint(self, bridge: str, *guests: FakeGuest) -> None:
-        """The host knows the MACs of these: what does not arrive is not lost for want of an answer to ARP."""
+        """The host knows the MACs of these: what does not arrive is not lost for want of an answer to ARP.
+
+        Nor because the bridge has its carrier only just: the kernel lets it send a moment later, and drops what is sent
+        meanwhile.
+        """
+        index, deadline_s = self.index(bridge), time.monotonic() + PATIENCE_S
+        while (link := self.links.link("get", index=index)[0])["flags"] & LOWER_UP and link["state"] == "up":
+            if link.get_attr("IFLA_OPERSTATE") == "UP":
+                break
+            assert time.monotonic() < deadline_s, f"{bridge} has a carrier, and is not up"
+            time.sleep(0.001)
         for guest in guests:
             self.neighbor(bridge, guest.ipv4, guest.mac)
             self.neighbor(bridge, guest.ipv6, guest.mac)
 
     def ruleset(self) -> Ruleset:
-        return compile(self.networks.values(), self.ports.values())
+        return compile(self.networks.values(), self.ports.values(), dict(self.groups))
 
     def apply(self) -> None:
         """Bring the kernel from what it has to what is wanted, by a delta."""
@@ -213,6 +248,40 @@ def firewalled() -> Iterator[Firewalled]:
             yield host
         finally:
             host.close()
+
+
+def rule(text: str) -> Rule:
+    """A rule, of its written form: `in:tcp:80,443`, `out:any:to=fd00::/8`, `in:icmp:echo-request:from=group/<id>`."""
+    direction, protocol, *rest = text.split(":", 2)
+    what, about = "", ""
+    if rest:
+        what, _, about = rest[0].rpartition(":from=" if direction == "in" else ":to=")
+        if rest[0].startswith(("from=", "to=")):
+            what, about = "", rest[0].partition("=")[2]
+        elif not about or not what:
+            what, about = rest[0], ""
+    values = tuple(what.split(",")) if what else ()
+    group_id = about.removeprefix("group/") if about.startswith("group/") else None
+    return Rule(
+        direction,  # type: ignore[arg-type]
+        protocol,  # type: ignore[arg-type]
+        ports=values if protocol != "icmp" else (),
+        types=values if protocol == "icmp" else (),
+        cidr=about if about and group_id is None else None,
+        group_id=group_id,
+    )
+
+
+def listed(nft: Nftables) -> list[str]:
+    """All that the kernel has of rules but counts and flows, with the elements of a set in order."""
+    said = re.sub(r"counter packets \d+ bytes \d+", "counter", nft.run("list ruleset"))
+    said = re.sub(r"(flags dynamic,timeout\n(?:\t*timeout 1m\n)?)\t*elements = \{[^}]*\}\n", r"\1", said)
+    said = re.sub(r"(set drops \{[^}]*?)elements = \{[^}]*\}\n", r"\1\n", said)
+
+    def ordered(elements: re.Match[str]) -> str:
+        return "elements = " + str(sorted(part.strip() for part in elements[1].split(",")))
+
+    return [line.strip() for line in re.sub(r"elements = \{([^}]*)\}", ordered, said).splitlines() if line.strip()]
 
 
 def heard(sock: socket.socket) -> bytes | None:

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from aetherscale.actors.compute.model.effects import Booted, DiskProvisioned
-from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
+from aetherscale.processes import launch
 from tests.support.compute_worlds import QemuWorld, boot, ensure, node, provision
 
 MOMENTS = (

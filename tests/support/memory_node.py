@@ -10,7 +10,10 @@ from typing import Any
 
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost
+from aetherscale.actors.firewall.driver import Groups
 from aetherscale.actors.images.simulated.driver import SimulatedImages, SimulatedStore
+from aetherscale.actors.network.simulated.driver import SimulatedNetworking
+from aetherscale.actors.network.simulated.host import SimulatedNetworks
 from aetherscale.bus import refusals
 from aetherscale.components import components, kinds
 from aetherscale.eventstore.codec import Codec
@@ -36,6 +39,8 @@ class MemoryNode:
         self.world = MemoryLog("host1", "epoch1")
         self.host = SimulatedHost()
         self.images = SimulatedStore()
+        self.networks = SimulatedNetworks()
+        self.networks.boot_id = self.host.boot_id
         self.now_us = 1_800_000_000_000_000
         self._ids = itertools.count(1)
         self.node: Node | None = None
@@ -50,8 +55,11 @@ class MemoryNode:
         for recorded in await self.log.read(0, 1_000_000):
             for kind in kinds():
                 apply(kind, registries[kind.name], recorded)
+        networking = SimulatedNetworking(self.networks)
         drivers: dict[str, Driver[Any, Any]] = {
-            "compute": SimulatedDriver(self.host),
+            "network": networking,
+            "firewall": Groups(networking),
+            "compute": SimulatedDriver(self.host, networking, networking),
             "images": SimulatedImages(self.images),
         }
         self.node = Node(components(), Ports(self.log, drivers, self.clock, self.new_id), registries)
@@ -87,6 +95,7 @@ class MemoryNode:
         tenant: str = "default",
         deadline_us: int | None = None,
         object_id: str = "",
+        legacy: bool = False,
     ) -> Sequence[Chunk]:
         """All chunks of an answer, in the form that they have on the wire."""
         assert self.node is not None
@@ -101,6 +110,7 @@ class MemoryNode:
             correlation_id="corr",
             deadline_us=deadline_us,
             object_id=object_id,
+            legacy=legacy,
         )
         chunks: list[Chunk] = []
         try:

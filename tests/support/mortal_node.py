@@ -1,27 +1,39 @@
-"""A real node that is killed at its N-th call of a port: `python -m tests.support.mortal_node N FILE`.
+"""A real node that is killed at its N-th call of a port: `python -m tests.support.mortal_node N FILE [networks]`.
 
 Everything is real: SQLite, nats-server, QEMU. The ports are wrapped from outside, and so are the steps within the start
-of a QEMU; what they are called is written into FILE, one a line. With N of 0 it does not die.
+of a QEMU; what they are called is written into FILE, one a line. With N of 0 it does not die. One that is started with
+the FILE of another goes on counting.
+
+With `networks` the calls are those of the driver of networks and of the ports of VMs, and each step on the host that
+they consist of: a transaction of nft, a request of netlink, a process, a file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aetherscale.actors.compute.qemu import launch
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.network.dnsmasq.directory import Directory
+from aetherscale.actors.network.dnsmasq.process import Process, Starting
+from aetherscale.actors.network.driver import HostNetworking
+from aetherscale.actors.network.netlink import taps
+from aetherscale.actors.network.netlink.requests import Requests
+from aetherscale.actors.network.nft.nftables import Nftables
 from aetherscale.bus.bus import Bus
 from aetherscale.components import components
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.groupcommit import LogStore
 from aetherscale.eventstore.store import Append
+from aetherscale.processes import launch
 from aetherscale.runtime.app import Ready, run_node
 from aetherscale.runtime.component import Component, Driver
 from aetherscale.runtime.component import Host as DriverHost
@@ -36,15 +48,17 @@ class Fate:
 
     def __init__(self, fatal: int, told: Path) -> None:
         self._fatal, self._told = fatal, told
-        self._calls = 0
+        self._calls = len(told.read_text().splitlines()) if told.exists() else 0
+        self._turn = threading.Lock()
 
     def step(self, name: str) -> None:
-        """One more: it may be the last."""
-        self._calls += 1
-        with self._told.open("a") as file:
-            file.write(f"{name}\n")
-        if self._calls == self._fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
+        """One more: it may be the last. Any thread may call."""
+        with self._turn:
+            self._calls += 1
+            with self._told.open("a") as file:
+                file.write(f"{name}\n")
+            if self._calls == self._fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     async def around(self, name: str, work: Awaitable[T]) -> T:
         """A call: the process may end before it or after it."""
@@ -65,16 +79,67 @@ class Fate:
 
         setattr(owner, name, wrapped)
 
+    def wrap_end(self, owner: Any, name: str, called: str) -> None:
+        """The same for a step of which the beginning is the end of the step before it."""
+        plain: Callable[..., Any] = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            result = plain(*arguments, **options)
+            self.step(f"after {called}")
+            return result
+
+        async def awaited(*arguments: Any, **options: Any) -> Any:
+            result = await plain(*arguments, **options)
+            self.step(f"after {called}")
+            return result
+
+        setattr(owner, name, awaited if inspect.iscoroutinefunction(plain) else wrapped)
+
+    def wrap_call(self, owner: Any, name: str) -> None:
+        """A method that is awaited: the process may end before it or after it."""
+        plain: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+        async def wrapped(*arguments: Any, **options: Any) -> Any:
+            return await self.around(name, plain(*arguments, **options))
+
+        setattr(owner, name, wrapped)
+
+
+def wrap_networks(fate: Fate) -> None:
+    """The calls of the ports of VMs, and the steps on the host that networks and ports are made of."""
+    for name in ("open", "close_ports", "restore", "reconnect"):
+        fate.wrap_call(HostNetworking, name)
+    steps: tuple[tuple[Any, str, str], ...] = (
+        (Nftables, "run", "rules"),
+        (taps, "attach", "tap made"),
+        (taps, "keep", "tap kept"),
+        (Requests, "make_link", "link made"),
+        (Requests, "set_link", "link set"),
+        (Requests, "add_static_entry", "static entry"),
+        (Requests, "_remove", "links removed"),
+        (Requests, "_change_address", "address"),
+        (Directory, "write", "file of a resolver"),
+        (Directory, "write_record", "record of a resolver"),
+        (Directory, "remove", "directory of a resolver removed"),
+        (Starting, "release", "resolver released"),
+        (Process, "end", "resolver ended"),
+    )
+    for owner, name, called in steps:
+        fate.wrap_end(owner, name, called)
+
 
 class MortalHost(Host):
     """This host, but for the ends of processes."""
 
-    def __init__(self, fate: Fate) -> None:
+    def __init__(self, fate: Fate, *, only_networks: bool) -> None:
         self._fate = fate
+        self._only_networks = only_networks
 
     async def open_store(self, settings: Settings) -> LogStore:
         store = await super().open_store(settings)
         assert isinstance(store, LogStore)
+        if self._only_networks:
+            return store
         commit = store._backend.commit
 
         async def mortal(appends: Sequence[Append]) -> Sequence[Outcome]:
@@ -85,6 +150,8 @@ class MortalHost(Host):
 
     async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         bus = await super().connect(broker, settings, stack)
+        if self._only_networks:
+            return bus
         publish: Any = bus.publish
 
         async def mortal(subject: str, body: bytes, headers: Any = None, *, reply: str = "") -> None:
@@ -107,18 +174,23 @@ class MortalHost(Host):
         return driver
 
 
-def main(fatal: int, told: Path) -> None:
+def main(fatal: int, told: Path, what: str = "") -> None:
     """Serve until the fatal call, or SIGTERM."""
     fate = Fate(fatal, told)
     fate.wrap(launch, "spawn")
-    fate.wrap(VmDirectory, "write_record")
-    fate.wrap(VmDirectory, "remove")
+    if what == "networks":
+        wrap_networks(fate)
+    else:
+        fate.wrap(VmDirectory, "write_record")
+        fate.wrap(VmDirectory, "remove")
+
+    host = MortalHost(fate, only_networks=what == "networks")
 
     def ready(told: Ready) -> None:
         print(f"ready: node {told.node}", flush=True)
 
-    asyncio.run(run_node(components(), load_settings({}, os.environ), ready, MortalHost(fate)))
+    asyncio.run(run_node(components(), load_settings({}, os.environ), ready, host))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

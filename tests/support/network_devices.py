@@ -90,7 +90,7 @@ async def passes(sender: int, receiver: int, payload: bytes) -> bool:
             return False
 
 
-TUNGETIFF, TUNSETIFF = 0x800454D2, 0x400454CA
+TUNGETIFF, TUNSETIFF, TUNSETPERSIST = 0x800454D2, 0x400454CA, 0x400454CB
 
 
 class Everything:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from aetherscale.actors.compute.qemu.users import has_capability
+from aetherscale.processes.users import has_capability
 
 TUN: Final = "/dev/net/tun"
 SYSCTLS: Final = "/proc/sys/net/ipv4/ip_forward"

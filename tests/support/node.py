@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError
+
+from tests.support.nats_client import TidyClient
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -44,7 +45,8 @@ class RunningNode:
         """A program that becomes the node's."""
         self.program: tuple[str, ...] = ("-m", "aetherscale", "serve")
         self._process: Process | None = None
-        self._client: Client | None = None
+        self._client: TidyClient | None = None
+        self._connecting = asyncio.Lock()
         self.output: list[str] = []
         self._reading: asyncio.Task[None] | None = None
 
@@ -89,14 +91,14 @@ class RunningNode:
         await self._process.wait()
 
     async def client(self) -> Client:
-        """A NATS client with an operator's rights."""
-        if self._client is None or not self._client.is_connected:
-            await self._drop_client()
-            context = json.loads((self.state_dir / "nats.json").read_text())
-            self._client = await nats.connect(
-                context["url"], user=context.get("user"), password=context.get("password"), max_reconnect_attempts=-1
-            )
-        return self._client
+        """A NATS client with an operator's rights, the same for all who ask at once."""
+        async with self._connecting:
+            if self._client is None or not self._client.is_connected:
+                await self._drop_client()
+                context = json.loads((self.state_dir / "nats.json").read_text())
+                login = {"user": context.get("user"), "password": context.get("password")}
+                self._client = await TidyClient.connected(context["url"], **login, max_reconnect_attempts=-1)
+            return self._client
 
     async def stop(self) -> int:
         """A tidy end; answers with the exit status."""
@@ -168,8 +170,12 @@ class RunningNode:
 
     async def vms(self) -> list[Chunk]:
         """The views of all VMs."""
-        chunks = await self.request("aether.v1.default.cmd.compute.list-vms", {})
-        return [chunk["vm"] for chunk in chunks if chunk["type"] == "item"]
+        return await self.items("compute.list-vms", "vm")
+
+    async def items(self, task: str, kind: str) -> list[Chunk]:
+        """The views of a list."""
+        chunks = await self.request(f"aether.v1.default.cmd.{task}", {})
+        return [chunk[kind] for chunk in chunks if chunk["type"] == "item"]
 
     async def until_vm(self, vm: str, **wanted: Any) -> Chunk:
         """The view of a VM as soon as it has these fields; told by its events, not by asking again and again."""
@@ -206,9 +212,7 @@ class RunningNode:
         """Close it: one that is left alone goes on connecting."""
         client, self._client = self._client, None
         if client is not None:
-            # The broker may have gone before it took the last bytes; Python 3.12 and later may say so by a TypeError.
-            with contextlib.suppress(OSError, TypeError):
-                await client.close()
+            await client.end()
 
     async def _end(self, how: signal.Signals) -> int:
         assert self._process is not None

@@ -32,8 +32,9 @@ from aetherscale.actors.compute.model.effects import (
     Removed,
     RemoveVm,
 )
-from aetherscale.actors.compute.qemu import accel, identity, launch
+from aetherscale.actors.compute.qemu import accel, identity
 from aetherscale.actors.compute.qemu.driver import QEMU
+from aetherscale.processes import launch
 from tests.support import reaper
 from tests.support.compute_worlds import PATIENCE_S, VM, QemuWorld, boot, booted, ensure, node, provision
 

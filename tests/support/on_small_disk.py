@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 
 from aetherscale.actors.compute.driver import Found
-from aetherscale.actors.compute.model.effects import EffectFailed, Ended, EndVm, GuestPaused, GuestReady, GuestResumed
+from aetherscale.actors.compute.model.effects import Ended, EndVm, GuestPaused, GuestReady, GuestResumed
 from aetherscale.actors.compute.qemu.disk import MIB
+from aetherscale.kernel.failures import EffectFailed
 from tests.support import reaper
 from tests.support.compute_worlds import (
     OTHER_VM,

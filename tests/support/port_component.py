@@ -79,12 +79,12 @@ def evolve(port: Port | None, event: Any, at_us: int) -> Port:
 def holds(port: Port) -> Sequence[Holding]:
     if port.phase == "deleted":
         return ()
-    return (Name("port", port.name), *(NodeKey("address", address) for address in port.addresses))
+    return (Name("port", port.name), *(NodeKey("port-address", address) for address in port.addresses))
 
 
 def require_free(world: World, port_id: str, addresses: Sequence[str]) -> None:
     for address in addresses:
-        holder = world.named("address", NO_TENANT, address)
+        holder = world.named("port-address", NO_TENANT, address)
         if holder is not None and holder.id != port_id:
             raise Refused(Reason.CONFLICT, f"the address {address} is that of {holder.state.name}")
 
@@ -125,12 +125,11 @@ PORTS: Component[Port, Event] = Component(
         (PortMade, PortMoved, PortDeleted),
         evolve,
         lambda port, node, revision, requested_by: View(port.id, port.name, port.phase, port.addresses, revision),
-        keys=("address",),
+        keys=("port-address",),
     ),
     decider=Decider(decide, evolve, lambda port: None),
     holds=holds,
     announce=lambda port, event: None,
-    failed=lambda effect, reason: PortDeleted(),
     listing=Listing(ListOptions, PortOptions),
     commands={
         "make-port": Command(MakeOptions, make, lambda port: True, creates=True),

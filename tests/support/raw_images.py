@@ -10,3 +10,11 @@ def bare_image(directory: Path) -> Path:
     image = directory / "bare.img"
     image.write_bytes(bytes(510) + b"\x55\xaa" + bytes((1 << 20) - 512))
     return image
+
+
+def idle_image(directory: Path) -> Path:
+    """The same, but for a processor that its guest halts at once: many of them cost nothing."""
+    image = directory / "idle.img"
+    # cli; hlt; jmp to the hlt
+    image.write_bytes(b"\xfa\xf4\xeb\xfd".ljust(510, b"\0") + b"\x55\xaa" + bytes((1 << 20) - 512))
+    return image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv6Network
 
 from aetherscale.actors.network.model.chains import Drop
 from tests.support import frames
@@ -87,11 +88,11 @@ def _ipv4(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:
 
 
 def _ipv6(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:
-    prefix = victim.ipv6.split("::")[0]
+    prefix = IPv6Network((victim.ipv6, 64), strict=False)
     for name, source in (
         ("victim", victim.ipv6),
         ("victims-link", victim.local),
-        ("privacy", f"{prefix}::dead:beef"),
+        ("privacy", str(prefix[0xDEAD_BEEF])),
         ("world", "2001:db8::7"),
         ("mapped", f"::ffff:{victim.ipv4}"),
         ("group", "ff02::1"),

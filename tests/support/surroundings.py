@@ -41,12 +41,18 @@ def lines(directory: Path) -> Iterator[tuple[str, ...]]:
         "COMMAND": "true",
         "NAME": "web",
         "WORD": "vm",
+        "PART": "bridge",
+        "VM": "web",
+        "GROUP": "http",
+        "HOST": "8080",
+        "PORTS": "8080:80",
     }
     for path, command in commands():
         if path in (*ENDLESS, *HEAVY):
             continue
         words = [*path.split(), *(values[argument.name] for argument in command.arguments)]
         words += ["--image", "blank"] if path == "vm create" else []
+        words += ["--from", "web", "--to", "host", "--port", "icmp"] if path == "firewall explain" else []
         words += ["--dry-run"] if path.startswith("host") else []
         yield tuple(words)
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.model import commands, effects, events
+from aetherscale.actors.compute.model import commands, events
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.spec import Given
 
 VM = "0123456789abcdef"
@@ -26,6 +27,9 @@ SPEC = commands.VmSpec(
     autostart=True,
     labels={},
 )
+PORT = commands.PortSpec("7" * 16, "lab", "web", "aep0123456789ab", "52:54:00:00:00:01", "10.9.8.2", None)
+WEB, SSH = commands.BorneGroup("a" * 16, "web"), commands.BorneGroup("3" * 16, "ssh")
+FORWARD = commands.Forward("5" * 16, "tcp", "", 8080, 80)
 CREATE = commands.CreateVm(VM, SPEC)
 REQUESTED = events.VmRequested(VM, SPEC)
 DISK = events.DiskProvisioned(1024)
@@ -53,8 +57,8 @@ def exited(reason: events.ExitReason, run: int = 1, **more: Any) -> events.VmExi
     return events.VmExited(run=run, reason=reason, **fields)
 
 
-def failed(key: str, *, retryable: bool = True) -> effects.EffectFailed:
-    return effects.EffectFailed(key, "it broke", "mend it", retryable, "the end of the log")
+def failed(key: str, *, retryable: bool = True) -> EffectFailed:
+    return EffectFailed(key, "it broke", "mend it", retryable, "the end of the log")
 
 
 def phase_of(vm: Given[Vm, Any, Any, Any]) -> str:

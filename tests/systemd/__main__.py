@@ -20,7 +20,9 @@ from typing import Final
 
 from tests.support.node import ROOT
 
-SUITES: Final = ("tests/contract/test_supervisor.py", "tests/systemd/inside.py")
+SUITES: Final = ("tests/contract/test_supervisor.py", "tests/systemd/inside.py", "tests/systemd/networks.py")
+REBOOTS: Final = "tests/systemd/bridge.py"
+"""A suite that boots containers itself."""
 PATIENCE_S: Final = 60.0
 SOURCE: Final = "/srv/aetherscale"
 """Where the container has this project for everybody."""
@@ -35,7 +37,11 @@ def main(arguments: Sequence[str]) -> int:
     with booted() as leader:
         inside = [*entering(leader), f"--wdns={ROOT}"]
         tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(arguments or SUITES)]
-        return subprocess.run([*inside, *tests], check=False).returncode
+        status = subprocess.run([*inside, *tests], check=False).returncode
+    if not arguments:
+        reboots = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", REBOOTS]
+        status = status or subprocess.run(reboots, cwd=ROOT, check=False).returncode
+    return status
 
 
 def entering(leader: int) -> list[str]:

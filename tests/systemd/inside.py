@@ -8,7 +8,6 @@ import os
 import pwd
 import signal
 import subprocess
-import sysconfig
 from asyncio.subprocess import DEVNULL
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +15,11 @@ from typing import Any, Final
 import pytest
 
 from aetherscale import service
-from aetherscale.actors.compute.qemu import supervision, users
+from aetherscale.actors.compute.qemu import supervision
+from aetherscale.processes import users
 from tests.contract.test_supervisor import Spawned
 from tests.support.eventually import asked_until
-from tests.support.node import ROOT, guests
+from tests.support.node import guests
 from tests.support.raw_images import bare_image
 from tests.systemd.units import no_units, told, units
 
@@ -51,26 +51,6 @@ async def test_the_limits_are_those_of_the_scope(tmp_path: Path) -> None:
 
 
 # --- a node that is a service ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def program() -> tuple[str, ...]:
-    """The command line of an installation that everybody may read, on a host whose users have managers."""
-    # The system's own Python: the one that the tests run on may be in a home, which the service does not see.
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", "/opt/aetherscale"], check=True)
-    (packages,) = Path("/opt/aetherscale/lib").glob("python3*/site-packages")
-    site = Path(sysconfig.get_path("purelib")).relative_to(ROOT)
-    (packages / "shared.pth").write_text(f"/srv/aetherscale/{site}\n/srv/aetherscale/src\n")
-    script = Path("/opt/aetherscale/bin/aetherscale")
-    script.write_text('#!/bin/sh\nexec /opt/aetherscale/bin/python -m aetherscale "$@"\n')
-    script.chmod(0o755)
-    Path("/opt/aetherscale/bin/nats-server").symlink_to(f"/srv/aetherscale/{site.parents[2]}/bin/nats-server")
-    # The container's /etc is empty, and so has no PAM through which a user's manager is started elsewhere.
-    drop_in = Path("/etc/systemd/system/user@.service.d/without-pam.conf")
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text("[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n")
-    subprocess.run(["systemctl", "daemon-reload"], check=True)
-    return ("/opt/aetherscale/bin/python", "-m", "aetherscale")
 
 
 def lines(*command: str) -> list[str]:
@@ -237,6 +217,9 @@ async def test_a_guest_that_breaks_out_of_its_qemu_is_nobody_on_the_host(program
     assert as_escaped(one, "test", "-r", "/etc").returncode == 0, "or nothing was tried"
     for pid in (two, node):
         assert as_escaped(one, "kill", "-0", str(pid)).returncode != 0
+    assert as_escaped(one, "test", "-w", "/proc/sys/net/ipv4/ip_forward").returncode == 1
+    assert as_escaped(one, "ip", "link", "show").returncode == 0, "or nothing was tried"
+    assert "Operation not permitted" in as_escaped(one, "ip", "link", "add", "br9", "type", "bridge").stderr
     asked = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     refused = as_escaped(one, "/usr/bin/python3", "-c", asked, str(users.MAPPER))
     assert "PermissionError" in refused.stderr, "nobody but the node gets a uid there"

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.compute.qemu import launch, supervision
+from aetherscale.actors.compute.qemu import supervision
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
+from aetherscale.processes import launch
 
-WELL: Final = "ALL-AS-IT-SHOULD-BE"
 TAKES_TOO_MUCH: Final = "held = []\nwhile True:\n    held.append(bytearray(1 << 20))\n"
 IS_KILLED: Final = "import os; os.kill(os.getpid(), 9)"
 
@@ -25,7 +25,6 @@ def main() -> None:
         print(f"signal {number}: {why or 'nobody can tell'}", flush=True)
         assert number == signal.SIGKILL
         assert bool(why) == is_told
-    print(WELL, flush=True)
 
 
 def end_of(supervisor: Supervisor, script: str) -> int:

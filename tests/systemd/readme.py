@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aetherscale import __version__
+from tests.support.debian_host import copy_checkout
 from tests.support.node import ROOT
 from tests.systemd.__main__ import booted, entering
 
@@ -94,17 +95,7 @@ def make(root: Path, suite: str, tar: str | None) -> None:
         subprocess.run(["tar", "-xf", tar, "-C", root], check=True)
     with suppress(FileNotFoundError):
         shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    checkout = root / CHECKOUT[1:]
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, files.split("\0")):
-        if (ROOT / name).is_file():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, checkout / name)
+    copy_checkout(root / CHECKOUT[1:])
 
 
 def options(root: Path) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from aetherscale.kernel.errors import Reason, Refused
-from aetherscale.kernel.names import is_name
-from aetherscale.settings import load_settings, node_name
+from aetherscale.settings import load_settings
 
 
 @pytest.fixture
@@ -38,6 +37,7 @@ class TestPrecedence:
             'stream-max-bytes = "64M"\n'
             'cache-dir = "/c"\n'
             'image-dirs = ["/i", "/j/k"]\nimage-networks = ["10.0.0.0/8", "::1/128"]\n'
+            'public-bridge = "lan"\n'
         )
         from_file = load({"config": str(file)})
         from_environment = load(
@@ -51,6 +51,7 @@ class TestPrecedence:
             AETHERSCALE_CACHE_DIR="/c",
             AETHERSCALE_IMAGE_DIRS="/i:/j/k/",
             AETHERSCALE_IMAGE_NETWORKS="10.0.0.0/8, ::1",
+            AETHERSCALE_PUBLIC_BRIDGE="lan",
         )
         from_flags = load(
             {
@@ -64,6 +65,7 @@ class TestPrecedence:
                 "cache-dir": "/c",
                 "image-dirs": "/i:/j/k",
                 "image-networks": "10.0.0.0/8,::1/128",
+                "public-bridge": "lan",
             }
         )
         assert from_file == from_environment == from_flags
@@ -108,6 +110,8 @@ class TestRefusals:
             ("image-dirs = 5", "got 5, expected texts with ':' between, or in a file a list of texts"),
             ('image-dirs = ["/a", 5]', "expected texts with ':' between"),
             ('image-networks = "10.0.0.1/8"', "has host bits set, expected networks like 10.0.0.0/8"),
+            ('public-bridge = "a bridge"', "got 'a bridge', expected the name of a network device"),
+            ('public-bridge = ".."', "expected the name of a network device"),
             ('image-networks = "anywhere"', "expected networks like 10.0.0.0/8"),
             ("stream-max-bytes = true", "got True"),
         ],
@@ -127,20 +131,3 @@ class TestRefusals:
     def test_a_wrong_variable_is_named(self) -> None:
         with pytest.raises(Refused, match="AETHERSCALE_SIMULATED: got 'maybe'"):
             load(AETHERSCALE_SIMULATED="maybe")
-
-
-@pytest.mark.parametrize(
-    ("hostname", "name"),
-    [
-        ("host1", "host1"),
-        ("My_Host.example.org", "my-host"),
-        ("10-0-0-1", "n-10-0-0-1"),
-        ("-x-", "x"),
-        ("", "node"),
-        ("…", "node"),
-        ("a" * 100, "a" * 60),
-    ],
-)
-def test_a_hosts_name_is_made_into_a_valid_one(hostname: str, name: str) -> None:
-    assert node_name(hostname) == name
-    assert is_name(name)

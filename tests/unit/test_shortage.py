@@ -18,6 +18,7 @@ import pytest
 from aetherscale import shortage
 from aetherscale.bus.tasks import Tasks
 from aetherscale.eventstore.sqlite.connection import full
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.findings import Finding
 from aetherscale.runtime.effects import EffectRunner
 from aetherscale.settings import Settings, load_settings
@@ -66,15 +67,15 @@ def test_the_real_python_does(tmp_path: Path) -> None:
 async def test_work_that_gets_no_thread_has_failed_and_is_no_fault_of_the_node(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    answers: list[str] = []
+    answers: list[EffectFailed] = []
 
     async def perform(aggregate_id: str, effect: Any) -> str:
         raise RuntimeError("can't start new thread")
 
     nowhere: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    work = EffectRunner(lambda _: None, perform, lambda _, reason: reason, lambda *_: nowhere, lambda: 0, Tasks("t"))
+    work = EffectRunner(lambda _: None, perform, lambda *_: nowhere, lambda: 0, Tasks("t"))
     answers.append(await work._outcome("x", Effect()))
-    assert answers == [f"{shortage.THREADS}: {shortage.MORE_THREADS}"]
+    assert answers == [EffectFailed("k", f"{shortage.THREADS}: {shortage.MORE_THREADS}")]
     assert "Traceback" not in caplog.text
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from aetherscale.__main__ import program
 from aetherscale.actors.compute.model.effects import GuestEnded
+from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.actors.compute.qemu.guest import _PANIC
 from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.actors.images.driver import HostImages, Imports
@@ -18,7 +19,6 @@ from aetherscale.actors.images.model.decide import decide, evolve, pending
 from aetherscale.actors.images.model.events import ImageDeleted
 from aetherscale.actors.images.model.presentation import is_ready
 from aetherscale.bus.refusals import hint
-from aetherscale.components import kinds
 from aetherscale.debugger.maintenance import import_
 from aetherscale.debugger.past import explained
 from aetherscale.debugger.why import explain
@@ -41,7 +41,7 @@ async def why(node: MemoryNode) -> tuple[list[str], str]:
     """Every sentence of the VM `web`, and the sum of them."""
     log = debugging(node)
     past = await log.state_at(await log.position(None))
-    found = await explain(log, past, kinds()[0], past.find("vm", "default", "web"), whole=True)
+    found = await explain(log, past, VM_KIND, past.find("vm", "default", "web"), whole=True)
     return [sentence.text for chapter in found.chapters for sentence in chapter.sentences], found.summary
 
 

@@ -35,6 +35,8 @@ CODES: Final[Mapping[Reason, int]] = {
     Reason.STORAGE_FULL: 507,
 }
 """The number of each reason, as in HTTP."""
+WORDS: Final[Mapping[str, str]] = {"group": "firewall group"}
+"""The words of the command line under which the tasks of a kind are, where they are not the kind itself."""
 SLUGS: Final[Mapping[int, str]] = {code: reason.value for reason, code in CODES.items()}
 """The word of each number."""
 
@@ -63,7 +65,12 @@ def hint(remedy: Remedy) -> str:
 
 def command_line(task: Task) -> str:
     """How a task is typed in a shell: `aetherscale vm stop web --kill`."""
-    words = ["aetherscale", task.kind, task.verb, task.of]
+    words = ["aetherscale", *words_of(task.kind).split(), task.verb, task.of]
     for name, value in task.options.items():
         words += [f"--{name}", "" if value is True else str(value)]
     return shlex.join(word for word in words if word)
+
+
+def words_of(kind: str) -> str:
+    """The words before the task of a kind on the command line: `vm`, `firewall group`."""
+    return WORDS.get(kind, kind)

@@ -7,7 +7,7 @@ without an effect on the present state are left out unless everything is wanted.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
@@ -157,23 +157,32 @@ async def _event_of(log: PastLog, cause: str | None) -> Recorded | None:
     return event
 
 
-def _field(event: Struct, name: str) -> str:
-    """A field of an event, or of a part of it; "" where there is none of that name."""
-    for parts in (event, *(value for value in structs.asdict(event).values() if isinstance(value, Struct))):
-        if (found := getattr(parts, name, None)) is not None:
-            return str(found)
-    return ""
+def _fields(of: Struct, name: str) -> Iterator[str]:
+    """The values of all fields of this name: of an event, of its parts, and of those in lists."""
+    for field, value in structs.asdict(of).items():
+        if field == name and value is not None:
+            yield str(value)
+        for part in value if isinstance(value, list) else (value,):
+            if isinstance(part, Struct):
+                yield from _fields(part, name)
 
 
 async def _mentions(log: PastLog, past: Past, origin: Recorded, kind: Kind[Any]) -> AsyncIterator[Mention]:
-    """The objects of other kinds that the request of this one names by their id."""
-    for other in past.kinds:
-        mentioned = _field(origin.event, f"{other.name}_id") if other.name != kind.name else ""
+    """The objects of other kinds that the request of this one names by their id, each with the last turn it has taken
+    since then: what was lost of a network may be what this one has there.
+    """
+    others = [other for other in past.kinds if other.name != kind.name]
+    named = [(other, id_) for other in others for id_ in dict.fromkeys(_fields(origin.event, f"{other.name}_id"))]
+    for other, mentioned in named:
         aggregate = past.registries[other.name].aggregates.get(mentioned)
         if aggregate is None:
             continue
-        first = chapters(other, await log.stream(stream_name(other.name, aggregate.id)))[0]
+        recorded = await log.stream(stream_name(other.name, aggregate.id))
+        first, *later = chapters(other, [each for each in recorded if each.seq <= past.position])
         text = f"{other.descriptions.summarize(aggregate.state)}; {first.actor} {first.sentences[0].text}"
+        turns = [each.sentences for each in later if each.role == "turn" and each.sentences[0].seq > origin.seq]
+        if turns:
+            text += f"; at {turns[-1][0].time} {'; '.join(sentence.text for sentence in turns[-1])}"
         yield Mention(other.name, aggregate.id, aggregate.state.name, text)
 
 

@@ -62,7 +62,8 @@ class Refused(Exception):
     """A request that is not served: the operation, what it got, what it expected, and what to do next.
 
     `message` is one sentence or two; `field` names the offending field of the input; `retryable` says whether the same
-    request may be served later.
+    request may be served later; `made_by` is the task that makes what is missing, or is making it, which the first
+    version's message has done on the way.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Refused(Exception):
         remedy: str | Task | Remedy = (),
         field: str = "",
         retryable: bool = False,
+        made_by: Task | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
@@ -81,4 +83,5 @@ class Refused(Exception):
         self.remedy: Remedy = remedy if isinstance(remedy, tuple) else (remedy,) if remedy else ()
         self.field = field
         self.retryable = retryable
+        self.made_by = made_by
         self.details = dict(details or {})

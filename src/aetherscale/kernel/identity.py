@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Unit = Literal["", "MiB", "GiB", "bytes", "moment", "id"]
-"""How the values of a column are meant; "" for words and plain numbers."""
+Unit = Literal["", "MiB", "GiB", "bytes", "moment", "id", "addresses", "count"]
+"""How the values of a column are meant; "" for words and plain numbers, `addresses` for a list of ports, `count` for a
+list of which the length is shown.
+"""
 
 
 class Column(NamedTuple):
@@ -17,8 +19,12 @@ class Column(NamedTuple):
     unit: Unit = ""
     is_name: bool = False
     """Whether it has names, which are never cut: they go on in the next line."""
-    is_spare: bool = False
-    """Whether it may be left out where there is no room."""
+    spare: int = 0
+    """Where there is no room, columns are left out in this order, 1 before 2; 0 for one that is not left out."""
+    otherwise: tuple[str, ...] = ()
+    """The fields that stand in its place where it is null, the first one that is not."""
+    shown: Literal["", "brief", "wide"] = ""
+    """Whether it is only in the brief table of a terminal, or only in all others."""
 
 
 NAME = Column("NAME", "name", is_name=True)

@@ -17,7 +17,9 @@ class Event(Struct, frozen=True, rename="kebab", gc=False):
 
     SCHEMA: ClassVar[int] = 1
     ONLY_ADDED: ClassVar[bool] = False
-    """Whether every schema since the first has only added fields with defaults: then older ones need no upcaster."""
+    """Whether every schema since the first has only added fields with defaults, or values that a field may have: then
+    older ones need no upcaster.
+    """
 
 
 class Envelope(Struct, Generic[M], frozen=True):

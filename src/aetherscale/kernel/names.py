@@ -20,6 +20,7 @@ LEAST_SHORT_ID: Final = 4
 
 NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?\Z"
 IMAGE_NAME_PATTERN: Final = r"\A[a-z](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z"
+DEVICE_NAME_PATTERN: Final = r"\A(?!\.{1,2}\Z)[A-Za-z0-9_.+@=-]{1,15}\Z"
 ID_PATTERN: Final = r"\A[0-9][0-9a-f]{15}\Z"
 ID_LENGTH: Final = 16
 CHANNEL_PATTERN: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
@@ -33,6 +34,7 @@ IMAGE_NAME_RULE: Final = (
     "lower-case letters a-z, digits, dashes, '.' and '_'; it begins with a letter, ends with a letter or digit, and "
     "has at most 63 characters"
 )
+DEVICE_NAME_RULE: Final = "the name of a network device: at most 15 letters, digits and the signs _ . + @ = -"
 ID_RULE: Final = "an id of 16 digits 0-9 and a-f, which begins with 0-9"
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description=f"a name: {NAME_RULE}")]
@@ -119,6 +121,11 @@ def ambiguous(short: str, meant: Sequence[tuple[str, str]], field: str = "") -> 
         field=field,
         remedy="give more of the id, or the name",
     )
+
+
+def is_device_name(text: str) -> bool:
+    """Whether it can be the name of a network device, and is harmless wherever it is written."""
+    return re.match(DEVICE_NAME_PATTERN, text) is not None
 
 
 def is_name(text: str) -> bool:

@@ -11,7 +11,6 @@ that can no longer be trusted is told through `broken`.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
@@ -40,10 +39,12 @@ from aetherscale.kernel.replies import Chunk, status
 from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.wire import decode
+from aetherscale.runtime.asked import no_such_task
 from aetherscale.runtime.component import Command, Component, Driver, Effect
 from aetherscale.runtime.effects import Clock, EffectRunner
 from aetherscale.runtime.mailboxes import Mailboxes
 from aetherscale.runtime.narration import Narrator
+from aetherscale.runtime.ontheway import OnTheWay
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
 from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
@@ -75,6 +76,7 @@ class Actor(Generic[S, M]):
         clock: Clock,
         new_id: Callable[[], str],
         broken: Callable[[StoreError], None],
+        on_the_way: OnTheWay,
     ) -> None:
         self.component = component
         self.registry = registry
@@ -87,6 +89,7 @@ class Actor(Generic[S, M]):
         self._clock = clock
         self._new_id = new_id
         self._broken = broken
+        self._on_the_way = on_the_way
         self._tasks = Tasks(component.name)
         self._mailboxes = Mailboxes(self._tasks)
         self._watches: Watches[S] = Watches()
@@ -94,7 +97,6 @@ class Actor(Generic[S, M]):
         self._effects = EffectRunner(
             self._pending,
             self._perform,
-            component.failed,
             self._outcome,
             clock,
             self._tasks,
@@ -128,7 +130,7 @@ class Actor(Generic[S, M]):
 
     def serve(self, call: Call) -> AsyncIterator[Chunk]:
         """Take a call: see `kernel.calls.Serve`."""
-        what, component, kind = f"{self.component.name}.{call.task}", self.component, self._kind
+        what, component, kind = f"{call.component}.{call.task}", self.component, self._kind
         if (query := component.queries.get(call.task)) is not None:
             return query.answer(self._service, decode(call.body, query.options, what), call)
         if call.task == component.identity.list_task:
@@ -137,10 +139,7 @@ class Actor(Generic[S, M]):
             return self._world.show(kind, decode(call.body, component.listing.show_options, what), call)
         command = component.commands.get(call.task)
         if command is None:
-            tasks = tuple(component.tasks())
-            near = difflib.get_close_matches(call.task, tasks, 1)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(tasks)}"
-            raise Refused(Reason.NOT_FOUND, f"{component.name} has no task {call.task!r}", remedy=hint, field="task")
+            raise no_such_task(component.name, call.task, component.tasks())
         options = decode(call.body, command.options, what)
         try:
             target = self._target(command, options, call)
@@ -149,6 +148,14 @@ class Actor(Generic[S, M]):
         change = self._watches.follow(target)
         job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target), bounded=True)
         return self._answer(job, change, call)
+
+    def named(self, tenant: str, name: str) -> Aggregate[S] | None:
+        """As in `Maker`."""
+        return self._world.named(self._kind, tenant, name)
+
+    def join(self, aggregate: Aggregate[S], call: Call) -> AsyncIterator[Chunk]:
+        """As in `Maker`."""
+        return self._narrator.narrate(Handled(((None, aggregate),)), self._watches.follow(aggregate.id), call)
 
     def report(self, observation: Any) -> asyncio.Future[Any]:
         """An observation of the host about an aggregate: see `Report`."""
@@ -177,7 +184,11 @@ class Actor(Generic[S, M]):
         for _ in range(CONFLICT_LIMIT):
             aggregate = self.registry.aggregates.get(target)
             sight = Sight(self._world, self._kind, target)
-            message = command.prepare(options, call, target, sight)
+            try:
+                message = command.prepare(options, call, target, sight)
+            except Refused as refused:
+                await self._on_the_way.make(refused, call)
+                continue
             envelope = Envelope(
                 message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
             )

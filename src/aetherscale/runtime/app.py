@@ -35,6 +35,7 @@ from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.times import to_rfc3339
+from aetherscale.runtime.asked import tasks_under
 from aetherscale.runtime.component import Component
 from aetherscale.runtime.drivers import Drivers
 from aetherscale.runtime.host import Broker, Host, Platform
@@ -169,7 +170,8 @@ async def _open_doors(
     """Everything through which others reach the node, or hear of it."""
     now_us, new_id = platform.now_us, platform.new_id
     instance = new_id()
-    described = [Service(each.name, each.identity.about, tuple(each.tasks())) for each in components]
+    tasks = {each.name: tuple(tasks_under(each.name, components)) for each in components}
+    described = [Service(each.name, each.identity.about, tasks[each.name]) for each in components]
     services = Services(bus, described, node=settings.node, instance=instance, version=__version__, started_us=now_us())
     ingress = Ingress(
         bus,

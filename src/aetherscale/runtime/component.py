@@ -118,8 +118,19 @@ class World(Protocol):
         """How an aggregate looks from outside, which is all that another component knows of it. Raises `Refused`."""
         ...
 
+    def of_tenant(self, kind: str, tenant: str) -> Sequence[Aggregate[Any]]:
+        """All aggregates of a tenant that are not deleted, by name. No version is noted."""
+        ...
+
     def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """The aggregates that use this one, by name."""
+        ...
+
+    def port(self, name: str) -> Any:
+        """The object that a component's driver offers under this name: see `Component.offers`.
+
+        For what a decision needs to know of the host. What is found is recorded in the event; nothing is noted.
+        """
         ...
 
     def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:
@@ -160,6 +171,8 @@ class Command(Generic[S, M]):
     """Whether it makes an aggregate, whose id is derived from the command's; otherwise the options refer to one."""
     frees: bool = False
     """Whether it makes room, and so may use the reserve when the disk is full."""
+    under: str = ""
+    """The component under whose name callers ask for it, where that is not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,8 @@ class Query:
 
     options: type[Message]
     answer: Callable[[Any, Any, Call], AsyncIterator[Chunk]]
+    under: str = ""
+    """As in `Command`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +218,6 @@ class Component(Generic[S, M]):
     """
     announce: Callable[[S, Any], Chunk | None]
     """The status that waiting callers get for an event."""
-    failed: Callable[[Any, str], M]
-    """The message that an effect failed for a reason of the runtime's: a time limit, a fault in the driver."""
     listing: Listing[S]
     commands: Mapping[str, Command[S, M]]
     open_driver: Callable[[Host], Driver[S, M]]
@@ -241,6 +254,11 @@ class Component(Generic[S, M]):
             self.identity.show_task: self.listing.show_options,
             **{name: query.options for name, query in self.queries.items()},
         }
+
+    def asked_under(self, task: str) -> str:
+        """The name of the component under which callers ask for a task."""
+        described: Command[S, M] | Query | None = self.commands.get(task) or self.queries.get(task)
+        return (described.under if described else "") or self.name
 
     def reference_of(self, options: Any, call: Call) -> str:
         """The name or id of the aggregate that a call is about."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aetherscale.runtime.component import Component, Driver, Host
 from aetherscale.settings import Settings
 
+DriverOf = Callable[[Component[Any, Any]], Driver[Any, Any]]
 OpenDriver = Callable[[Component[Any, Any], Host], Driver[Any, Any]]
+
+
+def offered(components: Iterable[Component[Any, Any]], name: str, driver_of: DriverOf) -> Any:
+    """The object that the driver of one of these components offers under a name."""
+    [component] = (each for each in components if name in each.offers)
+    return component.offers[name](driver_of(component))
 
 
 class Drivers:
@@ -29,8 +36,7 @@ class Drivers:
 
     def port(self, name: str) -> Any:
         """As in `Host`."""
-        [component] = (each for each in self._components if name in each.offers)
-        return component.offers[name](self._driver(component))
+        return offered(self._components, name, self._driver)
 
     def _driver(self, component: Component[Any, Any]) -> Driver[Any, Any]:
         if component.name not in self._opened:

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from aetherscale import shortage
 from aetherscale.bus.tasks import Tasks
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Effect
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,6 @@ M = TypeVar("M")
 
 Perform = Callable[[str, Any], Awaitable[M]]
 """Make an effect of an aggregate true."""
-Failed = Callable[[Any, str], M]
 Answer = Callable[[str, Any, M], "asyncio.Future[Any]"]
 """Hand in what the host answered to an aggregate's effect; the future is done when it has been decided on."""
 
@@ -50,7 +50,6 @@ class EffectRunner:
         self,
         pending: Callable[[str], Effect | None],
         perform: Perform[Any],
-        failed: Failed[Any],
         answer: Answer[Any],
         clock: Clock,
         tasks: Tasks,
@@ -58,7 +57,6 @@ class EffectRunner:
     ) -> None:
         self._pending = pending
         self._perform = perform
-        self._failed = failed
         self._answer = answer
         self._clock = clock
         self._tasks = tasks
@@ -98,12 +96,12 @@ class EffectRunner:
             async with asyncio.timeout(effect.deadline_s):
                 return await self._perform(aggregate_id, effect)
         except TimeoutError:
-            return self._failed(effect, f"timed out after {effect.deadline_s:g} s")
+            return EffectFailed(effect.key, f"timed out after {effect.deadline_s:g} s")
         except Exception as fault:
             if shortage.lacks_threads(fault):
-                return self._failed(effect, f"{shortage.THREADS}: {shortage.MORE_THREADS}")
+                return EffectFailed(effect.key, f"{shortage.THREADS}: {shortage.MORE_THREADS}")
             log.exception("%s: the driver failed at %s", aggregate_id, effect.key)
-            return self._failed(effect, f"internal error: {type(fault).__name__}: {fault}")
+            return EffectFailed(effect.key, f"internal error: {type(fault).__name__}: {fault}")
 
     def _ended(self, aggregate_id: str, key: str, task: asyncio.Task[None]) -> None:
         del self._running[aggregate_id]

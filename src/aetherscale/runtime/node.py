@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -15,13 +15,16 @@ from typing import Any, TypeVar
 from aetherscale.eventstore.log import EventLog
 from aetherscale.eventstore.projections import Projection
 from aetherscale.eventstore.store import StoreError
-from aetherscale.kernel.calls import Serve
+from aetherscale.kernel.calls import Call, Serve
 from aetherscale.kernel.messages import Event, Recorded, split_stream
 from aetherscale.kernel.registry import Kind, Registry, fold
+from aetherscale.kernel.replies import Chunk
 from aetherscale.kernel.reservations import NAME_EVENTS, RESERVATION_EVENTS, USE_EVENTS
 from aetherscale.runtime.actor import Actor
+from aetherscale.runtime.asked import no_such_task, tasks_under
 from aetherscale.runtime.component import Component, Driver
 from aetherscale.runtime.effects import Clock
+from aetherscale.runtime.ontheway import OnTheWay
 from aetherscale.runtime.reconciler import Reconciler
 from aetherscale.runtime.watches import is_whole
 from aetherscale.runtime.world import NodeWorld, Registries
@@ -63,8 +66,10 @@ class Node:
         """Done when the log can no longer be trusted: the process has to end. Guests run on."""
         ports.log.on_commit(self._committed)
         self._suspicious = tuple(event for component in components for event in component.suspicious)
-        world = NodeWorld(ports.log.node, components, registries)
-        self.actors: Mapping[str, Actor[Any, Any]] = {
+        world = NodeWorld(ports.log.node, components, registries, ports.drivers)
+        self.actors: dict[str, Actor[Any, Any]] = {}
+        on_the_way = OnTheWay(self.actors, ports.new_id)
+        self.actors |= {
             component.kind.name: Actor(
                 component,
                 registries[component.kind.name],
@@ -74,6 +79,7 @@ class Node:
                 ports.clock,
                 ports.new_id,
                 self.distrust,
+                on_the_way,
             )
             for component in components
         }
@@ -83,8 +89,21 @@ class Node:
 
     @property
     def serve(self) -> Mapping[str, Serve]:
-        """How each component takes calls, by its name."""
-        return {actor.component.name: actor.serve for actor in self.actors.values()}
+        """How calls are taken under the name of each component."""
+        return {actor.component.name: self._serving(actor) for actor in self.actors.values()}
+
+    def _serving(self, own: Actor[Any, Any]) -> Serve:
+        name = own.component.name
+        having = {task: self.actors[of.kind.name] for task, of in tasks_under(name, self._components).items()}
+
+        def serve(call: Call) -> AsyncIterator[Chunk]:
+            # An object has all tasks of its kind, under whichever name they are asked for elsewhere.
+            actor = own if call.object_id else having.get(call.task)
+            if actor is None:
+                raise no_such_task(name, call.task, having)
+            return actor.serve(call)
+
+        return serve
 
     @property
     def queries(self) -> frozenset[str]:

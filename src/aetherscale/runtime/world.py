@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -11,20 +11,33 @@ from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.kernel.replies import Chunk, Kept, item, result
 from aetherscale.kernel.reservations import Seen, Use, User, Uses, use_stream
-from aetherscale.runtime.component import Component
+from aetherscale.runtime.component import Component, Driver
+from aetherscale.runtime.drivers import offered
 
 Registries = Mapping[str, Registry[Any]]
 """The projections of a node by kind, as of the log's head."""
 
 
+NO_DRIVERS: Final[Mapping[str, Driver[Any, Any]]] = {}
+
+
 class NodeWorld:
     """`World` on the registries of a node."""
 
-    def __init__(self, node: str, components: Iterable[Component[Any, Any]], registries: Registries) -> None:
+    def __init__(
+        self,
+        node: str,
+        components: Iterable[Component[Any, Any]],
+        registries: Registries,
+        drivers: Mapping[str, Driver[Any, Any]] = NO_DRIVERS,
+    ) -> None:
         self._node = node
         self._components = {component.kind.name: component for component in components}
+        self._drivers = drivers
         self._registries = registries
         self._keepers = {key: kind for kind, each in self._components.items() for key in each.kind.names}
+        names = [key for each in self._components.values() for key in each.kind.names]
+        assert len(self._keepers) == len(names), f"two components reserve keys of one kind: {sorted(names)}"
         self._items: dict[str, Kept] = {}
         """The items of a list, for aggregates that are not deleted, as of the view's `revision`."""
         self._know_unrecorded_uses()
@@ -50,7 +63,7 @@ class NodeWorld:
         if not reference:
             field = component.identity.reference
             raise Refused(
-                Reason.BAD_REQUEST, f"{component.name}.{call.task}: the field {field!r} is missing", field=field
+                Reason.BAD_REQUEST, f"{call.component}.{call.task}: the field {field!r} is missing", field=field
             )
         return self.find(kind, call.tenant, reference)
 
@@ -61,6 +74,11 @@ class NodeWorld:
     def view(self, kind: str, tenant: str, reference: str) -> Any:
         """As in `World`."""
         return self._item(kind, self.find(kind, tenant, reference))[kind]
+
+    def of_tenant(self, kind: str, tenant: str) -> Sequence[Aggregate[Any]]:
+        """As in `World`."""
+        found = [each for each in self._registries[kind].of_tenant(tenant) if each.state.phase != "deleted"]
+        return sorted(found, key=lambda each: (each.state.name, each.id))
 
     def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """As in `World`."""
@@ -74,6 +92,10 @@ class NodeWorld:
     def uses_of(self, kind: str, aggregate_id: str) -> Uses:
         """The uses of an aggregate."""
         return self._registries[kind].uses_of(kind, aggregate_id)
+
+    def port(self, name: str) -> Any:
+        """As in `World`."""
+        return offered(self._components.values(), name, lambda component: self._drivers[component.name])
 
     def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:
         """As in `World`."""
@@ -152,10 +174,18 @@ class Sight:
         """As in `World`."""
         return self.fields(kind, self.find(kind, tenant, reference))[kind]
 
+    def of_tenant(self, kind: str, tenant: str) -> Sequence[Aggregate[Any]]:
+        """As in `World`."""
+        return self._world.of_tenant(kind, tenant)
+
     def users_of(self, kind: str, aggregate_id: str) -> Sequence[User]:
         """As in `World`."""
         self._versions[use_stream(kind, aggregate_id)] = self._world.uses_of(kind, aggregate_id).version
         return self._world.users_of(kind, aggregate_id)
+
+    def port(self, name: str) -> Any:
+        """As in `World`."""
+        return self._world.port(name)
 
     def fields(self, kind: str, aggregate: Aggregate[Any]) -> Mapping[str, Any]:
         """As in `World`."""

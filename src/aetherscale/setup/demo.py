@@ -1,4 +1,6 @@
-"""The demo: a node, an image, a virtual machine, its whole life and its log, and proof that nothing of it is left.
+"""The demo: a node, an image, virtual machines in a network, their life and the log, and proof that nothing is left.
+
+Where the host allows no network, it says so, and shows one virtual machine without.
 
 Everything is done by the programs that a user has: the node is a child process, and each step is a command line that is
 shown before it runs. What comes out is checked; the first deviation ends the demo with status 1.
@@ -13,18 +15,30 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
+
+from aetherscale.kernel.fault import Fault
+from aetherscale.setup import demonetwork
+from aetherscale.setup.demoprocesses import kill_all_in, processes_in
 
 KEPT: Final = ("AETHERSCALE_CACHE_DIR", "AETHERSCALE_ACCELERATOR")
 """Settings of the caller that hold in the demo too."""
 READY_S: Final = 60.0
 COMMAND_S: Final = 1200.0
 END_S: Final = 60.0
+NAMES_S: Final = 60.0
+"""How long a guest that is ready may take to have its addresses and to know whom to ask of names."""
+PAUSE_S: Final = 0.5
 VM: Final = "web"
+OTHER_VM: Final = "db"
+NETWORK: Final = "lab"
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Deviation(Exception):
@@ -38,6 +52,7 @@ def demo() -> int:
         try:
             with ExitStack() as stack:
                 stack.callback(show.end)
+                stack.callback(_be_undisturbed)
                 show.play()
         except Deviation as deviation:
             print(f"\nthe demo failed: {deviation}", file=sys.stderr)
@@ -58,6 +73,9 @@ class _Show:
 
     def __init__(self, directory: Path) -> None:
         self.state_dir = directory / "state"
+        self._name = f"demo-{os.getpid()}"
+        """The name of the node, which is in all that it makes on the host: no other node's is taken for it."""
+        self._has_network = self._may_have_left_a_network = False
         self._node: subprocess.Popen[str] | None = None
         self._tail: subprocess.Popen[str] | None = None
         self._node_said = directory / "node.log"
@@ -77,12 +95,13 @@ class _Show:
         self._start_node()
         _heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
         self._run("image", "build", "tiny")
-        _heading("A virtual machine", "The command returns when the guest reports that it is ready.")
-        with self._events_as_they_come():
-            self._run("vm", "create", VM, "--image", "tiny", "--memory", "256M", "--timeout", "5m")
+        self._make_network()
+        self._make_vms()
         self._run("vm", "list")
         self._expect_phase("ready")
         self._run("vm", "exec", VM, "--", "uname", "-a")
+        if self._has_network:
+            self._reach_by_name()
         _heading("The log is the debugger", "The same state, computed from the log alone, and why the VM is in it.")
         self._run("replay")
         self._compare_replay_with_list()
@@ -93,7 +112,10 @@ class _Show:
         self._expect_no_force()
         self._run("diff", str(self._seq_of("VmStopRequested") - 1))
         _heading("The end", "A deleted VM is gone from the host. Its events stay.")
-        self._run("vm", "delete", VM)
+        self._run("vm", "delete", VM, *((OTHER_VM,) if self._has_network else ()))
+        if self._has_network:
+            self._run("network", "delete", NETWORK)
+            self._expect_nothing_of_the_network()
         self._run("image", "delete", "tiny")
         self._expect_nothing_of_the_vm()
         self._stop_node()
@@ -102,13 +124,48 @@ class _Show:
         self._run("log", "verify")
         self._expect_no_process()
 
+    # --- the network and the virtual machines --------------------------------------------------------------------
+
+    def _make_network(self) -> None:
+        lacking = demonetwork.lacking(self._name, self.state_dir)
+        if lacking is not None:
+            _heading("No network", f"{lacking.reason}; for one: {lacking.remedy}")
+            return
+        _heading("A network", "Its virtual machines reach each other, by name, and nothing else.")
+        self._may_have_left_a_network = True
+        _typed("network", "create", NETWORK)
+        self._has_network = self._done("network", "create", NETWORK).returncode == 0
+        if not self._has_network:
+            print("\nThe demo goes on without a network.", flush=True)
+
+    def _make_vms(self) -> None:
+        words = ["--image", "tiny", "--memory", "256M"]
+        if self._has_network:
+            words += ["--network", NETWORK]
+            _heading("Two virtual machines", "They have their addresses before they boot, and for ever.")
+            self._run("vm", "create", OTHER_VM, *words, "--no-wait")
+        else:
+            _heading("A virtual machine", "The command returns when the guest reports that it is ready.")
+        with self._events_as_they_come(ready=2 if self._has_network else 1):
+            self._run("vm", "create", VM, *words, "--timeout", "5m")
+            if self._has_network:
+                self._run("vm", "wait", OTHER_VM, "--timeout", "5m")
+
+    def _reach_by_name(self) -> None:
+        _heading("By name", "One guest pings the other by the name of its VM, which the network's resolver knows.")
+        words = ("vm", "exec", OTHER_VM, "--", "ping", "-c", "1", VM)
+        until_s = time.monotonic() + NAMES_S
+        while self._done(*words, capture=True).returncode != 0 and time.monotonic() < until_s:
+            time.sleep(PAUSE_S)
+        self._run(*words)
+
     # --- the node ------------------------------------------------------------------------------------------------
 
     def _start_node(self) -> None:
         _typed("serve")
         with self._node_said.open("w") as log:
             self._node = subprocess.Popen(
-                self._command("serve"),
+                self._command("serve", "--state-dir", str(self.state_dir), "--node", self._name),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -138,7 +195,7 @@ class _Show:
                 print(f"  node | {line}", file=sys.stderr)
 
     def end(self) -> None:
-        """Whatever still runs is ended, in the order: who watches, the node, its guests."""
+        """Whatever still runs is ended, in the order: who watches, the node, its guests; and its network goes."""
         for process in (self._tail, self._node):
             if process is not None and process.poll() is None:
                 process.terminate()
@@ -147,9 +204,12 @@ class _Show:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-        for pid in processes_in(self.state_dir):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_all_in(self.state_dir)
+        if self._may_have_left_a_network:
+            try:
+                demonetwork.remove(self._name, self.state_dir)
+            except (Fault, OSError) as failure:
+                raise Deviation(f"the network could not be taken away: {failure}") from failure
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -184,7 +244,8 @@ class _Show:
         return json.loads(done.stdout)
 
     @contextmanager
-    def _events_as_they_come(self) -> Iterator[None]:
+    def _events_as_they_come(self, *, ready: int) -> Iterator[None]:
+        """Show events until so many guests have been ready. Raises `Deviation`."""
         _typed("events", "tail", "&")
         head = len(self._asked("events", "list"))
         words = ("events", "tail", "--after", str(head))
@@ -192,11 +253,11 @@ class _Show:
             self._command(*words), env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         )
         seen = threading.Event()
-        reader = threading.Thread(target=_relay_events, args=(self._tail, seen), daemon=True)
+        reader = threading.Thread(target=_relay_events, args=(self._tail, seen, ready), daemon=True)
         reader.start()
         yield
         if not seen.wait(END_S):
-            raise Deviation("`aetherscale events tail` did not show that the guest was ready")
+            raise Deviation("`aetherscale events tail` did not show that a guest was ready")
         self._tail.terminate()
         self._tail.wait(END_S)
         reader.join(END_S)
@@ -233,26 +294,21 @@ class _Show:
             raise Deviation(f"processes are left: {guests}")
         print("  No process, no file and no socket of the VM is left.")
 
+    def _expect_nothing_of_the_network(self) -> None:
+        if left := demonetwork.left():
+            raise Deviation(f"of the network is left: {', '.join(left)}")
+        print("  No bridge, no tap, no rule and no resolver of the network is left.")
+
     def _expect_no_process(self) -> None:
         left = processes_in(self.state_dir)
         if left:
             raise Deviation(f"processes are left: {left}")
 
 
-def processes_in(directory: Path) -> Mapping[int, Path]:
-    """The processes that work in a directory or have it on their command line, without this one and zombies."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            cwd = Path(os.readlink(entry / "cwd"))
-            named = str(directory).encode() in (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if named or cwd.is_relative_to(directory):
-            found[int(entry.name)] = cwd
-    return found
+def _be_undisturbed() -> None:
+    """From here on the demo takes everything away, which a second Ctrl-C does not cut short."""
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _relay_until_end(node: subprocess.Popen[str], ready: threading.Event) -> None:
@@ -264,11 +320,12 @@ def _relay_until_end(node: subprocess.Popen[str], ready: threading.Event) -> Non
     ready.set()
 
 
-def _relay_events(tail: subprocess.Popen[str], ready: threading.Event) -> None:
+def _relay_events(tail: subprocess.Popen[str], seen: threading.Event, ready: int) -> None:
     for line in _lines(tail.stdout):
         print(f"  event | {line}", flush=True)
-        if "VmReady" in line:
-            ready.set()
+        ready -= "VmReady" in line
+        if ready == 0:
+            seen.set()
 
 
 def _lines(stream: IO[str] | None) -> Iterator[str]:
@@ -278,8 +335,10 @@ def _lines(stream: IO[str] | None) -> Iterator[str]:
 
 
 def _heading(title: str, about: str) -> None:
-    width = shutil.get_terminal_size().columns
-    print(f"\n── {title} {'─' * max(0, min(width, 80) - len(title) - 4)}\n{about}", flush=True)
+    width = min(shutil.get_terminal_size().columns, 80)
+    if sys.stdout.isatty():
+        about = "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in about.split("\n"))
+    print(f"\n── {title} {'─' * max(0, width - len(title) - 4)}\n{about}", flush=True)
 
 
 def _typed(*words: str) -> None:

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale import service, shortage
+from aetherscale.actors.network import IDENTITY as NETWORK
 from aetherscale.bus import rollcall
 from aetherscale.bus.blocking import Connection, connect
-from aetherscale.bus.bus import BusUnavailable, NotAuthorized
+from aetherscale.bus.bus import BusUnavailable, NoResponders, NotAuthorized
 from aetherscale.bus.embedded import EmbeddedServerError, find_binary
 from aetherscale.bus.endpoint import outside, read_endpoint
 from aetherscale.components import components
 from aetherscale.debugger import maintenance
 from aetherscale.debugger.past import LOG_NAME
 from aetherscale.identifiers import now_us
+from aetherscale.kernel import subjects
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
@@ -253,8 +255,10 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
     troubles = dict.fromkeys(trouble for beat in found for trouble in beat.troubles)
     for trouble in troubles:
         yield Finding("node", "error", trouble, f"aetherscale node show {name}")
+    lost = list(_networks(settings, connection, name)) if found else []
+    yield from lost
     if found and not troubles:
-        yield Finding("node", "ok", f"{name} answers, and all is well with it")
+        yield Finding("node", "ok", f"{name} answers" + ("" if lost else ", and all is well with it"))
     here = memory.room(memory.groups_of())
     for beat in found:
         if beat.memory_mib < here.total_mib:
@@ -262,6 +266,27 @@ def _nodes(settings: Settings, connection: Connection) -> Iterator[Finding]:
             small = beat.memory_available_mib < GOOD_MEMORY_MIB
             remedy = "raise the limit of its control group, or give VMs less with --memory" if small else ""
             yield Finding("memory of the node", "warning" if small else "ok", text, remedy)
+
+
+def _networks(settings: Settings, connection: Connection, node: str) -> Iterator[Finding]:
+    """The networks of a node, of this tenant, that VMs cannot be in as they are."""
+    listed = subjects.node_command(settings.tenant, node, NETWORK.component, NETWORK.list_task)
+    try:
+        every = [
+            chunk["network"] for chunk in connection.request(listed, b"{}", timeout_s=CALL_S) if "network" in chunk
+        ]
+    except (NoResponders, TimeoutError):
+        yield Finding(
+            "network", "warning", f"{node} does not say how its networks are", f"aetherscale node show {node}"
+        )
+        return
+    for network in every:
+        if network["phase"] in ("restoring", "failed"):
+            failure = network["failure"] or {"reason": "", "hint": ""}
+            why = "; ".join(dict.fromkeys(filter(None, (network["down"], failure["reason"]))))
+            found = f"network {network['name']} is {network['phase']}: {why}"
+            remedy = failure["hint"] or f"aetherscale why network {network['name']}"
+            yield Finding("network", "warning", found, remedy)
 
 
 def _said(*command: str) -> str:

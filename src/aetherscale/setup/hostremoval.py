@@ -5,6 +5,7 @@ What was installed of Debian's packages stays, and so does the installation of a
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import shutil
@@ -16,8 +17,14 @@ from typing import Final
 
 from aetherscale import service
 from aetherscale.actors.compute.qemu.identity import processes_of
+from aetherscale.actors.network import removal
+from aetherscale.actors.network.nft.nftables import NftError
+from aetherscale.eventstore.sqlite.opening import owner_of
+from aetherscale.eventstore.store import StoreError
 from aetherscale.gateways.cli.program import Step
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.host import LOG_NAME
 from aetherscale.service import (
     CONFIG,
     GROUP,
@@ -30,7 +37,8 @@ from aetherscale.service import (
     UNITS,
     USER,
 )
-from aetherscale.setup import hostuids
+from aetherscale.setup import hostnetworks, hostuids
+from aetherscale.setup.hostbridge import UNDO, Bridges
 from aetherscale.setup.hostsetup import COMPLETION, LINGERING, PROGRAM
 from aetherscale.setup.hostwork import Part, ended, group, require_systemd, run, says, steps
 
@@ -54,6 +62,12 @@ def take_out(*, dry_run: bool, purge: bool, kill: bool) -> Iterator[Step]:
             f"host remove --purge: {len(running)} of its virtual machines run, and their disks would be deleted",
             remedy="aetherscale vm list; stop them first, or end them with --purge --kill",
         )
+    if purge and (found := Bridges().recorded()) is not None:
+        raise Refused(
+            Reason.CONFLICT,
+            f"host remove --purge: {found.bridge} has the place of {found.device}, and would be gone at the next boot",
+            remedy=f"{UNDO}; then again",
+        )
     yield from steps((*_service(), *(_everything() if purge else ())), dry_run=dry_run)
 
 
@@ -63,6 +77,7 @@ def _service() -> Iterator[Part]:
         yield Part(f"{what} is stopped", lambda file=file: not file.exists(), lambda name=name: _stop(name))  # type: ignore[misc]
     for name in (UNIT, READER_SOCKET_UNIT, READER_UNIT):
         yield _without(UNITS / name, reload=True)
+    yield hostnetworks.removal()
     yield Part("the mapper of uids is gone", lambda: not hostuids.is_any_there(), hostuids.remove)
     yield Part(f"{PROGRAM} is gone", lambda: not PROGRAM.is_symlink(), PROGRAM.unlink)
     yield Part(f"{COMPLETION} is gone", lambda: not COMPLETION.exists(), _remove_completion)
@@ -73,6 +88,7 @@ def _everything() -> Iterator[Part]:
         if drop_in.exists():
             yield _without(drop_in, reload=True)
     yield Part("its virtual machines have ended", lambda: not processes_of(VMS), _end_vms)
+    yield Part("its virtual networks are gone", lambda: not _has_networks(), _remove_networks)
     yield Part("its user's manager has ended", _has_no_manager, _end_manager)
     yield Part(f"{STATE_DIR} is gone: disks, images and the log", lambda: not STATE_DIR.exists(), _remove_state)
     yield _without(CONFIG.parent)
@@ -119,6 +135,31 @@ def _end_vms() -> None:
                 _require_end(pidfd, pid)
             finally:
                 os.close(pidfd)
+
+
+def _has_networks() -> bool:
+    """Whether anything of networks is on the host, and a log that says whose it is."""
+    try:
+        return (STATE_DIR / LOG_NAME).exists() and bool(removal.present())
+    except (OSError, NftError):  # without nftables there are none
+        return False
+
+
+def _remove_networks() -> None:
+    """Take away the devices, rules and resolvers of the service's node, whose name its log knows. Raises `Refused`."""
+    try:
+        if (node := owner_of(STATE_DIR / LOG_NAME)) is not None:
+            asyncio.run(removal.remove_all(node, STATE_DIR))
+    except StoreError as damaged:
+        raise Refused(
+            Reason.INTERNAL,
+            f"host remove: the log does not say whose networks there are: {damaged}",
+            remedy=f"delete the devices by hand, then {STATE_DIR / LOG_NAME}: ip -br link",
+        ) from damaged
+    except Fault as fault:
+        raise Refused(
+            Reason.INTERNAL, f"host remove: networks could not be removed: {fault.reason}", remedy=fault.remedy
+        ) from fault
 
 
 def _require_end(pidfd: int, pid: int) -> None:

@@ -32,11 +32,10 @@ from aetherscale.service import (
     USER,
 )
 from aetherscale.settings import load_settings
-from aetherscale.setup import hostuids
+from aetherscale.setup import hostnetworks, hostuids
+from aetherscale.setup.hostpackages import PACKAGES, packages, which
 from aetherscale.setup.hostwork import (
-    PACKAGES_S,
     Part,
-    ended,
     group,
     has,
     members,
@@ -54,10 +53,6 @@ LINGERING: Final = Path("/var/lib/systemd/linger") / USER
 HOMES: Final = (Path("/home"), Path("/root"))
 PROGRAM: Final = Path("/usr/local/bin/aetherscale")
 COMPLETION: Final = Path("/usr/local/share/bash-completion/completions/aetherscale")
-PACKAGES: Final = {"qemu-system-x86_64": "qemu-system-x86", "dbus-daemon": "dbus", "setpriv": "util-linux"}
-"""The Debian package of each program that a node needs."""
-PAM: Final = "lib/*/security/pam_systemd.so"
-"""Without it no user has a manager. Its package is not in a minimal Debian."""
 OF_THE_NODE: Final = frozenset(
     {"Type", "ExecStart", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "RuntimeDirectory",
      "RuntimeDirectoryMode", "RuntimeDirectoryPreserve"}
@@ -75,46 +70,27 @@ SETTINGS: Final = f"""\
 """
 
 
-def set_up(*, dry_run: bool) -> Iterator[Step]:
-    """Everything that makes the service, step by step as it is done. Raises `Refused` where a step cannot be."""
+def set_up(*, dry_run: bool, networks: bool) -> Iterator[Step]:
+    """Everything that makes the service, step by step as it is done. Raises `Refused` where a step cannot be.
+
+    With `networks` also what virtual networks need of the host.
+    """
     require_systemd("setup", dry_run=dry_run)
     python = _python()
     _require_own_state()
     _require_settings()
-    yield from steps(_parts(python), dry_run=dry_run)
+    yield from steps(_parts(python, networks=networks), dry_run=dry_run)
 
 
-def _parts(python: str) -> tuple[Part, ...]:
+def _parts(python: str, *, networks: bool) -> tuple[Part, ...]:
     """In this order: each stands on those before it."""
     units = tuple(_units(python))
     # Looked at before anything is done, so that a dry run shows a restart too.
     are_units_so = all(part.is_so() for part in units)
-    return (_packages(), *_users(), *_files(python), *units, *_running(are_units_so=are_units_so))
-
-
-def _packages() -> Part:
-    missing = sorted({package for program, package in PACKAGES.items() if _which(program) is None})
-    if not any(Path("/usr").glob(PAM)):
-        missing.append("libpam-systemd")
-    line = ("apt-get", "install", "--yes", "--no-install-recommends", *missing)
-
-    def install() -> None:
-        if _which("apt-get") is None:
-            raise Refused(
-                Reason.NOT_IMPLEMENTED,
-                f"host setup: not installed: {', '.join(missing)}",
-                remedy="install these Debian packages, then run it again",
-            )
-        ended("apt-get", "update", limit_s=PACKAGES_S)
-        done = ended(*line, limit_s=PACKAGES_S)
-        if done.returncode != 0:
-            why = (done.stderr or done.stdout).strip()[-500:]
-            raise Refused(
-                Reason.INTERNAL, f"host setup: {' '.join(line)}: {why}", remedy=f"apt-get update; {' '.join(line)}"
-            )
-
-    what = f"Debian packages: {' '.join(line)}" if missing else "Debian packages"
-    return Part(what, lambda: not missing, install)
+    programs = {**PACKAGES, **(hostnetworks.PACKAGES if networks else {})}
+    of_networks = hostnetworks.parts() if networks else ()
+    running = _running(are_units_so=are_units_so)
+    return (packages(programs), *_users(), *_files(python), *of_networks, *units, *running)
 
 
 def _users() -> Iterator[Part]:
@@ -131,7 +107,7 @@ def _users() -> Iterator[Part]:
             "--shell", "/usr/sbin/nologin", USER,
         ),
     )  # fmt: skip
-    if group(KVM) is not None or _which("qemu-system-x86_64") is None:  # whose package makes the group
+    if group(KVM) is not None or which("qemu-system-x86_64") is None:  # whose package makes the group
         yield Part(f"its use of KVM: the group {KVM}", lambda: USER in members(KVM), _may_use_kvm)
 
 
@@ -257,11 +233,6 @@ def _is_current() -> bool:
     """Whether the node that runs is what is installed, with the unit and the settings as they are now."""
     shown = says("show", "-p", "ActiveState,StatusText", UNIT).splitlines()
     return "ActiveState=active" in shown and f"StatusText={service.build()}" in shown
-
-
-def _which(name: str) -> str | None:
-    """Like a shell of root's."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin")
 
 
 def _python() -> str:

@@ -9,7 +9,7 @@ import os
 from importlib import resources
 from typing import Final
 
-from aetherscale.actors.compute.qemu import users
+from aetherscale.processes import users
 from aetherscale.service import GROUP, STATE_DIR, UNITS, USER
 from aetherscale.setup.hostwork import has, run, says, write
 

@@ -51,13 +51,15 @@ def steps(parts: Iterable[Part], *, dry_run: bool) -> Iterator[Step]:
             ) from error
 
 
-def require_systemd(what: str, *, dry_run: bool) -> None:
-    """Raises `Refused` on a host without systemd, and where what is to be done takes root."""
+def require_systemd(
+    what: str, *, dry_run: bool, instead: str = "run `aetherscale serve` under the init system of this host"
+) -> None:
+    """Raises `Refused` on a host without systemd, with what to do `instead`, and where the work takes root."""
     if not SYSTEMD.is_dir():
         raise Refused(
             Reason.NOT_IMPLEMENTED,
             f"host {what}: this host is not run by systemd",
-            remedy="run `aetherscale serve` under the init system of this host",
+            remedy=instead,
         )
     if os.geteuid() != 0 and not dry_run:
         own = Path(sys.executable).with_name("aetherscale")

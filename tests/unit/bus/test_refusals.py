@@ -97,6 +97,11 @@ def test_each_task_of_a_remedy_is_a_command_that_can_be_typed(task: Task) -> Non
     assert isinstance(parse(refusals.command_line(task).split()[1:], tree.ENTRIES).node, Command)
 
 
+@pytest.mark.parametrize("kind", [each.kind for each in identities()])
+def test_the_tasks_of_each_kind_are_below_its_words(kind: str) -> None:
+    assert isinstance(parse([*refusals.words_of(kind).split(), "list"], tree.ENTRIES).node, Command)
+
+
 def spoken(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """The texts of a module but for its docstrings, and their lines."""
     silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

@@ -176,6 +176,22 @@ class TestWhy:
         assert (mention.kind, mention.name) == ("image", "tiny")
         assert "user:test asked to build the image 'tiny'" in mention.text
 
+    async def test_a_network_is_mentioned_with_what_was_lost_since_the_vm_is_there(self, node: MemoryNode) -> None:
+        await node.final("network", "create-network", {"name": "lab"})
+        assert node.node is not None
+        node.networks.bridges.clear()
+        await node.node.reconcile()
+        await node.until("NetworkDown")
+        (port,) = (await node.final("compute", "create-vm", {**WEB, "virtual-network": "lab"}))["vm"].ports
+        lab, _ = (await why(node, "web")).mentions
+        assert (lab.kind, lab.name) == ("network", "lab")
+        assert "user:test asked to create the network 'lab'" in lab.text
+        assert "lost on the host" not in lab.text
+        del node.networks.taps[port.tap]
+        await node.node.reconcile()
+        lab, _ = (await why(node, "web")).mentions
+        assert f"Z a part of it was lost on the host: the tap {port.tap} of VM web was removed" in lab.text
+
     async def test_only_the_last_request_and_the_origin_are_told(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB, key="first")
         for _ in range(3):

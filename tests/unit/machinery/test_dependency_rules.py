@@ -62,6 +62,8 @@ VIOLATIONS = [
     Violation("layers", "aetherscale.debugger.planted", ("aetherscale.gateways",)),
     Violation("layers", "aetherscale.gateways.planted", ("aetherscale.setup",)),
     Violation("layers", "aetherscale.setup.planted", ("aetherscale.__main__",)),
+    Violation("layers", "aetherscale.processes.planted", ("aetherscale.actors.compute",)),
+    Violation("layers", "aetherscale.processes.planted", ("aetherscale.runtime",)),
     Violation("layers", "aetherscale.runtime.planted", ("aetherscale.actors.compute",)),
     Violation("layers", "aetherscale.runtime.planted", ("aetherscale.components",)),
     Violation("layers", "aetherscale.actors.compute.planted", ("aetherscale.components",)),

@@ -45,6 +45,7 @@ NOT_FOR_USERS = (
     "eventstore/memory.py",
     "eventstore/sqlite/past.py",
     "actors/compute/simulated",
+    "actors/network/simulated",
     "/proc/meminfo",
 )
 

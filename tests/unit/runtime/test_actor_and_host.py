@@ -11,6 +11,7 @@ import pytest
 from aetherscale.actors.compute.component import BOOTS_AT_ONCE
 from aetherscale.actors.compute.model import effects
 from aetherscale.actors.compute.simulated.host import Behaviour
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from tests.support.memory_fixtures import WEB, node, words
 from tests.support.memory_node import PATIENCE_S, MemoryNode
@@ -164,7 +165,7 @@ class TestTheHost:
         assert node.node is not None
         before = await node.types()
         late = effects.BootVm("boot-1-1", vm_id, 1, 1, 128, "channel")
-        await node.node.actors["vm"]._outcome(vm_id, late, effects.EffectFailed("boot-1-1", "too late"))
+        await node.node.actors["vm"]._outcome(vm_id, late, EffectFailed("boot-1-1", "too late"))
         assert await node.types() == before
         assert (await node.final("compute", "stop-vm", {"vm-id": "web", "kill": True}))["type"] == "result"
         assert (await stopping)["type"] == "result"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from msgspec import Struct
@@ -19,6 +20,7 @@ from aetherscale.kernel.registry import Kind, Registry
 from aetherscale.kernel.wire import Message
 from aetherscale.runtime.actor import Actor
 from aetherscale.runtime.component import Component, Listing, Progress, Report
+from aetherscale.runtime.ontheway import OnTheWay
 from aetherscale.runtime.watches import is_whole
 from aetherscale.runtime.world import NodeWorld
 
@@ -94,7 +96,6 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
         ),
         holds=lambda count: (),
         announce=lambda count, event: None,
-        failed=lambda effect, reason: reason,
         listing=Listing(Options, Options),
         commands={},
         open_driver=lambda ours: host,
@@ -108,7 +109,9 @@ async def actor(host: Host) -> AsyncIterator[Actor[Count, str]]:
 
     registry: Registry[Count] = Registry()
     world = NodeWorld("host1", [component], {"count": registry})
-    running: Actor[Count, str] = Actor(component, registry, world, host, event_log, lambda: 0, lambda: "id", broken)
+    running: Actor[Count, str] = Actor(
+        component, registry, world, host, event_log, lambda: 0, lambda: "id", broken, OnTheWay({}, lambda: "id")
+    )
     yield running
     await running.close()
     await event_log.close()
@@ -147,3 +150,10 @@ async def test_work_that_one_decision_takes_back_and_the_next_one_asks_for_is_be
     host.let_go()
     await host.done.wait()
     assert host.did == ["begun", "cancelled", "begun", "done"]
+
+
+async def test_two_components_with_one_kind_of_key_are_refused(actor: Actor[Count, str]) -> None:
+    other = replace(actor.component, kind=replace(actor.component.kind, name="other", keys=("count",)))
+    registries: dict[str, Registry[Count]] = {"count": actor.registry, "other": Registry()}
+    with pytest.raises(AssertionError, match="two components reserve keys of one kind"):
+        NodeWorld("host1", [actor.component, other], registries)

@@ -50,7 +50,6 @@ async def test_work_that_was_put_off_by_a_clock_that_went_back_is_not_waited_for
     work = EffectRunner(
         lambda aggregate_id: pending[0] if pending else None,
         perform,
-        lambda effect, why: why,
         answer,
         lambda: now_us,
         tasks,

@@ -11,6 +11,7 @@ import pytest
 
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.effects import EffectRunner
 from aetherscale.runtime.mailboxes import MAILBOX_LIMIT, Mailboxes
 from aetherscale.runtime.watches import Change, Watches
@@ -112,7 +113,7 @@ class Work:
         self.gate = asyncio.Event()
         self.answered = asyncio.Event()
         self.tasks = Tasks("test")
-        self.pending = EffectRunner(self._pending, self._perform, self._failed, self._answer, lambda: 0, self.tasks)
+        self.pending = EffectRunner(self._pending, self._perform, self._answer, lambda: 0, self.tasks)
 
     def _pending(self, aggregate_id: str) -> Effect | None:
         return Effect(self.keys[0]) if self.keys else None
@@ -129,11 +130,9 @@ class Work:
             raise
         return "done"
 
-    def _failed(self, effect: Effect, reason: str) -> str:
-        return f"failed: {reason.split(':')[0]}"
-
-    def _answer(self, aggregate_id: str, effect: Effect, outcome: str) -> asyncio.Future[None]:
-        self.log.append(f"{effect.key} {outcome}")
+    def _answer(self, aggregate_id: str, effect: Effect, outcome: str | EffectFailed) -> asyncio.Future[None]:
+        told = f"failed: {outcome.reason.split(':')[0]}" if isinstance(outcome, EffectFailed) else outcome
+        self.log.append(f"{effect.key} {told}")
         if outcome != "changes nothing":
             self.keys.pop(0)
         self.answered.set()
@@ -221,9 +220,7 @@ async def test_what_waits_for_its_turn_has_all_its_time_when_it_comes() -> None:
         recorded.set_result(None)
         return recorded
 
-    work = EffectRunner(
-        pending.get, perform, lambda effect, reason: reason, answer, lambda: 0, tasks, gate=lambda effect: turns
-    )
+    work = EffectRunner(pending.get, perform, answer, lambda: 0, tasks, gate=lambda effect: turns)
     work.reconsider("first")
     work.reconsider("fifth")
     # Longer than its deadline, by the clock that deadlines go by: it has waited in the queue for all of it by now.

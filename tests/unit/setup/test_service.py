@@ -218,7 +218,7 @@ class TestParts:
     @pytest.mark.parametrize(
         ("what", "work"),
         [
-            ("setup", lambda: hostsetup.set_up(dry_run=False)),
+            ("setup", lambda: hostsetup.set_up(dry_run=False, networks=True)),
             ("remove", lambda: hostremoval.take_out(dry_run=False, purge=True, kill=True)),
         ],
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale import uidmapper
-from aetherscale.actors.compute.qemu import mapped, users
+from aetherscale.processes import mapped, users
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ One contract suite runs on both. A driver keeps no truth of its own: whatever it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,10 +14,31 @@ from msgspec import Struct
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.runtime.component import Driver
 
 Observe = Callable[[ComputeObservation], object]
 """Takes what happened to a VM."""
+
+
+HOST_LIMITS: Final = "host-limits"
+"""The name of `HostLimits`."""
+
+
+class HostLimits(Protocol):
+    """What a decision about a VM has to know of the host."""
+
+    def require(self, memory_mib: int, disk_mib: int) -> None:
+        """Raises `Refused`, which names the field: bad request for more memory or a larger disk than a VM can have on
+        this host, unavailable for more memory than is free now.
+        """
+        ...
+
+
+def beyond_host(memory_mib: int, most_mib: int, why: str) -> Refused:
+    """The refusal of more memory than a guest can have on this host."""
+    what = f"got {memory_mib}, expected at most {most_mib} MiB of memory for a guest: {why}"
+    return Refused(Reason.BAD_REQUEST, what, field="memory-mib")
 
 
 class Process(Struct, frozen=True):
@@ -90,6 +111,10 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """The process of QEMU, as the host counts them."""
     uptime_s: int | None = None
     """For how long that process has been there."""
+    dropped: Mapping[str, Mapping[str, int]] = {}
+    """The packets of its ports that the firewall dropped, by the tap and by the kind."""
+    cut: Sequence[str] = ()
+    """The taps of its ports that another program removed: the guest is cut off their networks until it is restarted."""
 
 
 class Console(Protocol):
@@ -143,6 +168,11 @@ class Terminal(Console, Protocol):
 
 class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     """Ensure effects, report observations, read what guests say."""
+
+    @property
+    def limits(self) -> HostLimits:
+        """How large a VM can be here."""
+        ...
 
     async def adopt(self, process: Process) -> bool:
         """Find the running process again after a restart of the node and observe it from now on.

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from typing import Final, Literal
 
 from aetherscale import service
-from aetherscale.actors.compute.qemu import accel, base, launch, supervision, users
+from aetherscale.actors.compute.qemu import accel, base, supervision
 from aetherscale.actors.compute.qemu.driver import QEMU as QEMU_PROGRAM
 from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.names import derive_id
+from aetherscale.processes import launch, users
 from aetherscale.settings import Settings
 
 QEMU: Final = (7, 2)

@@ -19,6 +19,7 @@ from aetherscale.actors.compute.model.commands import (
     VmOptions,
 )
 from aetherscale.actors.compute.model.events import KIND
+from aetherscale.actors.compute.model.rulecommands import GROUP, ListForwardsOptions, lets_in
 from aetherscale.actors.compute.model.sentences import describe_pause
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.calls import Call
@@ -44,6 +45,18 @@ class ComputeService:
         """The answer to `vm-info`, with its process and directory on the host. Raises `Refused`."""
         aggregate = self._world.referred(KIND, options, call)
         yield result({**self._world.fields(KIND, aggregate), "host": self._driver.on_host(aggregate.id)})
+
+    async def forwards(self, options: ListForwardsOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `list-forwards`. Raises `Refused`."""
+        named = call.object_id or options.vm_id
+        vms = [self._alive(options, call)] if named else self._world.of_tenant(KIND, call.tenant)
+        found = [(vm, forward) for vm in vms for forward in vm.state.rules.forwards]
+        for vm, forward in sorted(found, key=lambda each: (each[1].host_port, each[1].protocol, each[0].id)):
+            groups = [self._world.view(GROUP, call.tenant, group.group_id) for group in vm.state.rules.groups]
+            open_to = any(lets_in(rule, forward) for group in groups for rule in group.rules)
+            told = {"vm-id": vm.id, "name": vm.state.name, "forward": forward}
+            yield item({**told, "let-in": open_to, "rule": f"in:{forward.protocol}:{forward.guest_port}"})
+        yield result({"count": len(found)})
 
     async def logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `vm-logs`. Raises `Refused`."""

@@ -18,7 +18,7 @@ IDENTITY: Final = Identity(
         Column("FORMAT", "format"),
         Column("SIZE", "size-bytes", "bytes"),
         Column("DISK", "virtual-size-bytes", "bytes"),
-        Column("READY BY", "ready", is_spare=True),
+        Column("READY BY", "ready", spare=1),
         NODE,
         ID,
     ),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aetherscale.actors.images import IDENTITY
-from aetherscale.actors.images.model import commands, effects, events
+from aetherscale.actors.images.model import commands, events
 from aetherscale.actors.images.model.commands import (
     BuildImageOptions,
     ImageOptions,
@@ -118,17 +118,12 @@ def _needs(settings: Settings) -> Iterator[Finding]:
     return findings(settings)
 
 
-def _failed(effect: Any, reason: str) -> effects.EffectFailed:
-    return effects.EffectFailed(effect.key, reason)
-
-
 COMPONENT: Final[Component[Image, ImagesMessage]] = Component(
     identity=IDENTITY,
     kind=IMAGE_KIND,
     decider=DECIDER,
     holds=holds,
     announce=announce,
-    failed=_failed,
     listing=Listing(ListImagesOptions, ImageOptions),
     commands={
         "import-image": Command(ImportImageOptions, _import, is_ready, creates=True),

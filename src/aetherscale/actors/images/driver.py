@@ -20,8 +20,9 @@ from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.shares import Shares
 from aetherscale.actors.images.files.header import ImageRejected, inspect, write_overlay
 from aetherscale.actors.images.model import effects
-from aetherscale.actors.images.model.effects import EffectFailed, ImageRemoved, ImageStored
+from aetherscale.actors.images.model.effects import ImageRemoved, ImageStored
 from aetherscale.identifiers import now_us
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Settings
@@ -102,7 +103,7 @@ class HostImages:
         except ImageRejected as rejected:
             return EffectFailed(effect.key, f"image rejected: {rejected.reason}", rejected.remedy, retryable=False)
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable, fault.log_tail)
+            return EffectFailed.by(effect.key, fault)
         except OSError as failure:
             where = f": {failure.filename}" if failure.filename else ""
             return EffectFailed(

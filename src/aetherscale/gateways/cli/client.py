@@ -17,6 +17,7 @@ from aetherscale.bus import blocking, rollcall
 from aetherscale.bus.bus import BusUnavailable, Incoming, NoResponders, NotAuthorized
 from aetherscale.bus.chunks import BadAnswer, Reply
 from aetherscale.bus.endpoint import FILE_NAME, Endpoint, outside, parse_endpoint, read_endpoint
+from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.place import is_service, start, told_in
@@ -43,7 +44,7 @@ BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
 SHORT_IDS: Final = {each.reference: each for each in identities()}
-LOOK: Final = "; ".join(f"aetherscale {each.kind} list" for each in identities())
+LOOK: Final = "; ".join(f"aetherscale {words_of(each.kind)} list" for each in identities())
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
 

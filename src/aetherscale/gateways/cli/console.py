@@ -198,14 +198,19 @@ class _Line:
             self._say(sides)
 
     def leave(self) -> None:
-        """Tell the node that this client has left."""
-        self._say({"detach": True})
-        self._reply.unsubscribe()
-        self.connection.flush()
+        """Tell the node that this client has left. Where the connection is lost, its silence says so."""
+        with suppress(BusUnavailable):
+            self._say({"detach": True})
+            self._reply.unsubscribe()
+            self.connection.flush()
 
     def _say(self, what: Mapping[str, Any]) -> None:
         subject = subjects.node_command(self._tenant, self.node, "compute", "console-input")
-        self.connection.publish(subject, msgspec.json.encode({"session": self._session, **what}))
+        try:
+            self.connection.publish(subject, msgspec.json.encode({"session": self._session, **what}))
+        except BusUnavailable:
+            if not self.has_more():  # what the node said before the connection was lost is heard first
+                raise
 
     def _next(self, timeout_s: float) -> Chunk | None:
         message = self._reply.receive(timeout_s)

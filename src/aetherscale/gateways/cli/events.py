@@ -19,9 +19,11 @@ from aetherscale.gateways.cli.moments import local, local_with_zone, short_id
 from aetherscale.gateways.cli.output import Layout
 from aetherscale.gateways.cli.streams import read_by_somebody
 from aetherscale.gateways.cli.values import number
-from aetherscale.gateways.cli.views import WIDE, show_object
+from aetherscale.gateways.cli.views import WIDE, count, show_object
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.names import is_id
+from aetherscale.kernel.reservations import RESERVATION_KIND
+from aetherscale.kernel.times import to_rfc3339
 
 if TYPE_CHECKING:
     from aetherscale.debugger.past import PastLog
@@ -30,17 +32,33 @@ if TYPE_CHECKING:
 HEADERS = ("SEQ", "TIME", "STREAM", "TYPE", "ACTOR", "DATA")
 MOST_DATA = 72
 LEAST_WIDTH = 40
+DAY = len("2026-01-31")
 
 
 def _list(context: Context) -> None:
     found = asyncio.run(_listed(context))
     if context.out.json:
         context.out.value(found)
-    else:
-        brief, wide = context.out.terminal and not context.values["wide"], context.values["wide"]
-        spare = ("ACTOR", "STREAM")
-        rows = [_row(each, brief) for each in found]
-        context.out.table(HEADERS, rows, layout=Layout(spare=spare, cut="DATA", wide=wide))
+        return
+    values = context.values
+    brief = context.out.terminal and not values["wide"]
+    shown = found if not brief or values["all"] or values["type"] else [each for each in found if not _is_claim(each)]
+    layout = Layout(spare=("ACTOR", "STREAM"), cut="DATA", wide=values["wide"])
+    context.out.table(HEADERS, _rows(shown, brief, context.program.now_us()), layout=layout)
+    if len(shown) < len(found):
+        context.out.note(f"{count(len(found) - len(shown), 'reservation')} left out; --all shows them")
+
+
+def _is_claim(event: Mapping[str, Any]) -> bool:
+    return bool(event["stream"].startswith(f"{RESERVATION_KIND}-"))
+
+
+def _rows(events: Sequence[Mapping[str, Any]], brief: bool, now_us: int) -> list[tuple[str, ...]]:
+    """The rows of the table; in brief without the day, where all are of today."""
+    today = local(to_rfc3339(now_us))[:DAY]
+    all_today = brief and all(local(each["time"])[:DAY] == today for each in events)
+    rows = [_row(each, brief) for each in events]
+    return [(seq, time[DAY + 1 :] if all_today else time, *others) for seq, time, *others in rows]
 
 
 def _tail(context: Context) -> None:
@@ -168,11 +186,13 @@ def _tail_line(event: Mapping[str, Any], brief: bool) -> str:
 
 
 def _row(event: Mapping[str, Any], brief: bool) -> tuple[str, ...]:
-    data = " ".join(f"{name}={_short(value)}" for name, value in event["data"].items() if value not in (None, "", {}))
+    kind, _, object_id = event["stream"].partition("-")
+    # In brief without what the stream says already.
+    left_out: tuple[object, ...] = (None, "", {}, object_id) if brief else (None, "", {})
+    data = " ".join(f"{name}={_short(value)}" for name, value in event["data"].items() if value not in left_out)
     shown = data if len(data) <= MOST_DATA else f"{data[: MOST_DATA - 1]}…"
     if not brief:
         return (str(event["seq"]), event["time"], event["stream"], event["type"], event["actor"], shown)
-    kind, _, object_id = event["stream"].partition("-")
     stream = f"{kind}-{short_id(object_id)}" if is_id(object_id) else event["stream"]
     return (str(event["seq"]), local(event["time"]), stream, event["type"], event["actor"], data)
 
@@ -206,6 +226,7 @@ EVENTS = Group(
                 Option("until", "only events up to this event or time", "SEQ|TIME"),
                 Option("before", "only events before this number", "SEQ", number),
                 Option("limit", "at most this many, oldest first", "N", number),
+                Option("all", "also show reservations of names and addresses, which a terminal's table leaves out"),
                 WIDE,
             ),
             examples=(

@@ -1,6 +1,6 @@
 """`aetherscale-cli`: the flat verbs of the first version. They print JSON, and send its message.
 
-That message makes a missing network or VPN on the way, once this program has them.
+That message makes a missing network on the way.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def _list(context: Context) -> None:
 def _create(context: Context) -> None:
     values = context.values
     options: dict[str, Any] = {"image": values["image"]}
+    if values["network"]:
+        options["virtual-network"] = values["network"]
     if values["init-script"] is not None:
         options["init-script"] = text_of(values["init-script"], "--init-script")
     if values["vpn"] is not None:
@@ -69,11 +71,18 @@ COMMANDS = (
         _create,
         options=(
             Option("image", "the image that it boots from", "IMAGE", completes="image", needed=True),
+            Option(
+                "network",
+                "a network to be in, which is made if it is missing; may be given more than once",
+                "NETWORK",
+                many=True,
+                completes="network",
+            ),
             Option("init-script", "refused by this version, which does not have it yet", "FILE", completes="file"),
             Option("vpn", "refused by this version, which does not have it yet", "VPN"),
             Option("no-public-ip", "without a public address; this version gives none"),
         ),
-        examples=("aetherscale-cli create-vm --image tiny",),
+        examples=("aetherscale-cli create-vm --image tiny", "aetherscale-cli create-vm --image tiny --network lab"),
     ),
     Command("start-vm", "start a VM", _start, options=(_VM_ID,), examples=("aetherscale-cli start-vm --vm-id web",)),
     Command(

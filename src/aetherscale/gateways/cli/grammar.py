@@ -4,7 +4,7 @@ shell completion and the generated pages. Knows nothing of what a command does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
@@ -49,6 +49,8 @@ class Argument(Struct, frozen=True):
     rest: bool = False
     """Whether it takes every word that remains as it is, dashes and all: its value is a list."""
     choices: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    """Choices of a later version, which the command refuses as such; they are offered nowhere."""
     completes: str = ""
     """As of an option; or the name of an argument before it, which says the kind."""
 
@@ -66,6 +68,8 @@ class Command(Struct, frozen=True):
     reads: Literal["", "log", "host"] = ""
     """Whether it only reads, and what: the log of a state directory, or this host as the node sees it. For the node
     of a service such a command is run by the service's user where need be; see `reader.py`."""
+    parts: Mapping[str, Command] = {}
+    """What has a help of its own, by the choice of an argument that means it."""
     refused: str = ""
     """Where the command belongs to a later version: what does not work yet. Its words are then not looked at."""
 

@@ -10,6 +10,14 @@ from aetherscale import service
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Command, Group, Option
+from aetherscale.gateways.cli.hostbridge import (
+    BRIDGE,
+    DRY_RUN,
+    OPTIONS,
+    PART,
+    require_no_bridge_options,
+    set_up_bridge,
+)
 from aetherscale.gateways.cli.output import harmless
 from aetherscale.gateways.cli.place import start, told_in
 from aetherscale.gateways.cli.program import Step
@@ -38,7 +46,11 @@ def _doctor(context: Context) -> int:
 
 def _set_up(context: Context) -> None:
     dry_run = context.values["dry-run"]
-    _tell(context, context.program.set_up(dry_run))
+    if context.values["PART"] is not None:
+        set_up_bridge(context, _tell)
+        return
+    require_no_bridge_options(context)
+    _tell(context, context.program.set_up(dry_run, context.values["networks"]))
     if not context.out.json and not dry_run:
         context.out.note(f"next: usermod -aG {service.GROUP} YOU; then log in again and type: aetherscale vm list")
 
@@ -120,8 +132,6 @@ DOCTOR = Command(
     ),
 )
 
-_DRY_RUN = Option("dry-run", "only print what would be done")
-
 HOST = Group(
     "host",
     "run a node on this host as a service",
@@ -130,24 +140,37 @@ HOST = Group(
             "setup",
             "install the service, and start it now and at every boot",
             _set_up,
-            options=(_DRY_RUN,),
-            examples=("aetherscale host setup --dry-run", "aetherscale host setup"),
+            arguments=(PART,),
+            options=(DRY_RUN, Option("networks", "also prepare the host for virtual networks"), *OPTIONS),
+            examples=(
+                "aetherscale host setup --dry-run",
+                "aetherscale host setup",
+                "aetherscale host setup --networks",
+                "aetherscale host setup bridge --device eth0",
+            ),
             details=(
                 "Needs systemd and root. Installs Debian packages that are missing (QEMU), creates the system user "
                 "aetherscale, /var/lib/aetherscale and /etc/aetherscale/aetherscale.toml, links the program to "
                 "/usr/local/bin, and starts aetherscale.service from this installation.\n\n"
                 "Members of the group aetherscale can use the node. Membership is as good as root over the virtual "
                 "machines of the host.\n\n"
+                "With --networks it also installs nftables and dnsmasq-base, and turns IP forwarding on, now and at "
+                "every boot, in /etc/sysctl.d/60-aetherscale.conf. A device on which the host hears IPv6 router "
+                "advertisements gets accept_ra = 2 first, so that the host keeps its default route. "
+                "`host remove` removes that file.\n\n"
                 "Run it again at any time: it only changes what is not yet as it should be. After an upgrade or a "
-                "change of the settings it restarts the node. Virtual machines keep running."
+                "change of the settings it restarts the node. Virtual machines keep running.\n\n"
+                "`host setup bridge` is a task of its own, a bridge in the place of a device of this host: "
+                "`aetherscale host setup bridge --help`."
             ),
+            parts={BRIDGE.name: BRIDGE},
         ),
         Command(
             "remove",
             "remove the service; VMs and the state stay, unless --purge is given",
             _take_out,
             options=(
-                _DRY_RUN,
+                DRY_RUN,
                 Option("purge", "also remove VMs, images, log, settings, user and group"),
                 Option("kill", "with --purge: end the VMs that still run"),
             ),
@@ -162,13 +185,16 @@ HOST = Group(
 
 DEMO = Command(
     "demo",
-    "create, show and delete a VM in a temporary directory",
+    "create, show and delete VMs in a temporary directory",
     _demo,
     examples=("aetherscale demo",),
     details=(
-        "Starts a node in a temporary state directory, builds the image `tiny`, and boots a VM. Shows the events of "
-        "the VM, the state replayed from the log, and why the VM is in it. Then stops and deletes the VM and checks "
-        "that nothing is left. Exit status 1 if anything is not as it should be."
+        "Starts a node in a temporary state directory, builds the image `tiny`, and boots two VMs in a network, of "
+        "which one pings the other by name. Shows their events, the state replayed from the log, and why a VM is in "
+        "it. Then deletes everything and checks that nothing is left. Exit status 1 if anything is not as it should "
+        "be.\n\n"
+        "A network takes root, and a host on which no other node has networks. Without, the demo says why, and boots "
+        "one VM."
     ),
 )
 

@@ -10,11 +10,12 @@ from aetherscale import service
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
+from aetherscale.gateways.cli.objects import carry_out_and_tell, list_objects, show
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import seconds
-from aetherscale.gateways.cli.views import WIDE, show_object, show_table
-from aetherscale.gateways.cli.work import WAIT_OPTIONS, carry_out, info, suggesting, taken, told_of
+from aetherscale.gateways.cli.views import WIDE
+from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 READY_BY = ("agent", "channel", "none")
 
@@ -92,34 +93,15 @@ def _delete(context: Context) -> None:
 
 
 def _work(context: Context, task: str, options: Mapping[str, Any], subject: str, node: str = "") -> None:
-    with suggesting(context, "image", subject):
-        image, elapsed_s = carry_out(context, "images", task, options, subject=subject, kind="image", node=node)
-    with taken(told_of("image", image)):
-        if context.out.json:
-            context.out.value(image)
-            return
-        context.out.line(f"{image['name']} ({image['id']}) is {image['phase']}, after {elapsed_s:.1f} s")
-    if image["phase"] == "ready":
-        context.suggest(f"next: aetherscale vm create --image {image['name']}")
+    carry_out_and_tell(context, "image", task, options, subject=subject, use="vm create --image", node=node)
 
 
 def _list(context: Context) -> None:
-    items = context.client.items("images", "list-images", {"all": context.values["all"]})
-    images = [item["image"] for item in items]
-    if context.out.json:
-        context.out.value(images)
-    elif images:
-        show_table(context.out, "image", images, context.program.now_us(), wide=context.values["wide"])
-    else:
-        context.suggest("no images; to build one: aetherscale image build tiny")
+    list_objects(context, "image", none="no images; to build one: aetherscale image build tiny")
 
 
 def _show(context: Context) -> None:
-    image = info(context, "image", context.values["NAME"])
-    if context.out.json:
-        context.out.value(image)
-    else:
-        show_object(context.out, image)
+    show(context, "image")
 
 
 def _file(text: str) -> Path:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from aetherscale.components import LATER
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import later_version
 from aetherscale.gateways.cli.grammar import Command
 
-_USER_NETWORKING: Final = "a VM has user-mode networking, so it reaches out and nothing reaches it"
+_INSTEAD: Final = "a VM reaches others in a network (`network create`), and is reached from outside by --publish"
 
 
 def _refuse(context: Context) -> None:
@@ -21,11 +22,4 @@ def _later(name: str, instead: str) -> Command:
     return Command(name, "not in this version", _refuse, refused=instead)
 
 
-LATER: Final[Mapping[str, Command]] = {
-    command.name: command
-    for command in (
-        _later("network", _USER_NETWORKING),
-        _later("vpn", _USER_NETWORKING),
-        _later("firewall", _USER_NETWORKING),
-    )
-}
+COMMANDS: Final[Mapping[str, Command]] = {name: _later(name, _INSTEAD) for name in LATER}

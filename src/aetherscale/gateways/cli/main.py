@@ -150,5 +150,8 @@ def _help(parsed: Parsed, entries: Sequence[Entry], about: str) -> str:
             return texts.help_of_program(entries, parsed.program, about).rstrip("\n")
         case Group():
             return texts.help_of_group(parsed.node, parsed.name).rstrip("\n")
-        case Command():
+        case Command(parts=parts):
+            for argument in parsed.node.arguments:
+                if (part := parts.get(str(parsed.values.get(argument.name)))) is not None:
+                    return texts.help_of_command(part, f"{parsed.name} {part.name}").rstrip("\n")
             return texts.help_of_command(parsed.node, parsed.name).rstrip("\n")

@@ -34,6 +34,7 @@ LEAST_TEXT: Final = 40
 _BYTE: Final = re.compile("[\udc80-\udcff]")
 _BYTE_IN_REPR: Final = re.compile(r"\\udc([89a-f][0-9a-f])")
 _COMMAND: Final = "aetherscale "
+_ERROR: Final = "error: "
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
 
@@ -93,8 +94,12 @@ def _broken(text: str, hang: int) -> str:
 
 
 def _fitted(line: str, hang: int) -> str:
-    """The same; a line that is short stays as it is, and one with a command in it is one line, to be copied."""
-    return line if len(line) <= LEAST_TEXT or _COMMAND in line else _broken(line, hang)
+    """The same; a line that is short stays as it is, and one with a command in it is one line, to be copied.
+
+    An error names the command that was typed, and none to be copied.
+    """
+    is_copied = _COMMAND in line and not line.startswith(_ERROR)
+    return line if len(line) <= LEAST_TEXT or is_copied else _broken(line, hang)
 
 
 class Output:
@@ -147,7 +152,8 @@ class Output:
     ) -> None:
         """Aligned columns: on a terminal fitted to its width, elsewhere and where `wide` was asked for as they are.
 
-        `styled` is the column that has phases in it.
+        A terminal that is too narrow for what was asked for gets a field on each line. `styled` is the column that has
+        phases in it.
         """
         layout = layout or Layout()
         shown = [[harmless(cell) if self.terminal else cell for cell in row] for row in rows]
@@ -156,9 +162,22 @@ class Output:
 
             draw(headers, shown, styled, layout)
             return
+        if self.terminal:
+            from aetherscale.gateways.cli.tables import is_too_wide
+
+            if is_too_wide(headers, shown):
+                self._stacked(headers, shown)
+                return
         widths = [max(map(len, column)) for column in zip(headers, *shown, strict=True)]
         aligned = "  ".join(f"{{:<{width}}}" for width in widths)
         print("\n".join(aligned.format(*row).rstrip() for row in (headers, *shown)))
+
+    def _stacked(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows one below the other, a field on each line."""
+        for number, row in enumerate(rows):
+            if number:
+                self.line()
+            self.fields(zip(headers, row, strict=True))
 
     def fields(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """One object, a field on each line; fields that are None or empty are left out."""
@@ -191,7 +210,7 @@ class Output:
         if self.json:
             print(to_json(failure.chunk(), indent=False), file=sys.stderr)
             return
-        lines = [f"{'note' if failure.is_note else 'error'}: {in_utf8(failure.shown or failure.message)}"]
+        lines = [f"{'note: ' if failure.is_note else _ERROR}{in_utf8(failure.shown or failure.message)}"]
         if log_tail := str(failure.details.get("log-tail") or "").strip():
             lines += ["the end of its log:", *(f"  | {line}" for line in log_tail.splitlines()[-15:])]
         if failure.hint:

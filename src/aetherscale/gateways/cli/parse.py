@@ -223,7 +223,8 @@ def _flag_meant(flag: str, flags: Sequence[str], arguments: Sequence[Argument]) 
 
 def _read(item: Option | Argument, shown: str, text: str, name: str) -> Any:
     text = _text(item, shown, text, name)
-    if item.choices and text not in item.choices:
+    later = item.later if isinstance(item, Argument) else ()
+    if item.choices and text not in (*item.choices, *later):
         expected = ", ".join(item.choices)
         hint = _meant(text, item.choices) or f"{name} --help"
         raise bad_usage(f"{name}: {shown}: got {text!r}, expected one of {expected}", hint)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aetherscale.components import identities
+from aetherscale.components import LATER, any_object, identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from aetherscale.debugger.why import Chapter, Why
 
 KINDS = tuple(each.kind for each in identities())
-LATER_KINDS = ("network", "vpn", "firewall")
 
 AT = Option("at", "the state after this event, or at this time: 5m, yesterday, 16:00, 2026-11-28, RFC 3339", "SEQ|TIME")
 
@@ -94,7 +93,7 @@ async def _explained(context: Context, kind_name: str) -> Why:
 
 def _kind(context: Context) -> str | None:
     kind: str | None = context.values["KIND"]
-    if kind in LATER_KINDS:
+    if kind in LATER:
         raise later_version(f"{context.parsed.name} {kind}", f"one of {', '.join(KINDS)}")
     return kind
 
@@ -172,6 +171,7 @@ def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
     return lines
 
 
+_LISTS = " and ".join((", ".join(f"`{kind} list`" for kind in KINDS[:-1]), f"`{KINDS[-1]} list`"))
 _NAME = Argument("NAME", "the name or id of the object, also of a deleted one", completes="KIND")
 
 REPLAY = Command(
@@ -179,7 +179,7 @@ REPLAY = Command(
     "show the state at any moment, from the log alone",
     _replay,
     reads="log",
-    arguments=(Argument("KIND", "only objects of this kind", required=False, choices=(*KINDS, *LATER_KINDS)),),
+    arguments=(Argument("KIND", "only objects of this kind", required=False, choices=KINDS, later=LATER),),
     options=(AT, Option("all", "include deleted objects"), WIDE),
     examples=(
         "aetherscale replay",
@@ -188,7 +188,7 @@ REPLAY = Command(
     ),
     details=(
         "Replays the log in the state directory up to a moment, as the node itself does. For the present it shows what "
-        "`vm list` and `image list` show. It works with and without a running node.\n\n"
+        f"{_LISTS} show. It works with and without a running node.\n\n"
         "With --json it prints an array of the objects of one kind, or without a kind an object keyed by kind."
     ),
 )
@@ -208,12 +208,17 @@ DIFF = Command(
 
 WHY = Command(
     "why",
-    "explain why a VM or an image is in its present state",
+    f"explain why {any_object()} is in its present state",
     _why,
     reads="log",
-    arguments=(Argument("KIND", "the kind of the object", choices=(*KINDS, *LATER_KINDS)), _NAME),
+    arguments=(Argument("KIND", "the kind of the object", choices=KINDS, later=LATER), _NAME),
     options=(AT, Option("all", "the whole history, not only the events that led to the present state")),
-    examples=("aetherscale why vm web", "aetherscale why vm web --at 17", "aetherscale why image tiny --all"),
+    examples=(
+        "aetherscale why vm web",
+        "aetherscale why vm web --at 17",
+        "aetherscale why network lab",
+        "aetherscale why image tiny --all",
+    ),
     details=(
         "Shows who requested what, when and by which command; what the host did; what happened without a request; and "
         "what the restart policy did about it. Events that did not lead to the present state are left out, unless "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from msgspec import Struct
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
     from pathlib import Path
 
     from aetherscale.kernel.findings import Finding
@@ -20,6 +21,19 @@ class Step(Struct, frozen=True):
 
     what: str
     status: Literal["done", "already", "to do"]
+
+
+BridgeTask = Literal["set up", "confirm", "undo"]
+
+
+class BridgeAsked(Struct, frozen=True):
+    """A bridge that is to take the place of a device of the host."""
+
+    device: str
+    bridge: str
+    addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    """Those of the host in place of the device's; a family that none is of is taken over as it is."""
+    gateways: tuple[IPv4Address | IPv6Address, ...] = ()
 
 
 class Ready(Protocol):
@@ -83,10 +97,14 @@ class Program(Struct, frozen=True):
     """Run a node until it is stopped, and report when it is ready. Raises `Refused`."""
     doctor: Callable[[Settings], tuple[Finding, ...]]
     """Everything that a node needs of its host, looked at."""
-    set_up: Callable[[bool], Iterator[Step]]
-    """Make this host one that runs a node as a service, or with True only say what that takes. Raises `Refused`."""
+    set_up: Callable[[bool, bool], Iterator[Step]]
+    """Make this host one that runs a node as a service, or with the first True only say what that takes; with the
+    second one also what virtual networks need. Raises `Refused`."""
     take_out: Callable[[bool, bool, bool], Iterator[Step]]
     """Remove that service, or with the first True only say what that takes; with the second one everything that it
     made, with the third one also where virtual machines run. Raises `Refused`."""
+    bridge: Callable[[BridgeAsked | None, BridgeTask, bool], Iterator[Step]]
+    """Set up a bridge on trial, which the first one says, confirm it, or undo it; with True only say what that takes.
+    Raises `Refused`."""
     demo: Callable[[], int]
     """From nothing to a ready virtual machine and back; answers with the exit status."""

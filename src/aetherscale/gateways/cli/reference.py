@@ -32,6 +32,8 @@ def _below(group: Group, name: str) -> Iterator[tuple[str, str, Command]]:
     for member in group.members:
         if isinstance(member, Command):
             yield f"{name} {member.name}", member.summary, member
+            for part in member.parts.values():
+                yield f"{name} {member.name} {part.name}", part.summary, part
         else:
             yield from _below(member, f"{name} {member.name}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
@@ -16,6 +16,8 @@ from aetherscale.gateways.cli.output import Layout
 GAP: Final = 2
 LEAST_WIDTH: Final = 72
 """A terminal that says that it has fewer columns gets lines that it has to break itself."""
+LEAST_FOLDED: Final = 20
+"""Where a name goes on in the next line however much is left out, it has this much of each."""
 LEAST_CUT: Final = 12
 """A column with less than this of its text says nothing, and is left out."""
 
@@ -28,6 +30,12 @@ STYLES: Final = {
     "deleted": "dim",
 }
 """How phases look on a terminal; every other one is on its way and cyan."""
+
+
+def is_too_wide(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the terminal would break the lines of the whole table."""
+    widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
+    return sum(widths) + GAP * (len(widths) - 1) > Console().width
 
 
 def draw(headers: Sequence[str], rows: Sequence[Sequence[str]], styled: int | None, layout: Layout) -> None:
@@ -54,16 +62,21 @@ def draw(headers: Sequence[str], rows: Sequence[Sequence[str]], styled: int | No
 
 
 def _left_out(layout: Layout, widths: Mapping[str, int], width: int) -> set[str]:
-    """The columns that are left out, so that the others fit."""
-    left_out: set[str] = set()
+    """The columns that are left out, so that the others fit: no more of them than that takes."""
+    most = {layout.cut: LEAST_CUT}
+    left_out: list[str] = []
 
-    def needed() -> int:
-        sizes = {header: size for header, size in widths.items() if header not in left_out}
-        if layout.cut in sizes:
-            sizes[layout.cut] = min(sizes[layout.cut], LEAST_CUT)
-        return sum(sizes.values()) + GAP * (len(sizes) - 1)
+    def fits(without: Collection[str]) -> bool:
+        sizes = [min(size, most.get(header, size)) for header, size in widths.items() if header not in without]
+        return sum(sizes) + GAP * (len(sizes) - 1) <= width
 
+    if not fits((*layout.spare, layout.cut)):
+        most |= dict.fromkeys(layout.fold, LEAST_FOLDED)
     for header in (*layout.spare, layout.cut):
-        if header and needed() > width:
-            left_out.add(header)
-    return left_out
+        if header and not fits(left_out):
+            left_out.append(header)
+    for header in reversed(left_out):  # a wide one that went may have left room for others
+        without = [each for each in left_out if each != header]
+        if fits(without):
+            left_out = without
+    return set(left_out)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from importlib import import_module
 
-from aetherscale.components import identities
+from aetherscale.bus.refusals import words_of
+from aetherscale.components import LATER, any_object, identities
 from aetherscale.gateways.cli.grammar import Command, Entry, Group
+from aetherscale.kernel.identity import Identity
 
 
 def _serve() -> Command:
@@ -15,10 +17,15 @@ def _serve() -> Command:
     return SERVE
 
 
-def _of_kind(kind: str) -> Group:
+def _of_component(identity: Identity) -> Entry:
     """The group of a component: `VM` in `vm.py`."""
-    group: Group = getattr(import_module(f"aetherscale.gateways.cli.{kind}"), kind.upper())
-    return group
+    word, *_ = words_of(identity.kind).split()
+
+    def load() -> Group:
+        group: Group = getattr(import_module(f"aetherscale.gateways.cli.{word}"), word.upper())
+        return group
+
+    return Entry(word, identity.help, load)
 
 
 def _events() -> Group:
@@ -88,26 +95,24 @@ def _completion() -> Group:
 
 
 def _later(name: str) -> Command:
-    from aetherscale.gateways.cli.later import LATER
+    from aetherscale.gateways.cli.later import COMMANDS
 
-    return LATER[name]
+    return COMMANDS[name]
 
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("serve", "run a node in the foreground; the default if no command is given", _serve),
-    *(Entry(each.kind, each.help, partial(_of_kind, each.kind)) for each in identities()),
+    *(_of_component(each) for each in identities()),
     Entry("events", "show the events in the log, and follow new ones", _events),
     Entry("replay", "show the state at any moment, from the log alone", _replay),
     Entry("diff", "show what changed between two moments", _diff),
-    Entry("why", "explain why a VM or an image is in its present state", _why),
+    Entry("why", f"explain why {any_object()} is in its present state", _why),
     Entry("log", "manage the event log: verify, export, import, archive …", _log),
     Entry("node", "list the nodes that answer", _node),
     Entry("doctor", "check what a node needs, and say how to fix it", _doctor),
     Entry("host", "install a node on this host as a service, or remove it", _host),
-    Entry("demo", "create, show and delete a VM in a temporary directory", _demo),
+    Entry("demo", "create, show and delete VMs in a temporary directory", _demo),
     Entry("nats-context", "configure the `nats` program for the node's server", _nats_context),
     Entry("completion", "print a completion script for bash, zsh or fish", _completion),
-    Entry("network", "not in this version", lambda: _later("network")),
-    Entry("vpn", "not in this version", lambda: _later("vpn")),
-    Entry("firewall", "not in this version", lambda: _later("firewall")),
+    *(Entry(name, "not in this version", partial(_later, name)) for name in LATER),
 )

@@ -9,22 +9,42 @@ from aetherscale.components import identities
 from aetherscale.gateways.cli.grammar import Option
 from aetherscale.gateways.cli.moments import ago, lasted, local, short_id
 from aetherscale.gateways.cli.output import Layout, Output
-from aetherscale.kernel.identity import NODE, Unit
+from aetherscale.kernel.identity import NODE, Column, Unit
 
 View = Mapping[str, Any]
 
-WIDE = Option("wide", "show full ids and times and all columns, at any width")
+DROPPED: Mapping[str, str] = {
+    "mac": "from a MAC that is not the port's",
+    "arp": "ARP in the name of another",
+    "ipv4": "from foreign IPv4 addresses",
+    "ipv6": "from foreign IPv6 addresses",
+    "neighbor": "neighbor discovery in the name of another",
+    "router": "what only a router may say",
+    "dhcp": "what only a DHCP server may say",
+    "ethertype": "neither ARP, IPv4 nor IPv6, or with a VLAN tag",
+    "header": "fragments and extension headers; every guest's reports for multicast have one: harmless",
+    "uninvited": "to the port, let in neither by its network nor by a group, and no answers",
+    "forbidden": "sent by the port, though no group of it allows that",
+}
+"""What the kinds of dropped packets mean."""
+WIDE = Option("wide", "show full ids and times and all columns")
 
 
 def show_table(out: Output, kind: str, views: Sequence[View], now_us: int, *, wide: bool = False) -> None:
     """A table of many objects of a kind."""
     (columns,) = (identity.columns for identity in identities() if identity.kind == kind)
     brief = out.terminal and not wide
-    rows = [tuple(_cell(view[column.field], column.unit, now_us, brief) for column in columns) for view in views]
+    columns = tuple(column for column in columns if column.shown in ("", "brief" if brief else "wide"))
+    rows = [tuple(_cell(_value(view, column), column.unit, now_us, brief) for column in columns) for view in views]
     names = tuple(column.heading for column in columns if column.is_name)
     one_node = (NODE.heading,) if len({view[NODE.field] for view in views}) < 2 else ()
-    spare = (*(column.heading for column in columns if column.is_spare), *one_node)
-    out.table(tuple(column.heading for column in columns), rows, 1, Layout(names, spare, wide=wide))
+    spare = sorted((column for column in columns if column.spare), key=lambda column: column.spare)
+    layout = Layout(names, (*one_node, *(column.heading for column in spare)), wide=wide)
+    out.table(tuple(column.heading for column in columns), rows, 1, layout)
+
+
+def _value(view: View, column: Column) -> Any:
+    return next((view[field] for field in (column.field, *column.otherwise) if view[field] is not None), None)
 
 
 def _cell(value: Any, unit: Unit, now_us: int, brief: bool) -> str:
@@ -35,6 +55,10 @@ def _cell(value: Any, unit: Unit, now_us: int, brief: bool) -> str:
             return f"{value}{unit[0]}"
         case "bytes":
             return size(value)
+        case "addresses":
+            return _addresses(value, brief)
+        case "count":
+            return str(len(value))
         case "moment":
             return ago(value, now_us) if brief else f"{value[:19]}Z"
         case "id" if brief:
@@ -43,19 +67,101 @@ def _cell(value: Any, unit: Unit, now_us: int, brief: bool) -> str:
             return str(value)
 
 
+def _addresses(ports: Sequence[View], brief: bool) -> str:
+    """The addresses of a VM's ports; with their network, where the VM is in several: `10.64.0.2 (lab)`.
+
+    In brief it is the first IPv4 one, or the first, and how many there are besides: `10.64.0.2 +1`.
+    """
+    found = [(port["network"], [address["ip"] for address in port["addresses"]]) for port in ports]
+    every = [ip for _, ips in found for ip in ips]
+    if not every:
+        return "-"
+    if brief:
+        first = next((ip for ip in every if ":" not in ip), every[0])
+        return f"{first} +{len(every) - 1}" if len(every) > 1 else first
+    if len(ports) == 1:
+        return " ".join(every)
+    return ", ".join(f"{' '.join(ips)} ({network})" for network, ips in found if ips)
+
+
 def show_object(out: Output, view: View) -> None:
     """All that is known of one object, a field on each line, nested ones with dots."""
     out.fields(_flat("", view))
 
 
+def show_to_human(out: Output, view: View, now_us: int) -> None:
+    """The same; on a terminal with times as a human reads them."""
+    show_object(out, {**view, **_since(out, view, now_us)})
+
+
+def _since(out: Output, view: View, now_us: int) -> View:
+    if not out.terminal or "since" not in view:
+        return {}
+    return {"since": f"{local(view['since'])} ({ago(view['since'], now_us)})"}
+
+
 def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
     """All that is known of a VM; on a terminal with times as a human reads them."""
-    shown = dict(vm)
+    shown = _with_ports(vm) | {"isolation": _isolation(vm)}
+    del shown["process-user"]
     if (uptime_s := shown.pop("uptime-s", None)) is not None:
         shown["uptime"] = lasted(uptime_s) if out.terminal else f"{uptime_s} s"
-    if out.terminal:
-        shown["since"] = f"{local(vm['since'])} ({ago(vm['since'], now_us)})"
-    show_object(out, shown)
+    if vm.get("groups"):
+        shown["groups"] = ", ".join(group["group"] for group in vm["groups"])
+    if vm.get("forwards"):
+        shown["forwards"] = ", ".join(map(forward_text, vm["forwards"]))
+    show_to_human(out, shown, now_us)
+
+
+def _with_ports(vm: View) -> dict[str, Any]:
+    """A VM with a line for each of its ports, and lines for what was dropped of each, in the place of the data."""
+    of_tap = {port["tap"]: port["network"] for port in vm["ports"]}
+    shown: dict[str, Any] = {}
+    for name, value in vm.items():
+        match name:
+            case "ports":
+                shown |= {f"port {port['network']}": _port(port) for port in value}
+            case "dropped":
+                shown |= {f"dropped {of_tap.get(tap, tap)}": _dropped(kinds) for tap, kinds in value.items()}
+            case _:
+                shown[name] = value
+    return shown
+
+
+def _port(port: View) -> str:
+    """`fd00::1, 10.64.0.2; MAC 02:…; tap aep…; also allowed 203.0.113.7/32`."""
+    addresses = ", ".join(address["ip"] for address in port["addresses"])
+    allowed = f"also allowed {', '.join(port['allowed'])}" if port["allowed"] else ""
+    return "; ".join(filter(None, (addresses, f"MAC {port['mac']}", f"tap {port['tap']}", allowed)))
+
+
+def _dropped(kinds: Mapping[str, int]) -> str:
+    """How many packets of a port were dropped and why, a line for each kind."""
+    lines = ((f"{count(number, 'packet')} ({kind})", DROPPED.get(kind)) for kind, number in kinds.items())
+    return "\n".join(f"{line}: {meaning}" if meaning else line for line, meaning in lines)
+
+
+def _isolation(vm: View) -> str | None:
+    """What stands between a running guest and the host; None where it does not run."""
+    own = "QEMU has a user of its own"
+    match vm["accelerator"], vm["process-user"]:
+        case None, _:
+            return None
+        case _, "root":
+            return "none: QEMU runs as root"
+        case _, "node":
+            return "none: QEMU runs as the node's user"
+        case "kvm", user:
+            return f"{own}; hardware virtualization" if user == "own" else "hardware virtualization"
+        case _, user:
+            emulated = "emulation is no security boundary"
+            return f"{own}; {emulated}" if user == "own" else emulated
+
+
+def forward_text(forward: View) -> str:
+    """`8080/tcp to 80`, or `192.0.2.1 8080/tcp to 80` where the host's address is named."""
+    host = " ".join(filter(None, (forward["address"], f"{forward['host-port']}/{forward['protocol']}")))
+    return f"{host} to {forward['guest-port']}"
 
 
 def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:
@@ -63,6 +169,9 @@ def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:
     for name, value in view.items():
         if isinstance(value, Mapping):
             pairs += _flat(f"{prefix}{name}.", value)
+        elif isinstance(value, list) and value and all(isinstance(each, Mapping) for each in value):
+            for number, each in enumerate(value):
+                pairs += _flat(f"{prefix}{name}.{number}.", each)
         elif isinstance(value, bool):
             pairs.append((prefix + name, "yes" if value else "no"))
         else:

@@ -44,19 +44,48 @@ VM = Group(
                     choices=("always", "on-failure", "never"),
                 ),
                 Option("no-autostart", "do not start it again after a reboot of the host"),
+                Option(
+                    "network",
+                    "a network to be in; may be given more than once; user-mode networking if not given",
+                    "NETWORK",
+                    many=True,
+                    completes="network",
+                ),
+                Option(
+                    "allow-address",
+                    "an address or a prefix that the guest may send from besides its own; may be given more than once",
+                    "PREFIX",
+                    many=True,
+                ),
+                Option(
+                    "publish",
+                    "a port of the host that leads to one of the guest, like 8080:80; open to the host alone unless an "
+                    "address is named, as in 0.0.0.0:8080:80; without --network; may be given more than once",
+                    "[ADDRESS:]HOST:GUEST[/udp]",
+                    many=True,
+                ),
+                Option(
+                    "group",
+                    "a group of the firewall that it bears, with --network; may be given more than once",
+                    "GROUP",
+                    many=True,
+                    completes="group",
+                ),
+                Option("host-loopback", "let the guest reach what listens on the host's loopback, at 10.0.2.2"),
                 _LABEL,
                 Option("node", "the node to create it on", "NODE", completes="node"),
                 *WAIT_OPTIONS,
-                Option("network", _LATER, "NETWORK", many=True),
                 Option("vpn", _LATER, "VPN", many=True),
                 Option("public-ip", _LATER),
                 Option("init-script", _LATER, "FILE", completes="file"),
                 Option("ssh-key", _LATER, "FILE", many=True, completes="file"),
-                Option("group", _LATER, "GROUP", many=True),
             ),
             examples=(
                 "aetherscale vm create web --image tiny",
                 "aetherscale vm create db --image debian-12 --cpus 2 --memory 2G --disk 20G --timeout 5m",
+                "aetherscale vm create web --image tiny --network lab",
+                "aetherscale vm create web --image tiny --network lab --group http",
+                "aetherscale vm create web --image tiny --publish 8080:80",
                 "aetherscale vm create --image tiny --no-wait --json",
             ),
             details=(
@@ -187,6 +216,9 @@ VM = Group(
                 "The exit status is that of the program, or 128 plus the number of the signal that ended it. If the "
                 "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
                 "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
+                "The output comes when the program has ended: the guest agent does not tell it before. Where --timeout "
+                "is over sooner, the status is 5, the program continues in the guest, and what it has printed is lost. "
+                "With -t the output is shown as it comes.\n\n"
                 "Unless stdin is a terminal, it is read to its end and then given to the program; at most 128 KiB. If "
                 "stdin sends nothing for 2 s, it is ignored, unless -i is given.\n\n"
                 "With -t, the program has a terminal in the guest, of the size of this one, until it ends. Every key "

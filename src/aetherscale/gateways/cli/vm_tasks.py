@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from typing import Any
 
-from msgspec.structs import replace
-
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import DONE, FAILED, Failure, bad_usage, badness
+from aetherscale.gateways.cli.failures import FAILED, bad_usage
 from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.history import tell_future
+from aetherscale.gateways.cli.objects import done, each_named
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
-from aetherscale.gateways.cli.views import show_table, show_vm_to_human
-from aetherscale.gateways.cli.wording import typed
-from aetherscale.gateways.cli.work import carry_out, suggesting, taken, told_of
+from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
+from aetherscale.gateways.cli.work import suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
 """The most bytes that a node takes as the stdin of a program: more does not fit into one message."""
@@ -39,6 +37,9 @@ def create_vm(context: Context) -> None:
         "restart": values["restart"],
         "labels": _labels(values["label"]),
         "virtual-network": values["network"],
+        "allow-addresses": values["allow-address"],
+        "publish": values["publish"],
+        "host-loopback": values["host-loopback"],
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
         "init-script": text_of(values["init-script"], "--init-script") if values["init-script"] else None,
@@ -67,13 +68,8 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
 
 def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
     """Have it done, and show the result; answers with the view."""
-    node = context.values.get("node") or ""
-    with suggesting(context, "vm", context.values.get("image") or subject):
-        vm, elapsed_s = carry_out(context, "compute", task, options, subject=subject, kind="vm", node=node)
-    if not context.out.json:
-        with taken(told_of("vm", vm)):
-            context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}, after {elapsed_s:.1f} s")
-    return vm
+    node, image = context.values.get("node") or "", context.values.get("image") or ""
+    return done(context, "vm", task, options, subject=subject, node=node, meant=image)
 
 
 def _labels(given: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -106,8 +102,19 @@ def show_vm(context: Context) -> None:
     vm = {**found["vm"], **found.get("host", {})}
     if context.out.json:
         context.out.value(vm)
-    else:
-        show_vm_to_human(context.out, vm, context.program.now_us())
+        return
+    show_vm_to_human(context.out, vm, context.program.now_us())
+    for tap in vm.get("cut", ()):
+        network = next((port["network"] for port in vm["ports"] if port["tap"] == tap), tap)
+        context.suggest(
+            f"the VM is cut off the network {network}: another program removed its tap, {tap}; "
+            f"to connect it again: aetherscale vm restart {vm['name']}"
+        )
+    if foreign := sum(kinds.get("ipv6", 0) for kinds in vm.get("dropped", {}).values()):
+        context.suggest(
+            f"{count(foreign, 'packet')} from foreign IPv6 addresses dropped: does the guest use privacy extensions? "
+            "See docs/networks.md"
+        )
 
 
 def start_vm(context: Context) -> int:
@@ -131,28 +138,8 @@ def delete_vm(context: Context) -> int:
 
 
 def _each(context: Context, task: str, options: Mapping[str, Any]) -> int:
-    """The task for each VM that was named, one after the other; one that fails does not stop the others.
-
-    Answers with the worst exit status. With --json one VM is an object, several are an array of those that went well.
-    """
-    names = list(dict.fromkeys(context.values["NAME"]))
-    if len(names) == 1:
-        _work(context, task, {"vm-id": names[0], **options}, names[0])
-        return DONE
-    statuses, vms = [DONE], []
-    for name in names:
-        try:
-            vms.append(_done(context, task, {"vm-id": name, **options}, name))
-        except Failure as failure:
-            alone = {**context.values, "NAME": [name]}
-            context.out.failure(typed(failure, replace(context.parsed, values=alone)))
-            statuses.append(failure.status)
-            if failure.is_interrupt:
-                break
-    if context.out.json:
-        with taken("; ".join(told_of("vm", vm) for vm in vms) or "no VM has changed"):
-            context.out.value(vms)
-    return max(statuses, key=badness)
+    """The task for each VM that was named."""
+    return each_named(context, "vm", lambda name: _done(context, task, {"vm-id": name, **options}, name))
 
 
 def _ending(context: Context) -> Mapping[str, Any]:

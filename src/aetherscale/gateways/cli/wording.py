@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
+from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
@@ -14,22 +15,32 @@ from aetherscale.gateways.cli.parse import Parsed
 from aetherscale.kernel.names import ID_PATTERN, is_id
 
 TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
+    "allow-addresses": ("allow-address",),
     "command": ("COMMAND",),
+    "group": ("GROUP", "group"),
     "groups": ("group",),
+    "guest-port": ("PORTS",),
+    "host-address": ("address",),
+    "host-port": ("PORTS", "HOST"),
     "image": ("image", "NAME"),
+    "ipv4-prefix": ("ipv4",),
+    "ipv6-prefix": ("ipv6",),
     "labels": ("label",),
     "name": ("name", "NAME"),
     "recipe": ("RECIPE",),
+    "rules": ("allow",),
     "source": ("SOURCE",),
     "ssh-keys": ("ssh-key",),
     "virtual-network": ("network",),
-    "vm-id": ("vm-id", "NAME"),
+    "vm-id": ("vm-id", "VM", "NAME"),
 }
 """The fields of messages that are not called as the option or argument that fills them, with or without their unit."""
 _TASK: Final = re.compile(r"\A(?:[a-z]+\.)?[a-z]+(?:-[a-z]+)+: ")
 _UNIT: Final = re.compile(r"-(?:mib|gib|bytes|s)\Z")
+_VALUE: Final = "got "
+"""A message that begins so is about a value, and names no field."""
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
-_KINDS: Final = "|".join(each.kind for each in identities())
+_KINDS: Final = "|".join(words_of(each.kind) for each in identities())
 _COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|events|why|replay|diff|log|node|doctor)\b)")
 """A command whose answer depends on the node and on the tenant."""
 
@@ -38,9 +49,11 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
     """The failure with its text for humans in the words of the command line; the text for programs stays as it is."""
     if not isinstance(parsed.node, Command):
         return failure
-    field = str(failure.details.get("field") or "").partition(".")[0]
+    field, *_ = re.split(r"[.\[]", str(failure.details.get("field") or ""))
     if word := _word(field, parsed.node):
         shown = failure.message.replace(f"field '{field}'", word, 1).replace(f"'{field}'", word, 1)
+        if shown.startswith(_VALUE):
+            shown = f"{parsed.name}: {word}: {shown}"
         text = parsed.texts.get(word.removeprefix("--"))
         if text is not None:
             # What was read as a number of MiB, or of seconds, was typed as 2G, or as 5m.
@@ -60,7 +73,7 @@ def _named(text: str, parsed: Parsed, command: Command) -> str:
             (name,) = name
         kind = given.get(item.completes, item.completes)
         if kind and isinstance(name, str) and not is_id(name):
-            text = re.sub(rf"(\baetherscale {kind} [a-z-]+) {ID_PATTERN[2:-2]}\b", rf"\1 {name}", text)
+            text = re.sub(rf"(\baetherscale {words_of(kind)} [a-z-]+) {ID_PATTERN[2:-2]}\b", rf"\1 {name}", text)
     return text
 
 

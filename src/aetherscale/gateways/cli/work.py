@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import WAIT_RAN_OUT, Failure, near
@@ -127,7 +128,7 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
 
 
 def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Failure:
-    look = f"aetherscale {kind} show {progress.subject}"
+    look = f"aetherscale {words_of(kind)} show {progress.subject}"
     if progress.phase:
         so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work continues; this is not a failure"
     else:

@@ -98,18 +98,21 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
     nothing = "1" * 16
     more: dict[str, dict[str, Any]] = {
         "exec-vm": {"command": ["true"]},
+        "set-rules": {"rules": []},
         "vm-console": {"session": "s"},
         "vm-terminal": {"session": "s", "command": ["true"]},
     }
     assert node.node is not None
-    for component, tasks in ((each.name, each.tasks()) for each in components()):
-        for task in tasks:
+    network_id = (await node.final("network", "create-network", {"name": "lab"}, tenant=BLUE))["network-id"]
+    group_id = (await node.final("firewall", "create-group", {"name": "web"}, tenant=BLUE))["group-id"]
+    for each in components():
+        component, field = each.name, each.identity.reference
+        made = {task for task, command in each.commands.items() if command.creates}
+        own = {task for task in each.tasks() if each.asked_under(task) == component}
+        for task in own - made - {each.identity.list_task, "console-input", "explain"}:
             options = more.get(task, {})
-            field = "vm-id" if component == "compute" else "image"
-            if task in ("create-vm", "list-vms", "list-images", "build-image", "import-image", "console-input"):
-                continue
             for key in (None, "k"):
-                for theirs in (vm_id, image_id):
+                for theirs in (vm_id, image_id, network_id, group_id):
                     asked = [
                         [
                             await node.ask(component, task, {field: which, **options}, key=key, tenant=RED),
@@ -119,6 +122,13 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
                     ]
                     assert asked[0] == msgspec.json.decode(encode(asked[1]).replace(nothing.encode(), theirs.encode()))
                     assert asked[0][0][0]["code"] == 404, task
+    for ends in (("from", "to"), ("to", "from")):
+        refused, unknown = [
+            await node.final("firewall", "explain", {ends[0]: which, ends[1]: "host", "port": "icmp"}, tenant=RED)
+            for which in (vm_id, nothing)
+        ]
+        assert refused == msgspec.json.decode(encode(unknown).replace(nothing.encode(), vm_id.encode()))
+        assert refused["code"] == 404
     create = {"image": image_id, "name": "mine"}
     refused = await node.final("compute", "create-vm", create, tenant=RED)
     assert refused["message"] == f"no such image: '{image_id}'"

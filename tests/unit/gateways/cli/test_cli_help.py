@@ -6,7 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
+from aetherscale.components import LATER, identities
 from aetherscale.gateways.cli import tree
+from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import Group
 from aetherscale.gateways.cli.help import help_of_command, help_of_group, help_of_program
 from aetherscale.gateways.cli.parse import parse
@@ -69,6 +73,22 @@ class TestHelp:
             if isinstance(node, Group):
                 text = help_of_group(node, f"aetherscale {node.name}")
                 assert all(f"\n  {member.name} " in text for member in node.members)
+
+    def test_every_kind_of_object_and_none_of_a_later_version_is_named_where_a_kind_is_asked_for(self) -> None:
+        kinds = [each.kind for each in identities()]
+        for path, name in (("why", " web"), ("replay", "")):
+            command = dict(commands())[path]
+            text = help_of_command(command, f"aetherscale {path}")
+            assert f"({' | '.join(kinds)})" in text
+            assert not [kind for kind in LATER if kind in text]
+            with pytest.raises(Failure) as failed:
+                parse([path, "zzz", "web"], tree.ENTRIES, "serve")
+            assert failed.value.message == f"aetherscale {path}: KIND: got 'zzz', expected one of {', '.join(kinds)}"
+            for kind in LATER:
+                assert values(f"{path} {kind}{name}")["KIND"] == kind, "it is refused as such, not as a mistake"
+        (summary,) = (entry.summary for entry in tree.ENTRIES if entry.name == "why")
+        assert summary == dict(commands())["why"].summary
+        assert all(each.noun in summary for each in identities())
 
     def test_the_words_at_the_top_are_the_names_of_what_they_load(self) -> None:
         assert [entry.load().name for entry in tree.ENTRIES] == [entry.name for entry in tree.ENTRIES]

@@ -71,7 +71,7 @@ class TestWords:
         assert values("log import -") == {"FILE": "-"}
 
     def test_a_command_of_a_later_version_takes_whatever_it_is_given(self) -> None:
-        found = parsed("network create lab --kind nat extra words --json")
+        found = parsed("vpn create lab --kind nat extra words --json")
         assert isinstance(found.node, Command)
         assert found.node.refused
         assert found.values["json"]

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from aetherscale.gateways.cli import help as texts
-from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.failures import Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Command, Group
+from aetherscale.gateways.cli.hostbridge import NEXT
 from aetherscale.gateways.cli.output import Output
 from aetherscale.gateways.cli.tree import ENTRIES
 
@@ -27,6 +28,8 @@ def helps() -> Iterator[tuple[str, str]]:
 def _below(node: Command | Group, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, Command):
         yield name, texts.help_of_command(node, name)
+        for part in node.parts.values():
+            yield f"{name} {part.name}", texts.help_of_command(part, f"{name} {part.name}")
         return
     yield name, texts.help_of_group(node, name)
     for member in node.members:
@@ -74,6 +77,30 @@ def test_on_a_terminal_fields_and_what_stands_beside_the_data_are_broken_between
     assert all(len(line) < COLUMNS for line in (*lines[:-1], *written.err.splitlines()))
     assert written.err.count("note: word-by-word") == 2
     assert written.err.split().count("word-by-word") == 3 * 12
+
+
+def test_an_error_that_names_what_was_typed_is_broken_and_the_command_of_its_hint_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    hint = f"aetherscale network create --help {'--kind ' * 10}"
+    Output(json=False).failure(bad_usage(f"aetherscale network create: --kind: {LONG}", hint))
+    *error, last = capsys.readouterr().err.splitlines()
+    assert len(error) > 1
+    assert all(len(line) < COLUMNS for line in error)
+    assert last == f"hint: {hint}"
+
+
+def test_the_way_to_confirm_a_bridge_is_a_line_of_its_own_that_fits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    Output(json=False).note(NEXT)
+    lines = capsys.readouterr().err.splitlines()
+    assert "    aetherscale host setup bridge --confirm" in lines
+    assert all(len(line) < COLUMNS for line in lines)
 
 
 def test_elsewhere_fields_and_notes_stay_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

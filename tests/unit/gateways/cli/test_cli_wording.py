@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,12 +21,14 @@ from aetherscale.actors.compute.model.commands import (
     StopVmOptions,
     VmOptions,
 )
+from aetherscale.actors.compute.model.publishing import parse_published
 from aetherscale.actors.images.model.commands import (
     BuildImageOptions,
     ImageOptions,
     ImportImageOptions,
     ListImagesOptions,
 )
+from aetherscale.actors.network.model.addresses import parse_allowed, parse_ipv4, parse_ipv6
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.wording import typed, typed_as
 from aetherscale.kernel.errors import Refused
@@ -81,6 +85,27 @@ class TestWording:
             path = " ".join(parsed(line).path)
             assert failure.shown == f"aetherscale {path}: {word}: got 1"
             assert failure.message == said, "a program reads what the node said"
+
+    def test_a_value_that_a_component_refuses_is_told_with_the_option_that_it_was_typed_for(self) -> None:
+        own = "leave it out: the network then has a prefix of its own"
+        cases: tuple[tuple[str, Callable[[], object], str, str, str], ...] = (
+            ("network create x --ipv6 none", partial(parse_ipv6, "none", field="ipv6-prefix"),
+             "--ipv6: got 'none'", "an IPv6 prefix, as fd12:3456:789a:1::/64: every network has IPv6", own),
+            ("network create x --ipv4 foo", partial(parse_ipv4, "foo", field="ipv4-prefix"),
+             "--ipv4: got 'foo'", "an IPv4 prefix, as 10.20.30.0/24, or 'none'", ""),
+            ("vm create --image t --allow-address foo", partial(parse_allowed, "foo", field="allow-addresses"),
+             "--allow-address: got 'foo'", "an address or a prefix, as 10.20.30.0/24 or fd12:3456:789a:1::/64", ""),
+            ("vm create --image t --publish foo", partial(parse_published, ["foo"], host_loopback=False),
+             "--publish: got 'foo'", "[ADDRESS:]HOST-PORT:GUEST-PORT[/tcp|/udp], as 8080:80", ""),
+        )  # fmt: skip
+        for line, refuse, got, expected, hint in cases:
+            with pytest.raises(Refused) as refused:
+                refuse()
+            failure = typed(Failure.of_refusal(refused.value), parsed(line))
+            path = " ".join(parsed(line).path)
+            assert failure.shown == f"aetherscale {path}: {got}, expected {expected}"
+            assert failure.hint == hint
+            assert failure.message.startswith("got "), "a program reads what the node said"
 
     def test_every_option_of_the_wire_is_filled_by_some_word(self) -> None:
         fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}

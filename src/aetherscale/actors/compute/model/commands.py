@@ -10,7 +10,12 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-from aetherscale.actors.compute.model.effects import ReadyChannel
+from aetherscale.actors.compute.model.effects import NO_RULES as NO_RULES
+from aetherscale.actors.compute.model.effects import BorneGroup as BorneGroup
+from aetherscale.actors.compute.model.effects import Forward as Forward
+from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
+from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
+from aetherscale.actors.compute.model.effects import VmRules as VmRules
 from aetherscale.kernel.names import Channel, Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
 from aetherscale.kernel.wire import Message
 
@@ -27,11 +32,29 @@ Side = Annotated[int, Meta(ge=1, le=65535, description="characters")]
 ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
 EXEC_INPUT_BYTES: Final = 128 * 1024
 """What a program in a guest can be given as its stdin, which fits into one message beside the command."""
+MAX_PORTS: Final = 8
+"""Ports that one VM can have."""
+MAX_ALLOWED: Final = 16
+"""Prefixes that a VM may send from besides its own addresses."""
+MAX_PUBLISHED: Final = 64
+"""Ports of the host that can lead to one VM."""
+MAX_GROUPS: Final = 16
+"""Groups that one VM can bear."""
 ExecCommand = Annotated[list[ExecArgument], Meta(min_length=1, max_length=256)]
 
 
+NetworkNames = Annotated[list[Reference], Meta(max_length=MAX_PORTS, description=f"at most {MAX_PORTS} networks")]
+AllowedAddresses = Annotated[
+    list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_ALLOWED, description=f"at most {MAX_ALLOWED}")
+]
+Published = Annotated[
+    list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_PUBLISHED, description=f"at most {MAX_PUBLISHED}")
+]
+GroupNames = Annotated[list[Reference], Meta(max_length=MAX_GROUPS, description=f"at most {MAX_GROUPS} groups")]
+
+
 class CreateVmOptions(Message, frozen=True):
-    """Options of `create-vm`. Those after `labels` belong to components of a later version."""
+    """Options of `create-vm`. Those after `groups` belong to components of a later version."""
 
     image: ImageReference
     """The image that the VM boots from."""
@@ -55,8 +78,27 @@ class CreateVmOptions(Message, frozen=True):
     """Whether the VM is started again after a reboot of the host."""
     labels: Labels = field(default_factory=dict)
     """Labels of the VM, at most 64: text of one line, at most 256 characters, by key."""
-    virtual_network: Any = None
-    """A part of a later version: refused (501) unless it is left out or empty."""
+    virtual_network: Reference | NetworkNames | None = None
+    """The networks that the VM has ports in: one, or a list, in the order of the guest's network cards, each of them
+    once. null or an empty list for user-mode networking: the guest reaches the world, but not the host's loopback, and
+    nothing reaches it but by `publish`.
+    """
+    allow_addresses: AllowedAddresses = field(default_factory=list)
+    """Addresses and prefixes that the VM may send from besides its own, in all of its ports, as a router or a host of
+    containers does: `10.0.0.0/24`, `fd00::/64`.
+    """
+    publish: Published = field(default_factory=list)
+    """Ports of the host that lead to ports of a guest with user-mode networking: `8080:80` leads from the host's port
+    8080 to the guest's port 80. `0.0.0.0:8080:80` names the IPv4 address of the host that the port is open on, or
+    `0.0.0.0` for all; it is `127.0.0.1`, for the host alone, where none is named. `0.0.0.0:5353:53/udp` is a port of
+    UDP. No two VMs of a node have one port of the host.
+    """
+    host_loopback: bool = False
+    """Whether a guest with user-mode networking reaches the services on the host's loopback, at 10.0.2.2."""
+    groups: GroupNames = field(default_factory=list)
+    """The groups of the firewall that the VM bears, each once; only with a network. None: it takes anything from its
+    own networks, and nothing from outside.
+    """
     vpn: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
     public_ip: bool = False
@@ -64,8 +106,6 @@ class CreateVmOptions(Message, frozen=True):
     init_script: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
     ssh_keys: Any = None
-    """A part of a later version: refused (501) unless it is left out or empty."""
-    groups: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
 
 
@@ -188,7 +228,10 @@ class TerminalOptions(Message, frozen=True):
 
 
 class ExecOptions(Message, frozen=True):
-    """Options of `exec-vm`: run a program in the guest, through its QEMU guest agent."""
+    """Options of `exec-vm`: run a program in the guest, through its QEMU guest agent.
+
+    Its output is in the result: the agent tells it when the program has ended, and not before.
+    """
 
     command: ExecCommand
     """The program and its arguments, 1 to 256."""
@@ -197,7 +240,7 @@ class ExecOptions(Message, frozen=True):
     vm_id: Reference = ""
     """The VM; "" where the subject names it (`obj`)."""
     timeout_s: Annotated[float, Meta(gt=0, le=3600, description="seconds that it may take")] = 30.0
-    """How many seconds the program may take."""
+    """How many seconds the program may take. One that takes longer continues in the guest, and its output is lost."""
 
 
 class VmSpec(Struct, frozen=True, rename="kebab"):
@@ -227,6 +270,16 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """Whether the VM is started again after a reboot of the host."""
     labels: dict[str, str]
     """The labels of the VM: text by key."""
+    ports: list[PortSpec] = []
+    """The ports of the VM, in the order of its network cards; none for user-mode networking. Not in schema 1."""
+    publish: list[PublishedPort] = []
+    """The ports of the host that lead to the guest, by user-mode networking. Not in schemas 1 and 2."""
+    host_loopback: bool = False
+    """Whether the guest reaches the host's loopback, by user-mode networking. Not in schemas 1 and 2, whose guests
+    reached it until they were started by a version that has this field.
+    """
+    groups: list[BorneGroup] = []
+    """The groups that the VM bears from the beginning. Not in schemas 1 to 3."""
 
 
 class CreateVm(Struct, frozen=True):

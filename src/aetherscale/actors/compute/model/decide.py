@@ -26,13 +26,22 @@ from aetherscale.actors.compute.model.effects import ComputeObservation, Compute
 from aetherscale.actors.compute.model.events import Step, VmEvent
 from aetherscale.actors.compute.model.evolve import evolve
 from aetherscale.actors.compute.model.pending import pending
+from aetherscale.actors.compute.model.rulecommands import (
+    AddForward,
+    AttachGroup,
+    DetachGroup,
+    RemoveForward,
+    RuleCommand,
+)
+from aetherscale.actors.compute.model.ruledecisions import change_rules, failed_to_apply, require_wanted
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, UP, Vm, VmPhase
 from aetherscale.kernel.attempts import backoff
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 
-ComputeMessage = ComputeCommand | ComputeOutcome | ComputeObservation | ComputeFinding
+ComputeMessage = ComputeCommand | RuleCommand | ComputeOutcome | ComputeObservation | ComputeFinding
 
 RESTART_LIMIT: Final = 5
 """Restarts by policy without a quiet time between them."""
@@ -60,12 +69,14 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
     if isinstance(message, VmOrphan):
         return _orphan(vm, message, at_us)
     if vm is None or vm.phase == "deleted":
-        if isinstance(message, ComputeCommand):
+        if isinstance(message, ComputeCommand | RuleCommand):
             raise Refused(Reason.NOT_FOUND, "no such VM: it has been deleted" if vm else "no such VM")
         return ()
     match message:
         case StartVm() | StopVm() | RestartVm() | DeleteVm():
             return _asked(vm, message)
+        case AttachGroup() | DetachGroup() | AddForward() | RemoveForward():
+            return change_rules(vm, message)
         case (
             effects.GuestReady()
             | effects.GuestEnded()
@@ -95,9 +106,7 @@ def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence
         if vm.requested == "deleted" and not vm.attempt.blocked and not hastened:
             return ()
         return (events.VmDeleteRequested(command.kill, command.grace_s),)
-    if vm.requested == "deleted":
-        # What was made of it may be gone already: nothing calls a deletion off.
-        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} is being deleted", remedy=Task("vm", "show", vm.id))
+    require_wanted(vm)
     match command:
         case StartVm():
             # What is up, or on its way there, is as it was asked to be; so is what starts again after its stop.
@@ -188,7 +197,9 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
             return (events.VmDeleted(),)
         case effects.Quarantined():
             return (events.VmCollected(outcome.kept_in),)
-        case effects.EffectFailed():
+        case effects.RulesApplied():
+            return (events.RulesApplied(outcome.revision),)
+        case EffectFailed():
             return _failed(vm, outcome, at_us)
 
 
@@ -222,10 +233,10 @@ def _restarts(vm: Vm, exited: events.VmExited) -> bool:
     return policy == "always" or (policy == "on-failure" and exited.reason in FAILED_EXITS)
 
 
-def _failed(vm: Vm, failed: effects.EffectFailed, at_us: int) -> Sequence[VmEvent]:
+def _failed(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
     step = STEPS.get(vm.phase)
     if step is None:
-        return ()
+        return failed_to_apply(vm, failed, at_us) if isinstance(pending(vm), effects.ApplyRules) else ()
     retry_at = vm.attempt.retry_at(at_us, retryable=failed.retryable)
     event = events.VmStepFailed(
         step=step,

@@ -10,9 +10,11 @@ come unasked. Both become messages to the decider. Pure data: nothing here knows
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
+
+from aetherscale.kernel.failures import EffectFailed
 
 ReadyChannel = Literal["agent", "channel", "none"]
 """How the guest of an image says that it is ready: the QEMU guest agent, our own virtio port, or not at all."""
@@ -21,6 +23,76 @@ ProcessUser = Literal["own", "node", "root"]
 """Whose process a QEMU is: a user's that nothing else has, that of the node's user, or root's."""
 
 PauseReason = Literal["disk", "internal-error", "io-error", "user"]
+
+
+class PortSpec(Struct, frozen=True, rename="kebab"):
+    """A port of a VM: its place in a network. A part of the event `VmRequested`: what is in it is the same for ever."""
+
+    network_id: str
+    """The id of the network."""
+    network: str
+    """The name of the network when the VM was requested."""
+    hostname: str
+    """The name that the guest has in the network: that of the VM."""
+    tap: str
+    """The name of the port's device on the host, which follows from the id of the VM."""
+    mac: str
+    """The MAC address of the guest's network card, lower case, with colons. It follows from the id too."""
+    ipv4: str | None
+    """The IPv4 address of the guest; null where the network has no IPv4 prefix of ours."""
+    ipv6: str | None
+    """The IPv6 address of the guest; null where the network has no IPv6 prefix of ours."""
+    allowed: list[str] = []
+    """Prefixes that the guest may send from besides its own addresses."""
+
+
+class PublishedPort(Struct, frozen=True, rename="kebab"):
+    """A port of the host that leads to one of a guest with user-mode networking. A part of the event `VmRequested`."""
+
+    protocol: Literal["tcp", "udp"]
+    """The protocol."""
+    address: str
+    """The IPv4 address of the host that the port is open on; `0.0.0.0` for all of them."""
+    host_port: int
+    """The port of the host, which no other VM of the node has for the protocol."""
+    guest_port: int
+    """The port of the guest that it leads to."""
+
+
+class Forward(Struct, frozen=True, rename="kebab"):
+    """A port of the host that leads to one of a VM in a network. A part of the event `ForwardAdded`."""
+
+    id: str
+    """Names it among the forwards of the node: 16 hex digits."""
+    protocol: Literal["tcp", "udp"]
+    """The protocol."""
+    address: str
+    """The address of the host that it is about; "" for all of them, of both families."""
+    host_port: int
+    """The port of the host, which no other VM of the node has for the protocol."""
+    guest_port: int
+    """The port of the guest that it leads to."""
+
+
+class BorneGroup(Struct, frozen=True, rename="kebab"):
+    """A group that a VM bears. A part of the events `VmRequested` and `GroupsSet`."""
+
+    group_id: str
+    """The id of the group."""
+    group: str
+    """The name of the group when it was set."""
+
+
+class VmRules(Struct, frozen=True):
+    """What the firewall has to know of a VM beside its ports: a part of its state as of one moment."""
+
+    groups: tuple[str, ...] = ()
+    """The ids of the groups that it bears, in order; none: it takes anything from its own networks alone."""
+    forwards: tuple[Forward, ...] = ()
+    """The ports of the host that lead to it."""
+
+
+NO_RULES: Final = VmRules()
 
 
 class ProvisionDisk(Struct, frozen=True):
@@ -47,6 +119,14 @@ class BootVm(Struct, frozen=True):
     memory_mib: int
     ready_channel: ReadyChannel
     image_format: Literal["qcow2", "raw"] = "qcow2"
+    ports: tuple[PortSpec, ...] = ()
+    """The guest's network cards, in order; none for one with user-mode networking."""
+    publish: tuple[PublishedPort, ...] = ()
+    """The ports of the host that lead to the guest."""
+    host_loopback: bool = False
+    """Whether the guest reaches what listens on the host's loopback, by user-mode networking."""
+    rules: VmRules = NO_RULES
+    """The groups that it bears, and the ports of the host that lead to it."""
     deadline_s: float = 60.0
     not_before_us: int = 0
 
@@ -76,11 +156,12 @@ class EndVm(Struct, frozen=True):
 
 
 class RemoveVm(Struct, frozen=True):
-    """Ensure that nothing of the VM is left on the host: no process, no directory."""
+    """Ensure that nothing of the VM is left on the host: no process, no port, no directory."""
 
     key: str
     vm_id: str
     run: int
+    ports: tuple[PortSpec, ...] = ()
     deadline_s: float = 60.0
     not_before_us: int = 0
 
@@ -95,19 +176,21 @@ class QuarantineVm(Struct, frozen=True):
     not_before_us: int = 0
 
 
-ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm
-
-
-class EffectFailed(Struct, frozen=True):
-    """The host could not do what the effect asked."""
+class ApplyRules(Struct, frozen=True):
+    """Ensure that the kernel has these groups and forwards of the VM, whether it runs or not."""
 
     key: str
-    reason: str
-    """One sentence: what was tried, what was got, what was expected."""
-    hint: str = ""
-    """What the user can do about it, or type."""
-    retryable: bool = True
-    log_tail: str = ""
+    vm_id: str
+    revision: int
+    """How many changes of them there have been."""
+    rules: VmRules
+    keep_established: bool = False
+    """Whether flows go on that they no longer allow."""
+    deadline_s: float = 30.0
+    not_before_us: int = 0
+
+
+ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm | ApplyRules
 
 
 class DiskProvisioned(Struct, frozen=True):
@@ -162,7 +245,16 @@ class Quarantined(Struct, frozen=True):
     kept_in: str
 
 
-ComputeOutcome = EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Quarantined
+class RulesApplied(Struct, frozen=True):
+    """The kernel has the groups and forwards of the VM as of this revision."""
+
+    key: str
+    revision: int
+
+
+ComputeOutcome = (
+    EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Quarantined | RulesApplied
+)
 
 
 class GuestReady(Struct, frozen=True):

@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from aetherscale.actors.compute.model.commands import VmSpec
-from aetherscale.actors.compute.model.effects import PauseReason, ProcessUser, ReadyChannel
+from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, ProcessUser, ReadyChannel
 from aetherscale.kernel.messages import Event
 
 KIND = "vm"
 """The kind of a VM's stream."""
 
-Step = Literal["provisioning", "booting", "stopping", "removing"]
+Step = Literal["provisioning", "booting", "stopping", "removing", "applying-rules"]
 ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"]
 """The cause of a run's end: a request; a shutdown from inside; a kernel panic; a crash of QEMU; unknown; a reboot."""
 
 
 class VmRequested(Event, frozen=True):
     """A caller requested a VM."""
+
+    SCHEMA: ClassVar[int] = 4
+    ONLY_ADDED: ClassVar[bool] = True
 
     vm_id: str
     """The id of the new VM, 16 hex digits."""
@@ -173,9 +176,13 @@ class VmAdopted(Event, frozen=True):
 class VmStepFailed(Event, frozen=True):
     """The host could not carry out a step."""
 
+    SCHEMA: ClassVar[int] = 2
+    ONLY_ADDED: ClassVar[bool] = True
+
     step: Step
     """The step that failed: `provisioning`, making the disk; `booting`, starting QEMU; `stopping`, ending it;
-    `removing`, removing all that the VM has on the host.
+    `removing`, removing all that the VM has on the host; `applying-rules`, making its groups and forwards those of
+    the kernel, which is tried until it succeeds, while the VM goes on.
     """
     run: int
     """The run in which it failed; 0 before the first."""
@@ -226,6 +233,38 @@ class VmUndone(Event, frozen=True):
     """The VM never ran, and what was created of it is removed."""
 
 
+class GroupsSet(Event, frozen=True):
+    """A caller gave the VM a group, or took one away. With each `GroupsSet`, `ForwardAdded` and `ForwardRemoved` the
+    revision of the VM's rules is one higher; it is 0 when the VM is requested.
+    """
+
+    groups: list[BorneGroup]
+    """All groups that the VM bears from now on, in the order in which it was given them."""
+    keep_established: bool = False
+    """Whether flows go on that its groups no longer allow."""
+
+
+class ForwardAdded(Event, frozen=True):
+    """A caller requested that a port of the host lead to the VM."""
+
+    forward: Forward
+    """The port of the host, and where it leads."""
+
+
+class ForwardRemoved(Event, frozen=True):
+    """A caller requested that a port of the host no longer lead to the VM."""
+
+    forward_id: str
+    """The id of the forward, as in `ForwardAdded`."""
+
+
+class RulesApplied(Event, frozen=True):
+    """The kernel has the groups and the forwards of the VM."""
+
+    revision: int
+    """The revision of the VM's rules that it has, as counted in `GroupsSet`."""
+
+
 class VmDeleteRequested(Event, frozen=True):
     """A caller requested the deletion."""
 
@@ -260,6 +299,10 @@ VmEvent = (
     | VmStrayFound
     | VmCollected
     | VmUndone
+    | GroupsSet
+    | ForwardAdded
+    | ForwardRemoved
+    | RulesApplied
     | VmDeleteRequested
     | VmDeleted
 )

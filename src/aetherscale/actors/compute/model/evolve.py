@@ -15,8 +15,8 @@ from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.state import (
     SHOWN,
     STOPPING,
-    Failure,
     ProcessIdentity,
+    Rules,
     Run,
     Vm,
     VmPhase,
@@ -26,6 +26,7 @@ from aetherscale.actors.compute.model.state import (
 from aetherscale.actors.compute.model.transitions import next_phase
 from aetherscale.actors.compute.model.views import Requested
 from aetherscale.kernel.attempts import FIRST, Attempt
+from aetherscale.kernel.failures import Failure
 from aetherscale.kernel.times import from_rfc3339
 
 
@@ -35,7 +36,8 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
     # class, each of which takes as long as to make a Struct.
     if state is None:
         if isinstance(event, events.VmRequested):
-            return Vm(id=event.vm_id, spec=event.spec, phase="provisioning", phase_since_us=at_us)
+            rules = Rules(tuple(event.spec.groups))
+            return Vm(id=event.vm_id, spec=event.spec, phase="provisioning", phase_since_us=at_us, rules=rules)
         assert isinstance(event, events.VmStrayFound), f"a VM's stream does not begin with {type(event).__name__}"
         state = unheard_of(event.vm_id, at_us)
     before, phase = state.phase, next_phase(state, event)
@@ -148,7 +150,38 @@ def _gave_up(vm: Vm, event: events.VmGaveUp, before: VmPhase, at_us: int) -> Vm:
     return replace(vm, failure=replace(vm.failure, reason=reason))
 
 
+def _groups_set(vm: Vm, event: events.GroupsSet, before: VmPhase, at_us: int) -> Vm:
+    return _changed(vm, replace(vm.rules, groups=tuple(event.groups)), keep_established=event.keep_established)
+
+
+def _forward_added(vm: Vm, event: events.ForwardAdded, before: VmPhase, at_us: int) -> Vm:
+    return _changed(vm, replace(vm.rules, forwards=(*vm.rules.forwards, event.forward)))
+
+
+def _forward_removed(vm: Vm, event: events.ForwardRemoved, before: VmPhase, at_us: int) -> Vm:
+    left = tuple(forward for forward in vm.rules.forwards if forward.id != event.forward_id)
+    return _changed(vm, replace(vm.rules, forwards=left))
+
+
+def _changed(vm: Vm, rules: Rules, *, keep_established: bool = False) -> Vm:
+    # One change that cuts flows cuts those of all that are applied together.
+    keeps = keep_established and (rules.is_applied or rules.keep_established)
+    return replace(vm, rules=replace(rules, revision=rules.revision + 1, keep_established=keeps, attempt=FIRST))
+
+
+def _rules_applied(vm: Vm, event: events.RulesApplied, before: VmPhase, at_us: int) -> Vm:
+    return replace(vm, rules=replace(vm.rules, applied=event.revision, attempt=FIRST, failure=None))
+
+
+def _rules_failed(vm: Vm, event: events.VmStepFailed) -> Vm:
+    attempt = vm.rules.attempt.after_failure(event.attempt, event.retry_at)
+    failure = Failure(event.step, event.reason, event.hint, event.log_tail)
+    return replace(vm, rules=replace(vm.rules, attempt=attempt, failure=failure))
+
+
 def _step_failed(vm: Vm, event: events.VmStepFailed, before: VmPhase, at_us: int) -> Vm:
+    if event.step == "applying-rules":
+        return _rules_failed(vm, event)
     if event.retry_at is not None:
         return replace(vm, attempt=vm.attempt.after_failure(event.attempt, event.retry_at))
     return replace(
@@ -200,6 +233,10 @@ FACTS: Final[Mapping[type[VmEvent], Callable[[Vm, Any, VmPhase, int], Vm]]] = {
     events.VmGaveUp: _gave_up,
     events.VmAdopted: _nothing_more,
     events.VmStepFailed: _step_failed,
+    events.GroupsSet: _groups_set,
+    events.ForwardAdded: _forward_added,
+    events.ForwardRemoved: _forward_removed,
+    events.RulesApplied: _rules_applied,
     events.VmCleared: _cleared,
     events.VmStrayFound: _orphan_found,
     events.VmCollected: _quarantined,

@@ -38,8 +38,9 @@ PARTS: Final[Mapping[str, tuple[VmPhase, ...]]] = {
 
 
 def _effect(phase: VmPhase) -> str | None:
-    effect = typing.get_type_hints(PENDING[phase])["return"]
-    return None if effect is type(None) else str(effect.__name__)
+    returned = typing.get_type_hints(PENDING[phase])["return"]
+    named = [each.__name__ for each in (*typing.get_args(returned), returned) if isinstance(each, type)]
+    return next((name for name in named if name != "NoneType"), None)
 
 
 LIFECYCLE: Final = Lifecycle(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from aetherscale.actors.compute.model.effects import (
+    ApplyRules,
     BootVm,
     ComputeEffect,
     EndVm,
@@ -55,6 +56,10 @@ def _boot(vm: Vm) -> BootVm:
         memory_mib=vm.spec.memory_mib,
         ready_channel=vm.spec.ready_channel,
         image_format=vm.spec.image_format,
+        ports=tuple(vm.spec.ports),
+        publish=tuple(vm.spec.publish),
+        host_loopback=vm.spec.host_loopback,
+        rules=vm.rules.for_kernel(),
         not_before_us=vm.attempt.not_before_us,
     )
 
@@ -81,7 +86,11 @@ def _clear(vm: Vm) -> EndVm:
 
 def _remove(vm: Vm) -> RemoveVm:
     return RemoveVm(
-        key=f"remove-{vm.attempt.number}", vm_id=vm.id, run=vm.run.number, not_before_us=vm.attempt.not_before_us
+        key=f"remove-{vm.attempt.number}",
+        vm_id=vm.id,
+        run=vm.run.number,
+        ports=tuple(vm.spec.ports),
+        not_before_us=vm.attempt.not_before_us,
     )
 
 
@@ -94,6 +103,23 @@ def _quarantine(vm: Vm) -> QuarantineVm:
     )
 
 
+def _apply_rules(vm: Vm) -> ApplyRules | None:
+    """What is left to do where nothing else is. A boot has the rules of its beginning with it, so all that comes
+    after one is an ensure.
+    """
+    rules = vm.rules
+    if rules.is_applied or vm.requested == "deleted":
+        return None
+    return ApplyRules(
+        key=f"rules-{rules.revision}-{rules.attempt.number}",
+        vm_id=vm.id,
+        revision=rules.revision,
+        rules=rules.for_kernel(),
+        keep_established=rules.keep_established,
+        not_before_us=rules.attempt.not_before_us,
+    )
+
+
 def _tried(vm: Vm) -> str:
     return f"{vm.run.number}-{vm.attempt.number}"
 
@@ -101,13 +127,13 @@ def _tried(vm: Vm) -> str:
 PENDING: Final[Mapping[VmPhase, Callable[[Vm], ComputeEffect | None]]] = {
     "provisioning": _provision,
     "booting": _boot,
-    "running": _nothing,
-    "ready": _nothing,
-    "paused": _nothing,
+    "running": _apply_rules,
+    "ready": _apply_rules,
+    "paused": _apply_rules,
     "shutting-down": _shut_down,
     "ending": _end,
-    "stopped": _nothing,
-    "failed": _nothing,
+    "stopped": _apply_rules,
+    "failed": _apply_rules,
     "clearing": _clear,
     "failing": _clear,
     "removing": _remove,

@@ -7,17 +7,29 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.effects import PortSpec
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.evolve import evolve
+from aetherscale.actors.compute.model.publishing import host_port_key
+from aetherscale.actors.compute.model.rulecommands import GROUP
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, describe_pause
-from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Vm
-from aetherscale.actors.compute.model.views import ExitView, FailureView, VmView
+from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
+from aetherscale.actors.compute.model.views import AddressView, ExitView, PortView, VmView
 from aetherscale.actors.images.model import events as images
+from aetherscale.actors.network.model import events as networks
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import Failure
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import Holding, Name, Use
+from aetherscale.kernel.reservations import Holding, Name, NodeKey, Use
 from aetherscale.kernel.times import to_rfc3339
+
+MAC: Final = "mac"
+"""The kind of the keys that the MAC addresses of ports are reserved by."""
+ADDRESS: Final = "address"
+"""The kind of the keys that the IP addresses of ports are reserved by."""
+HOST_PORT: Final = "hostport"
+"""The kind of the keys that the ports of the host are reserved by which lead to guests."""
 
 
 def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> VmView:
@@ -37,8 +49,14 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         disk_gib=-(-spec.disk_mib // 1024),
         restart=spec.restart,
         autostart=spec.autostart,
-        ports=[],
-        failure=_failure(vm.failure),
+        ports=[_port(port) for port in spec.ports],
+        publish=spec.publish,
+        host_loopback=spec.host_loopback,
+        groups=list(vm.rules.groups),
+        forwards=list(vm.rules.forwards),
+        rules_revision=vm.rules.revision,
+        rules_applied=vm.rules.applied,
+        failure=vm.failure or vm.rules.failure,
         revision=revision,
         labels=spec.labels,
         accelerator=process.accelerator if process else None,
@@ -59,11 +77,34 @@ def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
 
 
 def holds(vm: Vm) -> Sequence[Holding]:
-    """What a VM holds: its name, and the image that its disk is an overlay on, until it is deleted."""
+    """What a VM holds until it is deleted: its name, the image that its disk is an overlay on, its networks, addresses
+    and ports of the host, and the groups that it bears.
+    """
     if vm.phase == "deleted" or vm.is_orphan:
         return ()
-    name = Name(events.KIND, vm.name)
-    return (name, Use(images.KIND, vm.spec.image_id)) if vm.spec.image_id else (name,)
+    found: list[Holding] = [Name(events.KIND, vm.name)]
+    if vm.spec.image_id:
+        found.append(Use(images.KIND, vm.spec.image_id))
+    for network_id in dict.fromkeys(port.network_id for port in vm.spec.ports):
+        found.append(Use(networks.KIND, network_id))
+    for port in vm.spec.ports:
+        found.append(NodeKey(MAC, port.mac))
+        found.extend(NodeKey(ADDRESS, address_key(port.network_id, ip)) for ip in (port.ipv4, port.ipv6) if ip)
+    found.extend(NodeKey(HOST_PORT, host_port_key(port)) for port in vm.spec.publish)
+    found.extend(NodeKey(HOST_PORT, host_port_key(forward)) for forward in vm.rules.forwards)
+    found.extend(Use(GROUP, group.group_id) for group in vm.rules.groups)
+    return found
+
+
+def address_key(network_id: str, address: str) -> str:
+    """The key that an address is reserved by, in its network."""
+    return f"{network_id}-{address}"
+
+
+def _port(port: PortSpec) -> PortView:
+    addresses = [AddressView(port.ipv4, "lease")] if port.ipv4 else []
+    addresses += [AddressView(port.ipv6, "slaac")] if port.ipv6 else []
+    return PortView(port.network, port.network_id, port.mac, port.tap, addresses, port.allowed)
 
 
 def announce(vm: Vm, event: VmEvent) -> Chunk | None:
@@ -89,6 +130,8 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return status("retrying", vm_id=vm.id, step=event.step, reason=event.reason, not_before=event.retry_at)
         case events.VmUndone():
             return status("undoing", vm_id=vm.id)
+        case events.GroupsSet() | events.ForwardAdded() | events.ForwardRemoved():
+            return status("applying-rules", vm_id=vm.id)
         case _:
             return None
 
@@ -134,20 +177,14 @@ def is_deleted(vm: Vm) -> bool:
 
 def _failed(vm: Vm, what: str) -> Refused:
     failure = vm.failure or Failure("", "no reason is on record")
-    return Refused(
-        Reason.INTERNAL,
-        f"{what}: {failure.phase}: {failure.reason}",
-        remedy=failure.hint or Task("why", "vm", vm.name),
-        details={"vm-id": vm.id, "phase": failure.phase, "reason": failure.reason, "log-tail": failure.log_tail},
-    )
-
-
-def _failure(failure: Failure | None) -> FailureView | None:
-    return FailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None
+    why = Task("why", "vm", vm.name)
+    return failure.refused(f"{what}: {failure.phase}: {failure.reason}", instead=why, vm_id=vm.id)
 
 
 def _exit(event: events.VmExited | None) -> ExitView | None:
     return ExitView(event.reason, event.exit_code, event.signal, event.detail) if event else None
 
 
-VM_KIND: Final[Kind[Vm]] = Kind(events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=3)
+VM_KIND: Final[Kind[Vm]] = Kind(
+    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=7, keys=(MAC, ADDRESS, HOST_PORT)
+)

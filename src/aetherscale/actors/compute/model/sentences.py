@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.actors.compute.model.effects import Forward
 from aetherscale.actors.compute.model.events import VmEvent
+from aetherscale.actors.compute.model.publishing import written
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
 from aetherscale.kernel.descriptions import Description, Descriptions, consequence, observation, request
 from aetherscale.kernel.errors import Remedy, Task
+from aetherscale.kernel.failures import told
 from aetherscale.kernel.times import to_rfc3339
 
 _PAUSED: Final = {
@@ -28,6 +32,7 @@ _STEPS: Final = {
     "booting": "booting it",
     "stopping": "ending it",
     "removing": "removing it",
+    "applying-rules": "applying its groups and forwards",
 }
 
 
@@ -37,7 +42,8 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
         spec = event.spec
         return request(
             f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
-            f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}"
+            f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}{_in_networks(spec)}"
+            f"{_published(spec)}{_bearing(spec)}"
         )
     if isinstance(event, events.VmStrayFound):
         return _orphan(vm, event)
@@ -80,8 +86,7 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
         case events.VmAdopted():
             return observation(f"the node was started again and found run {event.run} still running")
         case events.VmStepFailed():
-            again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
-            return consequence(f"{_STEPS[event.step]} failed, attempt {event.attempt}, {again}: {event.reason}")
+            return consequence(told(_STEPS[event.step], event.attempt, event.retry_at, event.reason))
         case events.VmCleared():
             return consequence("none of its processes was left")
         case events.VmCollected():
@@ -89,6 +94,14 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return consequence(f"it was quarantined{kept}")
         case events.VmUndone():
             return consequence("it had never run, so what had been created of it was to be removed")
+        case events.GroupsSet():
+            return request(_groups_set(vm, event))
+        case events.ForwardAdded():
+            return request(f"asked to let {_forward(event.forward)}")
+        case events.ForwardRemoved():
+            return request(_forward_removed(vm, event))
+        case events.RulesApplied():
+            return consequence("its groups and forwards were applied")
         case events.VmDeleteRequested():
             return request(f"asked to delete it{_how(event)}")
         case events.VmDeleted():
@@ -97,6 +110,19 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
 
 def summarize(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
+    return _summarize(vm) + _rules(vm)
+
+
+def _rules(vm: Vm) -> str:
+    """What is awaited of its groups and forwards."""
+    if vm.rules.is_applied or vm.requested == "deleted":
+        return ""
+    if vm.rules.failure is not None:
+        return f"; its groups and forwards could not be applied, and are tried again: {vm.rules.failure.reason}"
+    return "; its groups and forwards are being applied"
+
+
+def _summarize(vm: Vm) -> str:
     match vm.phase:
         case "provisioning":
             return f"its disk is being created{_attempt(vm)}"
@@ -158,6 +184,41 @@ def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:
     if vm.phase == "deleted":
         return observation(f"the host had {found} of it, although it was deleted")
     return observation("the host had a process of it, although it was not meant to run")
+
+
+def _in_networks(spec: VmSpec) -> str:
+    addresses = ((port, " and ".join(filter(None, (port.ipv4, port.ipv6)))) for port in spec.ports)
+    return "".join(f", in the network {port.network!r}{own and f' as {own}'}" for port, own in addresses)
+
+
+def _published(spec: VmSpec) -> str:
+    ports = f", published ports {', '.join(written(port) for port in spec.publish)}" if spec.publish else ""
+    return f"{ports}, with access to the host's loopback" if spec.host_loopback else ports
+
+
+def _bearing(spec: VmSpec) -> str:
+    return f", groups {', '.join(repr(group.group) for group in spec.groups)}" if spec.groups else ""
+
+
+def _groups_set(vm: Vm, event: events.GroupsSet) -> str:
+    before, after = vm.rules.groups, event.groups
+    given = [repr(group.group) for group in after if group not in before]
+    taken = [repr(group.group) for group in before if group not in after]
+    what = [f"let it bear the group {', '.join(given)}"] if given else []
+    what += [f"let it bear the group {', '.join(taken)} no more"] if taken else []
+    kept = ", and to keep the flows that are no longer allowed" if event.keep_established else ""
+    return f"asked to {' and to '.join(what) or 'leave its groups as they are'}{kept}"
+
+
+def _forward(forward: Forward) -> str:
+    at = f" at {forward.address}" if forward.address else ""
+    return f"the port {forward.host_port}/{forward.protocol} of the host{at} lead to its port {forward.guest_port}"
+
+
+def _forward_removed(vm: Vm, event: events.ForwardRemoved) -> str:
+    which = next((each for each in vm.rules.forwards if each.id == event.forward_id), None)
+    words = f"the port {which.host_port}/{which.protocol} of the host" if which else "a port of the host"
+    return f"asked to let {words} lead to it no more"
 
 
 def _stopped(vm: Vm) -> str:

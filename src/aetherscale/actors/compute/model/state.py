@@ -12,10 +12,11 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from aetherscale.actors.compute.model.commands import DEFAULT_GRACE_S, VmSpec
-from aetherscale.actors.compute.model.effects import PauseReason, ProcessUser
+from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, ProcessUser, VmRules
 from aetherscale.actors.compute.model.events import ExitReason, VmEnded, VmExited
 from aetherscale.actors.compute.model.views import Observed, Phase, Requested
 from aetherscale.kernel.attempts import FIRST, Attempt
+from aetherscale.kernel.failures import Failure
 
 VmPhase = Literal[
     "provisioning",
@@ -59,15 +60,6 @@ STOPPING: Final[frozenset[VmPhase]] = frozenset({"shutting-down", "ending"})
 FAILED_EXITS: Final[frozenset[ExitReason]] = frozenset({"panic", "crash", "unknown"})
 
 
-class Failure(Struct, frozen=True):
-    """Why the VM failed, for its view."""
-
-    phase: str
-    reason: str
-    hint: str = ""
-    log_tail: str = ""
-
-
 class ProcessIdentity(Struct, frozen=True, gc=False):
     """What names the process of the present run for as long as the host is up."""
 
@@ -105,6 +97,38 @@ class Run(Struct, frozen=True, gc=False):
 NEVER_RUN: Final = Run()
 
 
+class Rules(Struct, frozen=True, gc=False):
+    """What the firewall is to let to the VM: its groups and forwards, and whether the kernel has them.
+
+    Work on them has attempts of its own: a VM of which they cannot be applied goes on with those of before.
+    """
+
+    groups: tuple[BorneGroup, ...] = ()
+    """In the order in which it was given them."""
+    forwards: tuple[Forward, ...] = ()
+    revision: int = 0
+    """How many changes of them there have been since the VM was requested."""
+    applied: int = 0
+    """The revision that the kernel has, at least: a boot makes it have the present ones too."""
+    keep_established: bool = False
+    """Whether each change since that one keeps the flows that it no longer allows."""
+    attempt: Attempt = FIRST
+    failure: Failure | None = None
+    """Why the last attempt has failed; None once one has succeeded."""
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether the kernel has them."""
+        return self.applied == self.revision
+
+    def for_kernel(self) -> VmRules:
+        """What the kernel is to know of them."""
+        return VmRules(tuple(sorted(group.group_id for group in self.groups)), self.forwards)
+
+
+NOTHING_LET_IN: Final = Rules()
+
+
 class Vm(Struct, frozen=True, gc=False):
     """One VM, as its events add up."""
 
@@ -132,6 +156,7 @@ class Vm(Struct, frozen=True, gc=False):
     failure: Failure | None = None
     exit: VmExited | None = None
     """How the last run ended."""
+    rules: Rules = NOTHING_LET_IN
 
     @property
     def name(self) -> str:
@@ -179,6 +204,9 @@ def unheard_of(vm_id: str, at_us: int) -> Vm:
     return Vm(id=vm_id, spec=spec, phase="deleted", phase_since_us=at_us, requested="deleted")
 
 
+_UNKNOWN: Final = "exit status unknown"
+
+
 def exit_sentence(event: VmExited) -> str:
     """How a run ended, in words."""
     match event.reason:
@@ -191,12 +219,14 @@ def exit_sentence(event: VmExited) -> str:
         case "host-reboot":
             what = "the host was rebooted"
         case "unknown":
-            what = "the process vanished while the node was away; exit status unknown"
+            what = f"the process vanished while the node was away; {_UNKNOWN}"
         case _:
             if event.signal is not None:
                 what = f"QEMU was ended by signal {event.signal}"
             elif event.exit_code is not None:
                 what = f"QEMU exited with status {event.exit_code}"
             else:
-                what = "QEMU vanished; exit status unknown"
-    return f"{what} ({event.detail})" if event.detail else what
+                what = f"QEMU vanished; {_UNKNOWN}"
+    # The detail in logs of before begins with what is said already.
+    detail = event.detail.removeprefix(f"{_UNKNOWN}: ")
+    return f"{what} ({detail})" if detail else what

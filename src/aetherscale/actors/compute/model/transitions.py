@@ -88,6 +88,15 @@ def _same(*phases: VmPhase) -> dict[VmPhase | None, Target]:
     return {phase: phase for phase in phases}
 
 
+_EVERYWHERE: Final[tuple[VmPhase, ...]] = (
+    "provisioning", "booting", "running", "ready", "paused", "shutting-down", "ending", "stopped", "failed", "clearing",
+    "failing",
+)  # fmt: skip
+"""Where a VM is not being removed."""
+_UNOCCUPIED: Final[tuple[VmPhase, ...]] = ("running", "ready", "paused", "stopped", "failed")
+"""Where nothing but its rules can be pending."""
+
+
 def _each(target: Target, *phases: VmPhase) -> dict[VmPhase | None, Target]:
     return dict.fromkeys(phases, target)
 
@@ -145,12 +154,19 @@ TRANSITIONS: Final[Mapping[type[VmEvent], Mapping[VmPhase | None, Target]]] = {
     events.VmGaveUp: _same("failed"),
     events.VmAdopted: _same("running", "ready", "paused", "shutting-down", "ending", "failed"),
     events.VmStepFailed: {
-        phase: Fork(_failed, (phase, "failing" if phase == "booting" else "failed"))
-        for phase in (
-            "provisioning", "booting", "shutting-down", "ending", "clearing", "failing", "removing", "rolling-back",
-            "quarantining",
-        )
+        **{
+            phase: Fork(_failed, (phase, "failing" if phase == "booting" else "failed"))
+            for phase in (
+                "provisioning", "booting", "shutting-down", "ending", "clearing", "failing", "removing", "rolling-back",
+                "quarantining",
+            )
+        },
+        **_same(*_UNOCCUPIED),
     },
+    events.GroupsSet: _same(*_EVERYWHERE),
+    events.ForwardAdded: _same(*_EVERYWHERE),
+    events.ForwardRemoved: _same(*_EVERYWHERE),
+    events.RulesApplied: _same(*_UNOCCUPIED),
     events.VmCleared: {"clearing": "stopped", "failing": "failed"},
     events.VmStrayFound: {None: "quarantining", "deleted": "quarantining", "stopped": "clearing", "failed": "failing"},
     events.VmCollected: {"quarantining": "deleted"},

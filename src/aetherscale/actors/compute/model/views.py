@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from aetherscale.actors.compute.model.effects import ProcessUser, ReadyChannel
+from aetherscale.actors.compute.model.effects import BorneGroup, Forward, ProcessUser, PublishedPort, ReadyChannel
+from aetherscale.kernel.failures import Failure
 
 Phase = Literal[
     "requested",
@@ -24,17 +25,30 @@ Requested = Literal["running", "stopped", "deleted"]
 Observed = Literal["absent", "running", "paused", "exited"]
 
 
-class FailureView(Struct, frozen=True, rename="kebab"):
-    """Why a VM has failed."""
+class AddressView(Struct, frozen=True, rename="kebab"):
+    """An address of a port."""
 
-    phase: str
-    """The step that failed: `provisioning`, `booting`, `stopping` or `removing`; `running` where a run ended badly."""
-    reason: str
-    """The failure, in one sentence."""
-    hint: str
-    """The remedy, for the user; "" for none."""
-    log_tail: str
-    """The end of the log that shows it, at most 2 KiB; "" for none."""
+    ip: str
+    """The address."""
+    source: Literal["lease", "slaac"] = field(name="from")
+    """How the guest comes by it: `lease`, by DHCP; `slaac`, it forms it from the network's prefix and its MAC."""
+
+
+class PortView(Struct, frozen=True, rename="kebab"):
+    """A port of a VM."""
+
+    network: str
+    """The name of the network."""
+    network_id: str
+    """The id of the network."""
+    mac: str
+    """The MAC address of the guest's network card."""
+    tap: str
+    """The name of the port's device on the host."""
+    addresses: list[AddressView]
+    """The addresses that are the guest's for as long as the VM exists, before it has booted too."""
+    allowed: list[str]
+    """Prefixes that the guest may send from besides."""
 
 
 class ExitView(Struct, frozen=True, rename="kebab"):
@@ -84,10 +98,26 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """When the VM is started again after a run has ended without a request: `always`, `on-failure` or `never`."""
     autostart: bool
     """Whether the VM is started again after a reboot of the host."""
-    ports: list[dict[str, Any]]
-    """The published ports; always empty in this version."""
-    failure: FailureView | None
-    """Why the VM has failed; null where it has not."""
+    ports: list[PortView]
+    """The ports of the VM in networks, in the order of the guest's network cards; empty with user-mode networking."""
+    publish: list[PublishedPort]
+    """The ports of the host that lead to the guest, with user-mode networking."""
+    host_loopback: bool
+    """Whether the guest reaches the services on the host's loopback, with user-mode networking."""
+    groups: list[BorneGroup]
+    """The groups of the firewall that the VM bears; none: it takes anything from its own networks, nothing from
+    outside.
+    """
+    forwards: list[Forward]
+    """The ports of the host that lead to the guest, with a network of the kind `nat`."""
+    rules_revision: int
+    """How many changes of its groups and forwards there have been since the VM was requested."""
+    rules_applied: int
+    """The revision of them that the kernel has: another one while a change is being applied."""
+    failure: Failure | None
+    """Why the VM has failed, or, with the phase `applying-rules`, why its groups and forwards could not be applied, so
+    that those of before hold, while it goes on; null for neither.
+    """
     revision: int
     """The version of the VM's stream, which is the number of its events; it grows with each change."""
     labels: dict[str, str]

@@ -18,8 +18,9 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from aetherscale.actors.compute.qemu import argv, identity, launch, rom, users
+from aetherscale.actors.compute.qemu import argv, identity, rom
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import launch, users
 from aetherscale.settings import Accelerator
 from aetherscale.statedir import write_file
 

@@ -102,13 +102,19 @@ class AgentPort(Port):
             await self._call("guest-ping")
 
     async def execute(self, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
-        """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`."""
+        """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`: deadline where it goes on,
+        whose output so far cannot be had.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.ended(await self.start(argv, stdin))
         except TimeoutError:
+            # guest-exec-status has the output beside `exited: true` alone (qga/commands.c).
             raise Refused(
-                Reason.DEADLINE, f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest"
+                Reason.DEADLINE,
+                f"{argv[0]!r} has not ended within {timeout_s:g} s; it continues in the guest. What it has printed is "
+                "not known: a guest agent tells it when the program has ended",
+                remedy="give it more time, or a terminal, which shows the output as it comes",
             ) from None
 
     async def start(self, argv: Sequence[str], stdin: bytes = b"") -> int:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Literal
 
+from aetherscale.actors.compute.model.effects import PublishedPort
+from aetherscale.actors.compute.qemu import usernetwork
 from aetherscale.actors.compute.qemu.identity import machine_uuid
 from aetherscale.kernel.names import ID_PATTERN
 
@@ -37,33 +40,48 @@ class MachineSpec:
     memory_mib: int
     accelerator: Literal["kvm", "tcg"]
     base_format: Literal["qcow2", "raw"]
+    macs: tuple[str, ...] = ()
+    """Of the network cards on taps, in order; none for one card with user-mode networking."""
+    publish: tuple[PublishedPort, ...] = ()
+    """The ports of the host that lead to the guest, with user-mode networking."""
 
     def __post_init__(self) -> None:
         assert re.fullmatch(ID_PATTERN, self.vm_id), f"not a VM's id: {self.vm_id!r}"
         assert self.accelerator in ("kvm", "tcg"), f"not an accelerator: {self.accelerator!r}"
         assert self.base_format in ("qcow2", "raw"), f"not a format: {self.base_format!r}"
-        for number in (self.cpus, self.memory_mib):
+        for mac in self.macs:
+            assert re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac), f"not a MAC: {mac!r}"
+        for port in self.publish:
+            assert port.protocol in ("tcp", "udp"), f"not a protocol: {port.protocol!r}"
+            assert re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){3}", port.address), f"not an address: {port.address!r}"
+        ports = [number for port in self.publish for number in (port.host_port, port.guest_port)]
+        for number in (self.cpus, self.memory_mib, *ports):
             assert type(number) is int, f"not a number: {number!r}"
             assert number > 0, f"too small: {number!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """The descriptors that QEMU inherits: two files and three listening sockets, by their numbers."""
+    """The descriptors that QEMU inherits, by their numbers: two files, three listening sockets, a tap for each card.
+
+    Without taps `cable` are the two ends of what is between the card and user-mode networking; None for nothing.
+    """
 
     base: int
     disk: int
     qmp: int
     agent: int
     ready: int
+    taps: tuple[int, ...] = ()
+    cable: tuple[int, int] | None = None
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
-        return (self.base, self.disk, self.qmp, self.agent, self.ready)
+        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *(self.cable or ()))
 
 
 def mac_address(vm_id: str) -> str:
-    """The MAC of the VM's only network card: QEMU's prefix and 24 bits of its id, the same in every run."""
+    """The MAC of the VM's card in user-mode networking: QEMU's prefix and 24 bits of its id, the same in every run."""
     digest = hashlib.sha256(vm_id.encode()).digest()
     return f"52:54:00:{digest[0]:02x}:{digest[1]:02x}:{digest[2]:02x}"
 
@@ -88,7 +106,8 @@ def command_line(qemu: str, spec: MachineSpec, descriptors: Descriptors) -> list
         *_disk(spec, descriptors),
         *_serial_line(),
         *_guest_ports(descriptors),
-        *_small_devices(spec),
+        *_small_devices(),
+        *_cards(spec, descriptors),
     ]
 
 
@@ -154,22 +173,37 @@ def _guest_ports(descriptors: Descriptors) -> list[str]:
     ]
 
 
-def _small_devices(spec: MachineSpec) -> list[str]:
-    card = {
-        "driver": "virtio-net-pci",
-        "id": "net0",
-        "netdev": "user0",
-        "mac": mac_address(spec.vm_id),
-        # No ROM: the firmware would try to boot from the network before it gives up.
-        "romfile": "",
-    }
+def _small_devices() -> list[str]:
     return [
         *_json("-device", {"driver": "pvpanic-pci", "id": "panic0"}),
         *_json("-object", {"qom-type": "rng-builtin", "id": "entropy"}),
         *_json("-device", {"driver": "virtio-rng-pci", "id": "rng0", "rng": "entropy"}),
-        *_json("-netdev", {"type": "user", "id": "user0"}),
-        *_json("-device", card),
     ]
+
+
+def _cards(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
+    if not descriptors.taps:
+        netdevs = usernetwork.netdevs("user0", spec.publish, descriptors.cable)
+        return [*netdevs, *_card(0, "user0", mac_address(spec.vm_id))]
+    words: list[str] = []
+    for number, (tap, mac) in enumerate(zip(descriptors.taps, spec.macs, strict=True)):
+        words += _json("-netdev", {"type": "tap", "id": f"tap{number}", "fd": str(tap)})
+        words += _card(number, f"tap{number}", mac)
+    return words
+
+
+def tap_of(command: Sequence[str], number: int) -> int | None:
+    """The descriptor that QEMU was started with for its port of this number, from 0; None where it has none."""
+    for option, value in pairwise(command):
+        if option == "-netdev" and (netdev := json.loads(value)).get("id") == f"tap{number}":
+            return int(netdev["fd"])
+    return None
+
+
+def _card(number: int, netdev: str, mac: str) -> list[str]:
+    # No ROM: the firmware would try to boot from the network before it gives up.
+    card = {"driver": "virtio-net-pci", "id": f"net{number}", "netdev": netdev, "mac": mac, "romfile": ""}
+    return _json("-device", card)
 
 
 def _json(option: str, value: Mapping[str, Any]) -> list[str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import fcntl
 import resource
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale.actors.compute.qemu import accel, launch
+from aetherscale.actors.compute.driver import beyond_host
+from aetherscale.actors.compute.qemu import accel
 from aetherscale.actors.compute.qemu.disk import MIB
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import launch
 from aetherscale.runtime import memory
 
 OVERHEAD_MIB: Final = 128
@@ -60,6 +63,36 @@ class Ceilings:
         if key not in self._refusals:
             self._refusals[key] = await accel.refusal_of_cpus(accelerator, qemu, jail, cpus)
         return self._refusals[key]
+
+
+class HostCeilings:
+    """The ceilings before a VM is made: what would keep it from being started is refused before it has anything.
+
+    `groups` are the control groups of VMs. How many CPUs it can have is known when QEMU is asked, at its start.
+    """
+
+    def __init__(self, groups: Callable[[], Sequence[Path]]) -> None:
+        self._groups = groups
+
+    def require(self, memory_mib: int, disk_mib: int) -> None:
+        """As in `driver.HostLimits`."""
+        groups = self._groups()
+        total_mib = memory.room(groups).total_mib
+        if memory_mib + OVERHEAD_MIB > total_mib:
+            why = f"VMs of this host have {total_mib} MiB, of which QEMU takes {OVERHEAD_MIB} MiB"
+            raise beyond_host(memory_mib, max(total_mib - OVERHEAD_MIB, 0), why)
+        try:
+            require_memory(memory_mib, groups)
+        except Fault as fault:
+            raise _refused(Reason.UNAVAILABLE, fault, "memory-mib") from fault
+        try:
+            require_file_size(disk_mib)
+        except Fault as fault:
+            raise _refused(Reason.BAD_REQUEST, fault, "disk-gib") from fault
+
+
+def _refused(reason: Reason, fault: Fault, field: str) -> Refused:
+    return Refused(reason, fault.reason, field=field, remedy=fault.remedy, retryable=reason is Reason.UNAVAILABLE)
 
 
 def require_memory(memory_mib: int, groups: Sequence[Path]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from weakref import WeakValueDictionary
 
 from aetherscale import statedir
@@ -28,15 +28,16 @@ from aetherscale.actors.compute.driver import (
 )
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
+    ApplyRules,
     Booted,
     BootVm,
     ComputeEffect,
     ComputeObservation,
     ComputeOutcome,
     DiskProvisioned,
-    EffectFailed,
     Ended,
     EndVm,
+    Forward,
     GuestPaused,
     ProvisionDisk,
     Quarantined,
@@ -47,7 +48,7 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
 )
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.qemu import disk, identity, launch, layout, supervision, users
+from aetherscale.actors.compute.qemu import ceilings, disk, hostports, identity, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
@@ -56,10 +57,13 @@ from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
-from aetherscale.actors.compute.reconcile import reconcile
+from aetherscale.actors.compute.reconcile import apply_rules, reconcile
+from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import launch, users
 from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Accelerator, Supervision
 
@@ -68,9 +72,6 @@ log = logging.getLogger(__name__)
 QEMU: Final = "qemu-system-x86_64"
 _KILL_LIMIT_S: Final = 20.0
 _DEATH_THROES_S: Final = 0.5
-
-ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
-"""Where the file of an image is, from its id and its format."""
 
 
 class QemuDriver:
@@ -81,13 +82,17 @@ class QemuDriver:
         state_dir: Path,
         boot_id: str,
         *,
-        image_path: ImagePath,
+        image_path: disk.ImagePath,
         write_overlay: disk.WriteOverlay,
         accelerator: Accelerator = "auto",
         supervision: Supervision = "detached",
         allow_unisolated: bool = False,
         qemu: str = QEMU,
+        ports: VmPorts | None = None,
+        firewall: Firewall | None = None,
     ) -> None:
+        self._ports: VmPorts = ports or NoPorts()
+        self._firewall: Firewall = firewall or NoFirewall()
         self._root = state_dir / "vms"
         self._boot_id = boot_id
         self._image_path = image_path
@@ -96,24 +101,25 @@ class QemuDriver:
         self._tasks = Tasks("compute")
         self._machines: dict[str, Machine] = {}
         self._accelerators = Accelerators(accelerator, state_dir)
-        self._supervision = supervision
-        self._allow_unisolated = allow_unisolated
+        self._supervision, self._allow_unisolated = supervision, allow_unisolated
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._report: Report[ComputeMessage] | None = None
         self._starter: Starter
+        self.limits: ceilings.HostCeilings
 
     async def start(self, report: Report[ComputeMessage]) -> None:
         """As in `Driver`. Raises `OSError` for a state directory of others."""
         self._report = report
         statedir.make(self._root)
         supervisor = await supervision.choose(self._supervision)
+        self.limits = ceilings.HostCeilings(supervisor.memory_groups)
         hands = (self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed)
-        self._starter = Starter(self._root, *hands, allow_unisolated=self._allow_unisolated)
+        self._starter = Starter(self._root, *hands, self._ports, allow_unisolated=self._allow_unisolated)
 
     async def reconcile(self, expected: Mapping[str, Vm]) -> None:
         """As in `Driver`."""
         assert self._report is not None, "the driver has not been started"
-        await reconcile(self, expected, self._boot_id, self._report)
+        await reconcile(self, self._ports, self._firewall, expected, self._boot_id, self._report)
 
     async def close(self) -> None:
         """Stop observing. Guests run on."""
@@ -134,16 +140,15 @@ class QemuDriver:
             async with self._turn(effect.vm_id):
                 return await self._perform(effect, progress)
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable, fault.log_tail)
+            return EffectFailed.by(effect.key, fault)
         except OSError as error:
-            known = fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error)
-            return EffectFailed(effect.key, known.reason, known.remedy, known.retryable)
+            return EffectFailed.by(effect.key, fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error))
         except (Unresponsive, Rejected) as silent:
             ending = "stop the VM with the option kill, which ends QEMU"
             return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", ending)
 
     async def _perform(
-        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm, progress: Progress
+        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm | ApplyRules, progress: Progress
     ) -> ComputeOutcome:
         match effect:
             case ProvisionDisk():
@@ -154,6 +159,7 @@ class QemuDriver:
                 return await self._end(effect)
             case RemoveVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
+                await self._ports.close_ports(effect.vm_id, effect.ports)
                 self._directory(effect.vm_id).remove()
                 self._machines.pop(effect.vm_id, None)
                 return Removed(effect.key)
@@ -162,6 +168,8 @@ class QemuDriver:
                 kept = self._directory(effect.vm_id).quarantine(effect.quarantine_as)
                 self._machines.pop(effect.vm_id, None)
                 return Quarantined(effect.key, str(kept or ""))
+            case ApplyRules():
+                return await apply_rules(self._firewall, effect)
 
     async def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format)
@@ -192,17 +200,8 @@ class QemuDriver:
             await self._ensure_gone(directory)
             raise
         machine.reports.release()
-        return Booted(
-            effect.key,
-            effect.vm_id,
-            effect.run,
-            machine.pid,
-            machine.start_ticks,
-            machine.boot_id,
-            machine.accelerator,
-            adopted,
-            users.owner_of(machine.pid),
-        )
+        process = (machine.pid, machine.start_ticks, machine.boot_id, machine.accelerator)
+        return Booted(effect.key, effect.vm_id, effect.run, *process, adopted, users.owner_of(machine.pid))
 
     async def _given_up(self, directory: VmDirectory, machine: Machine | None, silent: Exception) -> Fault:
         """Why a start failed, after the process has been ended."""
@@ -277,11 +276,11 @@ class QemuDriver:
 
     async def inventory(self) -> Sequence[Found]:
         """All VMs of which this host has anything, by their ids."""
-        processes = {vm_id for vm_id, _ in identity.processes_of(self._root)}
-        places = set(layout.directories(self._root))
-        # A process that may not be looked at is known by what it holds.
-        processes |= {vm_id for vm_id in places - processes if self._directory(vm_id).is_held()}
-        return [Found(vm_id, vm_id in processes, vm_id in places) for vm_id in sorted(processes | places)]
+        return self._starter.inventory()
+
+    def require_free(self, forward: Forward) -> None:
+        """As in `HostPorts`."""
+        hostports.require_free(forward)
 
     async def console(self, vm_id: str) -> Console:
         """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
@@ -292,7 +291,8 @@ class QemuDriver:
         machine, places = self._machines.get(vm_id), self._directory(vm_id).places()
         if machine is None or machine.gone.is_set():
             return OnHost(*places)
-        return OnHost(*places, machine.pid, identity.age_s(machine.start_ticks))
+        ports, age_s = self._ports, identity.age_s(machine.start_ticks)
+        return OnHost(*places, machine.pid, age_s, ports.dropped(vm_id), ports.cut(vm_id))
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
@@ -315,10 +315,7 @@ class QemuDriver:
                 yield piece
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
-        """Run a program in the guest through its agent. Raises `Refused` where there is no agent.
-
-        A guest that has just become ready may be about to start its agent, so it is given a moment.
-        """
+        """Run a program in the guest through its agent, which is given a moment to start. Raises `Refused`."""
         return await (await self._live(vm_id).guest.answering()).execute(argv, timeout_s, stdin)
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import Final
 
 from aetherscale import shortage
 from aetherscale.actors.compute.model.effects import (
+    ApplyRules,
     BootVm,
     ComputeEffect,
     EndVm,
@@ -24,11 +26,18 @@ OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
     EndVm: "end",
     RemoveVm: "remove",
     QuarantineVm: "quarantine",
+    ApplyRules: "apply the groups and forwards of",
 }
 """What each effect does to a VM, as an error says it."""
 
 _LASTING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
 """A fault that a second attempt a moment later does not fix."""
+
+
+_NOT_FORWARDED: Final = re.compile(
+    r"host forwarding rule '(?P<protocol>tcp|udp):(?P<address>[0-9.]+):(?P<port>[0-9]+)-"
+)
+"""QEMU's words for a port that was taken since it was tried (net/slirp.c)."""
 
 
 def fault_of(operation: str, error: OSError) -> Fault:
@@ -46,6 +55,12 @@ def not_started(silent: str, ended: tuple[int | None, int | None] | None, accele
     """Why a start failed: QEMU ended with this exit code or signal, or was started and then `silent`."""
     if ended is None:
         return Fault(f"QEMU was started and then: {silent}", log_tail=tail)
+    if taken := _NOT_FORWARDED.search(tail):
+        return Fault(
+            f"the port {taken['port']}/{taken['protocol']} of the host could not be opened on {taken['address']}",
+            remedy=f"see what has it: ss -lnp 'sport = :{taken['port']}'",
+            log_tail=tail,
+        )
     code, number = ended
     how = f"exit code {code}" if number is None else f"signal {number}"
     hint = "the end of its log says why"

@@ -32,7 +32,9 @@ from aetherscale.actors.compute.qemu.session import (
     shaped,
 )
 from aetherscale.actors.compute.qemu.terminals import Terminals
+from aetherscale.actors.compute.qemu.usernetwork import HUB_WITHOUT_CARD
 from aetherscale.bus.tasks import Tasks
+from aetherscale.processes import descriptors
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,10 @@ class Machine:
         self._late: asyncio.TimerHandle | None = None
         self._attaching = asyncio.Lock()
         asyncio.get_running_loop().add_reader(pidfd, self._has_exited)
+
+    def copied(self, descriptor: int) -> int:
+        """A copy of a descriptor that QEMU has, which the caller closes. Raises `OSError`."""
+        return descriptors.copied(self._pidfd, descriptor)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -211,7 +217,7 @@ class Machine:
 
     def _tell_of_the_end(self, log_tail: str) -> None:
         code, number = self.exit
-        unknown = "exit status unknown: the process was not this node's child" if self.exit == Exit() else ""
+        unknown = "the process was not this node's child" if self.exit == Exit() else ""
         killed = self._why_killed() if unknown or number == signal.SIGKILL else ""
         told = _BY_SIGNAL in log_tail.rpartition("\n")[2]
         detail = "a signal on this host ended QEMU" if told else killed or unknown
@@ -290,10 +296,11 @@ class Machine:
     def log_tail(self) -> str:
         """The end of what QEMU has said on stderr; empty where it cannot be read."""
         try:
-            return self.directory.tail(QEMU_LOG, LOG_TAIL_BYTES).decode(errors="replace").strip()
+            said = self.directory.tail(QEMU_LOG, LOG_TAIL_BYTES).decode(errors="replace")
         except OSError as error:
             log.warning("VM %s: %s cannot be read: %s", self.directory.vm_id, QEMU_LOG, error)
             return ""
+        return "\n".join(line for line in said.splitlines() if not line.endswith(HUB_WITHOUT_CARD)).strip()
 
 
 def _reap(pidfd: int) -> Exit:

@@ -108,6 +108,7 @@ class Monitor:
             await monitor._negotiate(greeting_limit_s or CALL_LIMIT_S)
         except BaseException:
             # However it ended: QEMU serves one client at a time, and would go on serving this one.
+            await monitor._end()
             connection.close()
             raise
         tasks.spawn(monitor._attend(on_lost), "QMP")
@@ -158,15 +159,20 @@ class Monitor:
             while self._client.runstate is Runstate.RUNNING:
                 await self._client.runstate_changed()
         finally:
-            # With the socket shut down nothing is left to be flushed, which could take for ever.
-            self._shut_down()
             try:
-                await _to_the_end(self._client.disconnect())
-            except _BROKEN as error:
-                log.debug("QMP connection ended: %r", error)
+                await self._end()
             finally:
                 if not self._closing:
                     on_lost()
+
+    async def _end(self) -> None:
+        """Let the tasks of qemu.qmp end, and take what they raise."""
+        # With the socket shut down nothing is left to be flushed, which could take for ever.
+        self._shut_down()
+        try:
+            await _to_the_end(self._client.disconnect())
+        except _BROKEN as error:
+            log.debug("QMP connection ended: %r", error)
 
     def _shut_down(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.driver import Observe, Process
+from aetherscale.actors.compute.driver import Found, Observe, Process
 from aetherscale.actors.compute.model.effects import BootVm
-from aetherscale.actors.compute.qemu import argv, ceilings, identity, launch, layout, users
+from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings
 from aetherscale.actors.compute.qemu.console import SerialLine
@@ -21,9 +22,14 @@ from aetherscale.actors.compute.qemu.disk import disk_size_mib
 from aetherscale.actors.compute.qemu.layout import RunRecord, VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.supervision import Limits, Supervisor
+from aetherscale.actors.network.ports import VmPorts
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import identity as processes
+from aetherscale.processes import launch
 from aetherscale.runtime.component import Progress
+
+log = logging.getLogger(__name__)
 
 _FIND_LIMIT_S: Final = 2.0
 _FIND_PAUSE_S: Final = 0.005
@@ -40,16 +46,32 @@ class Starter:
     machines: dict[str, Machine]
     tasks: Tasks
     observe: Observe
+    ports: VmPorts
     ceilings: Ceilings = field(default_factory=Ceilings)
     allow_unisolated: bool = False
     """Whether a VM starts where its process would be root's, or the node's own user's."""
 
+    def __post_init__(self) -> None:
+        self.ports.borrow_from(self.lend_tap)
+
+    def lend_tap(self, vm_id: str, number: int) -> int | None:
+        """A copy of the descriptor that the VM's process has for a port, as `network.ports.Lend` has it."""
+        machine = self.machines.get(vm_id)
+        if machine is None or machine.gone.is_set():
+            return None
+        try:
+            descriptor = argv.tap_of(processes.arguments_of(machine.pid), number)
+            return None if descriptor is None else machine.copied(descriptor)
+        except (OSError, ValueError) as refused:
+            log.warning("VM %s: its port cannot be connected again: %s", vm_id, refused)
+            return None
+
     async def start(self, effect: BootVm, directory: VmDirectory, progress: Progress) -> Machine:
-        """A new process, the guest in it not running yet. Raises `Fault`, `OSError`.
+        """A new process, the guest in it not running yet, with the ports of its VM. Raises `Fault`, `OSError`.
 
         Nothing of the VM may be alive.
         """
-        self._require_isolation(effect.vm_id)
+        launch.require_isolation(effect.vm_id, "QEMU", allow_unisolated=self.allow_unisolated)
         qemu = launch.program(self.qemu)
         _require_disk(directory)
         ceilings.require_file_size(disk_size_mib(directory))
@@ -58,29 +80,28 @@ class Starter:
         jail = launch.jail_of(effect.vm_id, choice.group)
         await self.ceilings.require_cpus(effect.cpus, choice.accelerator, qemu, jail)
         progress(f"starting QEMU ({choice.accelerator})")
-        return self._spawn(qemu, effect, directory, choice)
+        hostports.require(effect.publish)
+        taps = await self.ports.open(effect.vm_id, effect.ports, effect.rules)
+        try:
+            return self._spawn(qemu, effect, directory, choice, tuple(taps))
+        finally:
+            for tap in taps:
+                os.close(tap)
 
-    def _require_isolation(self, vm_id: str) -> None:
-        whose = users.would_be(vm_id)
-        if whose == "own" or self.allow_unisolated:
-            return
-        runs_as = "root" if whose == "root" else f"the node's own user, {users.name_of_this_user()}"
-        raise Fault(
-            f"QEMU would run as {runs_as}: a guest that breaks out of it would have the node's log, its credentials "
-            "and the disks of all VMs",
-            remedy="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
-            "for a user of its own for each VM: sudo aetherscale host setup",
-            retryable=False,
+    def _spawn(
+        self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice, taps: tuple[int, ...]
+    ) -> Machine:
+        macs = tuple(port.mac for port in effect.ports)
+        spec = argv.MachineSpec(
+            effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format, macs, effect.publish
         )
-
-    def _spawn(self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice) -> Machine:
-        spec = argv.MachineSpec(effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format)
         jail = launch.jail_of(effect.vm_id, choice.group, ceilings.file_limit_bytes(disk_size_mib(directory)))
         directory.forget_run()
         intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
         directory.write_record(intent)
         with ExitStack() as opened:
-            descriptors = _descriptors(directory, opened)
+            cable = None if taps or effect.host_loopback else _cable(opened)
+            descriptors = _descriptors(directory, opened, taps, cable)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
@@ -110,6 +131,14 @@ class Starter:
                 )
             await asyncio.sleep(_FIND_PAUSE_S)
         return machine
+
+    def inventory(self) -> list[Found]:
+        """All VMs of which the host has anything, by their ids. Raises `OSError`."""
+        processes = {vm_id for vm_id, _ in identity.processes_of(self.root)}
+        places = set(layout.directories(self.root))
+        # A process that may not be looked at is known by what it holds.
+        processes |= {vm_id for vm_id in places - processes if VmDirectory(self.root, vm_id).is_held()}
+        return [Found(vm_id, vm_id in processes, vm_id in places) for vm_id in sorted(processes | places)]
 
     def _look(self, directory: VmDirectory) -> Machine | None:
         record = directory.record()
@@ -164,13 +193,21 @@ class Starter:
         return machine
 
 
-def _descriptors(directory: VmDirectory, opened: ExitStack) -> argv.Descriptors:
+def _cable(opened: ExitStack) -> tuple[int, int]:
+    """What is between the card and user-mode networking, where the guest is not to reach the host's loopback."""
+    card, stack = usernetwork.cable()
+    return opened.enter_context(card).fileno(), opened.enter_context(stack).fileno()
+
+
+def _descriptors(
+    directory: VmDirectory, opened: ExitStack, taps: tuple[int, ...], cable: tuple[int, int] | None
+) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
     qmp, agent, ready = (
         opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, qmp, agent, ready)
+    return argv.Descriptors(base, disk, qmp, agent, ready, taps, cable)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:

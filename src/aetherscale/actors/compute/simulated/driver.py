@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
@@ -20,14 +21,15 @@ from aetherscale.actors.compute.driver import (
 )
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
+    ApplyRules,
     Booted,
     BootVm,
     ComputeEffect,
     ComputeOutcome,
     DiskProvisioned,
-    EffectFailed,
     Ended,
     EndVm,
+    Forward,
     ProvisionDisk,
     Quarantined,
     QuarantineVm,
@@ -37,12 +39,15 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
 )
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import last_lines
-from aetherscale.actors.compute.reconcile import reconcile
+from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
+from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 
@@ -53,19 +58,31 @@ _SIGKILL: Final = 9
 class SimulatedDriver:
     """A node's hand on a simulated host."""
 
-    def __init__(self, host: SimulatedHost) -> None:
+    def __init__(self, host: SimulatedHost, ports: VmPorts | None = None, firewall: Firewall | None = None) -> None:
         self._host = host
+        self._ports: VmPorts = ports or NoPorts()
+        self._firewall: Firewall = firewall or NoFirewall()
         self._report: Report[ComputeMessage] | None = None
         self._watched: dict[str, SimulatedProcess] = {}
+
+    @property
+    def limits(self) -> SimulatedHost:
+        """As in `ComputeDriver`."""
+        return self._host
 
     async def start(self, report: Report[ComputeMessage]) -> None:
         """As in `Driver`."""
         self._report = report
+        self._ports.borrow_from(self._lend_tap)
+
+    def _lend_tap(self, vm_id: str, number: int) -> int | None:
+        process = self._watched.get(vm_id)
+        return None if process is None or process.gone.is_set() else os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
     async def reconcile(self, expected: Mapping[str, Vm]) -> None:
         """As in `Driver`."""
         assert self._report is not None, "the driver has not been started"
-        await reconcile(self, expected, self._host.boot_id, self._report)
+        await reconcile(self, self._ports, self._firewall, expected, self._host.boot_id, self._report)
 
     async def close(self) -> None:
         """Stop observing. Guests run on, and have no parent from now on."""
@@ -89,14 +106,17 @@ class SimulatedDriver:
                     return Ended(effect.key) if process is None else Ended(effect.key, *process.exit)
                 case RemoveVm():
                     await self._end(effect.vm_id)
+                    await self._ports.close_ports(effect.vm_id, effect.ports)
                     self._host.remove(effect.vm_id)
                     self._watched.pop(effect.vm_id, None)
                     return Removed(effect.key)
                 case QuarantineVm():
                     await self._end(effect.vm_id)
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
+                case ApplyRules():
+                    return await apply_rules(self._firewall, effect)
         except Fault as fault:
-            return EffectFailed(effect.key, fault.reason, fault.remedy, fault.retryable)
+            return EffectFailed.by(effect.key, fault)
 
     def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         if effect.vm_id not in self._host.disks:
@@ -115,6 +135,7 @@ class SimulatedDriver:
         if process is None:
             self._require(effect)
             progress("starting a simulated QEMU")
+            await self._ports.open(effect.vm_id, effect.ports, effect.rules)
             process = self._host.exec(effect)
         failure = await self._wait_for(process, effect)
         if failure is not None:
@@ -147,6 +168,12 @@ class SimulatedDriver:
                 "stop another VM, or create this one with less: --memory",
                 retryable=False,
             )
+        for port in effect.publish:
+            if self._host.has_taken(port, effect.vm_id):
+                raise Fault(
+                    f"the port {port.host_port}/{port.protocol} of the host is taken by another program",
+                    retryable=False,
+                )
 
     async def _wait_for(self, process: SimulatedProcess, effect: BootVm) -> EffectFailed | None:
         behaviour = process.behaviour
@@ -209,6 +236,11 @@ class SimulatedDriver:
         found = sorted(processes | self._host.disks.keys())
         return [Found(vm_id, vm_id in processes, vm_id in self._host.disks) for vm_id in found]
 
+    def require_free(self, forward: Forward) -> None:
+        """As in `HostPorts`."""
+        if self._host.has_taken(forward, ""):
+            raise taken(forward)
+
     async def console(self, vm_id: str) -> Console:
         """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
         return self._live(vm_id).readers.attach()
@@ -223,6 +255,7 @@ class SimulatedDriver:
             console_log=f"{root}/console.log" if root else None,
             pid=process.pid if process else None,
             uptime_s=int(asyncio.get_running_loop().time() - process.begun_s) if process else None,
+            cut=self._ports.cut(vm_id) if process else (),
         )
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:

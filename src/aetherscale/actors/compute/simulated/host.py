@@ -13,19 +13,22 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from aetherscale.actors.compute.driver import Observe
+from aetherscale.actors.compute.driver import Observe, beyond_host
 from aetherscale.actors.compute.model.effects import (
     BootVm,
     ComputeEffect,
     ComputeObservation,
+    Forward,
     GuestEnded,
     GuestPaused,
     GuestReady,
     GuestResumed,
     PauseReason,
+    PublishedPort,
     ReadyChannel,
     VmGone,
 )
+from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
@@ -70,6 +73,7 @@ class SimulatedProcess:
         self.boot_id = host.boot_id
         self.begun_s = asyncio.get_running_loop().time()
         self.ready_channel = effect.ready_channel
+        self.host_ports = {host_port_key(port) for port in effect.publish}
         self.behaviour = behaviour
         self.gone = asyncio.Event()
         self.guest_ended = asyncio.Event()
@@ -215,6 +219,8 @@ class SimulatedHost:
         self.image_mib = image_mib
         self.memory_mib = memory_mib
         self.disks: dict[str, int] = {}
+        self.taken_ports: set[str] = set()
+        """The ports of the host that its other programs have, by their keys (`host_port_key`)."""
         self.kept: dict[str, int] = {}
         """Disks that were quarantined, by the name under which they are kept."""
         self.processes: dict[str, SimulatedProcess] = {}
@@ -238,10 +244,25 @@ class SimulatedHost:
         self.processes.clear()
         self.boot_number += 1
 
+    def require(self, memory_mib: int, disk_mib: int) -> None:
+        """As in `HostLimits`; its disk holds files of any size."""
+        if memory_mib > self.memory_mib:
+            raise beyond_host(memory_mib, self.memory_mib, "it is all that this host has")
+
     def live(self, vm_id: str) -> SimulatedProcess | None:
         """The process of a VM, where there is one."""
         process = self.processes.get(vm_id)
         return None if process is None or process.gone.is_set() else process
+
+    def has_taken(self, port: PublishedPort | Forward, vm_id: str) -> bool:
+        """Whether a program of the host has the port, be it the process of another VM."""
+        others = (self.live(other) for other in self.processes if other != vm_id)
+        key = host_port_key(port)
+        return key in self.taken_ports or any(key in process.host_ports for process in others if process)
+
+    def leads_to(self, key: str) -> str | None:
+        """The id of the VM whose guest a port of the host leads to, where it leads to one."""
+        return next((vm_id for vm_id in self.processes if (it := self.live(vm_id)) and key in it.host_ports), None)
 
     def exec(self, effect: BootVm) -> SimulatedProcess:
         """Start a process; its guest does not run yet."""

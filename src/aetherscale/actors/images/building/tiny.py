@@ -5,9 +5,10 @@ of scripts of ours (`guest/`), all in one initial RAM file system on a disk that
 image does. Nothing is installed, mounted or run as root, and nothing but Debian's packages is needed.
 
 What the guest does: it says `ready` on the virtio port `org.aetherscale.ready.0` (`guest/ready-channel` has the
-protocol), gives a root shell on the serial console, asks for addresses by DHCP and takes IPv6 ones, ends cleanly when
-the power button is pressed, reports a panic through pvpanic and stays where it is, and keeps files below /data on
-whatever its disk has beyond the image (`guest/data-disk`). Everything else is in memory and forgotten.
+protocol), gives a root shell on the serial console, asks for addresses by DHCP and takes IPv6 ones with the servers of
+names that are advertised, is called as its VM in a network (`guest/host-name`), ends cleanly when the power button is
+pressed, reports a panic through pvpanic and stays where it is, and keeps files below /data on whatever its disk has
+beyond the image (`guest/data-disk`). Everything else is in memory and forgotten.
 
 The same packages give the same bytes.
 """
@@ -44,6 +45,8 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "guest-agent": ("usr/sbin/guest-agent",),
     "data-disk": ("usr/sbin/data-disk",),
     "udhcpc.script": ("usr/share/udhcpc.script",),
+    "resolv-conf": ("usr/sbin/resolv-conf",),
+    "host-name": ("usr/sbin/host-name",),
 }
 
 

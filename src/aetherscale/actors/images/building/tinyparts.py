@@ -25,7 +25,7 @@ from aetherscale.kernel.fault import Fault
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 """Has no files, and depends on the current kernel."""
 
-_ROOTS = ("busybox-static", "grub-pc-bin", "grub-common", "qemu-guest-agent", "e2fsprogs", "bsdutils")
+_ROOTS = ("busybox-static", "grub-pc-bin", "grub-common", "qemu-guest-agent", "e2fsprogs", "bsdutils", "rdnssd")
 
 # `quiet` leaves errors and panics on the console. The cryptographic self-tests would take a sixth of the boot.
 _KERNEL_COMMAND_LINE = "console=ttyS0 quiet cryptomgr.notests"
@@ -36,7 +36,7 @@ _MODULES = (
 )
 
 # Programs that are linked dynamically: where their packages have them, and so the guest.
-_PROGRAMS = ("usr/sbin/qemu-ga", "sbin/mke2fs", "usr/bin/script")
+_PROGRAMS = ("usr/sbin/qemu-ga", "sbin/mke2fs", "usr/bin/script", "sbin/rdnssd")
 _LOADER = "ld-linux-x86-64.so.2"
 _LIBRARIES = "lib/x86_64-linux-gnu"
 _REPORT = "report this, with the version of the distribution"

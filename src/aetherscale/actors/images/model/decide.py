@@ -22,20 +22,12 @@ from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import EffectFailed, Failure
 
 ImagesMessage = ImagesCommand | ImagesOutcome
 
 BUILT_READY: Final[ReadyChannel] = "channel"
 """Guests of our own recipes have our ready channel."""
-
-
-class ImageFailure(Struct, frozen=True):
-    """Why the image failed, for its view."""
-
-    phase: str
-    reason: str
-    hint: str
-    log_tail: str
 
 
 class Image(Struct, frozen=True):
@@ -57,7 +49,7 @@ class Image(Struct, frozen=True):
     """Whether it could not be brought in, so that what was stored of it is removed."""
     attempt: Attempt = FIRST
     """Which attempt at the step that is pending now; one that is blocked is shown as failed."""
-    failure: ImageFailure | None = None
+    failure: Failure | None = None
 
 
 def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[ImageEvent]:
@@ -81,7 +73,7 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
             return (events.ImageStored(message.format, message.sha256, message.size_bytes, message.virtual_size_bytes),)
         case effects.ImageRemoved():
             return (events.ImageDeleted(),)
-        case effects.EffectFailed():
+        case EffectFailed():
             return _failed(image, message, at_us)
 
 
@@ -104,7 +96,7 @@ def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
     return (events.ImageDeleteRequested(),)
 
 
-def _failed(image: Image, failed: effects.EffectFailed, at_us: int) -> Sequence[ImageEvent]:
+def _failed(image: Image, failed: EffectFailed, at_us: int) -> Sequence[ImageEvent]:
     retry_at = image.attempt.retry_at(at_us, retryable=failed.retryable)
     event = events.ImageStepFailed(
         step=image.phase,
@@ -172,7 +164,7 @@ def _evolve(
             attempt = image.attempt.after_failure(event.attempt, event.retry_at)
             if event.retry_at is not None:
                 return replace(image, attempt=attempt)
-            failure = ImageFailure(event.step, event.reason, event.hint, event.log_tail)
+            failure = Failure(event.step, event.reason, event.hint, event.log_tail)
             # The first failure is the reason; that what was stored could not be removed either comes after it.
             return replace(image, failure=image.failure or failure, attempt=attempt)
         case events.ImageUndone():

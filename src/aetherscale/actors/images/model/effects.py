@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from aetherscale.kernel.failures import EffectFailed
+
 ImageFormat = Literal["qcow2", "raw"]
 ReadyChannel = Literal["agent", "channel", "none"]
 
@@ -62,16 +64,6 @@ class ImageRemoved(Struct, frozen=True):
     """Nothing of the image is left."""
 
     key: str
-
-
-class EffectFailed(Struct, frozen=True):
-    """The host could not do what the effect asked: what was tried and got, and what the user can do."""
-
-    key: str
-    reason: str
-    hint: str = ""
-    retryable: bool = True
-    log_tail: str = ""
 
 
 ImagesOutcome = ImageStored | ImageRemoved | EffectFailed

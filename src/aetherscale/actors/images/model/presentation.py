@@ -10,7 +10,7 @@ from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image, evolve
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.sentences import IMAGE_DESCRIPTIONS
-from aetherscale.actors.images.model.views import ImageFailureView, ImageView
+from aetherscale.actors.images.model.views import ImageView
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
@@ -20,7 +20,6 @@ from aetherscale.kernel.times import to_rfc3339
 
 def view(image: Image, node: str, revision: int, requested_by: str | None = None) -> ImageView:
     """The view of an image that is kept on `node`; `revision` is the version of its stream."""
-    failure = image.failure
     return ImageView(
         id=image.id,
         name=image.name,
@@ -33,7 +32,7 @@ def view(image: Image, node: str, revision: int, requested_by: str | None = None
         size_bytes=image.size_bytes,
         virtual_size_bytes=image.virtual_size_bytes,
         ready=image.ready_channel,
-        failure=ImageFailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None,
+        failure=image.failure,
         revision=revision,
         requested_by=requested_by,
     )
@@ -83,19 +82,9 @@ def _failed(image: Image, what: str) -> Refused:
     failure = image.failure
     assert failure is not None
     where = "" if failure.phase == "importing" else f"{failure.phase}: "
-    return Refused(
-        Reason.INTERNAL,
-        f"{what}: {where}{failure.reason}",
-        remedy=failure.hint,
-        details={
-            "image-id": image.id,
-            "phase": failure.phase,
-            "reason": failure.reason,
-            "log-tail": failure.log_tail,
-        },
-    )
+    return failure.refused(f"{what}: {where}{failure.reason}", image_id=image.id)
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=3
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=4
 )

@@ -8,6 +8,7 @@ from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.kernel.descriptions import Description, Descriptions, consequence, request
+from aetherscale.kernel.failures import told
 
 
 def describe(image: Image | None, event: ImageEvent) -> Description:
@@ -24,8 +25,7 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
                 f"it passed every check and was stored: {event.format}, {size}, SHA-256 {event.sha256[:12]}…"
             )
         case events.ImageStepFailed():
-            again = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
-            return consequence(f"{event.step} failed, attempt {event.attempt}, {again}: {event.reason}")
+            return consequence(told(event.step, event.attempt, event.retry_at, event.reason))
         case events.ImageUndone():
             return consequence("it had never been complete, so what had been stored of it was to be removed")
         case events.ImageDeleteRequested():

@@ -7,21 +7,9 @@ from typing import Literal
 from msgspec import Struct
 
 from aetherscale.actors.images.model.effects import ImageFormat, ReadyChannel
+from aetherscale.kernel.failures import Failure
 
 ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "deleted"]
-
-
-class ImageFailureView(Struct, frozen=True, rename="kebab"):
-    """Why an image has failed."""
-
-    phase: str
-    """The step that failed: `importing`, `building` or `deleting`."""
-    reason: str
-    """The failure, in one sentence."""
-    hint: str
-    """The remedy, for the user; "" for none."""
-    log_tail: str
-    """The end of the log that shows it, at most 2,000 characters; "" for none."""
 
 
 class ImageView(Struct, frozen=True, rename="kebab"):
@@ -52,7 +40,7 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     """The size of the disk that the image stands for, in bytes; null until it is stored."""
     ready: ReadyChannel
     """How guests of the image report that they are ready, as in the event `ImageImportRequested`."""
-    failure: ImageFailureView | None
+    failure: Failure | None
     """Why the image has failed; null where it has not."""
     revision: int
     """The version of the image's stream, which is the number of its events; it grows with each change."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from aetherscale.actors.images.model.effects import (
-    EffectFailed,
     ImageRemoved,
     ImagesEffect,
     ImagesOutcome,
     ImageStored,
     RemoveImage,
 )
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Progress, Report
 
 SHA256: Final = "a" * 64

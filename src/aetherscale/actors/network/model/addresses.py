@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, TypeVar
 
@@ -24,8 +24,10 @@ POOL: Final = IPv4Network("10.64.0.0/10")
 NO_PREFIX: Final = "none"
 
 _POOL_PREFIX_BITS: Final = 24
-_PORT_BITS: Final = 30
-"""A longer IPv4 prefix has no room for a router and a port."""
+_PORT_BITS: Final = 29
+"""A longer IPv4 prefix has no room for a router, a resolver and some ports."""
+_SHORTEST_BITS: Final = 16
+"""A shorter IPv4 prefix would be reserved by more than 256 keys in one append."""
 _IPV6_BITS: Final = 64
 _LINK_LOCAL: Final = IPv6Network("fe80::/64")
 
@@ -34,6 +36,7 @@ _IPV6_TEXT: Final = re.compile(r"[0-9a-fA-F:.]{2,45}/[0-9]{1,3}")
 
 _IPV4_EXAMPLE: Final = "10.20.30.0/24"
 _IPV6_EXAMPLE: Final = "fd12:3456:789a:1::/64"
+_LEAVE_OUT: Final = "leave it out: the network then has a prefix of its own"
 
 _IPV4_PRIVATE: Final = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 """RFC 1918."""
@@ -93,10 +96,24 @@ def router_of(prefix: Prefix) -> IPv4Address | IPv6Address:
     return prefix[1]
 
 
+def resolver_of(prefix: Prefix) -> IPv4Address | IPv6Address:
+    """The address of the DNS and DHCP server in a network: the last one that a host can have, or `::53`."""
+    return prefix[-2] if prefix.version == 4 else prefix[0x53]
+
+
 def mac_of(port_id: str) -> str:
     """The MAC address of a port: locally administered, unicast (IEEE 802, 8.2), and the same for ever."""
     raw = _digest("mac", port_id)[:6]
     return ":".join(f"{byte:02x}" for byte in (raw[0] & 0xFC | 0x02, *raw[1:]))
+
+
+def tap_mac_of(mac: str) -> str:
+    """The MAC of a tap itself, for a port with this one: another, locally administered, and above what cards have.
+
+    A bridge whose MAC was not set takes the lowest of its ports', and is to keep it whatever taps come and go.
+    """
+    raw = bytes.fromhex(mac.replace(":", ""))
+    return bytes((0xFE, raw[1] ^ 0xFF, *raw[2:])).hex(":")
 
 
 def ipv6_of(prefix: IPv6Network, mac: str) -> IPv6Address:
@@ -111,18 +128,18 @@ def link_local_of(mac: str) -> IPv6Address:
     return ipv6_of(_LINK_LOCAL, mac)
 
 
-def next_ipv4(prefix: IPv4Network, taken: Collection[IPv4Address]) -> IPv4Address:
-    """The lowest address that is free; never that of the network, of the router, or the broadcast address.
+def next_ipv4(prefix: IPv4Network, is_taken: Callable[[str], bool]) -> IPv4Address:
+    """The lowest address that is free; never that of the network, router or resolver, nor the broadcast address.
 
     Raises `Refused` where there is none.
     """
-    used = frozenset(taken)
-    for number in range(int(prefix.network_address) + 2, int(prefix.broadcast_address)):
-        if (address := IPv4Address(number)) not in used:
+    for number in range(int(prefix.network_address) + 2, int(prefix.broadcast_address) - 1):
+        address = IPv4Address(number)
+        if not is_taken(str(address)):
             return address
     raise Refused(
         Reason.CONFLICT,
-        f"all {max(prefix.num_addresses - 3, 0)} addresses of {prefix} that VMs can have are taken",
+        f"all {max(prefix.num_addresses - 4, 0)} addresses of {prefix} that VMs can have are taken",
         field="network",
         remedy="delete a VM of the network, or make a network with a larger prefix",
     )
@@ -131,7 +148,7 @@ def next_ipv4(prefix: IPv4Network, taken: Collection[IPv4Address]) -> IPv4Addres
 def parse_ipv4(text: str, *, may_be_public: bool = False, field: str = "ipv4") -> IPv4Network | None:
     """The IPv4 prefix of a network as callers write it; None for `none`.
 
-    Raises `Refused`, which names the field, for anything that is not a prefix of 4 or more private addresses.
+    Raises `Refused`, which names the field, for anything that is not a prefix of 8 or more private addresses.
     """
     if text == NO_PREFIX:
         return None
@@ -140,8 +157,10 @@ def parse_ipv4(text: str, *, may_be_public: bool = False, field: str = "ipv4") -
         raise _refused(
             field, text, f"a prefix within {', '.join(map(str, _IPV4_PRIVATE))}: others may be in use elsewhere"
         )
+    if prefix.prefixlen < _SHORTEST_BITS:
+        raise _refused(field, text, f"a prefix of /{_SHORTEST_BITS} or longer")
     if prefix.prefixlen > _PORT_BITS:
-        raise _refused(field, text, f"a prefix of /{_PORT_BITS} or shorter, with room for a router and a VM")
+        raise _refused(field, text, f"a prefix of /{_PORT_BITS} or shorter, with room for some VMs")
     return prefix
 
 
@@ -150,6 +169,8 @@ def parse_ipv6(text: str, *, may_be_public: bool = False, field: str = "ipv6") -
 
     Raises `Refused`, which names the field, for anything that is not a unique local /64.
     """
+    if text == NO_PREFIX:
+        raise _refused(field, text, f"an IPv6 prefix, as {_IPV6_EXAMPLE}: every network has IPv6", _LEAVE_OUT)
     prefix = _parsed(IPv6Network, _IPV6_TEXT, text, field, f"an IPv6 prefix, as {_IPV6_EXAMPLE}")
     if not may_be_public and not prefix.subnet_of(_IPV6_PRIVATE):
         raise _refused(field, text, f"a prefix within {_IPV6_PRIVATE}: others may be in use elsewhere")
@@ -158,10 +179,25 @@ def parse_ipv6(text: str, *, may_be_public: bool = False, field: str = "ipv6") -
     return prefix
 
 
-def _parsed(kind: type[P], form: re.Pattern[str], text: str, field: str, expected: str) -> P:
-    """The prefix that a text is, with no bit behind it, and with no address that means something else everywhere."""
+def parse_allowed(text: str, field: str) -> Prefix:
+    """An address or a prefix that a guest may send from besides its own, as callers write it.
+
+    Raises `Refused`, which names the field, for anything else, and for addresses that no host may send from.
+    """
+    expected = f"an address or a prefix, as {_IPV4_EXAMPLE} or {_IPV6_EXAMPLE}"
+    if ":" in text:
+        return _parsed(IPv6Network, _IPV6_TEXT, text, field, expected, "" if "/" in text else "/128")
+    return _parsed(IPv4Network, _IPV4_TEXT, text, field, expected, "" if "/" in text else "/32")
+
+
+def _parsed(kind: type[P], form: re.Pattern[str], text: str, field: str, expected: str, bits: str = "") -> P:
+    """The prefix that a text is, with no bit behind it, and with no address that means something else everywhere.
+
+    `bits` is the length that is meant where the text has none.
+    """
+    whole = text + bits
     try:
-        prefix = kind(text, strict=False) if form.fullmatch(text) else None
+        prefix = kind(whole, strict=False) if form.fullmatch(whole) else None
     except ValueError:
         prefix = None
     if prefix is None:
@@ -175,8 +211,8 @@ def _parsed(kind: type[P], form: re.Pattern[str], text: str, field: str, expecte
     return prefix
 
 
-def _refused(field: str, text: str, expected: str) -> Refused:
-    return Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected {expected}", field=field)
+def _refused(field: str, text: str, expected: str, remedy: str = "") -> Refused:
+    return Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected {expected}", field=field, remedy=remedy)
 
 
 def _digest(*parts: str) -> bytes:

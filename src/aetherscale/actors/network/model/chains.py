@@ -6,10 +6,12 @@
              ▼                            ▼
       bridge forward: to a port    the host: inet input (ping and no more), inet forward (where its network leads)
              │ unicast for its MAC        │ answers have the mark ANSWER
+             │                            ▼
+             │                      bridge output ─▶ from_isolated, from_nat, from_bridged: ports without groups
              ▼                            ▼
-        the other tap ◀─────────── bridge output ─▶ from_isolated, from_nat, from_bridged
+        ingress, of a port with groups: the chain of its set of groups, then those of each, then dropped
 
-A tap of our prefix that is not in `ports` sends and receives nothing, in any hook. Two bits of the packet's mark tell
+A tap of our prefix that is not in `ports` sends and receives nothing, in any hook. Three bits of the packet's mark tell
 a later hook what an earlier one knew; each is cleared before it is set. The mark of a packet about to be dropped is its
 kind.
 
@@ -18,24 +20,29 @@ Nothing here knows a port, a network or an address. It is the language of nft 1.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
-TABLE: Final = "aetherscale"
-"""The name of our table in each family."""
-ANSWER: Final = 0x1000_0000
-"""Mark: conntrack knows the flow that the packet belongs to. Set by inet, read by the bridge's output hook."""
-GUEST: Final = 0x2000_0000
-"""Mark: the packet comes from a guest. Set by the bridge's prerouting hook and where the host routes it, read by inet
-input, and by the bridge's output hook, which a packet of a guest meets only if it was routed."""
-_OTHER_BITS: Final = 0xFFFF_FFFF & ~(ANSWER | GUEST)
+from aetherscale.actors.network.model import forwards
+from aetherscale.actors.network.model.marks import ANSWER as ANSWER
+from aetherscale.actors.network.model.marks import BEGUN, FORWARDED, GUEST, OPENED, REPLY
+from aetherscale.actors.network.model.marks import TABLE as TABLE
+from aetherscale.actors.network.model.marks import Drop as Drop
+
+_OTHER_BITS: Final = 0xFFFF_FFFF & ~(ANSWER | GUEST | REPLY)
+
+NOTE: Final = "made2"
+"""The set that has a note of how the tables were when they were made: see `nft/structure.py`."""
 
 ANSWERS_BY_MARK: Final = f"meta mark & {ANSWER:#x} == {ANSWER:#x} accept"
-"""Accepts answers where the bridge family has no conntrack. Elsewhere: `ct state established,related accept`."""
+"""Accepts answers, also where the bridge family has no conntrack. What it has elsewhere is no shorter: see `BEGUN`."""
 
 SETS: Final = {
     "ports": ("bridge", "set", "type ifname"),
     "from_host": ("bridge", "map", "type ifname : verdict"),
+    "ingress": ("bridge", "map", "type ifname : verdict"),
+    "egress": ("bridge", "map", "type ifname : verdict"),
+    "resolvers4": ("bridge", "set", "type ifname . ipv4_addr"),
+    "resolvers6": ("bridge", "set", "type ifname . ipv6_addr"),
     "macs": ("bridge", "set", "type ifname . ether_addr"),
     "sources4": ("bridge", "set", "type ifname . ether_addr . ipv4_addr"),
     "sources6": ("bridge", "set", "type ifname . ether_addr . ipv6_addr"),
@@ -50,33 +57,12 @@ SETS: Final = {
     "leads6": ("inet", "set", "type ifname . ipv6_addr; flags interval"),
     "masquerade4": ("inet", "set", "type ipv4_addr; flags interval"),
     "masquerade6": ("inet", "set", "type ipv6_addr; flags interval"),
+    NOTE: ("inet", "set", "type mark"),
+    "open4": ("inet", "set", "type ifname . ipv4_addr"),
+    "open6": ("inet", "set", "type ifname . ipv6_addr"),
+    **forwards.SETS,
 }
 """Each set by its name: family, `set` or `map`, and what it is of."""
-
-
-class Drop(enum.IntEnum):
-    """Why a packet of a port was dropped. The number is the second half of its key in the set `drops`."""
-
-    MAC = 1
-    """A source MAC that is not the port's."""
-    ARP = 2
-    """ARP whose sender is not the port, or that is not ARP for IPv4 on Ethernet."""
-    IPV4 = 3
-    """A source address of IPv4 that is not the port's."""
-    IPV6 = 4
-    """A source address of IPv6 that is not the port's."""
-    NEIGHBOR = 5
-    """Neighbor discovery for an address, or with a link-layer address, that is not the port's."""
-    ROUTER = 6
-    """A router advertisement, a redirect, or a router's question for members of groups."""
-    DHCP = 7
-    """An answer of DHCP or DHCPv6."""
-    ETHERTYPE = 8
-    """Not ARP, IPv4 or IPv6; also what has a VLAN tag."""
-    HEADER = 9
-    """A fragment, an extension header of IPv6, or a header that is not well-formed."""
-    UNINVITED = 10
-    """Sent to the port from outside of its network, and no answer."""
 
 
 def _drop(kind: Drop, to: str = "dropped") -> str:
@@ -179,9 +165,47 @@ chain advert_options {{
 """
 
 
+# A port that has groups. What a network needs to be one passes. What says a router's or a neighbor's words is on the
+# link, since a router lowers the hop limit. Answers of DHCP come from a resolver of ours, or on a bridge of the host
+# from any machine of it: the guard keeps ports of ours from sending them.
+_BASICS: Final = f"""
+chain uninvited {{
+    {_drop(Drop.UNINVITED, "dropped_inward")}
+}}
+chain forbidden {{
+    {_drop(Drop.FORBIDDEN)}
+}}
+chain basics_in {{
+    meta mark & {REPLY:#x} == {REPLY:#x} accept
+    ether type arp accept
+    ip6 hoplimit 255 icmpv6 type {{ nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept
+    iifname "aes*" accept
+    iifname "aer*" accept
+    ether type != {{ ip, ip6 }} goto uninvited
+}}
+chain basics_in_lan {{
+    udp sport 67 udp dport 68 accept
+    udp sport 547 udp dport 546 accept
+}}
+chain basics_out {{
+    meta mark & {REPLY:#x} == {REPLY:#x} accept
+    ether type arp accept
+    icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept
+    ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
+    ip6 daddr ff02::1:2 udp sport 546 udp dport 547 accept
+    iifname . ip daddr @resolvers4 meta l4proto {{ tcp, udp }} th dport {{ 53, 67 }} accept
+    iifname . ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport {{ 53, 547 }} accept
+}}
+chain basics_out_lan {{
+    udp sport 68 udp dport 67 accept
+    udp sport 546 udp dport 547 accept
+}}
+"""
+
+
 def bridge_chains(answers: str) -> str:
     """The chains of the family bridge; `answers` is the one line that accepts answers from outside."""
-    return f"""{_GUARD}{_GUARD_IPV6}
+    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}
 chain from_isolated {{
     {_drop(Drop.UNINVITED, "dropped_inward")}
 }}
@@ -201,11 +225,16 @@ chain prerouting {{
     iifname "aep*" meta mark set meta mark | {GUEST:#x}
     iifname "aep*" goto guard
 }}
+chain egress {{
+    type filter hook prerouting priority -250; policy accept
+    iifname vmap @egress
+}}
 chain forward {{
     type filter hook forward priority -200; policy accept
     iifname "aep*" iifname != @ports counter drop
     oifname "aep*" oifname != @ports counter drop
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
+    oifname vmap @ingress
 }}
 chain output {{
     type filter hook output priority -200; policy accept
@@ -216,6 +245,9 @@ chain output {{
 """
 
 
+# A flow that conntrack has seen within a bridge before has no translation, and gets none: it may not leave by the host
+# in the guest's own name.
+#
 # What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
 # confirmed the flow, and two sides that each send would be each other's answers.
 INET_CHAINS: Final = f"""
@@ -229,41 +261,59 @@ chain input {{
     meta mark & {GUEST:#x} == {GUEST:#x} goto to_host
 }}
 chain to_host {{
-    ct state established,related accept
+    ct label {BEGUN} ct state established,related accept
+    ct label {OPENED} ct state established,related accept
     icmp type echo-request accept
     icmpv6 type {{ echo-request, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept
     counter drop
 }}
 chain forward {{
     type filter hook forward priority -150; policy accept
-    iifname . oifname @bridges accept
+    iifname . oifname @bridges goto within
+    iifname "aeb*" oifname "aeb*" ct label {FORWARDED} goto across
     iifname "aeb*" oifname "aeb*" counter drop
     iifname "aeb*" goto leaving
     oifname "aeb*" goto entering
 }}
 chain leaving {{
-    iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} accept
-    iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} accept
+    ct direction original ct status & (confirmed | snat) == confirmed counter drop
+    iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} goto beginning
+    iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} goto beginning
     counter drop
+}}
+chain beginning {{
+    ct state new ct label set {BEGUN}
+    accept
 }}
 chain entering {{
     meta mark set meta mark & {~ANSWER & 0xFFFF_FFFF:#x}
-    ct state established,related meta mark set meta mark | {ANSWER:#x} accept
+    ct label {BEGUN} ct state established,related meta mark set meta mark | {ANSWER:#x} accept
+    ip saddr @masquerade4 counter drop
+    ip6 saddr @masquerade6 counter drop
+    oifname . ip daddr @open4 accept
+    oifname . ip6 daddr @open6 accept
     counter drop
 }}
 chain output {{
     type filter hook output priority -150; policy accept
     oifname "aep*" counter drop
     meta mark set meta mark & {_OTHER_BITS:#x}
-    oifname "aeb*" ct state new counter drop
+    oifname "aeb*" ct state new goto opening
+    oifname "aeb*" ct label {OPENED} goto opening
     oifname "aeb*" ct state established,related meta mark set meta mark | {ANSWER:#x}
+    ct state new ct label set {BEGUN}
+}}
+chain opening {{
+    oifname . ip daddr @open4 ct label set {OPENED} accept
+    oifname . ip6 daddr @open6 ct label set {OPENED} accept
+    counter drop
 }}
 chain postrouting {{
     type nat hook postrouting priority 100; policy accept
     oifname != "aeb*" ip saddr @masquerade4 masquerade
     oifname != "aeb*" ip6 saddr @masquerade6 masquerade
 }}
-"""
+{forwards.CHAINS}"""
 
 ARP_CHAINS: Final = """
 chain input {

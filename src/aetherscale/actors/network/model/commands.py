@@ -19,10 +19,10 @@ class CreateNetworkOptions(Message, frozen=True):
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
     of the host does.
     """
-    ipv4: str | None = None
+    ipv4_prefix: str | None = None
     """The IPv4 prefix, such as `10.64.0.0/24`, or `none`; null for a free one in a `nat` network, else none.
     """
-    ipv6: str | None = None
+    ipv6_prefix: str | None = None
     """The IPv6 prefix, a /64; null for one that follows from the network's id."""
     bridge: str | None = None
     """The bridge of the host that a `bridged` network is."""

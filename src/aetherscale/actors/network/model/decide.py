@@ -19,12 +19,16 @@ from aetherscale.actors.network.model import effects, events
 from aetherscale.actors.network.model.commands import CreateNetwork, DeleteNetwork, NetworkCommand, NetworkLost
 from aetherscale.actors.network.model.effects import NetworkEffect, NetworkOutcome
 from aetherscale.actors.network.model.events import NetworkEvent
-from aetherscale.actors.network.model.state import TRANSITIONS, Network, NetworkFailure
-from aetherscale.kernel.attempts import ATTEMPT_LIMIT, FIRST, backoff
+from aetherscale.actors.network.model.state import TRANSITIONS, Network
+from aetherscale.kernel.attempts import FIRST, backoff
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import EffectFailed, Failure
 
 NetworkMessage = NetworkCommand | NetworkOutcome
+
+LONGEST_WAIT: Final = 6
+"""The number of the attempt to restore a network after which its wait grows no more: 32 s. Each failure is an event."""
 
 
 def decide(network: Network | None, message: NetworkMessage, at_us: int) -> Sequence[NetworkEvent]:
@@ -44,7 +48,7 @@ def decide(network: Network | None, message: NetworkMessage, at_us: int) -> Sequ
             return (events.NetworkUp(message.boot_id),) if network.phase in ("creating", "restoring") else ()
         case effects.NetworkRemoved():
             return (events.NetworkDeleted(),) if network.phase == "deleting" else ()
-        case effects.EffectFailed():
+        case EffectFailed():
             return _failed(network, message, at_us)
 
 
@@ -73,11 +77,11 @@ def _lost(network: Network, lost: NetworkLost) -> Sequence[NetworkEvent]:
     return ()
 
 
-def _failed(network: Network, failed: effects.EffectFailed, at_us: int) -> Sequence[NetworkEvent]:
+def _failed(network: Network, failed: EffectFailed, at_us: int) -> Sequence[NetworkEvent]:
     number = network.attempt.number
     if network.phase == "restoring":
         # VMs need it, and whatever is in its way may go: it is tried again for ever.
-        retry_at: str | None = backoff(at_us, min(number, ATTEMPT_LIMIT))
+        retry_at: str | None = backoff(at_us, min(number, LONGEST_WAIT))
     else:
         retry_at = network.attempt.retry_at(at_us, retryable=failed.retryable)
     event = events.NetworkStepFailed(
@@ -121,7 +125,7 @@ def _facts(
             attempt = network.attempt.after_failure(event.attempt, event.retry_at)
             if event.retry_at is not None and network.phase != "restoring":
                 return replace(network, attempt=attempt)
-            failure = NetworkFailure(event.step, event.reason, event.hint, event.log_tail)
+            failure = Failure(event.step, event.reason, event.hint, event.log_tail)
             # Of a rollback the first failure is the reason; while it is restored, the newest is what is in its way.
             kept = failure if network.phase == "restoring" else network.failure or failure
             return replace(network, failure=kept, attempt=attempt)

@@ -7,6 +7,8 @@ from the id, in the 15 bytes that the kernel has for it (IFNAMSIZ - 1), and begi
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, Literal, cast
 
 from msgspec import Struct
@@ -15,9 +17,11 @@ from aetherscale.kernel.names import ID_PATTERN, NAME_PATTERN, derive_id
 
 BRIDGE_PREFIX: Final = "aeb"
 TAP_PREFIX: Final = "aep"
+SERVICE_PREFIX: Final = "aes"
+ROUTER_PREFIX: Final = "aer"
 
-AliasKind = Literal["network", "port"]
-"""What a device is for: the bridge of a network, or the tap of a port."""
+AliasKind = Literal["network", "port", "resolver"]
+"""What a device is for: the bridge of a network, the tap of a port, or a cable to the resolver of a network."""
 
 _GROUPS: Final = 0x4000_0000
 """Link groups of ours begin here, and those that are formed for one removal alone at `_BATCHES`."""
@@ -26,7 +30,7 @@ _DIGITS: Final = 12
 
 _ALIAS: Final = re.compile(
     rf"aetherscale (?P<node>{NAME_PATTERN.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'Z')}) "
-    rf"(?P<kind>network|port) (?P<id>{ID_PATTERN.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'Z')})"
+    rf"(?P<kind>network|port|resolver) (?P<id>{ID_PATTERN.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'Z')})"
 )
 
 
@@ -36,7 +40,7 @@ class Alias(Struct, frozen=True):
     node: str
     kind: AliasKind
     id: str
-    """The id of the network, or of the port."""
+    """The id of the network, or of the port; a resolver has that of its network."""
 
     def __str__(self) -> str:
         return f"aetherscale {self.node} {self.kind} {self.id}"
@@ -59,6 +63,8 @@ class Link(Struct, frozen=True):
     group: int
     is_up: bool
     """Whether it was set up, with or without a carrier."""
+    settings: Mapping[int, bytes] = {}
+    """What matters of how a bridge, or a port of a bridge, is set, by the attributes of the kernel."""
 
     @property
     def alias(self) -> Alias | None:
@@ -72,9 +78,20 @@ def parse_alias(text: str) -> Alias | None:
     return found and Alias(found["node"], cast(AliasKind, found["kind"]), found["id"])
 
 
+@lru_cache(4096)
 def bridge_name(network_id: str) -> str:
     """The name of a network's bridge."""
     return BRIDGE_PREFIX + derive_id("bridge", network_id)[-_DIGITS:]
+
+
+def service_name(network_id: str) -> str:
+    """The name of the cable from a network's bridge to its resolver."""
+    return SERVICE_PREFIX + derive_id("service", network_id)[-_DIGITS:]
+
+
+def advertiser_name(network_id: str) -> str:
+    """The name of the cable by which the resolver of a network advertises the host's router."""
+    return ROUTER_PREFIX + derive_id("router", network_id)[-_DIGITS:]
 
 
 def tap_name(vm_id: str, index: int) -> str:

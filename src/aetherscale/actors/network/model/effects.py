@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from aetherscale.kernel.failures import EffectFailed
+
 NetworkKind = Literal["isolated", "nat", "bridged"]
 
 
@@ -60,16 +62,6 @@ class NetworkRemoved(Struct, frozen=True):
     """Nothing of it is left."""
 
     key: str
-
-
-class EffectFailed(Struct, frozen=True):
-    """The host could not do what the effect asked: what was tried and got, and what the user can do."""
-
-    key: str
-    reason: str
-    hint: str = ""
-    retryable: bool = True
-    log_tail: str = ""
 
 
 NetworkOutcome = NetworkEnsured | NetworkRemoved | EffectFailed

@@ -19,14 +19,16 @@ class NetworkRequested(Event, frozen=True):
 
 
 class NetworkUp(Event, frozen=True):
-    """The network's bridge, addresses and rules are on the host."""
+    """All of the network is on the host as it is to be: its rules, and where the bridge is its own that, the host's
+    addresses in it and its resolver. What was made for it and what was there still is not told.
+    """
 
     boot_id: str
     """The time since the host was started last, in which they are there."""
 
 
 class NetworkDown(Event, frozen=True):
-    """A part of the network is no longer on the host as it was made; it is made again."""
+    """A part of the network is no longer on the host as it was made; it is mended."""
 
     what: str
     """What was found, in words."""

@@ -8,11 +8,13 @@ from ipaddress import ip_network
 from typing import Final
 
 from aetherscale.actors.network.model import events
+from aetherscale.actors.network.model.addresses import resolver_of, router_of
 from aetherscale.actors.network.model.decide import evolve
+from aetherscale.actors.network.model.devices import bridge_name
 from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.actors.network.model.sentences import NETWORK_DESCRIPTIONS
 from aetherscale.actors.network.model.state import Network
-from aetherscale.actors.network.model.views import NetworkFailureView, NetworkView
+from aetherscale.actors.network.model.views import NetworkView
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
@@ -21,13 +23,16 @@ from aetherscale.kernel.times import to_rfc3339
 
 PREFIX: Final = "prefix"
 """The kind of the keys that a network's prefixes are reserved by."""
+BRIDGE: Final = "bridge"
+"""The kind of the key that a bridge of the host is reserved by: it is one network."""
 BLOCK_BITS: Final = 24
 """Of an IPv4 prefix. A smaller one has the whole block to itself, a larger one has several."""
 
 
 def view(network: Network, node: str, revision: int, requested_by: str | None = None) -> NetworkView:
     """The view of a network on `node`; `revision` is the version of its stream."""
-    failure, spec = network.failure, network.spec
+    spec = network.spec
+    prefixes = [ip_network(prefix) for prefix in (spec.ipv4, spec.ipv6) if prefix]
     return NetworkView(
         id=network.id,
         name=network.name,
@@ -38,20 +43,24 @@ def view(network: Network, node: str, revision: int, requested_by: str | None = 
         ipv4=spec.ipv4,
         ipv6=spec.ipv6,
         bridge=spec.bridge,
+        device=spec.bridge or bridge_name(network.id),
+        router=[str(router_of(prefix)) for prefix in prefixes] if spec.kind == "nat" else [],
+        resolver=[str(resolver_of(prefix)) for prefix in prefixes] if spec.kind != "bridged" else [],
         down=network.down,
-        failure=NetworkFailureView(failure.phase, failure.reason, failure.hint, failure.log_tail) if failure else None,
+        failure=network.failure,
         revision=revision,
         requested_by=requested_by,
     )
 
 
 def holds(network: Network) -> Sequence[Holding]:
-    """What a network holds until it is deleted: its name, and its prefixes, which are no other network's."""
+    """What a network holds until it is deleted: its name, its prefixes and its bridge, which are no other network's."""
     if network.phase == "deleted":
         return ()
     prefixes = (prefix for prefix in (network.spec.ipv4, network.spec.ipv6) if prefix)
     keys = (NodeKey(PREFIX, block) for prefix in prefixes for block in blocks(prefix))
-    return (Name(events.KIND, network.name), *keys)
+    held: tuple[Holding, ...] = (Name(events.KIND, network.name), *keys)
+    return (*held, NodeKey(BRIDGE, network.spec.bridge)) if network.spec.bridge else held
 
 
 def blocks(prefix: str) -> Sequence[str]:
@@ -100,19 +109,9 @@ def is_deleted(network: Network) -> bool:
 def _failed(network: Network, what: str) -> Refused:
     failure = network.failure
     assert failure is not None
-    return Refused(
-        Reason.INTERNAL,
-        f"{what}: {failure.reason}",
-        remedy=failure.hint,
-        details={
-            "network-id": network.id,
-            "phase": failure.phase,
-            "reason": failure.reason,
-            "log-tail": failure.log_tail,
-        },
-    )
+    return failure.refused(f"{what}: {failure.reason}", network_id=network.id)
 
 
 NETWORK_KIND: Final[Kind[Network]] = Kind(
-    events.KIND, Network, typing.get_args(NetworkEvent), evolve, view, NETWORK_DESCRIPTIONS, keys=(PREFIX,)
+    events.KIND, Network, typing.get_args(NetworkEvent), evolve, view, NETWORK_DESCRIPTIONS, keys=(PREFIX, BRIDGE)
 )

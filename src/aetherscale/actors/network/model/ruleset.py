@@ -1,106 +1,74 @@
 """The firewall of bridged ports, compiled to nft's language: all of it, or what a change adds and takes away.
 
-A port is elements of sets, never a rule or a chain of its own (`chains.py` has those): a packet costs the same with one
-port and with a thousand, and so does the text of a change. What is written into the text is made here of the names of
-devices, which have one pattern, and of numbers: no word of a user reaches nft.
+A port is elements of sets (`elements.py`), never a rule or a chain of its own (`chains.py` has those): a packet costs
+the same with one port and with a thousand, and so does the text of a change. A group is two chains, and what ports
+bear together two more (`groups.py`). What is written into the text is made of the names of devices, of ids, which have
+one pattern each, and of numbers: no word of a user reaches nft.
 
 Nothing here knows the kernel's answer. A delta is right only where `before` is what the kernel has.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    collapse_addresses,
-)
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
-from aetherscale.actors.network.model import chains
-from aetherscale.actors.network.model.chains import SETS, TABLE, Drop
+from aetherscale.actors.network.model import chains, elements, groups
+from aetherscale.actors.network.model.chains import NOTE, SETS, TABLE, Drop
+from aetherscale.actors.network.model.elements import Element
+from aetherscale.actors.network.model.groups import NO_RULES, GroupRules, SetOfGroups
+from aetherscale.actors.network.model.marks import FLOWS_TABLE, TABLES
+from aetherscale.actors.network.model.ruled import BRIDGE as BRIDGE
+from aetherscale.actors.network.model.ruled import BRIDGE_OF_HOST as BRIDGE_OF_HOST
+from aetherscale.actors.network.model.ruled import TAP as TAP
+from aetherscale.actors.network.model.ruled import ForwardRules as ForwardRules
+from aetherscale.actors.network.model.ruled import NetworkRules as NetworkRules
+from aetherscale.actors.network.model.ruled import PortRules as PortRules
 
-TAP: Final = re.compile(r"aep[0-9a-f]{12}")
-"""The device names of our taps; ASCII, 15 bytes."""
-BRIDGE: Final = re.compile(r"aeb[0-9a-f]{12}")
-"""The device names of our bridges; ASCII, 15 bytes."""
-BRIDGE_OF_HOST: Final = re.compile(r"(?!aep|aeb)[A-Za-z][A-Za-z0-9_.-]{0,14}")
-"""The device names of bridges that the host has of its own. None is written into a rule."""
-MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 FAMILIES: Final = ("bridge", "inet", "arp")
-
-Element = tuple[str, str, str]
-"""A set, a key, and what a map has for it ("" in a set)."""
-
-
-class NetworkRules(Struct, frozen=True):
-    """What the firewall has to know of a network. `ipv4` is the network of its guests, `ipv6` their /64; None for none.
-
-    ValueError: a bridge's name that is not of the kind's pattern, or an address that is not what it has to be.
-    """
-
-    bridge: str
-    kind: Literal["isolated", "nat", "bridged"]
-    ipv4: IPv4Network | None = None
-    ipv6: IPv6Network | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("isolated", "nat", "bridged"):
-            raise ValueError(f"a network is isolated, nat or bridged, not {self.kind!r}")
-        _check_name("a bridge", self.bridge, BRIDGE_OF_HOST if self.kind == "bridged" else BRIDGE)
-        _check_type("the IPv4 network", self.ipv4, IPv4Network, optional=True)
-        _check_type("the IPv6 prefix", self.ipv6, IPv6Network, optional=True)
+STRANGE_FAMILIES: Final = ("ip", "ip6", "netdev")
+"""Those in which we have no table. One of our name would look as if it were ours, and be left when ours go."""
 
 
-class PortRules(Struct, frozen=True):
-    """What the firewall has to know of a port: who it is, and so what it may send.
-
-    `mac` is lower case, with colons. `ipv6` has every address that the port may use, the link-local one too. `allowed`
-    are networks that it may send from besides, as a router or a host of containers does.
-
-    ValueError: a device's name or MAC that is not of the pattern, an address that no host can have, or one of a zone.
-    """
-
-    tap: str
-    bridge: str
-    mac: str
-    ipv4: IPv4Address | None = None
-    ipv6: tuple[IPv6Address, ...] = ()
-    allowed: tuple[IPv4Network | IPv6Network, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_name("a tap", self.tap, TAP)
-        _check_name("a bridge", self.bridge, BRIDGE if str(self.bridge).startswith("aeb") else BRIDGE_OF_HOST)
-        _check_name("a MAC", self.mac, MAC)
-        if int(self.mac[:2], 16) & 1 or self.mac == "00:00:00:00:00:00":
-            raise ValueError(f"{self.mac} is not the MAC of one device")
-        _check_type("the IPv4 address", self.ipv4, IPv4Address, optional=True)
-        for address in self.ipv6:
-            _check_type("an IPv6 address", address, IPv6Address)
-        for own in (*self.ipv6, *([self.ipv4] if self.ipv4 else ())):
-            if own.is_unspecified or own.is_multicast or own.is_loopback:
-                raise ValueError(f"no port can have the address {own}")
-        for network in self.allowed:
-            _check_type("an allowed network", network, IPv4Network, IPv6Network)
+OURS: Final = (*((family, TABLE) for family in FAMILIES), ("bridge", FLOWS_TABLE))
+"""Our tables: the family and the name of each."""
+UNNOTED: Final = f"flush set {SETS[NOTE][0]} {TABLE} {NOTE}\n"
+"""Begins a change of which chains, rules or sets there are: what was noted of them is not so any more."""
 
 
 class Ruleset(Struct, frozen=True):
-    """The firewall of some networks and their ports; equal where what it lets pass is. Made by `compile` alone."""
+    """The firewall of some networks, ports and groups; equal where what it lets pass is.
+
+    Made by `compile`, `changed` and `regrouped`.
+    """
 
     networks: Mapping[str, NetworkRules]
     """By the name of the bridge."""
     ports: Mapping[str, PortRules]
     """By the name of the tap."""
+    held: Mapping[tuple[str, str], str]
+    """Whose each MAC and address of a port is, and each port of the host that leads to one: by the bridge, or the host,
+    and what it is, the tap. It follows from `ports`."""
+    groups: Mapping[str, GroupRules] = {}
+    """By the id. A group that a port bears and that is not here allows nothing."""
+    borne: Mapping[SetOfGroups, int] = {}
+    """How many ports bear each set of groups. It follows from `ports`."""
+    named: frozenset[str] = frozenset()
+    """The groups that rules name. It follows from `groups`."""
+
+    def ids(self) -> set[str]:
+        """The ids of the groups that have chains."""
+        return self.groups.keys() | {group_id for bears in self.borne for group_id in bears.ids}
 
 
-def compile(networks: Iterable[NetworkRules], ports: Iterable[PortRules]) -> Ruleset:
+def compile(
+    networks: Iterable[NetworkRules], ports: Iterable[PortRules], groups: Mapping[str, GroupRules] | None = None
+) -> Ruleset:
     """The ruleset of these. Their order means nothing. Text is made later, where it is needed.
 
     ValueError: two networks with one bridge, nat networks that overlap, two ports with one tap, two ports of a network
@@ -113,28 +81,60 @@ def compile(networks: Iterable[NetworkRules], ports: Iterable[PortRules]) -> Rul
         by_bridge[network.bridge] = network
     _check_overlaps([network.ipv4 for network in by_bridge.values() if network.kind == "nat" and network.ipv4])
     _check_overlaps([network.ipv6 for network in by_bridge.values() if network.kind == "nat" and network.ipv6])
-    by_tap: dict[str, PortRules] = {}
-    held: set[tuple[str, str]] = set()
-    for port in ports:
+    return changed(regrouped(Ruleset(by_bridge, {}, {}), groups or {}), (), ports)
+
+
+def regrouped(before: Ruleset, groups: Mapping[str, GroupRules]) -> Ruleset:
+    """The ruleset with these groups, and no others."""
+    named = frozenset(name for rules in groups.values() for name in rules.names)
+    return Ruleset(before.networks, before.ports, before.held, groups, before.borne, named)
+
+
+def changed(before: Ruleset, gone: Iterable[str], come: Iterable[PortRules]) -> Ruleset:
+    """The ruleset without the ports that have these taps, and then with these ports. What is not named costs nothing.
+
+    ValueError as `compile`. KeyError: no port has such a tap.
+    """
+    by_tap, held, borne = dict(before.ports), dict(before.held), dict(before.borne)
+    for tap in gone:
+        port = by_tap.pop(tap)
+        for key in _claims(port):
+            del held[key]
+        if port.groups:
+            bears = _bears(before, port)
+            borne[bears] -= 1
+            if not borne[bears]:
+                del borne[bears]
+    for port in come:
         if port.tap in by_tap:
             raise ValueError(f"two ports have the tap {port.tap}")
-        if port.bridge not in by_bridge:
+        if port.bridge not in before.networks:
             raise ValueError(f"the port {port.tap} is in no network: none has the bridge {port.bridge}")
         by_tap[port.tap] = port
         for key in _claims(port):
-            if (port.bridge, key) in held:
-                raise ValueError(f"two ports in {port.bridge} have {key}, or one has it twice")
-            held.add((port.bridge, key))
-    return Ruleset(by_bridge, by_tap)
+            if key in held:
+                raise ValueError(f"two ports in {key[0]} have {key[1]}, or one has it twice")
+            held[key] = port.tap
+        if port.groups:
+            bears = _bears(before, port)
+            borne[bears] = borne.get(bears, 0) + 1
+    return Ruleset(before.networks, by_tap, held, before.groups, borne, before.named)
 
 
-def _claims(port: PortRules) -> Iterator[str]:
-    """What a port has for itself in its network. As text: addresses of `ipaddress` hash slowly."""
-    yield port.mac
+def _bears(ruleset: Ruleset, port: PortRules) -> SetOfGroups:
+    return SetOfGroups(ruleset.networks[port.bridge].kind == "bridged", port.groups)
+
+
+def _claims(port: PortRules) -> Iterator[tuple[str, str]]:
+    """What a port has for itself, in its network and on the host. As text: addresses of `ipaddress` hash slowly."""
+    yield port.bridge, port.mac
     if port.ipv4 is not None:
-        yield f"{int(port.ipv4):#x}"
+        yield port.bridge, f"{int(port.ipv4):#x}"
     for address in port.ipv6:
-        yield f"{int(address):032x}"
+        yield port.bridge, f"{int(address):032x}"
+    for forward in port.forwards:
+        if forward.begins:
+            yield "the host", f"the port {forward.host_port} of {forward.protocol} at {forward.address or 'all'}"
 
 
 def replace_all(ruleset: Ruleset, answers: str = chains.ANSWERS_BY_MARK) -> str:
@@ -143,29 +143,52 @@ def replace_all(ruleset: Ruleset, answers: str = chains.ANSWERS_BY_MARK) -> str:
     A frame meets the old tables whole or the new ones whole. The counters begin at zero. Same ruleset, same text.
     `answers` is the rule of the bridge family that accepts the answers to what a guest has sent outside.
     """
-    elements: dict[str, list[str]] = defaultdict(list)
+    written: dict[str, list[str]] = defaultdict(list)
     for name in sorted(ruleset.networks):
-        for where, key, value in _elements_of_network(ruleset.networks[name]):
-            elements[where].append(_written(key, value))
+        for where, key, value in elements.of_network(ruleset.networks[name]):
+            written[where].append(_written(key, value))
     for name in sorted(ruleset.ports):
-        for where, key, value in _elements_of_port(ruleset, ruleset.ports[name]):
-            elements[where].append(_written(key, value))
-    bodies = {"bridge": chains.bridge_chains(answers), "inet": chains.INET_CHAINS, "arp": chains.ARP_CHAINS}
+        for where, key, value in _of_port(ruleset, ruleset.ports[name], ruleset.named):
+            written[where].append(_written(key, value))
+    grouped = "".join(_members(group_id, written) for group_id in sorted(ruleset.named))
+    grouped += "".join(
+        groups.text_of_group(group_id, ruleset.groups.get(group_id, NO_RULES)) for group_id in sorted(ruleset.ids())
+    )
+    grouped += "".join(groups.text_of_set(bears, ruleset.groups) for bears in sorted(ruleset.borne))
+    bodies = {"bridge": chains.bridge_chains(answers) + grouped, "inet": chains.INET_CHAINS, "arp": chains.ARP_CHAINS}
     lines: list[str] = []
     for family in FAMILIES:
         lines += (f"add table {family} {TABLE}", f"delete table {family} {TABLE}", f"table {family} {TABLE} {{")
         for where, (of, what, definition) in SETS.items():
             if of == family:
-                inner = f"    elements = {{ {', '.join(elements[where])} }}\n" if elements[where] else ""
-                lines.append(f"{what} {where} {{\n    {definition}\n{inner}}}")
+                lines.append(_set(what, where, definition, written.get(where, ())))
         lines.append(bodies[family] + "}")
     return "\n".join(lines) + "\n"
+
+
+def _set(what: str, where: str, definition: str, of: Sequence[str]) -> str:
+    inner = f"    elements = {{ {', '.join(of)} }}\n" if of else ""
+    return f"{what} {where} {{\n    {definition}\n{inner}}}"
+
+
+def _members(group_id: str, written: Mapping[str, Sequence[str]]) -> str:
+    """The sets of the members of a group that rules name."""
+    taps, macs = groups.members(group_id), groups.cards(group_id)
+    of_taps = _set("set", taps, "type ifname", written.get(taps, ()))
+    return f"{of_taps}\n{_set('set', macs, 'type ether_addr', written.get(macs, ()))}\n"
+
+
+def strange(tables: Container[tuple[str, str]]) -> str:
+    """What removes those of these tables, each a family and a name, that have a name of ours and are none of ours."""
+    families = (*FAMILIES, *STRANGE_FAMILIES)
+    none_of_ours = ((family, table) for table in TABLES for family in families if (family, table) not in OURS)
+    return "".join(f"delete table {family} {table}\n" for family, table in none_of_ours if (family, table) in tables)
 
 
 def delta(before: Ruleset, after: Ruleset) -> str:
     """One transaction of nft that makes the tables of `before` those of `after`; "" where nothing changes.
 
-    It has elements only, of what came, went or changed. A port that is gone loses its counters with it.
+    It has what came, went or changed, and nothing else. A port that is gone loses its counters with it.
     """
     gone: dict[str, list[str]] = defaultdict(list)
     come: dict[str, list[str]] = defaultdict(list)
@@ -174,69 +197,94 @@ def delta(before: Ruleset, after: Ruleset) -> str:
             gone[where].append(key)
         for where, key, value in sorted(new - old):
             come[where].append(_written(key, value))
-    forgotten = [f'"{tap}" . {kind:#x}' for tap in sorted(before.ports.keys() - after.ports.keys()) for kind in Drop]
+    ports_gone = sorted(before.ports.keys() - after.ports.keys()) if before.ports is not after.ports else []
+    forgotten = [f'"{tap}" . {kind:#x}' for tap in ports_gone for kind in Drop]
     lines: list[str] = []
     if forgotten:
         # Elements of `drops` are made by packets: what is added first is there to be deleted.
         lines += (_command("add", "drops", forgotten), _command("delete", "drops", forgotten))
-    lines += (_command("delete", where, gone[where]) for where in SETS if gone[where])
-    lines += (_command("add", where, come[where]) for where in SETS if come[where])
-    return "".join(line + "\n" for line in lines)
+    first, last = _of_groups(before, after)
+    lines += first
+    # Sets of members, which are not in `SETS`, are of groups that rules named before and name after.
+    lines += (_command("delete", where, gone[where]) for where in [*SETS, *sorted(gone.keys() - SETS)] if gone[where])
+    lines += (_command("add", where, come[where]) for where in [*SETS, *sorted(come.keys() - SETS)] if come[where])
+    lines += last
+    return (UNNOTED if first or last else "") + "".join(line + "\n" for line in lines)
+
+
+def _of_groups(before: Ruleset, after: Ruleset) -> tuple[list[str], list[str]]:
+    """What makes the chains of groups, before any port is led to one; and what removes them, when none is any more."""
+    if before.groups is after.groups and before.borne == after.borne:
+        return [], []
+    come, gone = after.ids() - before.ids(), before.ids() - after.ids()
+    rewritten = sorted(come | {one for one in before.ids() & after.ids() if _rules(before, one) != _rules(after, one)})
+    sets = [
+        bears
+        for bears in sorted(after.borne)
+        if bears not in before.borne or groups.limits(bears, before.groups) != groups.limits(bears, after.groups)
+    ]
+    emptied = [name for group_id in rewritten if group_id not in come for name in groups.chains_of_group(group_id)]
+    emptied += [bears.outward for bears in sets if bears in before.borne]
+    emptied += [bears.inward for bears in sets if bears in before.borne]
+    body = "".join(_members(group_id, _listed(after, group_id)) for group_id in sorted(after.named - before.named))
+    body += "".join(groups.text_of_group(group_id, _rules(after, group_id)) for group_id in rewritten)
+    body += "".join(groups.text_of_set(bears, after.groups) for bears in sets)
+    first = [f"flush chain bridge {TABLE} {name}" for name in emptied]
+    if body:
+        first.append(f"table bridge {TABLE} {{\n{body}}}")
+    removed = [name for bears in sorted(before.borne.keys() - after.borne) for name in (bears.inward, bears.outward)]
+    removed += [name for group_id in sorted(gone) for name in groups.chains_of_group(group_id)]
+    last = [f"{verb} chain bridge {TABLE} {name}" for name in removed for verb in ("flush", "delete")]
+    for group_id in sorted(before.named - after.named):
+        names = (groups.members(group_id), groups.cards(group_id))
+        last += (f"delete set bridge {TABLE} {name}" for name in names)
+    return first, last
+
+
+def _rules(ruleset: Ruleset, group_id: str) -> GroupRules:
+    return ruleset.groups.get(group_id, NO_RULES)
+
+
+def _listed(ruleset: Ruleset, group_id: str) -> Mapping[str, Sequence[str]]:
+    """The members of a group, for the sets of them. It looks at all ports, when a rule names a group that none did."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for tap in sorted(ruleset.ports):
+        if group_id in ruleset.ports[tap].groups:
+            for where, key, _ in elements.of_member(group_id, ruleset.ports[tap]):
+                found[where].append(key)
+    return found
+
+
+def _of_port(ruleset: Ruleset, port: PortRules, named: frozenset[str]) -> Iterator[Element]:
+    return elements.of_port(port, ruleset.networks[port.bridge], named)
 
 
 def _changes(before: Ruleset, after: Ruleset) -> Iterator[tuple[set[Element], set[Element]]]:
-    """The elements before and after of each network and each port that is not the same."""
+    """The elements before and after of each network and each port that is not the same.
+
+    Without those of sets that come or go as a whole.
+    """
+    named = before.named & after.named
     for bridge in sorted(before.networks.keys() | after.networks.keys()):
         network, successor = before.networks.get(bridge), after.networks.get(bridge)
         if network != successor:
-            old = set(_elements_of_network(network)) if network else set()
-            yield old, set(_elements_of_network(successor)) if successor else set()
-    for tap in sorted(before.ports.keys() | after.ports.keys()):
+            old = set(elements.of_network(network)) if network else set()
+            yield old, set(elements.of_network(successor)) if successor else set()
+    for tap in _differing(before, after):
         was, becomes = before.ports.get(tap), after.ports.get(tap)
-        if was != becomes or (was and before.networks[was.bridge].kind != after.networks[was.bridge].kind):
-            past = set(_elements_of_port(before, was)) if was else set()
-            yield past, set(_elements_of_port(after, becomes)) if becomes else set()
+        if was != becomes or (was and before.networks[was.bridge] != after.networks[was.bridge]):
+            past = set(_of_port(before, was, named)) if was else set()
+            yield past, set(_of_port(after, becomes, named)) if becomes else set()
 
 
-def _elements_of_network(network: NetworkRules) -> Iterator[Element]:
-    if network.kind == "bridged":
-        return
-    yield "bridges", f'"{network.bridge}" . "{network.bridge}"', ""
-    if network.kind == "nat":
-        for version, prefix in ((4, network.ipv4), (6, network.ipv6)):
-            if prefix is not None:
-                yield f"leads{version}", f'"{network.bridge}" . {prefix}', ""
-                yield f"masquerade{version}", str(prefix), ""
-
-
-def _elements_of_port(ruleset: Ruleset, port: PortRules) -> Iterator[Element]:
-    tap = f'"{port.tap}"'
-    yield "ports", tap, ""
-    yield "from_host", tap, f"goto from_{ruleset.networks[port.bridge].kind}"
-    yield "macs", f"{tap} . {port.mac}", ""
-    yield "nd_macs", f"{tap} . 0x{port.mac.replace(':', '')}", ""
-    if port.ipv4 is not None:
-        yield "sources4", f"{tap} . {port.mac} . {port.ipv4}", ""
-    for address in port.ipv6:
-        digits = f"{int(address):032x}"
-        yield "sources6", f"{tap} . {port.mac} . {_groups(digits)}", ""
-        yield "targets", f"{tap} . 0x{digits}", ""
-    if port.allowed:
-        yield from _elements_allowed(tap, port.allowed)
-
-
-def _elements_allowed(tap: str, allowed: Sequence[IPv4Network | IPv6Network]) -> Iterator[Element]:
-    """Networks that overlap or are neighbors become one: nft takes no two elements that overlap."""
-    for net4 in collapse_addresses(net for net in allowed if isinstance(net, IPv4Network)):
-        yield "allowed4", f"{tap} . {net4}", ""
-    for net6 in collapse_addresses(net for net in allowed if isinstance(net, IPv6Network)):
-        yield "allowed6", f"{tap} . {_groups(f'{int(net6[0]):032x}')}/{net6.prefixlen}", ""
-        yield "allowed_targets", f"{tap} . {int(net6[0]):#034x}-{int(net6[-1]):#034x}", ""
-
-
-def _groups(digits: str) -> str:
-    """An IPv6 address of its 32 digits. The short form of `ipaddress` would be half of the time of `replace_all`."""
-    return ":".join(digits[at : at + 4] for at in range(0, 32, 4))
+def _differing(before: Ruleset, after: Ruleset) -> list[str]:
+    """The taps of ports that may not be the same: of a thousand that are it costs more to sort them."""
+    if before.networks is not after.networks:
+        return sorted(before.ports.keys() | after.ports.keys())
+    if before.ports is after.ports:
+        return []
+    come = [tap for tap, port in after.ports.items() if before.ports.get(tap) is not port]
+    return sorted([*come, *(before.ports.keys() - after.ports.keys())])
 
 
 def _written(key: str, value: str) -> str:
@@ -244,22 +292,8 @@ def _written(key: str, value: str) -> str:
 
 
 def _command(verb: str, where: str, elements: Sequence[str]) -> str:
-    return f"{verb} element {SETS[where][0]} {TABLE} {where} {{ {', '.join(elements)} }}"
-
-
-def _check_name(what: str, name: object, pattern: re.Pattern[str]) -> None:
-    if type(name) is not str or not name.isascii() or not pattern.fullmatch(name):
-        raise ValueError(f"{what} is called by {pattern.pattern}, not {name!r}")
-
-
-def _check_type(what: str, value: object, *types: type, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if type(value) not in types:
-        raise ValueError(f"{what} is {value!r}, not of {types}")
-    zone = getattr(value, "scope_id", None) or getattr(getattr(value, "network_address", None), "scope_id", None)
-    if zone is not None:
-        raise ValueError(f"{what} is of a zone: {value!r}")
+    family = SETS[where][0] if where in SETS else "bridge"
+    return f"{verb} element {family} {TABLE} {where} {{ {', '.join(elements)} }}"
 
 
 def _check_overlaps(networks: Iterable[IPv4Network | IPv6Network]) -> None:

@@ -9,6 +9,7 @@ from aetherscale.actors.network.model.effects import NetworkSpec
 from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.actors.network.model.state import Network
 from aetherscale.kernel.descriptions import Description, Descriptions, consequence, observation, request
+from aetherscale.kernel.failures import told
 
 
 def describe(network: Network | None, event: NetworkEvent) -> Description:
@@ -17,14 +18,14 @@ def describe(network: Network | None, event: NetworkEvent) -> Description:
         case events.NetworkRequested():
             return request(f"asked to create the network {event.spec.name!r}: {_spec(event.spec)}")
         case events.NetworkUp():
-            again = network is not None and network.phase == "restoring"
-            return consequence(f"its bridge, its addresses and its rules were made{' again' if again else ''}")
+            assert network is not None, "a network's stream begins with its request"
+            again = network.phase == "restoring"
+            return consequence(f"{_parts(network.spec)} {'were in place again' if again else 'were made'}")
         case events.NetworkDown():
             by = f", by {event.by}" if event.by else ""
             return observation(f"a part of it was lost on the host: {event.what}{by}")
         case events.NetworkStepFailed():
-            again_at = f"to be tried again at {event.retry_at}" if event.retry_at else "not to be tried again"
-            return consequence(f"{event.step} failed, attempt {event.attempt}, {again_at}: {event.reason}")
+            return consequence(told(event.step, event.attempt, event.retry_at, event.reason))
         case events.NetworkUndone():
             return consequence("it had never been complete, so what had been made of it was to be removed")
         case events.NetworkDeleteRequested():
@@ -41,18 +42,29 @@ def summarize(network: Network) -> str:
         return f"{failure.phase}: {failure.reason}"
     match network.phase:
         case "creating":
-            return "its bridge and its rules are being made"
+            return f"{_parts(network.spec)} are being made"
         case "ready":
             return f"VMs can be in it: {_spec(network.spec)}"
         case "restoring":
             hindered = f"; so far it cannot be: {failure.reason}" if failure else ""
-            return f"it is being made again, since a part of it was lost: {network.down}{hindered}"
+            return f"it is being mended, since a part of it was lost: {network.down}{hindered}"
         case "deleting":
             return "it is being removed from the host"
         case "deleted":
             if network.rolled_back and failure:
                 return f"it was never complete: {failure.phase}: {failure.reason}"
             return "nothing of it is left on the host"
+
+
+def _parts(spec: NetworkSpec) -> str:
+    """What of a network is ensured together, lost or not."""
+    match spec.kind:
+        case "isolated":
+            return "its rules, its bridge and its resolver"
+        case "nat":
+            return "its rules, its bridge, the host's addresses in it and its resolver"
+        case "bridged":
+            return "its rules"
 
 
 def _spec(spec: NetworkSpec) -> str:

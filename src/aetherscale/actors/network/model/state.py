@@ -11,18 +11,10 @@ from aetherscale.actors.network.model import events
 from aetherscale.actors.network.model.effects import NetworkSpec
 from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.kernel.attempts import FIRST, Attempt
+from aetherscale.kernel.failures import Failure
 
 NetworkPhase = Literal["creating", "ready", "restoring", "deleting", "deleted"]
 """`restoring`: a part of it is gone, and is made again, which does not end before it is there."""
-
-
-class NetworkFailure(Struct, frozen=True):
-    """Why the network failed, for its view."""
-
-    phase: str
-    reason: str
-    hint: str
-    log_tail: str
 
 
 class Network(Struct, frozen=True):
@@ -40,7 +32,7 @@ class Network(Struct, frozen=True):
     """Whether it could not be made, so that what was made of it is removed."""
     attempt: Attempt = FIRST
     """Which attempt at the step that is pending now; one that is blocked is shown as failed."""
-    failure: NetworkFailure | None = None
+    failure: Failure | None = None
 
     @property
     def name(self) -> str:

@@ -7,21 +7,9 @@ from typing import Literal
 from msgspec import Struct
 
 from aetherscale.actors.network.model.effects import NetworkKind
+from aetherscale.kernel.failures import Failure
 
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
-
-
-class NetworkFailureView(Struct, frozen=True, rename="kebab"):
-    """Why a network has failed."""
-
-    phase: str
-    """The step that failed: `creating`, `restoring` or `deleting`."""
-    reason: str
-    """The failure, in one sentence."""
-    hint: str
-    """The remedy, for the user; "" for none."""
-    log_tail: str
-    """The end of the log that shows it, at most 2,000 characters; "" for none."""
 
 
 class NetworkView(Struct, frozen=True, rename="kebab"):
@@ -49,9 +37,15 @@ class NetworkView(Struct, frozen=True, rename="kebab"):
     """Its IPv6 prefix; null for none."""
     bridge: str | None
     """The bridge of the host that a `bridged` network is; null for one of our own."""
+    device: str
+    """The bridge on the host: that of a `bridged` network, or our own, whose name follows from the network's id."""
+    router: list[str]
+    """The addresses of the router, which is the host; empty where it has none in the network."""
+    resolver: list[str]
+    """The addresses of the DNS and DHCP server; empty with `bridged`, where it is not ours."""
     down: str
     """What is wrong while it is restored; "" for nothing."""
-    failure: NetworkFailureView | None
+    failure: Failure | None
     """Why the network has failed, or cannot be restored so far; null where neither is so."""
     revision: int
     """The version of the network's stream, which is the number of its events; it grows with each change."""

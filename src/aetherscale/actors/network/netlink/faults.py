@@ -41,6 +41,13 @@ def no_bridge(operation: str, name: str) -> Fault:
     )
 
 
+def no_bridge_of_host(name: str, *, is_device: bool) -> Fault:
+    """A network cannot be this bridge of the host: there is none, or a device of this name that is something else."""
+    if is_device:
+        return Fault(f"{name} of the host is no bridge", "name a bridge: ip -br link type bridge", retryable=False)
+    return Fault(f"the host has no bridge {name}", "make it, or name another: ip -br link type bridge")
+
+
 def not_ours(operation: str, link: Link) -> Fault:
     """A device of the name that is to be ours belongs to somebody else."""
     whose = f"its alias is {link.alias_text!r}" if link.alias_text else "it has no alias"

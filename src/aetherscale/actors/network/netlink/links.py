@@ -1,34 +1,31 @@
 """The devices of a node on its host: bridges of networks, taps of ports. CAP_NET_ADMIN is all that it takes.
 
-Nothing that lacks the alias of this node is changed or removed, whatever its name. Every method ends in the same
+Nothing that lacks the alias of this node is changed or removed, whatever its name, but for a device that the caller
+knows by its index: another program may have renamed it, or taken its alias. Every method ends in the same
 world when it is called again, or was killed half-way; each raises `Fault` for what the host refuses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import count
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aetherscale.actors.network.model import devices
-from aetherscale.actors.network.model.addresses import Prefix, mac_of
+from aetherscale.actors.network.model.addresses import Prefix, mac_of, tap_mac_of
 from aetherscale.actors.network.model.devices import Alias, Link
-from aetherscale.actors.network.netlink import taps, watching
-from aetherscale.actors.network.netlink.faults import BRIDGES, SYSCTL, fault_of, no_bridge, not_ours
-from aetherscale.actors.network.netlink.requests import Failed, Requests
+from aetherscale.actors.network.netlink import encoding, settings, sysctls, taps, watching
+from aetherscale.actors.network.netlink.direct import Failed
+from aetherscale.actors.network.netlink.faults import BRIDGES, fault_of, no_bridge, no_bridge_of_host, not_ours
+from aetherscale.actors.network.netlink.requests import Requests
 
-_IPV6_SETTINGS: Final = Path("/proc/sys/net/ipv6/conf")
-_NOTICES_BYTES: Final = 1 << 20
-"""How much the kernel keeps of what `watch` has not read; it takes as much as net.core.rmem_max allows."""
-
-_NO_ADDRESSES: Final = ("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]})
-"""The kernel gives the device no link-local address: IN6_ADDR_GEN_MODE_NONE."""
-_FAMILIES: Final = ("IPTABLES", "IP6TABLES", "ARPTABLES")
+_NOTICES_BYTES: Final = 16 << 20
+"""How much the kernel keeps of what `watch` has not read. To remove 100 taps takes 3 MiB of it."""
 
 
 class Links:
@@ -38,6 +35,7 @@ class Links:
         self._node = node
         self._requests = Requests()
         self._batches = count()
+        self._turn = asyncio.Lock()
 
     async def open(self) -> None:
         """Open the netlink socket."""
@@ -60,36 +58,46 @@ class Links:
             found = await self._requests.routes()
         return sorted(found, key=lambda each: (each.version, int(each.network_address), each.prefixlen))
 
-    def watch(self) -> AsyncGenerator[watching.Change, None]:
-        """What happens to devices of ours from now on: see `watching.watch`."""
-        return watching.watch(self._with_an_alias, _NOTICES_BYTES)
+    def watch(self, also: watching.Also = watching.nothing) -> AsyncGenerator[watching.Change, None]:
+        """What happens to devices of ours, and to these of others, from now on: see `watching.watch`."""
+        return watching.watch(self._with_an_alias, _NOTICES_BYTES, also)
 
-    async def ensure_bridge(self, name: str, alias: Alias, mtu: int, *, calls_netfilter: bool = False) -> None:
-        """Ensure that there is this bridge, up, in which the host takes no address by itself.
+    def bridge_of_host(self, name: str) -> int:
+        """The index of a bridge of the host's own, which has to be there."""
+        link = self.look(name)
+        if link is None or link.kind != "bridge":
+            raise no_bridge_of_host(name, is_device=link is not None)
+        return link.index
 
-        `mtu` is in bytes, 1280 or more. With `calls_netfilter` its packets pass the host's inet hooks (br_netfilter),
-        for kernels that cannot track connections in the bridge family.
+    async def ensure_bridge(
+        self, name: str, alias: Alias, mtu: int, *, calls_netfilter: bool = False, index: int = 0
+    ) -> int:
+        """Ensure that there is this bridge, up, in which the host takes no address by itself; its index.
+
+        It does not learn from frames that no rule sees, and leaves multicast to who wants it. `mtu` is in bytes, 1280
+        or more. With `calls_netfilter` its packets pass the host's inet hooks (br_netfilter),
+        for kernels that cannot track connections in the bridge family. `index` is the one that it is known by, if any.
         """
         operation = f"make the bridge {name}"
         with _told(operation, BRIDGES):
-            link = await self._requests.find(name) or await self._make_bridge(name)
-            if not self._is(link, alias) and not _is_half_made(link):
+            link = self._renamed_back(name, index) or self._make_bridge(name, mtu)
+            if not (link.index == index or self._is(link, alias) or _is_half_made(link)):
                 raise not_ours(operation, link)
-            settings: list[tuple[str, Any]] = [
-                ("IFLA_ADDRESS", mac_of(name)),
-                ("IFLA_MTU", mtu),
-                ("IFLA_IFALIAS", str(alias)),
-                _bridge(*((f"IFLA_BR_NF_CALL_{each}", int(calls_netfilter)) for each in _FAMILIES)),
-            ]
-            await self._requests.set_link(link.index, [*settings, *_without_addresses(name)])
-            _ignore_advertisements(name)
-            await self._requests.set_link(link.index, (), up=True)
+            values = dict(settings.bridge(calls_netfilter=calls_netfilter))
+            if link.settings.get(settings.VLAN_FILTERING) in (None, values[settings.VLAN_FILTERING]):
+                del values[settings.VLAN_FILTERING]
+            wanted = encoding.address(mac_of(name)) + encoding.mtu(mtu) + encoding.alias(str(alias))
+            wanted += encoding.master(0) + encoding.bridge_settings(values)
+            self._requests.set_link(link.index, wanted + sysctls.without_addresses(name))
+            sysctls.ignore_routers(name)
+            self._requests.set_link(link.index, up=True)
+            return link.index
 
     async def remove_bridge(self, name: str, alias: Alias) -> None:
         """Ensure that this bridge is gone. Its ports stay, without a bridge."""
         operation = f"remove the bridge {name}"
         with _told(operation):
-            link = await self._requests.find(name)
+            link = self._requests.find(name)
             if link is None:
                 return
             if not self._is(link, alias) and not _is_half_made(link):
@@ -101,7 +109,7 @@ class Links:
         operation = f"give {bridge} the address {address}"
         with _told(operation):
             try:
-                await self._requests.add_address((await self._bridge_of_ours(operation, bridge)).index, address)
+                await self._requests.add_address(self._bridge_of_ours(operation, bridge).index, address)
             except Failed as failed:
                 if failed.code != errno.EEXIST:
                     raise
@@ -110,7 +118,7 @@ class Links:
         """Ensure that a bridge of ours does not have this address."""
         operation = f"take the address {address} from {bridge}"
         with _told(operation):
-            link = await self._requests.find(bridge)
+            link = self._requests.find(bridge)
             if link is None:
                 return
             if not self._is_ours(link):
@@ -121,7 +129,20 @@ class Links:
                 if failed.code != errno.EADDRNOTAVAIL:
                     raise
 
-    async def open_tap(self, name: str, alias: Alias, bridge: str, group: int) -> int:
+    async def addresses(self) -> dict[int, set[IPv4Interface | IPv6Interface]]:
+        """The addresses of the host, by the index of their device."""
+        with _told("list the addresses of the host"):
+            return await self._requests.addresses()
+
+    async def keep_addresses(self, bridge: str, wanted: Collection[IPv4Interface | IPv6Interface]) -> None:
+        """Ensure that a bridge of ours has these addresses of the host's, and no others."""
+        # Others first: with the first address of an IPv4 prefix the kernel takes those that came after it.
+        for address in (await self.addresses()).get(taps.index_of(bridge), set()).difference(wanted):
+            await self.remove_address(bridge, address)
+        for address in wanted:
+            await self.set_address(bridge, address)
+
+    async def open_tap(self, name: str, alias: Alias, bridge: str, group: int, *, mac: str | None = None) -> int:
         """Ensure that there is this tap, in the bridge, up, and attach to it: the descriptor that QEMU inherits.
 
         Its rules have to be in force before. It is set up last of all; one that is there already, from a
@@ -134,41 +155,75 @@ class Links:
         with _told(operation):
             before = taps.index_of(name)
             if before:
-                link = await self._requests.find(name)
+                link = self._requests.find(name)
                 if link is not None and not (self._is(link, alias) and link.kind == "tun"):
                     raise not_ours(operation, link)
                 before = link.index if link is not None else 0
             into = taps.index_of(bridge)
             if not into:
                 raise no_bridge(operation, bridge)
-            wanted: list[tuple[str, Any]] = [
-                ("IFLA_MTU", taps.mtu_of(bridge)),
-                ("IFLA_GROUP", group),
-                ("IFLA_IFALIAS", str(alias)),
-                ("IFLA_MASTER", into),
-            ]
+            wanted = _tap(alias, bridge, group, into, mac)
             if before:
-                await self._set_up(operation, name, bridge, before, wanted)
+                self._set_up(operation, name, bridge, before, wanted, mac)
             descriptor = taps.attach(name, new=not before)
             try:
                 if not (index := taps.index_of(name)):
                     raise Failed(errno.ENODEV, "it was renamed as soon as it was made")
                 if index != before:
-                    await self._set_up(operation, name, bridge, index, wanted)
+                    self._set_up(operation, name, bridge, index, wanted, mac)
                 taps.keep(descriptor, name)
             except BaseException:
                 os.close(descriptor)
                 raise
             return descriptor
 
+    def look(self, name: str) -> Link | None:
+        """A device as it is now, whoever's it is; None for none."""
+        with _told(f"look at {name}"):
+            return self._requests.find(name)
+
+    def look_at(self, index: int) -> Link | None:
+        """The same by its index, whatever it is called."""
+        with _told(f"look at the device {index}"):
+            return self._requests.at(index)
+
+    def is_up(self, name: str) -> bool:
+        """Whether a device is there and up: the ports of a bridge that is down forward nothing."""
+        return (link := self.look(name)) is not None and link.is_up
+
+    def is_known(self, port: int, mac: str) -> bool:
+        """Whether the bridge of a port, which is named by its index, knows for ever that the MAC is behind it."""
+        with _told(f"look for {mac}"):
+            return self._requests.has_static_entry(port, mac)
+
+    def put_back(self, name: str, alias: Alias, bridge: str, group: int, *, index: int, mac: str | None = None) -> None:
+        """Ensure that the tap of this index is as `open_tap` made it, whoever is attached to it."""
+        operation = f"put back the tap {name}"
+        with _told(operation):
+            into = taps.index_of(bridge)
+            if not into:
+                raise no_bridge(operation, bridge)
+            self._renamed_back(name, index)
+            self._set_up(operation, name, bridge, index, _tap(alias, bridge, group, into, mac), mac)
+            if bridge.startswith(devices.BRIDGE_PREFIX):
+                try:
+                    self._requests.set_link(index, encoding.port_settings(settings.FORWARDING))
+                except Failed as failed:
+                    # Nobody is attached; or the bridge speaks the spanning tree protocol, and is mended after this.
+                    if failed.code not in (errno.ENETDOWN, errno.EBUSY):
+                        raise
+
     async def remove_taps(self, names: Sequence[str]) -> None:
         """Ensure that these taps are gone, all at once."""
         operation = "remove taps"
         with _told(operation):
-            found = [link for name in names if (link := await self._requests.find(name)) is not None]
-            for link in found:
-                if not self._is_ours(link):
-                    raise not_ours(operation, link)
+            found: list[Link] = []
+            for name in names:
+                await asyncio.sleep(0)
+                if (link := self._requests.find(name)) is not None:
+                    if not self._is_ours(link):
+                        raise not_ours(operation, link)
+                    found.append(link)
             await self._remove(found)
 
     async def remove_group(self, group: int) -> None:
@@ -194,42 +249,58 @@ class Links:
             return
         group = devices.batch_group(self._node, next(self._batches))
         for link in found:
+            await asyncio.sleep(0)
             try:
-                await self._requests.set_link(link.index, [("IFLA_GROUP", group)])
+                self._requests.set_link(link.index, encoding.group(group))
             except Failed as failed:
                 if failed.code != errno.ENODEV:
                     raise
         await self._requests.remove_group(group)
 
-    async def _make_bridge(self, name: str) -> Link:
-        """A bridge that is down and has no alias yet, which the kernel does not take with what makes a device."""
+    def _renamed_back(self, name: str, index: int) -> Link | None:
+        """The device of this name, or else the one of this index, which gets the name; None for none."""
+        link = self._requests.find(name)
+        if link is None and index and (link := self._requests.at(index)) is not None:
+            self._requests.set_link(index, up=False)
+            self._requests.set_link(index, encoding.name(name))
+        return link
+
+    def _make_bridge(self, name: str, mtu: int) -> Link:
+        """A bridge that is down and has no alias yet, which the kernel does not take with what makes a device.
+
+        It has another MTU than `mtu`: only one that was changed stays as it is, whatever ports the bridge has.
+        """
         try:
-            await self._requests.make_link([("IFLA_IFNAME", name), ("IFLA_ADDRESS", mac_of(name)), _bridge()])
+            self._requests.make_link(
+                encoding.name(name) + encoding.address(mac_of(name)) + encoding.mtu(mtu + 1) + encoding.bridge()
+            )
         except Failed as failed:
             # Another call, or somebody else, was first: what there is now has to be ours.
             if failed.code != errno.EEXIST:
                 raise
-        link = await self._requests.find(name)
+        link = self._requests.find(name)
         if link is None:
             raise Failed(errno.ENODEV, "somebody removed it as soon as it was made")
         return link
 
-    async def _set_up(
-        self, operation: str, name: str, bridge: str, index: int, wanted: Sequence[tuple[str, Any]]
-    ) -> None:
+    def _set_up(self, operation: str, name: str, bridge: str, index: int, wanted: bytes, mac: str | None) -> None:
         # Not in one request: the kernel heeds the state before the master and before IFLA_AF_SPEC. For a moment the tap
         # would be up outside of its bridge, where the host itself listens and speaks to the guest.
         try:
-            await self._requests.set_link(index, [*wanted, *_without_addresses(name)])
+            self._requests.set_link(index, wanted + sysctls.without_addresses(name))
         except Failed as failed:
-            into = await self._requests.find(bridge)
+            into = self._requests.find(bridge)
             if into is None or into.kind != "bridge":
                 raise no_bridge(operation, bridge) from failed
             raise
-        await self._requests.set_link(index, (), up=True)
+        if mac is not None:
+            # Of a port of the bridge, so it has to be one already.
+            self._requests.set_link(index, encoding.port_settings(settings.NOTHING_LEARNT))
+            self._requests.add_static_entry(index, mac)
+        self._requests.set_link(index, up=True)
 
-    async def _bridge_of_ours(self, operation: str, name: str) -> Link:
-        link = await self._requests.find(name)
+    def _bridge_of_ours(self, operation: str, name: str) -> Link:
+        link = self._requests.find(name)
         if link is None:
             raise no_bridge(operation, name)
         if not self._is_ours(link):
@@ -244,39 +315,19 @@ class Links:
         return link.alias == alias and self._is_ours(link)
 
 
+def _tap(alias: Alias, bridge: str, group: int, into: int, mac: str | None) -> bytes:
+    """What a tap of ours has, before it is up. The kernel sets the MAC first, so that the bridge sees no other."""
+    own = encoding.address(tap_mac_of(mac)) if mac is not None else b""
+    settings = own + encoding.mtu(taps.mtu_of(bridge)) + encoding.group(group)
+    return settings + encoding.alias(str(alias)) + encoding.master(into)
+
+
 def _is_half_made(link: Link) -> bool:
     """Whether a node was killed after it had made this bridge, and before the alias was on it.
 
     Only we make one with the MAC address that follows from its name.
     """
     return link.kind == "bridge" and not link.alias_text and not link.is_up and link.mac == mac_of(link.name)
-
-
-def _bridge(*settings: tuple[str, int]) -> tuple[str, Any]:
-    data = [("IFLA_INFO_DATA", {"attrs": list(settings)})] if settings else []
-    return ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge"), *data]})
-
-
-def _without_addresses(name: str) -> list[tuple[str, Any]]:
-    """What keeps the host from giving itself addresses there; nothing where the host has no IPv6."""
-    return [_NO_ADDRESSES] if os.access(f"{_IPV6_SETTINGS}/{name}", os.F_OK) else []
-
-
-def _ignore_advertisements(name: str) -> None:
-    """Keep the host from taking an address, and a default route, from a router advertisement of a guest.
-
-    It does so with no link-local address and with IN6_ADDR_GEN_MODE_NONE, too.
-    """
-    setting = _IPV6_SETTINGS / name / "accept_ra"
-    try:
-        if setting.read_text().strip() != "0":
-            setting.write_text("0")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        said = error.strerror or str(error)
-        code = errno.EACCES if error.errno == errno.EPERM else error.errno or errno.EIO
-        raise fault_of(f"write {setting}", code, said, SYSCTL) from error
 
 
 @contextmanager

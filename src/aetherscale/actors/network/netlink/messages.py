@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_UNSPEC
 from typing import Final
 
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
+from aetherscale.actors.network.netlink import settings
 
 HEADER: Final = struct.Struct("=IHHII")
 """Of every netlink message: length, type, flags, sequence number, port id."""
@@ -33,8 +34,16 @@ _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
 _IFLA_GROUP: Final = 27
-_IFLA_INFO_KIND: Final = 1
+_IFLA_PROTINFO: Final = 12
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_DATA = 1, 2, 5
 _IFF_UP: Final = 1
+_IFF_RUNNING: Final = 0x40
+_AF_BRIDGE: Final = 7
+_ADDRESS: Final = struct.Struct("=BBBBI")
+"""ifaddrmsg: family, prefix length, flags, scope, index of the link."""
+_NEIGHBOR: Final = struct.Struct("=BxHi")
+"""ndmsg: family, padding, index."""
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
 _RTA_DST: Final = 1
 _RTN_OF_MANY: Final = (3, 4, 5)
@@ -61,31 +70,57 @@ def link_of(message: bytes) -> Link | None:
     family, _, index, flags, _ = _LINK.unpack_from(message, HEADER.size)
     if family != AF_UNSPEC:
         return None
-    of = _attributes(message, HEADER.size + _LINK.size)
-    info = _attributes(of.get(_IFLA_LINKINFO, b""))
+    of = attributes_of(message, HEADER.size + _LINK.size)
+    info = attributes_of(of.get(_IFLA_LINKINFO, b""))
+    kind = _text(info.get(_IFLA_INFO_KIND))
     return Link(
         index=index,
         name=_text(of.get(_IFLA_IFNAME)),
-        kind=_text(info.get(_IFLA_INFO_KIND)),
+        kind=kind,
         alias_text=_text(of.get(_IFLA_IFALIAS)),
         mac=of.get(_IFLA_ADDRESS, b"").hex(":"),
         mtu=_number(of.get(_IFLA_MTU)),
         master=_number(of.get(_IFLA_MASTER)),
         group=_number(of.get(_IFLA_GROUP)),
         is_up=bool(flags & _IFF_UP),
+        settings=settings.of_bridge(attributes_of(info.get(_IFLA_INFO_DATA, b"")))
+        if kind == "bridge"
+        else _port_settings(attributes_of(info.get(_IFLA_INFO_SLAVE_DATA, b"")), flags),
     )
+
+
+def port_of(message: bytes) -> tuple[int, settings.Settings] | None:
+    """The index and the settings of a port of which an RTM_NEWLINK of its bridge tells; None for any other message."""
+    family, _, index, flags, _ = _LINK.unpack_from(message, HEADER.size)
+    info = attributes_of(message, HEADER.size + _LINK.size).get(_IFLA_PROTINFO, b"")
+    return (index, _port_settings(attributes_of(info), flags)) if family == _AF_BRIDGE and info else None
+
+
+def entry_of(message: bytes) -> int:
+    """The index of the port that an RTM_NEWNEIGH or RTM_DELNEIGH of a bridge is about; 0 for neighbors of others."""
+    family, _, index = _NEIGHBOR.unpack_from(message, HEADER.size)
+    return int(index) if family == _AF_BRIDGE else 0
+
+
+def address_of(message: bytes) -> tuple[int, IPv4Interface | IPv6Interface]:
+    """The index of a link, and the address of the host that RTM_NEWADDR or RTM_DELADDR says of it."""
+    family, length, _, _, index = _ADDRESS.unpack_from(message, HEADER.size)
+    of = attributes_of(message, HEADER.size + _ADDRESS.size)
+    address = of.get(_IFA_LOCAL) or of[_IFA_ADDRESS]
+    return index, IPv4Interface((address, length)) if family == AF_INET else IPv6Interface((address, length))
 
 
 def route_of(message: bytes) -> Prefix | None:
     """Where the route of an RTM_NEWROUTE leads; None for the default route and for what comes with other routes."""
     family, length, _, _, _, _, _, kind, flags = _ROUTE.unpack_from(message, HEADER.size)
-    address = _attributes(message, HEADER.size + _ROUTE.size).get(_RTA_DST)
+    address = attributes_of(message, HEADER.size + _ROUTE.size).get(_RTA_DST)
     if address is None or kind in _RTN_OF_MANY or flags & _RTM_F_CLONED:
         return None
     return IPv4Network((address, length)) if family == AF_INET else IPv6Network((address, length))
 
 
-def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+def attributes_of(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The values of the attributes that begin at an offset, by their kinds."""
     found = {}
     while offset + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -94,6 +129,10 @@ def _attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
         found[kind & _TYPE_MASK] = data[offset + _ATTRIBUTE.size : offset + length]
         offset += _aligned(length)
     return found
+
+
+def _port_settings(said: settings.Settings, flags: int) -> settings.Settings:
+    return settings.of_port(said, is_running=bool(flags & _IFF_RUNNING))
 
 
 def _aligned(length: int) -> int:

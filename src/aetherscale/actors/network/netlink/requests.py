@@ -1,4 +1,7 @@
-"""Requests to the kernel about links, routes and addresses: pyroute2 writes them, and matches answers with questions.
+"""Requests to the kernel about links, routes and addresses.
+
+What a port takes is written by `encoding` and asked by `direct`, since it has to be quick. The rest is pyroute2's,
+which matches answers with questions.
 
 pyroute2 reads its socket through a datagram endpoint of the event loop, and uvloop has none for netlink. So the socket
 is watched here by `add_reader`, which every loop has.
@@ -12,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
 from socket import AF_INET, AF_INET6
@@ -21,9 +24,7 @@ from typing import Any, Final, TypeVar
 from pyroute2 import AsyncIPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink import (  # type: ignore[import-untyped]
     NLM_F_ACK,
-    NLM_F_CREATE,
     NLM_F_DUMP,
-    NLM_F_EXCL,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -33,10 +34,8 @@ from pyroute2.netlink.nlsocket import NetlinkRequest  # type: ignore[import-unty
 from pyroute2.netlink.rtnl import (  # type: ignore[import-untyped]
     RTM_DELADDR,
     RTM_DELLINK,
-    RTM_GETLINK,
     RTM_GETROUTE,
     RTM_NEWADDR,
-    RTM_NEWLINK,
 )
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
@@ -44,29 +43,32 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
-from aetherscale.actors.network.netlink.messages import HEADER, link_of, route_of
+from aetherscale.actors.network.netlink import encoding
+from aetherscale.actors.network.netlink.direct import (
+    DUMP_ATTEMPTS,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Direct,
+    Failed,
+)
+from aetherscale.actors.network.netlink.encoding import (
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+)
+from aetherscale.actors.network.netlink.messages import HEADER, address_of, link_of, route_of
 
 T = TypeVar("T")
 
-Attributes = Sequence[tuple[str, Any]]
-"""Of a link, by the kernel's names: `("IFLA_MTU", 1500)`."""
-
-_IFF_UP: Final = 1
 _IFA_F_NODAD: Final = 0x02
 _DUMP_INTERRUPTED: Final = 0x10
 """NLM_F_DUMP_INTR: what was dumped changed meanwhile, and something may be missing."""
-_DUMP_ATTEMPTS: Final = 10
 _WITHOUT_STATISTICS: Final = 1 << 3
-"""RTEXT_FILTER_SKIP_STATS: three quarters of what the kernel has to say of a link."""
+"""RTEXT_FILTER_SKIP_STATS."""
 _DATAGRAM_BYTES: Final = 1 << 18
-
-
-class Failed(Exception):
-    """The kernel refused a request: the number of its error, and what it said."""
-
-    def __init__(self, code: int, said: str) -> None:
-        super().__init__(said)
-        self.code = code
 
 
 class _Endpoint:
@@ -114,26 +116,35 @@ class Requests:
 
     def __init__(self) -> None:
         self._route = _Route()
+        self._direct: Direct | None = None
 
     async def open(self) -> None:
-        """Open the socket, of the event loop and of the network namespace that this runs in."""
+        """Open the sockets, of the event loop and of the network namespace that this runs in."""
+        self._direct = Direct()
         await self._route.setup_endpoint()
 
     def close(self) -> None:
-        """Close the socket. Nothing may be in flight."""
+        """Close the sockets. Nothing may be in flight."""
         self._route.close()
+        if self._direct is not None:
+            self._direct.close()
 
-    async def find(self, name: str) -> Link | None:
+    def find(self, name: str) -> Link | None:
         """The link of this name; None for none."""
-        message = ifinfmsg()
-        message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _WITHOUT_STATISTICS)]
+        return self._find(encoding.link(attributes=encoding.name(name) + encoding.without_statistics()))
+
+    def at(self, index: int) -> Link | None:
+        """The link of this index, whatever it is called; None for none."""
+        return self._find(encoding.link(index, encoding.without_statistics()))
+
+    def _find(self, question: bytes) -> Link | None:
         try:
-            found = await self._ask(message, RTM_GETLINK, NLM_F_REQUEST, link_of)
+            found = self._ask_directly(RTM_GETLINK, 0, question)
         except Failed as failed:
             if failed.code == errno.ENODEV:
                 return None
             raise
-        return next(filter(None, found), None)
+        return next(filter(None, map(link_of, found)), None)
 
     async def links(self) -> list[Link]:
         """All links of the host."""
@@ -150,21 +161,45 @@ class Requests:
             found.update(filter(None, await self._dump(message, RTM_GETROUTE, route_of)))
         return found
 
-    async def make_link(self, attributes: Attributes) -> None:
-        """Make a link, which is down; EEXIST where there is one of its name."""
-        await self._change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, attributes)
+    async def addresses(self) -> dict[int, set[IPv4Interface | IPv6Interface]]:
+        """The addresses of the host, by the index of their link."""
+        found: dict[int, set[IPv4Interface | IPv6Interface]] = {}
+        for index, address in await self._dump(ifaddrmsg(), RTM_GETADDR, address_of):
+            found.setdefault(index, set()).add(address)
+        return found
 
-    async def set_link(self, index: int, attributes: Attributes, *, up: bool = False) -> None:
-        """Change a link, in one request; with `up` it is set up, which the kernel may do before the rest."""
-        await self._change(RTM_NEWLINK, 0, attributes, index=index, flags=_IFF_UP if up else 0)
+    def make_link(self, attributes: bytes) -> None:
+        """Make a link, which is down; EEXIST where there is one of its name."""
+        self._ask_directly(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, encoding.link(attributes=attributes))
+
+    def set_link(self, index: int, attributes: bytes = b"", *, up: bool | None = None) -> None:
+        """Change a link, in one request; with `up` it is set up, or down, which the kernel may do before the rest."""
+        # Without an index the kernel would change every link of the group that the attributes name.
+        assert index, attributes
+        self._ask_directly(RTM_NEWLINK, 0, encoding.link(index, attributes, up=up))
+
+    def add_static_entry(self, port: int, mac: str) -> None:
+        """Let the bridge of a port know for ever that the MAC is behind it, and behind no other port."""
+        self._ask_directly(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, encoding.static_entry(port, mac))
+
+    def has_static_entry(self, port: int, mac: str) -> bool:
+        """Whether it does."""
+        try:
+            found = self._ask_directly(RTM_GETNEIGH, 0, encoding.entry(port, mac))
+        except Failed as failed:
+            # EINVAL: it is no port of a bridge.
+            if failed.code in (errno.ENOENT, errno.EINVAL):
+                return False
+            raise
+        return any(encoding.is_static_entry(each, port) for each in found)
 
     async def remove_link(self, index: int) -> None:
         """Remove a link. One that is gone is no error."""
-        await self._remove((), index)
+        await self._remove([], index)
 
     async def remove_group(self, group: int) -> None:
         """Remove all links of a link group, at once. One without links is no error."""
-        await self._remove((("IFLA_GROUP", group),), 0)
+        await self._remove([("IFLA_GROUP", group)], 0)
 
     async def add_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
         """Give a link an address, without duplicate address detection. EEXIST where it has it."""
@@ -174,22 +209,18 @@ class Requests:
         """Take an address from a link; EADDRNOTAVAIL where it has none."""
         await self._change_address(RTM_DELADDR, 0, index, address)
 
-    async def _change(
-        self, kind: int, how: int, attributes: Attributes, *, index: int = 0, flags: int = 0, removes: bool = False
-    ) -> None:
-        # Without an index the kernel would change every link of the group that the attributes name.
-        assert index or kind != RTM_NEWLINK or how, attributes
+    async def _remove(self, attributes: list[tuple[str, int]], index: int) -> None:
         message = ifinfmsg()
-        message["index"], message["flags"], message["change"] = index, flags, flags
-        message["attrs"] = list(attributes)
-        await self._ask(message, kind, NLM_F_REQUEST | NLM_F_ACK | how, link_of, in_thread=removes)
-
-    async def _remove(self, attributes: Attributes, index: int) -> None:
+        message["index"], message["attrs"] = index, attributes
         try:
-            await self._change(RTM_DELLINK, 0, attributes, index=index, removes=True)
+            await self._ask(message, RTM_DELLINK, NLM_F_REQUEST | NLM_F_ACK, link_of, in_thread=True)
         except Failed as failed:
             if failed.code != errno.ENODEV:
                 raise
+
+    def _ask_directly(self, kind: int, how: int, body: bytes) -> list[bytes]:
+        assert self._direct is not None, "it is not open"
+        return self._direct.ask(kind, how, body)
 
     async def _change_address(self, kind: int, how: int, index: int, address: IPv4Interface | IPv6Interface) -> None:
         message = ifaddrmsg()
@@ -200,7 +231,7 @@ class Requests:
         await self._ask(message, kind, NLM_F_REQUEST | NLM_F_ACK | how, lambda _: None)
 
     async def _dump(self, message: Any, kind: int, read: Callable[[bytes], T]) -> list[T]:
-        for _ in range(_DUMP_ATTEMPTS):
+        for _ in range(DUMP_ATTEMPTS):
             seen_flags: list[int] = []
             found = await self._ask(message, kind, NLM_F_REQUEST | NLM_F_DUMP, read, seen_flags=seen_flags)
             if not any(flags & _DUMP_INTERRUPTED for flags in seen_flags):

@@ -24,6 +24,9 @@ DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
 _TUNSETPERSIST: Final = 0x400454CB
 _TUNSETOWNER: Final = 0x400454CC
+_TUNSETVNETHDRSZ: Final = 0x400454D8
+_HEADER_BYTES: Final = 12
+"""struct virtio_net_hdr_v1."""
 _TAP_WITH_HEADER: Final = 0x0002 | 0x1000 | 0x4000
 """IFF_TAP, IFF_NO_PI, IFF_VNET_HDR."""
 _IFF_TUN_EXCL: Final = 0x8000
@@ -57,6 +60,21 @@ def attach(name: str, *, new: bool) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def attach_again(descriptor: int, name: str) -> None:
+    """Make a tap anew for a descriptor whose own was removed: whoever has a copy of it, as QEMU, goes on with this one.
+
+    It is down, and stays. Its header has the size that every guest's driver has with virtio 1.0 (5.1.6.1), which is not
+    the one that the kernel begins with; what it was went with the old tap (EBADFD). What a guest can take of checksums
+    and segmentation is not known either, so the kernel does all of that. Raises `Fault`, also where the name is taken,
+    or the descriptor has a tap.
+    """
+    with _told(f"attach to the tap {name} again"):
+        fcntl.ioctl(descriptor, _TUNSETIFF, _REQUEST.pack(name.encode(), _TAP_WITH_HEADER | _IFF_TUN_EXCL))
+        fcntl.ioctl(descriptor, _TUNSETOWNER, _ROOT)
+        fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("=i", _HEADER_BYTES))
+    keep(descriptor, name)
 
 
 def keep(descriptor: int, name: str) -> None:

@@ -11,20 +11,23 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 from aetherscale.actors.network.model.chains import TABLE, Drop
 from aetherscale.actors.network.model.ruleset import TAP
+from aetherscale.actors.network.nft.messages import (
+    GETSETELEM,
+    NESTED,
+    NETLINK_NETFILTER,
+    NEWSETELEM,
+    NLMSG_ERROR,
+    attribute,
+    attributes,
+    messages,
+    request,
+)
 
-NETLINK_NETFILTER: Final = 12
 NFPROTO_BRIDGE: Final = 7
-NFT_SUBSYSTEM: Final = 10 << 8
-NEWSETELEM: Final = NFT_SUBSYSTEM | 12
-GETSETELEM: Final = NFT_SUBSYSTEM | 13
-NLMSG_ERROR: Final = 2
-NLM_F_REQUEST: Final = 1
-NESTED: Final = 0x8000
 RECEIVED: Final = 65536
 """How many bytes one answer is read into."""
 
@@ -56,7 +59,7 @@ class DropCounters:
         self._socket.sendto(b"".join(_request(sequence, tap, kind) for sequence, kind in kinds.items()), (0, 0))
         found: dict[Drop, int] = {}
         while kinds:
-            for kind_of_message, sequence, body in _messages(self._socket.recv(RECEIVED)):
+            for kind_of_message, sequence, _, body in messages(self._socket.recv(RECEIVED)):
                 kind = kinds.pop(sequence, None)
                 if kind is None:
                     continue
@@ -76,41 +79,17 @@ class DropCounters:
 
 def _request(sequence: int, tap: str, kind: Drop) -> bytes:
     key = tap.encode().ljust(16, b"\0") + struct.pack("=I", kind)
-    element = _attribute(LIST_ELEMENT | NESTED, _attribute(KEY | NESTED, _attribute(KEY_VALUE, key)))
-    body = (
-        struct.pack("!BBH", NFPROTO_BRIDGE, 0, 0)
-        + _attribute(LIST_TABLE, TABLE.encode() + b"\0")
-        + _attribute(LIST_SET, b"drops\0")
-        + _attribute(LIST_ELEMENTS | NESTED, element)
+    element = attribute(LIST_ELEMENT | NESTED, attribute(KEY | NESTED, attribute(KEY_VALUE, key)))
+    wanted = (
+        attribute(LIST_TABLE, TABLE.encode() + b"\0")
+        + attribute(LIST_SET, b"drops\0")
+        + attribute(LIST_ELEMENTS | NESTED, element)
     )
-    return struct.pack("=IHHII", 16 + len(body), GETSETELEM, NLM_F_REQUEST, sequence, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The type, sequence number and body of each message."""
-    at = 0
-    while at < len(datagram):
-        length, kind, _, sequence, _ = struct.unpack_from("=IHHII", datagram, at)
-        yield kind, sequence, datagram[at + 16 : at + length]
-        at += (length + 3) & ~3
+    return request(GETSETELEM, sequence, NFPROTO_BRIDGE, wanted)
 
 
 def _packets(body: bytes) -> int:
-    elements = _attributes(body[4:])[LIST_ELEMENTS]
-    expression = _attributes(_attributes(elements)[LIST_ELEMENT])[ELEMENT_EXPRESSION]
-    counter = _attributes(_attributes(expression)[EXPRESSION_DATA])
+    elements = attributes(body[4:])[LIST_ELEMENTS]
+    expression = attributes(attributes(elements)[LIST_ELEMENT])[ELEMENT_EXPRESSION]
+    counter = attributes(attributes(expression)[EXPRESSION_DATA])
     return int.from_bytes(counter[COUNTER_PACKETS], "big")
-
-
-def _attributes(block: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    at = 0
-    while at < len(block):
-        length, kind = struct.unpack_from("=HH", block, at)
-        found[kind & 0x3FFF] = block[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found

@@ -13,6 +13,9 @@ from typing import Final
 LIBRARY: Final = "libnftables.so.1"
 """The loader finds it where `ctypes.util.find_library` would, which starts a process for that."""
 
+_TERSE: Final = 1 << 11
+"""NFT_CTX_OUTPUT_TERSE."""
+
 
 class NftError(Exception):
     """A text that nft or the kernel refused, whole. `words` is what nft said of it."""
@@ -30,7 +33,7 @@ class Nftables:
 
     def __init__(self, library: str = LIBRARY) -> None:
         """OSError: the library is missing, or there is no memory for a context."""
-        self._library = _load(library)
+        self._library = load(library)
         self._lock = threading.Lock()
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
@@ -38,11 +41,15 @@ class Nftables:
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
 
-    def run(self, text: str) -> str:
-        """Carry the text out as one transaction; what nft prints. NftError: it was refused, and nothing changed."""
+    def run(self, text: str, *, terse: bool = False) -> str:
+        """Carry the text out as one transaction; what nft prints, where it is `terse` without the elements of sets.
+
+        NftError: it was refused, and nothing changed.
+        """
         with self._lock:
             if self._context is None:
                 raise ValueError("this context of libnftables is closed")
+            self._library.nft_ctx_output_set_flags(self._context, _TERSE if terse else 0)
             status = self._library.nft_run_cmd_from_buffer(self._context, text.encode("ascii"))
             output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
             error: bytes = self._library.nft_ctx_get_error_buffer(self._context)
@@ -59,7 +66,8 @@ class Nftables:
 
 
 @cache
-def _load(name: str) -> ctypes.CDLL:
+def load(name: str = LIBRARY) -> ctypes.CDLL:
+    """The library. OSError: it is missing."""
     try:
         library = ctypes.CDLL(name)
     except OSError as error:
@@ -68,6 +76,7 @@ def _load(name: str) -> ctypes.CDLL:
     for function, result, *arguments in (
         ("nft_ctx_new", pointer, ctypes.c_uint32),
         ("nft_ctx_free", None, pointer),
+        ("nft_ctx_output_set_flags", None, pointer, ctypes.c_uint),
         ("nft_ctx_buffer_output", ctypes.c_int, pointer),
         ("nft_ctx_buffer_error", ctypes.c_int, pointer),
         ("nft_ctx_get_output_buffer", text, pointer),

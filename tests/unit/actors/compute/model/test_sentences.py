@@ -8,16 +8,17 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events as vms
-from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.actors.compute.model.commands import BorneGroup, Forward, VmSpec
 from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.actors.compute.model.sentences import describe_pause
-from aetherscale.actors.compute.model.state import Failure, ProcessIdentity, Run, Vm
+from aetherscale.actors.compute.model.state import ProcessIdentity, Rules, Run, Vm
 from aetherscale.actors.images.model import events as images
-from aetherscale.actors.images.model.decide import Image, ImageFailure
+from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
 from aetherscale.kernel.attempts import Attempt
 from aetherscale.kernel.descriptions import PLAIN
 from aetherscale.kernel.errors import Task
+from aetherscale.kernel.failures import Failure
 
 LATER = "2027-01-15T08:00:01.000000Z"
 LATER_US = 1_800_000_001_000_000
@@ -42,10 +43,32 @@ def booted(user: Any, accelerator: Any = "tcg") -> Any:
 
 FOLLOWED, HAPPENED = "consequence", "observation"
 
+WEB, SSH = BorneGroup("3" * 16, "web"), BorneGroup("4" * 16, "ssh")
+FORWARD = Forward("5" * 16, "tcp", "", 8080, 80)
+AT = Forward("6" * 16, "udp", "192.0.2.1", 53, 5353)
+BEARING = replace(VM, rules=Rules((WEB,), (FORWARD,), revision=2, applied=2))
+
 VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (None, vms.VmRequested("2" * 16, SPEC), "request",
      ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
       "restart policy 'on-failure'")),
+    (None, vms.VmRequested("2" * 16, replace(SPEC, groups=[WEB, SSH])), "request",
+     ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
+      "restart policy 'on-failure', groups 'web', 'ssh'")),
+    (BEARING, vms.GroupsSet([WEB, SSH]), "request", "asked to let it bear the group 'ssh'"),
+    (BEARING, vms.GroupsSet([]), "request", "asked to let it bear the group 'web' no more"),
+    (BEARING, vms.GroupsSet([SSH], keep_established=True), "request",
+     ("asked to let it bear the group 'ssh' and to let it bear the group 'web' no more, "
+      "and to keep the flows that are no longer allowed")),
+    (BEARING, vms.GroupsSet([WEB]), "request", "asked to leave its groups as they are"),
+    (VM, vms.ForwardAdded(FORWARD), "request", "asked to let the port 8080/tcp of the host lead to its port 80"),
+    (VM, vms.ForwardAdded(AT), "request",
+     "asked to let the port 53/udp of the host at 192.0.2.1 lead to its port 5353"),
+    (BEARING, vms.ForwardRemoved("5" * 16), "request", "asked to let the port 8080/tcp of the host lead to it no more"),
+    (VM, vms.ForwardRemoved("5" * 16), "request", "asked to let a port of the host lead to it no more"),
+    (BEARING, vms.RulesApplied(2), FOLLOWED, "its groups and forwards were applied"),
+    (BEARING, vms.VmStepFailed("applying-rules", 3, 2, "no room", "", "", LATER), FOLLOWED,
+     f"applying its groups and forwards failed, attempt 2, to be tried again at {LATER}: no room"),
     (VM, vms.DiskProvisioned(2048), FOLLOWED, "its disk was created: 2 GiB, based on the image 'tiny'"),
     (VM, vms.DiskProvisioned(2049), FOLLOWED, "its disk was created: 2049 MiB, based on the image 'tiny'"),
     (VM, vms.VmStartRequested(), "request", "asked to start it"),
@@ -80,6 +103,10 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (VM, exited("crash", signal=9), HAPPENED, "run 3 ended: QEMU was ended by signal 9"),
     (VM, exited("crash", 0, detail="oops"), HAPPENED, "run 3 ended: QEMU exited with status 0 (oops)"),
     (VM, exited("crash"), HAPPENED, "run 3 ended: QEMU vanished; exit status unknown"),
+    (VM, exited("crash", detail="the process was not this node's child"), HAPPENED,
+     "run 3 ended: QEMU vanished; exit status unknown (the process was not this node's child)"),
+    (VM, exited("crash", detail="exit status unknown: the process was not this node's child"), HAPPENED,
+     "run 3 ended: QEMU vanished; exit status unknown (the process was not this node's child)"),
     (replace(VM, spec=replace(SPEC, restart="never")), exited("crash", 1), HAPPENED,
      "run 3 ended: QEMU exited with status 1; restart policy 'never' does not start it again"),
     (replace(VM, spec=replace(SPEC, restart="never")), exited("host-reboot"), HAPPENED,
@@ -126,6 +153,14 @@ VM_STANDS: list[tuple[Vm, str]] = [
      "its guest has 30 s to shut down; after that it starts again"),
     (replace(DOWN, phase="quarantining", attempt=Attempt(3)), "what was found of it is being quarantined, attempt 3"),
     (replace(DOWN, phase="removing"), "it is being removed from the host"),
+    (BEARING, "it runs, and its guest has not reported yet that it is ready"),
+    (replace(BEARING, rules=replace(BEARING.rules, revision=3)),
+     "it runs, and its guest has not reported yet that it is ready; its groups and forwards are being applied"),
+    (replace(BEARING, phase="ready", rules=replace(BEARING.rules, revision=3, failure=FAILURE)),
+     ("its guest has reported that it is ready; its groups and forwards could not be applied, and are tried again: "
+      "no room")),
+    (replace(BEARING, phase="ending", requested="deleted", rules=replace(BEARING.rules, revision=3)),
+     "it is being ended"),
     (DOWN, "it was stopped before it ran"),
     (replace(DOWN, exit=exited("user")), "stopped by request"),
     (replace(DOWN, exit=exited("host-reboot")), "the host was rebooted"),
@@ -168,7 +203,7 @@ IMAGE_EVENTS: list[tuple[Image | None, Any, str, str]] = [
     (IMAGE, images.ImageDeleted(), FOLLOWED, "it was removed from the host, and its name was free again"),
 ]  # fmt: skip
 
-GONE = ImageFailure("importing", "gone", "", "")
+GONE = Failure("importing", "gone", "", "")
 IMAGE_STANDS: list[tuple[Image, str]] = [
     (IMAGE, "it is being imported from /tiny.raw"),
     (replace(IMAGE, attempt=Attempt(blocked=True), failure=GONE), "importing: gone"),

@@ -14,15 +14,34 @@ from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import commands, effects
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.presentation import view
+from aetherscale.actors.compute.model.rulecommands import AddForward, AttachGroup, DetachGroup, RemoveForward
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.model.transitions import edges
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.spec import NOON_US
-from tests.support.vm_pasts import CREATE, DELETE, KILL, RESTART, SPEC, START, STOP, VM, failed
+from tests.support.vm_pasts import (
+    CREATE,
+    DELETE,
+    FORWARD,
+    KILL,
+    PORT,
+    RESTART,
+    SPEC,
+    SSH,
+    START,
+    STOP,
+    VM,
+    WEB,
+    failed,
+)
 
 MESSAGES = st.one_of(
     st.sampled_from([CREATE, START, STOP, KILL, RESTART, DELETE, replace(DELETE, kill=True)]),
+    st.builds(AttachGroup, st.just(VM), st.sampled_from([WEB, SSH]), st.booleans()),
+    st.builds(DetachGroup, st.just(VM), st.sampled_from([WEB.group_id, SSH.group_id]), st.booleans()),
+    st.sampled_from([AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp")]),
     st.builds(effects.GuestReady, st.just(VM), st.integers(1, 4), st.just("channel")),
     st.builds(effects.GuestEnded, st.just(VM), st.integers(1, 4), st.sampled_from(["shutdown", "panic"])),
     st.builds(effects.VmGone, st.just(VM), st.integers(1, 4), st.none(), st.one_of(st.none(), st.just(9))),
@@ -50,6 +69,8 @@ def _host_says(pending: Any, how: str) -> Any:
             return effects.ShutdownIgnored(pending.key, pending.grace_s)
         case effects.EndVm():
             return effects.Ended(pending.key)
+        case effects.ApplyRules():
+            return effects.RulesApplied(pending.key, pending.revision)
         case effects.QuarantineVm():
             return effects.Quarantined(pending.key, "/kept")
         case _:
@@ -60,7 +81,7 @@ class TestWhateverIsSaid:
     @settings(max_examples=400)
     @forall(st.lists(MESSAGES, max_size=40), st.sampled_from(["always", "on-failure", "never"]))
     def test_the_state_stays_whole(self, messages: list[Any], restart: Any) -> None:
-        create = replace(CREATE, spec=replace(SPEC, restart=restart))
+        create = replace(CREATE, spec=replace(SPEC, restart=restart, ports=[PORT]))
         past = list(COMPUTE.decide(None, create, NOON_US))
         state = COMPUTE.evolve(None, past[0], NOON_US)
         for number, message in enumerate(messages):
@@ -81,7 +102,7 @@ class TestWhateverIsSaid:
                 past.append(event)
                 assert (before.phase, type(event), state.phase) in EDGES
             _is_whole(state)
-            if isinstance(message, effects.EffectFailed):
+            if isinstance(message, EffectFailed):
                 after = COMPUTE.pending(state)
                 assert after is None or pending is None or after.key != pending.key, (
                     "a failure is never retried unnoticed"
@@ -106,6 +127,9 @@ def _is_whole(vm: Vm) -> None:
     assert vm.phase != "deleted" or COMPUTE.pending(vm) is None
     if COMPUTE.pending(vm) is None and not vm.attempt.blocked:
         assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is pending, so it must be at rest"
-    for task in ("create-vm", "stop-vm", "delete-vm"):
+        assert vm.rules.is_applied or vm.requested == "deleted", "a change of its rules is forgotten"
+    assert vm.rules.is_applied is (vm.rules.applied >= vm.rules.revision)
+    assert (vm.rules.failure is None) or not vm.rules.is_applied
+    for task in ("create-vm", "stop-vm", "delete-vm", "attach-group"):
         with contextlib.suppress(Refused):
             COMPONENT.commands[task].is_done(vm)

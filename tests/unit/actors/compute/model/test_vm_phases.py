@@ -13,6 +13,7 @@ from aetherscale.actors.compute.model.decide import COMPUTE, RESTART_LIMIT, STEP
 from aetherscale.actors.compute.model.evolve import FACTS
 from aetherscale.actors.compute.model.lifecycle import LIFECYCLE, MEANINGS
 from aetherscale.actors.compute.model.pending import PENDING
+from aetherscale.actors.compute.model.rulecommands import AddForward, AttachGroup, DetachGroup, RemoveForward
 from aetherscale.actors.compute.model.state import SHOWN, Run, Vm, VmPhase
 from aetherscale.actors.compute.model.transitions import TRANSITIONS, edges
 from aetherscale.kernel.errors import Refused
@@ -22,7 +23,9 @@ from tests.support.vm_pasts import (
     CREATE,
     DELETE,
     DISK,
+    FORWARD,
     KILL,
+    PORT,
     READY,
     REQUESTED,
     RESTART,
@@ -31,6 +34,7 @@ from tests.support.vm_pasts import (
     STOP,
     STOPPING,
     VM,
+    WEB,
     exited,
     failed,
     given,
@@ -41,13 +45,13 @@ PHASES: Final[tuple[VmPhase, ...]] = get_args(VmPhase)
 EFFECTS: Final[dict[VmPhase, type[Any] | None]] = {
     "provisioning": effects.ProvisionDisk,
     "booting": effects.BootVm,
-    "running": None,
-    "ready": None,
-    "paused": None,
+    "running": effects.ApplyRules,
+    "ready": effects.ApplyRules,
+    "paused": effects.ApplyRules,
     "shutting-down": effects.ShutDownVm,
     "ending": effects.EndVm,
-    "stopped": None,
-    "failed": None,
+    "stopped": effects.ApplyRules,
+    "failed": effects.ApplyRules,
     "clearing": effects.EndVm,
     "failing": effects.EndVm,
     "removing": effects.RemoveVm,
@@ -55,6 +59,8 @@ EFFECTS: Final[dict[VmPhase, type[Any] | None]] = {
     "quarantining": effects.QuarantineVm,
     "deleted": None,
 }
+APPLYING: Final = {phase for phase, effect in EFFECTS.items() if effect is effects.ApplyRules}
+"""Where it is pending that its rules be applied, unless they are; nothing else is there."""
 Edge = tuple[VmPhase | None, type[Any], VmPhase]
 Explored = tuple[dict[Hashable, Vm], set[Edge]]
 
@@ -68,6 +74,9 @@ def said(vm: Vm) -> Iterator[Any]:
     yield from (effects.GuestPaused(VM, run, "disk"), effects.GuestResumed(VM, run), effects.VmGone(VM, run))
     yield from (commands.VmAdopted(VM, run), commands.VmLost(VM, run, "boot-a"), commands.VmLost(VM, run, "boot-b"))
     yield from (commands.VmOrphan(VM, True, True), commands.VmOrphan(VM, False, True))
+    if vm.spec.restart == "on-failure" and vm.spec.autostart:  # how it comes up again is no matter to its rules
+        yield from (AttachGroup(VM, WEB), DetachGroup(VM, WEB.group_id))
+        yield from (AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp"))
     effect = COMPUTE.pending(vm)
     if effect is not None:
         yield from (failed(effect.key), failed(effect.key, retryable=False))
@@ -84,6 +93,8 @@ def said(vm: Vm) -> Iterator[Any]:
             yield effects.Removed(effect.key)
         case effects.QuarantineVm():
             yield effects.Quarantined(effect.key, "/kept")
+        case effects.ApplyRules():
+            yield effects.RulesApplied(effect.key, effect.revision)
         case None:
             pass
 
@@ -94,7 +105,8 @@ def alike(vm: Vm) -> Hashable:
     told = (run.process is None, run.is_ready, ended, run.asked_down, run.start_next, run.paused_reason)
     past = (vm.has_disk, vm.ever_ran, vm.rolled_back, vm.is_orphan, vm.failure is None, vm.restarts == RESTART_LIMIT)
     spec = (vm.spec.restart, vm.spec.autostart, vm.spec.image_id)
-    return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec)
+    rules = (vm.rules.is_applied, bool(vm.rules.forwards))
+    return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec, rules)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +131,7 @@ def explored() -> Explored:
     follow(None, commands.VmOrphan(VM, True, True))
     for restart in ("always", "on-failure", "never"):
         for autostart in (True, False):
-            spec = replace(SPEC, restart=restart, autostart=autostart)
+            spec = replace(SPEC, restart=restart, autostart=autostart, ports=[PORT])
             follow(None, replace(CREATE, spec=spec))
             # One that has been restarted as often as it may be.
             often = events.VmRestartScheduled(RESTART_LIMIT, "2027-01-15T08:00:00.000000Z")
@@ -141,7 +153,7 @@ def test_the_table_is_what_happens(explored: Explored) -> None:
 def test_the_effect_that_is_pending_follows_from_the_phase_alone(explored: Explored) -> None:
     states, _ = explored
     found = {(vm.phase, type(effect) if (effect := COMPUTE.pending(vm)) else None) for vm in states.values()}
-    assert found == set(EFFECTS.items())
+    assert found == set(EFFECTS.items()) | {(phase, None) for phase in APPLYING}
 
 
 def test_the_tables_are_total() -> None:
@@ -152,7 +164,7 @@ def test_the_tables_are_total() -> None:
     assert sorted(phase for part in LIFECYCLE.parts.values() for phase in part) == sorted(PHASES)
     named = {phase: effect.__name__ if effect else None for phase, effect in EFFECTS.items()}
     assert {phase: each.pending for phase, each in LIFECYCLE.phases.items()} == named
-    assert set(STEPS) == {phase for phase, effect in EFFECTS.items() if effect is not None}
+    assert set(STEPS) == {phase for phase, effect in EFFECTS.items() if effect is not None} - APPLYING
 
 
 def test_what_is_blocked_has_failed_and_nothing_of_a_run_is_left_to_the_next(explored: Explored) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.compute.qemu import accel, identity, rom, users
+from aetherscale.actors.compute.qemu import accel, identity, rom
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import users
 
 VM = "0123456789abcdef"
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.compute.qemu import accel, ceilings, launch
+from aetherscale.actors.compute.qemu import accel, ceilings
 from aetherscale.actors.compute.qemu.ceilings import Ceilings, file_limit_bytes
 from aetherscale.actors.compute.qemu.supervision import SystemdScopes
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import launch
 from aetherscale.runtime import memory
 
 MIB = 1024 * 1024
@@ -138,6 +140,43 @@ def test_memory_is_enough_up_to_the_last_mebibyte(monkeypatch: pytest.MonkeyPatc
         ceilings.require_memory(513, ())
     assert fault.value.remedy == "stop another VM, or create this one with less memory: at most 512 MiB"
     assert not fault.value.retryable
+
+
+# --- before a VM is made ---------------------------------------------------------------------------------------------
+
+
+def refusal(memory_mib: int, disk_mib: int = 1024) -> Refused:
+    """What a decision about a VM of this size is told."""
+    with pytest.raises(Refused) as refused:
+        ceilings.HostCeilings(lambda: ()).require(memory_mib, disk_mib)
+    return refused.value
+
+
+def test_what_no_vm_of_this_host_can_have_is_a_bad_request_and_what_is_taken_now_may_be_free_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "room", lambda groups: memory.Room(8192, 640, "on this host"))
+    ceilings.HostCeilings(lambda: ()).require(512, 1024)
+    later = refusal(513)
+    assert (later.reason, later.field, later.retryable) == (Reason.UNAVAILABLE, "memory-mib", True)
+    assert later.message.startswith("not enough memory: the VM needs 513 MiB and QEMU 128 MiB beside it, 640 MiB")
+    assert later.remedy == ("stop another VM, or create this one with less memory: at most 512 MiB",)
+    assert refusal(8192 - 128).reason is Reason.UNAVAILABLE
+    never = refusal(8192 - 127)
+    assert (never.reason, never.field, never.retryable) == (Reason.BAD_REQUEST, "memory-mib", False)
+    assert never.message == (
+        "got 8065, expected at most 8064 MiB of memory for a guest: VMs of this host have 8192 MiB, of which QEMU "
+        "takes 128 MiB"
+    )
+
+
+def test_a_disk_that_could_not_be_filled_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "room", lambda groups: memory.Room(8192, 640, "on this host"))
+    monkeypatch.setattr(ceilings, "may_write", lambda size_bytes: size_bytes <= file_limit_bytes(2048))
+    ceilings.HostCeilings(lambda: ()).require(64, 2048)
+    refused = refusal(64, 2049)
+    assert (refused.reason, refused.field, refused.retryable) == (Reason.BAD_REQUEST, "disk-gib", False)
+    assert "the VM's disk of 2049 MiB can grow to a file of" in refused.message
 
 
 # --- address space and files: real limits, each in a process of its own ----------------------------------------------

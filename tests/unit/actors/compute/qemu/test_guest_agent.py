@@ -191,6 +191,8 @@ async def test_a_program_that_does_not_end_is_left_to_go_on() -> None:
         with pytest.raises(Refused, match="continues in the guest") as refused:
             await port.execute(["/bin/sleep"], 0.3)
     assert refused.value.reason == Reason.DEADLINE
+    assert "What it has printed is not known" in refused.value.message, "an agent tells it at the end alone"
+    assert refused.value.remedy == ("give it more time, or a terminal, which shows the output as it comes",)
 
 
 async def test_of_too_much_output_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

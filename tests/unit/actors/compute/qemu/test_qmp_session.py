@@ -245,3 +245,21 @@ async def test_a_node_that_stops_while_a_connection_breaks_leaves_nothing_unseen
     gc.collect()
     await turns(1)
     assert unseen == []
+
+
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_leaves_nothing_unseen() -> None:
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))
+    for count in range(12):
+        async with connections() as (fake, ours, tasks), asyncio.timeout(PATIENCE_S):
+            fake.say(GREETING)
+            attempt = asyncio.ensure_future(Monitor.connect(ours, tasks, lambda name, data: None, lambda: None))
+            await fake.answer({})
+            await turns(count)
+            fake.writer.close()
+            with suppress(Unresponsive):
+                await attempt
+                await turns(1)  # it has begun to attend to the connection
+    gc.collect()
+    await turns(1)
+    assert unseen == []

@@ -139,4 +139,4 @@ def test_the_unit_is_of_this_installation() -> None:
 def test_a_host_without_systemd_is_not_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hostwork, "SYSTEMD", Path("/nowhere"))
     with pytest.raises(Refused, match="not run by systemd"):
-        list(hostsetup.set_up(dry_run=True))
+        list(hostsetup.set_up(dry_run=True, networks=True))

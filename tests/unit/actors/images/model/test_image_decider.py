@@ -12,6 +12,7 @@ from aetherscale.actors.images.model.presentation import is_deleted, is_ready, v
 from aetherscale.bus.refusals import hint
 from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, Given
@@ -29,8 +30,8 @@ def given(*past: events.ImageEvent) -> Given[Image, Any, Any, Any]:
     return Given(IMAGES, past)
 
 
-def failed(*, retryable: bool) -> effects.EffectFailed:
-    return effects.EffectFailed("", "no qcow2", "take another", retryable)
+def failed(*, retryable: bool) -> EffectFailed:
+    return EffectFailed("", "no qcow2", "take another", retryable)
 
 
 def state_of(image: Given[Image, Any, Any, Any]) -> Image:
@@ -112,7 +113,7 @@ def test_what_is_taken_back_is_removed_from_its_first_attempt_and_its_first_fail
     image = image.when(failed(retryable=False)).then_types(events.ImageStepFailed, events.ImageUndone)
     assert image.pending is not None
     assert image.pending.key == "remove-1"
-    never = effects.EffectFailed("", "the disk is broken", "mend it", retryable=False)
+    never = EffectFailed("", "the disk is broken", "mend it", retryable=False)
     failure = state_of(image.when(never).then_types(events.ImageStepFailed)).failure
     assert failure is not None
     assert (failure.phase, failure.reason, failure.hint) == ("importing", "no qcow2", "take another")

@@ -13,6 +13,7 @@ from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, h
 from aetherscale.bus.refusals import CODES, hint
 from aetherscale.kernel.attempts import FIRST
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, User
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, reserved_by
@@ -193,7 +194,7 @@ def test_no_more_than_a_hundred_users_of_an_image_are_listed() -> None:
 OUTCOMES = (
     effects.ImageStored("", "qcow2", SHA, 1000, 2000),
     effects.ImageRemoved(""),
-    effects.EffectFailed("", "no qcow2"),
+    EffectFailed("", "no qcow2"),
 )
 
 
@@ -205,7 +206,7 @@ def test_what_comes_of_an_image_that_is_not_there_changes_nothing(past: Past, ou
 
 @pytest.mark.parametrize("begun", [IMPORTING, BUILDING])
 def test_an_image_that_could_not_be_brought_in_is_undone(begun: Any) -> None:
-    never = effects.EffectFailed("", "no qcow2", "take another", retryable=False, log_tail="the log")
+    never = EffectFailed("", "no qcow2", "take another", retryable=False, log_tail="the log")
     step = "importing" if begun is IMPORTING else "building"
     first = events.ImageStepFailed(step, 1, "no qcow2", "take another", "the log", None)
     assert tuple(IMAGES.decide(state_of((begun,)), never, NOON_US)) == (first, UNDONE)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import pytest
@@ -48,6 +49,14 @@ def test_prefixes_and_macs_of_many_ids_differ() -> None:
     every = [f"{number:016x}" for number in range(10_000)]
     assert len({addresses.ula_prefix(each) for each in every}) == len(every)
     assert len({addresses.mac_of(each) for each in every}) == len(every)
+
+
+def test_a_tap_has_a_mac_of_its_own_above_those_of_cards() -> None:
+    assert addresses.tap_mac_of("02:00:00:00:00:01") == "fe:ff:00:00:00:01"
+    for mac in ("fe:00:00:00:00:00", "fe:ff:00:00:00:00", "ff:ff:ff:ff:ff:ff"):
+        own = int(addresses.tap_mac_of(mac)[:2], 16)
+        assert addresses.tap_mac_of(mac) != mac
+        assert own & 0x03 == 0x02, "unicast, locally administered"
 
 
 @given(ids, st.lists(st.one_of(in_pool, ipv6_prefixes), max_size=20))
@@ -118,35 +127,39 @@ def test_the_address_of_a_port_is_in_its_prefix_and_not_the_routers(network_id: 
     assert address not in (addresses.router_of(prefix), prefix.network_address)
 
 
+def is_in(taken: Iterable[IPv4Address]) -> Callable[[str], bool]:
+    return {str(each) for each in taken}.__contains__
+
+
 def test_ports_get_the_addresses_behind_the_router_one_by_one_until_none_is_left() -> None:
     prefix = IPv4Network("192.168.7.0/29")
     taken: list[IPv4Address] = []
-    for _ in range(5):
-        taken.append(addresses.next_ipv4(prefix, taken))
-    assert [str(each) for each in taken] == [f"192.168.7.{number}" for number in (2, 3, 4, 5, 6)]
+    for _ in range(4):
+        taken.append(addresses.next_ipv4(prefix, is_in(taken)))
+    assert [str(each) for each in taken] == [f"192.168.7.{number}" for number in (2, 3, 4, 5)]
     with pytest.raises(Refused) as refused:
-        addresses.next_ipv4(prefix, taken)
+        addresses.next_ipv4(prefix, is_in(taken))
     assert refused.value.reason is Reason.CONFLICT
-    assert "all 5 addresses of 192.168.7.0/29" in refused.value.message
+    assert "all 4 addresses of 192.168.7.0/29" in refused.value.message
     taken.remove(IPv4Address("192.168.7.4"))
-    assert addresses.next_ipv4(prefix, taken) == IPv4Address("192.168.7.4")
+    assert addresses.next_ipv4(prefix, is_in(taken)) == IPv4Address("192.168.7.4")
 
 
-@given(st.integers(8, 30), st.sets(st.integers(0, 40)))
+@given(st.integers(8, 29), st.sets(st.integers(0, 40)))
 def test_an_address_of_a_port_is_never_one_of_those_that_mean_something_else(bits: int, offsets: set[int]) -> None:
     prefix = IPv4Network(("10.0.0.0", bits))
     taken = {IPv4Address(int(prefix.network_address) + offset) for offset in offsets}
     try:
-        found = addresses.next_ipv4(prefix, taken)
+        found = addresses.next_ipv4(prefix, is_in(taken))
     except Refused:
-        assert {*prefix} - taken <= {prefix[0], prefix[1], prefix[-1]}
+        assert {*prefix} - taken <= {prefix[0], prefix[1], prefix[-2], prefix[-1]}
         return
     assert found in prefix
-    assert found not in {*taken, prefix[0], addresses.router_of(prefix), prefix[-1]}
+    assert found not in {*taken, prefix[0], addresses.router_of(prefix), addresses.resolver_of(prefix), prefix[-1]}
     assert all(lower in taken for lower in map(IPv4Address, range(int(prefix[2]), int(found))))
 
 
-@pytest.mark.parametrize("text", ["10.20.30.0/24", "10.0.0.0/8", "172.16.0.0/12", "192.168.255.252/30"])
+@pytest.mark.parametrize("text", ["10.20.30.0/24", "10.0.0.0/16", "172.16.0.0/16", "192.168.255.248/29"])
 def test_a_private_ipv4_prefix_is_taken_as_it_is(text: str) -> None:
     assert addresses.parse_ipv4(text) == IPv4Network(text)
 
@@ -167,8 +180,11 @@ def test_a_unique_local_prefix_is_taken_however_it_is_written(text: str) -> None
         ("0.0.0.0/24", "addresses of no network"),
         ("10.20.30.1/24", "no bit set behind the prefix, as 10.20.30.0/24"),
         ("10.20.30.0/8", "no bit set behind the prefix, as 10.0.0.0/8"),
-        ("10.20.30.0/31", "/30 or shorter"),
-        ("10.20.30.0/32", "/30 or shorter"),
+        ("10.0.0.0/15", "/16 or longer"),
+        ("10.0.0.0/8", "/16 or longer"),
+        ("10.20.30.0/30", "/29 or shorter"),
+        ("10.20.30.0/31", "/29 or shorter"),
+        ("10.20.30.0/32", "/29 or shorter"),
         ("8.8.8.0/24", "within 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"),
         ("10.0.0.0/7", "within 10.0.0.0/8"),
         ("172.0.0.0/8", "within"),
@@ -220,6 +236,34 @@ def test_an_ipv4_prefix_that_cannot_work_is_refused_with_its_field(text: str, wh
 )  # fmt: skip
 def test_an_ipv6_prefix_that_cannot_work_is_refused_with_its_field(text: str, why: str) -> None:
     check_refusal(addresses.parse_ipv6, text, "ipv6", why)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((text, "an address or a prefix, as 10.20.30.0/24 or fd12:3456:789a:1::/64") for text in (
+            "", "foo", "10.0.0", "10.0.0.300", "fd12::g", "fe80::1%eth0", "10.0.0.1/", "10.0.0.1/33", "fd12::1/129",
+        )),
+        ("127.0.0.1", "without loopback addresses"),
+        ("ff02::1", "without multicast addresses"),
+    ],
+)  # fmt: skip
+def test_an_address_that_no_guest_may_send_from_is_refused_as_it_was_written(text: str, why: str) -> None:
+    check_refusal(partial(addresses.parse_allowed, field="allow-addresses"), text, "allow-addresses", why)
+
+
+def test_the_refusal_of_an_address_quotes_what_was_written() -> None:
+    for text in ("foo", "10.0.0.300", "fd12::g", "127.0.0.1", "ff02::1"):
+        with pytest.raises(Refused) as refused:
+            addresses.parse_allowed(text, "allow-addresses")
+        assert refused.value.message.startswith(f"got {text!r}, expected ")
+
+
+def test_that_a_network_has_no_ipv6_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(Refused) as refused:
+        addresses.parse_ipv6("none", field="ipv6-prefix")
+    assert refused.value.message.endswith("every network has IPv6")
+    assert refused.value.remedy == ("leave it out: the network then has a prefix of its own",)
 
 
 def check_refusal(parse: Callable[[str], Prefix | None], text: str, field: str, why: str) -> None:

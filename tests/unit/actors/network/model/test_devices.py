@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from aetherscale.actors.network.model.devices import (
     Alias,
+    advertiser_name,
     batch_group,
     bridge_name,
     group_of,
     is_group,
     parse_alias,
+    service_name,
     tap_name,
 )
 from aetherscale.kernel.names import ID_PATTERN, NAME_PATTERN
@@ -23,12 +25,17 @@ NETWORK = "0123456789abcdef"
 
 ids = st.from_regex(ID_PATTERN, fullmatch=True)
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
-aliases = st.builds(Alias, names, st.sampled_from(("network", "port")), ids)
+aliases = st.builds(Alias, names, st.sampled_from(("network", "port", "resolver")), ids)
 
 
 @given(ids, st.integers(0, 1000))
 def test_a_name_of_a_device_fits_and_says_what_it_is(any_id: str, index: int) -> None:
-    for name, prefix in ((bridge_name(any_id), "aeb"), (tap_name(any_id, index), "aep")):
+    for name, prefix in (
+        (bridge_name(any_id), "aeb"),
+        (tap_name(any_id, index), "aep"),
+        (service_name(any_id), "aes"),
+        (advertiser_name(any_id), "aer"),
+    ):
         assert len(name) == IFNAME_BYTES
         assert name.startswith(prefix)
         assert set(name[3:]) <= set("0123456789abcdef")

@@ -26,6 +26,7 @@ from aetherscale.actors.network.model.state import Network
 from aetherscale.bus.refusals import hint
 from aetherscale.kernel.attempts import ATTEMPT_LIMIT
 from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.reservations import Name, NodeKey, User
 from aetherscale.kernel.times import SECOND_US
 from tests.support.spec import NOON_US, Given
@@ -47,8 +48,8 @@ def state_of(network: Given[Network, Any, Any, Any]) -> Network:
     return network.state
 
 
-def failed(*, retryable: bool = True) -> effects.EffectFailed:
-    return effects.EffectFailed("", "no bridge", "load it", retryable)
+def failed(*, retryable: bool = True) -> EffectFailed:
+    return EffectFailed("", "no bridge", "load it", retryable)
 
 
 def test_a_request_makes_pending_that_it_is_ensured() -> None:
@@ -86,7 +87,7 @@ def test_a_restoration_is_never_given_up() -> None:
         pending = network.pending
         assert isinstance(pending, effects.EnsureNetwork)
         waits.append((pending.not_before_us - NOON_US) // SECOND_US)
-    assert waits == [1, 2] + [4] * 8
+    assert waits == [1, 2, 4, 8, 16] + [32] * 5
     assert view(state_of(network), "host1", 3).phase == "restoring"
     assert state_of(network).failure is not None
     network = network.when(effects.NetworkEnsured("ensure-11", "boot1")).then(UP)

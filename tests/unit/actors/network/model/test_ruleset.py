@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aetherscale.actors.network.model.chains import ANSWERS_BY_MARK, SETS, Drop
-from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ruleset, compile, delta, replace_all
+from aetherscale.actors.network.model.ruleset import (
+    ForwardRules,
+    NetworkRules,
+    PortRules,
+    Ruleset,
+    changed,
+    compile,
+    delta,
+    replace_all,
+)
 
 ISOLATED = NetworkRules("aeb000000000001", "isolated", None, IPv6Network("fd00:1::/64"))
 NAT = NetworkRules("aeb000000000002", "nat", IPv4Network("10.64.2.0/24"), IPv6Network("fd00:2::/64"))
@@ -63,7 +72,7 @@ def carry_out(text: str, elements: Elements) -> None:
         assert SETS[name][0] == family
         for key, value in parts(inner).items():
             if verb == "delete":
-                assert elements[name].pop(key) == value or name == "from_host"
+                assert elements[name].pop(key) == value or SETS[name][1] == "map"
             else:
                 assert key not in elements[name], line
                 elements[name][key] = value
@@ -274,6 +283,35 @@ class TestADelta:
         assert kernel == elements_of(replace_all(EMPTY))
 
 
+class TestAChange:
+    @given(st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)), st.sets(st.integers(1, 9)))
+    def test_gives_what_would_be_compiled(self, before: set[int], gone: set[int], come: set[int]) -> None:
+        gone &= before
+        come -= before - gone
+        was = compile(NETWORKS, map(port, before))
+        found = changed(was, [port(number).tap for number in gone], map(port, come))
+        assert found == compile(NETWORKS, map(port, (before - gone) | come))
+        assert was == compile(NETWORKS, map(port, before))
+
+    @pytest.mark.parametrize(
+        ("comes", "words"),
+        [
+            (port(1), "two ports have the tap"),
+            (port(2, mac=port(1).mac), "two ports in aeb000000000001 have 52:54"),
+            (port(2, ipv4=port(1).ipv4), "two ports in aeb000000000001 have 0x"),
+            (port(2, ipv6=port(1).ipv6), "two ports in aeb000000000001 have fe80"),
+            (port(2, bridge="aeb00000000000f"), "is in no network"),
+        ],
+    )
+    def test_to_what_contradicts_itself_is_refused(self, comes: PortRules, words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            changed(compile(NETWORKS, [port(1)]), (), [comes])
+
+    def test_lets_another_have_what_one_had_that_is_gone(self) -> None:
+        heir = port(2, mac=port(1).mac, ipv4=port(1).ipv4, ipv6=port(1).ipv6)
+        assert changed(compile(NETWORKS, [port(1)]), [port(1).tap], [heir]) == compile(NETWORKS, [heir])
+
+
 @st.composite
 def rulesets(draw: st.DrawFn) -> Ruleset:
     """Few ports in few networks, so that the same ones come again, the same or changed."""
@@ -287,11 +325,25 @@ def rulesets(draw: st.DrawFn) -> Ruleset:
             "ipv4": draw(st.sampled_from([rules.ipv4, None, IPv4Address(f"10.9.9.{number}")])),
             "ipv6": rules.ipv6[: draw(st.integers(0, 2))],
             "allowed": tuple(draw(st.sets(st.sampled_from(ALLOWED)))),
+            # No two ports have one of the host.
+            "forwards": tuple(
+                ForwardRules(protocol, address, 8000 + number, guest_port, begins)
+                for protocol, address, guest_port, begins in draw(
+                    st.lists(FORWARDS, max_size=3, unique_by=lambda drawn: drawn[:2])
+                )
+            ),
         }
         ports.append(replace(rules, **changes))
     return compile(draw(st.permutations(networks)), draw(st.permutations(ports)))
 
 
+PROTOCOLS: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
+FORWARDS = st.tuples(
+    st.sampled_from(PROTOCOLS),
+    st.sampled_from([None, IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")]),
+    st.sampled_from([80, 81]),
+    st.booleans(),
+)
 ALLOWED = (
     IPv4Network("10.0.0.0/8"),
     IPv4Network("10.7.0.0/16"),

@@ -1,20 +1,16 @@
-"""What needs a real guest: the console on a terminal, waits that take time, and the demo."""
+"""What needs a real guest: the console on a terminal, and waits that take time."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from aetherscale.bus.peers import name_of
-from aetherscale.setup.demo import processes_in
+from tests.support.nats_server import taken_port
 from tests.support.node import PATIENCE_S, ROOT, RunningNode
 from tests.support.terminal import Terminal
 
@@ -125,90 +121,11 @@ async def console_of_a_vm_that_ends(node: RunningNode, terminal: Terminal) -> No
 
 
 async def test_a_guest_that_does_not_boot_is_told_with_its_phase_and_the_end_of_its_log(node: RunningNode) -> None:
-    status, _, err = await node.cli("vm", "create", "web", "--image", "tiny", "--memory", "1048576M")
+    with taken_port() as port:
+        status, _, err = await node.cli("vm", "create", "web", "--image", "tiny", "--publish", f"{port}:80")
     assert status == 1
-    assert "booting: not enough memory" in err
-    assert "hint: stop another VM, or create this one with less memory" in err
+    failed = f"booting: the port {port}/tcp of the host is taken by another program"
+    assert failed in err
     assert await good(node, "vm", "list", "--json") == "[]\n"
     told = await good(node, "why", "vm", "web")
-    assert "it never ran: booting: not enough memory" in told
-
-
-def demo_environment(node_cache: Path, directory: Path) -> dict[str, str]:
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AETHERSCALE_")},
-        "AETHERSCALE_CACHE_DIR": str(node_cache),
-        "AETHERSCALE_ACCELERATOR": "tcg",
-        "TMPDIR": str(directory),
-    }
-
-
-@pytest.fixture
-def cache(pytestconfig: pytest.Config) -> Path:
-    assert pytestconfig.cache is not None
-    return pytestconfig.cache.mkdir("debian")
-
-
-async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(cache: Path, tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *aetherscale("demo"), stdout=PIPE, stderr=PIPE, env=demo_environment(cache, tmp_path), cwd=ROOT
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 300)
-    assert process.returncode == 0, err.decode()
-    text = out.decode()
-    for shown in (
-        "ready: node",
-        "tiny",
-        "VmReady",
-        "`replay vm --json` and `vm list --json` are equal",
-        f"unix:{name_of(os.geteuid())} asked to create the VM 'web'",
-        "No process, no file and no socket of the VM is left",
-        "are as they were written",
-        "Nothing is left: no process, no file, no socket.",
-    ):
-        assert shown in text, shown
-    assert list(tmp_path.iterdir()) == []
-    assert processes_in(tmp_path) == {}
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_demo_that_is_interrupted_takes_everything_away(
-    cache: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *aetherscale("demo"), stdout=PIPE, stderr=PIPE, env=demo_environment(cache, tmp_path), cwd=ROOT
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while b"VmBooted" not in (line := await process.stdout.readline()):
-            assert line, "the demo ended before the VM ran"
-    process.send_signal(number)
-    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == 128 + number
-    assert "interrupted; everything has been taken away again" in err.decode()
-    assert list(tmp_path.iterdir()) == []
-    assert processes_in(tmp_path) == {}
-
-
-async def test_a_demo_that_cannot_be_had_says_why(cache: Path, tmp_path: Path) -> None:
-    """Without apt there is no recipe."""
-    programs, directory = tmp_path / "bin", tmp_path / "tmp"
-    programs.mkdir()
-    directory.mkdir()
-    for program in ("sh", "setpriv", "prlimit", "qemu-system-x86_64"):
-        found = shutil.which(program)
-        assert found is not None
-        (programs / program).symlink_to(found)
-    process = await asyncio.create_subprocess_exec(
-        *aetherscale("demo"),
-        stdout=PIPE,
-        stderr=PIPE,
-        env={**demo_environment(cache, directory), "PATH": str(programs)},
-        cwd=ROOT,
-    )
-    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode == 1
-    assert "building: this host has no apt-get" in err.decode()
-    assert "the demo failed: `aetherscale image build tiny` ended with status 1" in err.decode()
-    assert list(directory.iterdir()) == []
-    assert processes_in(directory) == {}
+    assert f"it never ran: {failed}" in told

@@ -1,7 +1,7 @@
-"""Start a process in its jail: no privilege left before QEMU's first instruction, nothing inherited but what is meant.
+"""Start a process in its jail: no privilege left before its first instruction, nothing inherited but what is meant.
 
-The exec chain is `prlimit` → `setpriv` → QEMU, both of util-linux, 2.5 ms together: a jail made by `preexec_fn` would
-run Python between fork and exec of a process with threads, and QEMU's own `-runas` dies under its own `-sandbox`.
+The exec chain is `prlimit` → `setpriv` → the program, both of util-linux, 2.5 ms together: a jail made by `preexec_fn`
+would run Python between fork and exec of a process with threads, and QEMU's own `-runas` dies under its own `-sandbox`.
 
 Which user it becomes, and how, is said in `users.py`. Where it stays uid 0, of whatever user namespace, an empty
 bounding set keeps exec from giving it every capability back; without the right to empty that, `uncapable.py` does.
@@ -18,11 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.compute.qemu import users
 from aetherscale.kernel.fault import Fault
+from aetherscale.processes import users
 
 WITHOUT_MORE: Final = "--no-install-recommends"
 """The options of apt to install QEMU alone, which is a tenth of what it brings otherwise: no desktop."""
+_PACKAGES: Final = {
+    **dict.fromkeys(("prlimit", "setpriv", "unshare"), "util-linux"),
+    "dnsmasq": "dnsmasq-base",
+    "ip": "iproute2",
+    "mount": "mount",
+    "sh": "dash",
+}
+"""The Debian packages of programs; any other one is QEMU's."""
 NOTHING: Final[Mapping[str, str]] = {}
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -66,17 +74,35 @@ class Jail:
         return [*unshare, *_script("mapped.py"), str(self.mapper), str(self.uid)]
 
 
-def jail_of(vm_id: str, group: int | None = None, file_limit_bytes: int | None = None) -> Jail:
-    """The jail of a VM's process, as this process can make it."""
+def jail_of(owner_id: str, group: int | None = None, file_limit_bytes: int | None = None) -> Jail:
+    """The jail of a process that belongs to a VM or a network, as this process can make it."""
     way = users.way()
     drops_bounds = way == "map" or users.has_capability(users.CAP_SETPCAP)
     return Jail(
-        uid=None if way == "none" else users.derived_uid(vm_id),
+        uid=None if way == "none" else users.derived_uid(owner_id),
         group=group,
         file_limit_bytes=file_limit_bytes,
         mapper=users.MAPPER if way == "map" else None,
         drops_bounds=drops_bounds,
         gives_up=way == "none" and os.geteuid() == 0 and not drops_bounds,
+    )
+
+
+def require_isolation(owner_id: str, what: str, *, allow_unisolated: bool) -> None:
+    """Raises `Fault` where a process that guests can attack, `what`, would be root's or the node's own user's.
+
+    `allow_unisolated` is the setting that allows it all the same.
+    """
+    whose = users.would_be(owner_id)
+    if whose == "own" or allow_unisolated:
+        return
+    runs_as = "root" if whose == "root" else f"the node's own user, {users.name_of_this_user()}"
+    raise Fault(
+        f"{what} would run as {runs_as}: a guest that breaks out of it would have the node's log, its credentials "
+        "and the disks of all VMs",
+        remedy="if you trust every guest, start the node with: aetherscale serve --allow-unisolated; "
+        "for a user of its own for each VM: sudo aetherscale host setup",
+        retryable=False,
     )
 
 
@@ -89,7 +115,7 @@ def program(name: str) -> str:
     """The path of a program. Raises `Fault` that says which package has it."""
     path = shutil.which(name)
     if path is None:
-        package = "util-linux" if name in ("prlimit", "setpriv", "unshare") else "qemu-system-x86"
+        package = _PACKAGES.get(name, "qemu-system-x86")
         raise Fault(f"{name} is not installed", remedy=f"apt-get install {WITHOUT_MORE} {package}", retryable=False)
     return os.path.realpath(path)
 
@@ -103,17 +129,18 @@ def spawn(
     *,
     around: Sequence[str] = (),
     environment: Mapping[str, str] = NOTHING,
+    stdin: int = subprocess.DEVNULL,
 ) -> int:
     """Start the command in its directory and in a session of its own; returns its pid.
 
     `around` are words that come before those of the jail and then become them, `environment` what they need.
 
-    stdin is /dev/null, stdout and stderr are `errors`; of all other descriptors only `inherited` are passed on, under
-    the same numbers. The caller waits for the process, through its pidfd. Raises `OSError` and `Fault`.
+    stdin is /dev/null unless it is given, stdout and stderr are `errors`; of all other descriptors only `inherited` are
+    passed on, under the same numbers. The caller waits for the process, through its pidfd. Raises `OSError`, `Fault`.
     """
     process = subprocess.Popen(
         [*around, *jail.wrap(command)],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=errors,
         stderr=errors,
         cwd=directory,

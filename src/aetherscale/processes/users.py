@@ -1,7 +1,8 @@
-"""The user that a VM's process runs as: one that no other process on the host has, wherever this node can give it one.
+"""The user that a process of ours runs as: one that no other process has, wherever this node can give it one.
 
-The uid is derived from the VM's id, in 0x70000000-0x7fffffff less its end: a range that neither systemd nor the
-distributions hand out. Two VMs share one with a chance of 2⁻²⁸; they would still have nothing open in common.
+The uid is derived from the id of the VM or the network that it works for, in 0x70000000-0x7fffffff less its end: a
+range that neither systemd nor the distributions hand out. Two VMs share one with a chance of 2⁻²⁸; they would still
+have nothing open in common.
 
 There are two ways to it. Root switches to the uid, where it has the capabilities for that and its user namespace has
 the range, which those of rootless containers have not. A node that `host setup` has made a service asks the *mapper*
@@ -18,8 +19,6 @@ import pwd
 from pathlib import Path
 from typing import Final, Literal
 
-from aetherscale.actors.compute.model.effects import ProcessUser
-
 UID_BASE: Final = 0x7000_0000
 UID_COUNT: Final = 0x0FFE_0000
 """systemd keeps 0x7ffe0000 and up for "foreign" images."""
@@ -35,15 +34,18 @@ CAP_SYS_PTRACE: Final = 19
 
 _PROC: Final = Path("/proc/self")
 
-
-def uid_of(vm_id: str) -> int | None:
-    """The uid that the VM's process runs as; None where this process has no way to give it one of its own."""
-    return None if way() == "none" else derived_uid(vm_id)
+ProcessUser = Literal["own", "node", "root"]
+"""Whose a process is: a user of its own, the one that the node runs as, or root."""
 
 
-def derived_uid(vm_id: str) -> int:
-    """The uid that belongs to a VM."""
-    return UID_BASE + int.from_bytes(hashlib.sha256(vm_id.encode()).digest()[:8], "big") % UID_COUNT
+def uid_of(owner_id: str) -> int | None:
+    """The uid of a process that belongs to a VM or a network; None where there is no way here to give it its own."""
+    return None if way() == "none" else derived_uid(owner_id)
+
+
+def derived_uid(owner_id: str) -> int:
+    """The uid that belongs to a VM or a network."""
+    return UID_BASE + int.from_bytes(hashlib.sha256(owner_id.encode()).digest()[:8], "big") % UID_COUNT
 
 
 def is_a_vms(uid: int) -> bool:
@@ -81,9 +83,9 @@ def has_capability(number: int, proc: Path = _PROC) -> bool:
     return False
 
 
-def would_be(vm_id: str) -> ProcessUser:
-    """The user of a QEMU that is started now."""
-    if uid_of(vm_id) is not None:
+def would_be(owner_id: str) -> ProcessUser:
+    """The user of a process that is started now."""
+    if uid_of(owner_id) is not None:
         return "own"
     return "root" if os.geteuid() == 0 else "node"
 

@@ -1,0 +1,195 @@
+"""From what a caller asks of a new VM to the command that makes it: names become ids, and its addresses are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from aetherscale.actors.compute.driver import HOST_LIMITS, HostLimits
+from aetherscale.actors.compute.model import commands, events
+from aetherscale.actors.compute.model.agreeing import only_what_agrees, only_what_works
+from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
+from aetherscale.actors.compute.model.effects import PublishedPort
+from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
+from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
+from aetherscale.actors.compute.rules import borne_groups, port_of
+from aetherscale.actors.images.model import events as images
+from aetherscale.actors.images.model.views import ImageView
+from aetherscale.actors.network.model import events as networks
+from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.actors.network.ports import allowed_address, allowed_in, port_in
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.names import is_id
+from aetherscale.kernel.reservations import NO_TENANT
+from aetherscale.runtime.component import World
+
+MIB: Final = 1024 * 1024
+
+
+def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> commands.CreateVm:
+    """The command that makes a VM as it was asked for. Raises `Refused`."""
+    only_what_works(options)
+    only_what_agrees(options)
+    if options.node not in (None, world.node):
+        raise Refused(
+            Reason.NOT_FOUND,
+            f"this is node {world.node!r}, not {options.node!r}",
+            field="node",
+            remedy=Task("node", "list"),
+        )
+    image = _usable_image(world, call.tenant, options.image)
+    assert image.format is not None
+    assert image.size_bytes is not None
+    assert image.virtual_size_bytes is not None
+    name = options.name or f"vm-{vm_id[:8]}"
+    bearer = world.named(events.KIND, call.tenant, name)
+    if bearer is not None and bearer.id != vm_id:
+        raise Refused(
+            Reason.CONFLICT,
+            f"a VM named {name!r} exists already (it is {bearer.state.shown})",
+            field="name",
+            remedy=("take another name, or: ", Task("vm", "delete", name)),
+            details={"vm-id": bearer.id},
+        )
+    disk_mib = _disk_mib(options.disk_gib, -(-image.virtual_size_bytes // MIB))
+    limits: HostLimits = world.port(HOST_LIMITS)
+    limits.require(options.memory_mib, disk_mib)
+    spec = commands.VmSpec(
+        name=name,
+        image_id=image.id,
+        image=image.name,
+        image_format=image.format,
+        image_size_bytes=image.size_bytes,
+        ready_channel=image.ready,
+        cpus=options.cpus,
+        memory_mib=options.memory_mib,
+        disk_mib=disk_mib,
+        restart=options.restart,
+        autostart=options.autostart,
+        labels=options.labels,
+        ports=_ports(options, call, vm_id, name, world),
+        publish=_published(options, call, vm_id, world),
+        host_loopback=options.host_loopback,
+        groups=borne_groups(world, call.tenant, options.groups),
+    )
+    return commands.CreateVm(vm_id, spec)
+
+
+def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
+    """An image that a VM can be made from. Raises `Refused` (not found, conflict)."""
+    missing = Refused(
+        Reason.NOT_FOUND,
+        f"no such image: {reference!r}",
+        field="image",
+        remedy=(Task("image", "list"), ", or: ", Task("image", "build", "tiny")),
+    )
+    try:
+        image: ImageView = world.view(images.KIND, tenant, reference)
+    except Refused:
+        raise missing from None
+    if image.phase == "deleted":
+        raise missing
+    if image.phase != "ready":
+        raise Refused(
+            Reason.CONFLICT,
+            f"the image {reference!r} is not ready but {image.phase}",
+            field="image",
+            retryable=image.phase in ("importing", "building"),
+            remedy=Task("image", "show", reference),
+        )
+    return image
+
+
+def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: World) -> list[PortSpec]:
+    """The ports of a VM, with the addresses that they have for ever. Raises `Refused`."""
+    names = [options.virtual_network] if isinstance(options.virtual_network, str) else options.virtual_network or []
+    # Before a network is refused for want of it, which has it made on the way.
+    allowed = [allowed_address(text) for text in options.allow_addresses]
+    _require_different(names, names)
+    found = [_usable_network(world, call.tenant, reference) for reference in names]
+    _require_different([network.id for network in found], names)
+    _require_of_no_network(allowed, found)
+
+    def is_taken(network_id: str, address: str) -> bool:
+        holder = world.named(ADDRESS, NO_TENANT, address_key(network_id, address))
+        return holder is not None and holder.id != vm_id
+
+    return [
+        port_in(network, vm_id, name, index, partial(is_taken, network.id), allowed)
+        for index, network in enumerate(found)
+    ]
+
+
+def _require_different(references: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a network that occurs twice; it is called as it was named then."""
+    for index, reference in enumerate(references):
+        if reference in references[:index]:
+            raise Refused(
+                Reason.BAD_REQUEST,
+                f"the network {names[index]!r} is named twice",
+                field="virtual-network",
+                remedy="name it once: a VM has one port in a network",
+            )
+
+
+def _require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkView]) -> None:
+    """Refuse a prefix that no port of the VM may send from. Between two networks it may have each one in the other."""
+    for prefix in allowed:
+        if networks and not any(allowed_in(network, [prefix]) for network in networks):
+            raise Refused(
+                Reason.BAD_REQUEST,
+                f"{prefix} has addresses of the network {networks[0].name!r}, each of which is that of one port",
+                field="allow-addresses",
+                remedy="allow prefixes that have none of the network's own addresses",
+            )
+
+
+def _usable_network(world: World, tenant: str, reference: str) -> NetworkView:
+    """A network that a VM can have a port in. Raises `Refused` (not found, conflict)."""
+    making = None if is_id(reference) else Task("network", "create", reference)
+    missing = Refused(
+        Reason.NOT_FOUND,
+        f"no such network: {reference!r}",
+        field="virtual-network",
+        remedy=(making, ", or: ", Task("network", "list")) if making else Task("network", "list"),
+        made_by=making,
+    )
+    try:
+        network: NetworkView = world.view(networks.KIND, tenant, reference)
+    except Refused:
+        raise missing from None
+    if network.phase == "deleted":
+        raise missing
+    if network.phase not in ("ready", "restoring"):
+        # One that is being made may yet be rolled back.
+        raise Refused(
+            Reason.CONFLICT,
+            f"the network {reference!r} is not ready but {network.phase}",
+            field="virtual-network",
+            retryable=network.phase == "creating",
+            remedy=Task("network", "show", reference),
+            made_by=Task("network", "create", network.name) if network.phase == "creating" else None,
+        )
+    return network
+
+
+def _published(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> list[PublishedPort]:
+    """The ports of the host that are to lead to a VM. Raises `Refused` (bad request, conflict)."""
+    published = parse_published(options.publish, host_loopback=options.host_loopback)
+    for port in published:
+        holder = world.named(HOST_PORT, NO_TENANT, host_port_key(port))
+        if holder is not None and holder.id != vm_id:
+            raise port_of(holder, call.tenant, f"{port.host_port}/{port.protocol}", "publish")
+    return published
+
+
+def _disk_mib(wanted_gib: int | None, image_mib: int) -> int:
+    """The size of a disk, never smaller than its image. Raises `Refused` (bad request)."""
+    if wanted_gib is None:
+        return max(commands.DEFAULT_DISK_GIB * 1024, image_mib)
+    if wanted_gib * 1024 < image_mib:
+        what = f"a disk of {wanted_gib} GiB is too small for the image: it needs {image_mib} MiB"
+        raise Refused(Reason.BAD_REQUEST, what, field="disk-gib")
+    return wanted_gib * 1024

@@ -1,0 +1,153 @@
+"""The tasks of a VM's groups and forwards: names become ids, and what has to be there is looked up.
+
+Callers ask for them under the name of the component `firewall`; what they change is the VM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aetherscale.actors.compute.model.commands import BorneGroup, Forward
+from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.events import KIND
+from aetherscale.actors.compute.model.presentation import HOST_PORT
+from aetherscale.actors.compute.model.publishing import host_port_key, parse_host_address
+from aetherscale.actors.compute.model.rulecommands import (
+    GROUP,
+    AddForward,
+    AddForwardOptions,
+    AttachGroup,
+    DetachGroup,
+    GroupOfVmOptions,
+    RemoveForward,
+    RemoveForwardOptions,
+)
+from aetherscale.actors.compute.model.ruledecisions import are_applied
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.ports import HOST_PORTS, HostPorts
+from aetherscale.actors.network.model import events as networks
+from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.names import derive_id, is_id
+from aetherscale.kernel.registry import Aggregate
+from aetherscale.kernel.reservations import NO_TENANT
+from aetherscale.runtime.component import Command, World
+
+FIREWALL_COMPONENT: Final = "firewall"
+"""The component that callers ask for these tasks under the name of."""
+
+
+def borne_groups(world: World, tenant: str, references: Sequence[str]) -> list[BorneGroup]:
+    """The groups that a VM is to bear. Raises `Refused`: not found; bad request where one is given twice."""
+    groups = [_usable_group(world, tenant, reference, "groups") for reference in references]
+    for index, group in enumerate(groups):
+        if group in groups[:index]:
+            raise Refused(Reason.BAD_REQUEST, f"the group {group.group!r} is given twice", field="groups")
+    return groups
+
+
+def _usable_group(world: World, tenant: str, reference: str, field: str) -> BorneGroup:
+    """A group that a VM can bear. Raises `Refused` (not found)."""
+    making = () if is_id(reference) else (Task("group", "create", reference), ", or: ")
+    missing = Refused(
+        Reason.NOT_FOUND,
+        f"no such group: {reference!r}",
+        field=field,
+        remedy=(*making, Task("group", "list")),
+    )
+    try:
+        group = world.view(GROUP, tenant, reference)
+    except Refused:
+        raise missing from None
+    # One whose deletion has failed goes away all the same; one whose rules have is borne, with those that it had.
+    phase = group.failure.phase if group.phase == "failed" else group.phase
+    if phase in ("deleting", "deleted"):
+        raise missing
+    return BorneGroup(group.id, group.name)
+
+
+def _attach(options: GroupOfVmOptions, call: Call, vm_id: str, world: World) -> AttachGroup:
+    return AttachGroup(vm_id, _usable_group(world, call.tenant, options.group, "group"), options.keep_established)
+
+
+def _detach(options: GroupOfVmOptions, call: Call, vm_id: str, world: World) -> DetachGroup:
+    group = _usable_group(world, call.tenant, options.group, "group")
+    return DetachGroup(vm_id, group.group_id, options.keep_established)
+
+
+def _add_forward(options: AddForwardOptions, call: Call, vm_id: str, world: World) -> AddForward:
+    forward = Forward(
+        id=derive_id("forward", world.node, call.tenant, call.command_id),
+        protocol=options.protocol,
+        address=parse_host_address(options.host_address, "host-address"),
+        host_port=options.host_port,
+        guest_port=options.guest_port,
+    )
+    vm: Vm = world.find(KIND, call.tenant, vm_id).state
+    # A deleted one is refused as such, and one that has it is left as it is.
+    if vm.phase != "deleted" and not any(host_port_key(each) == host_port_key(forward) for each in vm.rules.forwards):
+        _require_way(world, call.tenant, vm, forward)
+        _require_free(world, call.tenant, vm, forward)
+    return AddForward(vm_id, forward)
+
+
+def _require_way(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
+    """Raises `Refused` (conflict) for a VM that the host cannot lead anything of the forward's family to."""
+    found: list[str] = []
+    for port in vm.spec.ports:
+        network: NetworkView = world.view(networks.KIND, tenant, port.network_id)
+        own = port.ipv6 if ":" in forward.address else port.ipv4
+        if network.kind == "nat" and (own or not forward.address):
+            return
+        found.append(f"{port.network} ({network.kind})")
+    family = {True: " with IPv6", False: " with IPv4"}[":" in forward.address] if forward.address else ""
+    raise Refused(
+        Reason.CONFLICT,
+        f"the VM {vm.name!r} is in no network of the kind nat{family}, so that the host has no way to it"
+        + (f"; it is in {', '.join(found)}" if found else ""),
+        field="vm-id",
+        remedy="create a VM in a network of the kind nat",
+    )
+
+
+def _require_free(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
+    """Raises `Refused` (conflict) for a port of the host that another VM has, or a program of the host listens at."""
+    holder = world.named(HOST_PORT, NO_TENANT, host_port_key(forward))
+    if holder is not None and holder.id != vm.id:
+        raise port_of(holder, tenant, f"{forward.host_port}/{forward.protocol}", "host-port")
+    ports: HostPorts = world.port(HOST_PORTS)
+    ports.require_free(forward)
+
+
+def port_of(holder: Aggregate[Vm], tenant: str, number: str, field: str) -> Refused:
+    """The refusal of a port of the host (`8080/tcp`) that another VM has, in words that are for this tenant."""
+    return Refused(
+        Reason.CONFLICT,
+        f"the VM {holder.state.name!r} has the port {number} of the host"
+        if holder.tenant == tenant
+        else f"a VM of another tenant has the port {number} of the host",
+        field=field,
+        remedy="take another port of the host, or delete that VM",
+    )
+
+
+def _remove_forward(options: RemoveForwardOptions, call: Call, vm_id: str, world: World) -> RemoveForward:
+    if (options.forward is None) == (options.host_port is None):
+        raise Refused(
+            Reason.BAD_REQUEST, "expected one of forward and host-port, which name the forward", field="host-port"
+        )
+    return RemoveForward(vm_id, options.forward, options.host_port, options.protocol)
+
+
+def _command(options: Any, prepare: Any) -> Command[Vm, ComputeMessage]:
+    return Command(options, prepare, are_applied, under=FIREWALL_COMPONENT)
+
+
+RULE_COMMANDS: Final[Mapping[str, Command[Vm, ComputeMessage]]] = {
+    "attach-group": _command(GroupOfVmOptions, _attach),
+    "detach-group": _command(GroupOfVmOptions, _detach),
+    "add-forward": _command(AddForwardOptions, _add_forward),
+    "remove-forward": _command(RemoveForwardOptions, _remove_forward),
+}

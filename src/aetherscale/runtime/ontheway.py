@@ -1,0 +1,80 @@
+"""What a request names and is not there, made on the way. Only the first version's message asks for that.
+
+The request is decided again after what is missing was made, or another caller has made it. So of requests that race for
+one name, one makes it and the others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.registry import Aggregate
+from aetherscale.kernel.replies import Chunk
+from aetherscale.kernel.wire import encode
+from aetherscale.runtime.component import Component
+
+
+class Maker(Protocol):
+    """The part of an actor that is needed of it here."""
+
+    @property
+    def component(self) -> Component[Any, Any]:
+        """The component that it runs."""
+        ...
+
+    def named(self, tenant: str, name: str) -> Aggregate[Any] | None:
+        """The aggregate that has the name now."""
+        ...
+
+    def serve(self, call: Call) -> AsyncIterator[Chunk]:
+        """As in `kernel.calls.Serve`."""
+        ...
+
+    def join(self, aggregate: Aggregate[Any], call: Call) -> AsyncIterator[Chunk]:
+        """What follows in an aggregate, up to the end of the call's task, as if the call had been for it."""
+        ...
+
+
+class OnTheWay:
+    """Makes what is missing. `makers` are by the kinds of their aggregates."""
+
+    def __init__(self, makers: Mapping[str, Maker], new_id: Callable[[], str]) -> None:
+        self._makers = makers
+        self._new_id = new_id
+
+    async def make(self, refused: Refused, call: Call) -> None:
+        """Have done what a call was refused for the want of, by whoever is first.
+
+        Raises `Refused`: the same, where nothing can be made or the call does not ask for it; and why it was not made.
+        """
+        if not call.legacy or refused.made_by is None:
+            raise refused
+        kind, verb, name = refused.made_by.kind, refused.made_by.verb, refused.made_by.of
+        maker = self._makers[kind]
+        making = replace(
+            call,
+            component=maker.component.name,
+            task=f"{verb}-{kind}",
+            body=encode({"name": name}),
+            command_id=self._new_id(),
+            keyed=False,
+            causation_id=call.command_id,
+            # Whether its caller still waits is seen when the call itself is answered, which then goes on.
+            deadline_us=None,
+            object_id="",
+            legacy=False,
+        )
+        there = maker.named(call.tenant, name)
+        try:
+            async for _ in maker.serve(making) if there is None else maker.join(there, making):
+                pass
+        except Refused as failed:
+            if there is None and failed.reason is Reason.CONFLICT and maker.named(call.tenant, name) is not None:
+                return
+            failed.field = refused.field
+            raise

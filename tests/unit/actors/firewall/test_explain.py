@@ -1,0 +1,137 @@
+"""`explain`, asked of a whole node on a simulated host: which ends there are, what leads to them, and what decides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from aetherscale.actors.firewall.model.judge import LAW
+from aetherscale.kernel.fault import Fault
+from tests.support.memory_node import MemoryNode
+
+WORLD: Final = "192.0.2.7"
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[MemoryNode]:
+    """The VMs `web`, which bears a group, and `db`, which bears none, in a network of the kind nat."""
+    node = MemoryNode()
+    await node.start()
+    await node.final("images", "import-image", {"source": "/x.raw", "name": "i", "ready": "none"})
+    await good(node, "network", "create-network", name="lab", kind="nat")
+    await good(node, "firewall", "create-group", name="http", rules=["in:tcp:80", "out:tcp:5432"])
+    for name, groups in (("web", ["http"]), ("db", [])):
+        options = {"virtual-network": "lab", "groups": groups}
+        await good(node, "compute", "create-vm", image="i", name=name, **options)
+    yield node
+    await node.close()
+
+
+async def good(node: MemoryNode, component: str, task: str, **options: Any) -> Any:
+    answer = await node.final(component, task, {name.replace("_", "-"): value for name, value in options.items()})
+    assert answer["type"] == "result", answer
+    return answer
+
+
+async def explained(node: MemoryNode, source: str, target: str, port: str, tenant: str = "default") -> Any:
+    return await node.final("firewall", "explain", {"from": source, "to": target, "port": port}, tenant=tenant)
+
+
+def decided(answer: Any) -> tuple[bool, str, str | None]:
+    assert answer["type"] == "result", answer
+    return answer["passes"], answer["because"], answer["rule"]
+
+
+async def test_from_one_vm_to_another_the_group_of_each_has_its_say(node: MemoryNode) -> None:
+    assert decided(await explained(node, "web", "db", "tcp/5432")) == (True, f"{LAW[0]} Both are in 'lab'.", None)
+    passes, because, _ = decided(await explained(node, "web", "db", "tcp/22"))
+    assert (passes, because) == (False, f"No rule `out` of the groups of 'web' allows it. {LAW[2]}")
+    assert decided(await explained(node, "db", "web", "tcp/80")) == (
+        True, "The group 'http' allows it.", "in:tcp:80"
+    )  # fmt: skip
+    passes, because, _ = decided(await explained(node, "db", "web", "icmp"))
+    assert (passes, because) == (False, f"No group of 'web' allows it. {LAW[1]}")
+
+
+async def test_from_the_world_what_a_group_allows_passes(node: MemoryNode) -> None:
+    answer = await explained(node, WORLD, "web", "tcp/80")
+    assert decided(answer) == (True, "The group 'http' allows it.", "in:tcp:80")
+    assert (answer["source"], answer["target"], answer["packet"], answer["group"], answer["forward"]) == (
+        WORLD, "web", "tcp/80", "http", None
+    )  # fmt: skip
+    assert decided(await explained(node, WORLD, "db", "tcp/80")) == (False, LAW[0], None)
+
+
+async def test_a_vm_is_meant_by_its_name_its_id_and_its_addresses(node: MemoryNode) -> None:
+    vm = (await good(node, "compute", "vm-info", vm_id="web"))["vm"]
+    for end in ("web", vm.id, *(address.ip for address in vm.ports[0].addresses)):
+        answer = await explained(node, "db", end, "tcp/80")
+        assert (answer["target"], answer["passes"]) == ("web", True)
+
+
+async def test_a_forward_leads_to_a_vm_and_its_groups_judge_the_port_of_the_guest(node: MemoryNode) -> None:
+    for number, guest in ((8080, 80), (8081, 81)):
+        await good(node, "firewall", "add-forward", vm_id="web", host_port=number, guest_port=guest)
+    answer = await explained(node, WORLD, "host", "tcp/8080")
+    assert decided(answer) == (True, "The group 'http' allows it.", "in:tcp:80")
+    assert (answer["target"], answer["packet"], answer["forward"]) == ("web", "tcp/80", "8080:80/tcp")
+    answer = await explained(node, WORLD, "host", "tcp/8081")
+    assert (answer["passes"], answer["target"], answer["packet"]) == (False, "web", "tcp/81")
+    answer = await explained(node, WORLD, "host", "udp/8080")
+    assert (answer["target"], answer["forward"]) == ("host", None)
+
+
+async def test_a_forward_at_one_address_of_the_host_leads_nowhere_from_another(node: MemoryNode) -> None:
+    at = {"host_port": 8080, "guest_port": 80, "host_address": "198.51.100.1"}
+    await good(node, "firewall", "add-forward", vm_id="web", **at)
+    assert (await explained(node, WORLD, "198.51.100.1", "tcp/8080"))["target"] == "web"
+    assert (await explained(node, WORLD, "198.51.100.2", "tcp/8080"))["target"] == "198.51.100.2"
+
+
+async def test_the_rules_are_those_that_the_kernel_has(node: MemoryNode) -> None:
+    async def refuse(step: str, what: str) -> None:
+        if step == "group":
+            raise Fault("nft said no", "mend it", retryable=False)
+
+    node.networks.interfere = refuse
+    refused = await node.final("firewall", "set-rules", {"group": "http", "rules": ["in:tcp:443"]})
+    assert refused["code"] == 500
+    assert (await explained(node, WORLD, "web", "tcp/80"))["passes"]
+    assert not (await explained(node, WORLD, "web", "tcp/443"))["passes"]
+
+
+async def test_a_vm_without_a_network_and_a_deleted_one(node: MemoryNode) -> None:
+    await good(node, "compute", "create-vm", image="i", name="alone")
+    passes, because, _ = decided(await explained(node, "web", "alone", "tcp/80"))
+    assert (passes, because) == (False, "The VM 'alone' is in no network: it has user-mode networking.")
+    await good(node, "compute", "delete-vm", vm_id="db", kill=True)
+    assert (await explained(node, "web", "db", "tcp/80"))["code"] == 404
+
+
+async def test_the_vms_of_another_tenant_are_not_there(node: MemoryNode) -> None:
+    assert (await explained(node, WORLD, "web", "tcp/80", tenant="blue"))["code"] == 404
+
+
+@pytest.mark.parametrize("field", ["from", "to"])
+async def test_an_end_that_is_not_there_is_not_found(node: MemoryNode, field: str) -> None:
+    refused = await node.final("firewall", "explain", {"from": "web", "to": "web", "port": "icmp", field: "wbe"})
+    assert (refused["code"], refused["message"], refused["details"]["field"]) == (404, "no such VM: 'wbe'", field)
+    assert "vm list" in refused["details"]["hint"]
+
+
+@pytest.mark.parametrize("address", ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0"])  # noqa: S104
+async def test_an_address_of_many_devices_or_of_none_is_refused(node: MemoryNode, address: str) -> None:
+    refused = await explained(node, address, "web", "tcp/80")
+    assert (refused["code"], refused["details"]["field"]) == (400, "from")
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["tcp", "tcp/", "tcp/0", "tcp/65536", "tcp/+80", "tcp/８０", "tcp/080000", "sctp/80", "icmp/", "icmp/x", "80"],
+)
+async def test_what_is_no_packet_is_refused(node: MemoryNode, what: str) -> None:
+    refused = await explained(node, "db", "web", what)
+    assert (refused["code"], refused["details"]["field"]) == (400, "port")
+    assert "expected what is sent, as tcp/443, udp/53, icmp or icmp/echo-request" in refused["message"]

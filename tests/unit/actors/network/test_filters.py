@@ -1,0 +1,171 @@
+"""Who else drops what passes the host: told from what `nft list chains` and iptables-legacy print."""
+
+from __future__ import annotations
+
+import pytest
+
+from aetherscale.actors.network import filters
+from aetherscale.actors.network.filters import Dropping, dropping, legacy_dropping
+
+CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+
+
+def table(name: str, *chains: str) -> str:
+    """A table as `nft list chains` prints it; a chain is its name, and after `:` what a base chain has."""
+    lines = [f"table {name} {{"]
+    for chain in chains:
+        name, _, hook = chain.partition(":")
+        lines += [f"\tchain {name} {{", *([f"\t\ttype {hook}"] if hook else []), "\t}"]
+    return "\n".join([*lines, "}", ""])
+
+
+DROP = "filter hook forward priority filter; policy drop;"
+ACCEPT = "filter hook forward priority filter; policy accept;"
+
+
+@pytest.mark.parametrize(
+    ("chains", "found"),
+    [
+        ("", []),
+        (table("ip filter", f"FORWARD:{ACCEPT}"), []),
+        (table("ip filter", "INPUT:filter hook input priority filter; policy drop;"), []),
+        (table("ip filter", f"FORWARD:{DROP}"), [Dropping("ip", "filter", "FORWARD", "")]),
+        (table("ip filter", f"FORWARD:{DROP}", "DOCKER-USER"), [Dropping("ip", "filter", "FORWARD", "docker")]),
+        (table("ip6 filter", "DOCKER-USER", f"FORWARD:{DROP}"), [Dropping("ip6", "filter", "FORWARD", "docker")]),
+        (table("ip filter", f"FORWARD:{ACCEPT}", "DOCKER-USER"), []),
+        # The policy is ufw's, and so is the place for a rule, whoever else is in the table.
+        (
+            table("ip filter", "DOCKER-USER", f"FORWARD:{DROP}", "ufw-user-forward"),
+            [Dropping("ip", "filter", "FORWARD", "ufw")],
+        ),
+        (table("ip6 filter", f"FORWARD:{DROP}", "ufw6-before-forward"), [Dropping("ip6", "filter", "FORWARD", "ufw")]),
+        (
+            table("inet firewalld", "filter_FORWARD:filter hook forward priority filter + 10; policy accept;"),
+            [Dropping("inet", "firewalld", "filter_FORWARD", "firewalld")],
+        ),
+        (table("inet firewalld", "filter_INPUT:filter hook input priority filter + 10; policy accept;"), []),
+        (table("bridge mine", "f:filter hook forward priority 0; policy drop;"), [Dropping("bridge", "mine", "f", "")]),
+        (table("inet a", "x") + table("inet b", f"y:{DROP}"), [Dropping("inet", "b", "y", "")]),
+        (table("arp filter", f"FORWARD:{DROP}"), []),
+        (table("bridge aetherscale", f"ours:{DROP}"), []),
+        (table("inet aetherscale", f"ours:{DROP}"), []),
+    ],
+)
+def test_who_drops(chains: str, found: list[Dropping]) -> None:
+    assert dropping(chains) == found
+
+
+@pytest.mark.parametrize(
+    ("rules", "answered"),
+    [
+        ("", False),
+        ('iifname "aeb*" accept', True),
+        ('iifname "aeb*" counter packets 1 bytes 2 goto filter_FWD_trusted', True),
+        ('iifname "aep*" accept', True),
+        ('oifname "aeb*" ct state established,related accept', False),
+        ('iifname "aebx" accept', False),
+    ],
+)
+def test_who_has_a_rule_for_our_devices_is_not_told_of(rules: str, answered: bool) -> None:
+    found = [Dropping("ip", "filter", "FORWARD", "docker"), Dropping("inet", "b", "y", "")]
+    assert filters.listings(found) == ["inet b", "ip filter"]
+    assert filters.unanswered(found, {"ip filter": rules}) == found[1 if answered else 0 :]
+
+
+def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:
+    assert filters.listings([Dropping("ip", "x; flush ruleset", "FORWARD", "")]) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("-P FORWARD ACCEPT\n-A FORWARD -j DOCKER-USER\n", []),
+        ("-P FORWARD DROP\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
+        ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", [Dropping("ip", "filter", "FORWARD", "docker", legacy=True)]),
+        ("-P FORWARD DROP\n-A FORWARD -j ufw-before-forward\n", [Dropping("ip", "filter", "FORWARD", "ufw", True)]),
+        ("-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER -i aeb+ -j ACCEPT\n", []),
+        ("-P FORWARD DROP\n-A FORWARD -i aebx -j ACCEPT\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
+        (None, [Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False)]),
+    ],
+)
+def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -> None:
+    assert legacy_dropping({"iptables-legacy": said}) == found
+
+
+@pytest.mark.parametrize(
+    ("each", "text", "remedy"),
+    [
+        (
+            Dropping("ip", "filter", "FORWARD", "docker"),
+            "Docker's chain FORWARD of the table ip filter drops what",
+            (
+                "after each boot: iptables -I DOCKER-USER -i aeb+ -j ACCEPT; "
+                "iptables -I DOCKER-USER -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+            ),
+        ),
+        (
+            Dropping("ip6", "filter", "FORWARD", "docker"),
+            "Docker's chain FORWARD of the table ip6 filter",
+            (
+                "after each boot: ip6tables -I DOCKER-USER -i aeb+ -j ACCEPT; "
+                "ip6tables -I DOCKER-USER -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+            ),
+        ),
+        (
+            Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False),
+            "of iptables-legacy may drop what",
+            (
+                "after each boot: iptables-legacy -I FORWARD -i aeb+ -j ACCEPT; "
+                "iptables-legacy -I FORWARD -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+            ),
+        ),
+        (Dropping("ip", "filter", "FORWARD", "ufw"), "ufw's chain FORWARD", "ufw route allow in on aeb+"),
+        (
+            Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"),
+            "firewalld's chain filter_FORWARD",
+            "firewall-cmd --permanent --zone=trusted --add-interface=aeb+; firewall-cmd --reload",
+        ),
+        (
+            Dropping("inet", "mine", "f", ""),
+            "the chain f of the table inet mine drops what networks of kind nat",
+            (
+                "after each boot: nft 'insert rule inet mine f iifname \"aeb*\" accept'; "
+                "nft 'insert rule inet mine f oifname \"aeb*\" ct state established,related accept'"
+            ),
+        ),
+        (
+            Dropping("bridge", "mine", "f", ""),
+            "the chain f of the table bridge mine drops frames between VMs",
+            (
+                "after each boot: nft 'insert rule bridge mine f iifname \"aep*\" accept'; "
+                "nft 'insert rule bridge mine f oifname \"aep*\" accept'"
+            ),
+        ),
+    ],
+)
+def test_what_to_type(each: Dropping, text: str, remedy: str) -> None:
+    (told,) = filters.findings([each], (), is_known=True)
+    assert told.status == "warning"
+    assert text in told.found
+    assert told.remedy == remedy
+
+
+def test_nobody_drops() -> None:
+    (told,) = filters.findings([], (), is_known=True)
+    assert told.status == "ok"
+    assert list(filters.findings([], (), is_known=False)) == [], "nobody looked"
+
+
+@pytest.mark.parametrize(
+    ("family", "is_known", "told"),
+    [("ip", True, True), ("inet", True, True), ("bridge", True, False), ("", True, False), ("", False, True)],
+)
+def test_frames_in_chains_of_others_count_where_those_may_drop(family: str, is_known: bool, told: bool) -> None:
+    found = [Dropping(family, "filter", "FORWARD", "")] if family else []
+    checks = {each.check: each for each in filters.findings(found, CALLS, is_known=is_known)}
+    assert ("bridge netfilter" in checks) is told
+    if told:
+        assert checks["bridge netfilter"].status == "warning"
+        assert checks["bridge netfilter"].remedy.endswith(
+            "sysctl -w net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0"
+        )
