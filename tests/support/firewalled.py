@@ -17,11 +17,13 @@ from msgspec.structs import replace
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network import firewall
 from aetherscale.actors.network.flows import Flows
 from aetherscale.actors.network.model.groups import GroupRules, compile_group
 from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ruleset, compile, delta, replace_all
 from aetherscale.actors.network.nft.counters import DropCounters
 from aetherscale.actors.network.nft.nftables import Nftables
+from aetherscale.actors.network.nft.structure import Structure
 from tests.support.fake_guest import PATIENCE_S, FakeGuest, link_local, open_tap
 from tests.support.network_namespaces import SYSCTLS
 
@@ -73,6 +75,7 @@ class Firewalled:
         assert NAMESPACE.stat().st_ino != MACHINE, "the rules and sysctls of the machine itself are not to be touched"
         self.links = IPRoute()
         self.nft = Nftables()
+        self.structure = Structure()
         self.counters = DropCounters()
         self.flows = Flows(self.nft)
         self.applied = EMPTY
@@ -92,6 +95,7 @@ class Firewalled:
             guest.close()
         for sock in self.sockets:
             sock.close()
+        self.structure.close()
         self.counters.close()
         self.flows.close()
         self.nft.close()
@@ -237,7 +241,7 @@ class Firewalled:
     def replace(self) -> None:
         """Make all rules anew."""
         self.applied = self.ruleset()
-        self.nft.run(replace_all(self.applied))
+        firewall.replace(self.nft, self.structure, self.applied)
 
 
 @contextmanager

@@ -33,6 +33,28 @@ _REMOVE: Final = flows.REMOVE + "".join(
 )
 
 
+def replace(
+    nft: Nftables, structure: Structure, wanted: Ruleset, beside: str = "", answers: str = chains.ANSWERS_BY_MARK
+) -> None:
+    """Make our tables these, whatever they are; `beside` is done in the same transaction.
+
+    NftError: nft refuses them, and all is as it was. OSError: the kernel refuses to say what there is.
+    """
+    try:
+        text = ruleset.replace_all(wanted, answers, structure.standing())
+        nft.run(ruleset.strange(structure.tables()) + text + beside)
+    except NftError:
+        # Something has a name of ours and is of another kind: of an older version, or of another program.
+        nft.run(chains.COVER)
+        try:
+            text = ruleset.replace_all(wanted, answers)
+            # The cover is a table that is not to stay, like any other.
+            nft.run(ruleset.strange(structure.tables()) + text + beside)
+        except NftError:
+            nft.run(chains.UNCOVER)
+            raise
+
+
 class Firewall:
     """The tables of one network namespace. Changes wait for one another."""
 
@@ -116,8 +138,7 @@ class Firewall:
 
     async def _replace(self, wanted: Ruleset, beside: str = "", *, forget: bool = False) -> None:
         self.applied = None
-        text = await asyncio.to_thread(ruleset.replace_all, wanted, self._answers)
-        await self._run(lambda: self._run_whole(text + beside, forget=forget))
+        await self._run(lambda: self._run_whole(wanted, beside, forget=forget))
         self.applied = wanted
 
     async def _run(self, run: Callable[[], object]) -> None:
@@ -127,10 +148,11 @@ class Firewall:
             said = refused.words.partition("\n")[0]
             raise Fault(f"the kernel refused the rules of networks: {said}", _REMEDY) from refused
 
-    def _run_whole(self, text: str, *, forget: bool) -> None:
+    def _run_whole(self, wanted: Ruleset, beside: str, *, forget: bool) -> None:
         lost = self._steadily(self._structure.lost) if self.found_lost is None else self.found_lost
         self._flows.ensure(forget=forget)
-        self._run_part(ruleset.strange(self._structure.tables()) + text)
+        replace(self._nft, self._structure, wanted, beside, self._answers)
+        self._generation = self._asked.now()
         self.found_lost = lost
         self._note()
 

@@ -11,9 +11,12 @@
              ▼                            ▼
         ingress, of a port with groups: the chain of its set of groups, then those of each, then dropped
 
-A tap of our prefix that is not in `ports` sends and receives nothing, in any hook. Three bits of the packet's mark tell
-a later hook what an earlier one knew; each is cleared before it is set. The mark of a packet about to be dropped is its
-kind.
+A tap of our prefix that is not in `ports` sends and receives nothing, in any hook. Each port is in `egress`, `ingress`
+and `from_host`, and what comes back from where they lead is dropped: while rules change, a packet may find nothing in a
+map, or a new chain empty, though no moment had such rules (docs/firewall.md).
+
+Three bits of a packet's mark tell a later hook what an earlier one knew; each is cleared before it is set. The mark of
+one about to be dropped is its kind.
 
 Nothing here knows a port, a network or an address. It is the language of nft 1.0.6, for Linux 5.10 and later.
 """
@@ -24,7 +27,7 @@ from typing import Final
 
 from aetherscale.actors.network.model import forwards
 from aetherscale.actors.network.model.marks import ANSWER as ANSWER
-from aetherscale.actors.network.model.marks import BEGUN, FORWARDED, GUEST, OPENED, REPLY
+from aetherscale.actors.network.model.marks import BEGUN, COVER_TABLE, FORWARDED, GUEST, OPENED, REPLY
 from aetherscale.actors.network.model.marks import TABLE as TABLE
 from aetherscale.actors.network.model.marks import Drop as Drop
 
@@ -228,6 +231,7 @@ chain prerouting {{
 chain egress {{
     type filter hook prerouting priority -250; policy accept
     iifname vmap @egress
+    iifname "aep*" counter drop
 }}
 chain forward {{
     type filter hook forward priority -200; policy accept
@@ -235,6 +239,7 @@ chain forward {{
     oifname "aep*" oifname != @ports counter drop
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
     oifname vmap @ingress
+    oifname "aep*" counter drop
 }}
 chain output {{
     type filter hook output priority -200; policy accept
@@ -325,3 +330,22 @@ chain output {
     oifname "aep*" counter drop
 }
 """
+
+COVER: Final = f"""
+table bridge {COVER_TABLE} {{
+    chain prerouting {{
+        type filter hook prerouting priority -400; policy accept
+        iifname "aep*" counter drop
+    }}
+    chain forward {{
+        type filter hook forward priority -400; policy accept
+        oifname "aep*" counter drop
+    }}
+    chain output {{
+        type filter hook output priority -400; policy accept
+        oifname "aep*" counter drop
+    }}
+}}
+"""
+"""A table beneath which nothing comes from a port or reaches one."""
+UNCOVER: Final = f"delete table bridge {COVER_TABLE}\n"

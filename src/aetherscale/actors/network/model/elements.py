@@ -45,15 +45,17 @@ def of_port(port: PortRules, network: NetworkRules, named: Container[str]) -> It
     if port.groups:
         yield from _of_groups(tap, port, network, named)
     else:
-        yield "from_host", tap, f"goto from_{network.kind}"
+        yield "ingress", tap, "accept"
+        yield "egress", tap, "accept"
+        yield "from_host", tap, f"jump from_{network.kind}"
 
 
 def _of_groups(tap: str, port: PortRules, network: NetworkRules, named: Container[str]) -> Iterator[Element]:
     bears = SetOfGroups(network.kind == "bridged", port.groups)
-    yield "ingress", tap, f"goto {bears.inward}"
-    yield "egress", tap, f"goto {bears.outward}"
+    yield "ingress", tap, f"jump {bears.inward}"
+    yield "egress", tap, f"jump {bears.outward}"
     # The host is in no isolated network, whatever its guests allow.
-    yield "from_host", tap, "goto from_isolated" if network.kind == "isolated" else f"goto {bears.inward}"
+    yield "from_host", tap, "jump from_isolated" if network.kind == "isolated" else f"jump {bears.inward}"
     if network.kind != "bridged":
         for version, prefix in ((4, network.ipv4), (6, network.ipv6)):
             if prefix is not None:

@@ -9,7 +9,11 @@ TABLE: Final = "aetherscale"
 """The name of our table in each family."""
 FLOWS_TABLE: Final = "aetherscale_flows"
 """The name of the table of flows (`flows.py`), of the family bridge."""
-TABLES: Final = (TABLE, FLOWS_TABLE)
+COVER_TABLE: Final = "aetherscale_cover"
+"""The name of the table, of the family bridge, that is there while the others are removed and made (`replacing.py`)."""
+NOTED: Final = (TABLE, FLOWS_TABLE)
+"""Those that stay."""
+TABLES: Final = (*NOTED, COVER_TABLE)
 ANSWER: Final = 0x1000_0000
 """Mark: conntrack knows the flow that the packet belongs to. Set by inet, read by the bridge's output hook."""
 GUEST: Final = 0x2000_0000

@@ -10,6 +10,7 @@ Nothing here knows the kernel's answer. A delta is right only where `before` is 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
@@ -37,6 +38,7 @@ STRANGE_FAMILIES: Final = ("ip", "ip6", "netdev")
 
 OURS: Final = (*((family, TABLE) for family in FAMILIES), ("bridge", FLOWS_TABLE))
 """Our tables: the family and the name of each."""
+_NAMED: Final = re.compile(r"^(chain|set|map) (\S+) \{", re.MULTILINE)
 UNNOTED: Final = f"flush set {SETS[NOTE][0]} {TABLE} {NOTE}\n"
 """Begins a change of which chains, rules or sets there are: what was noted of them is not so any more."""
 
@@ -64,6 +66,15 @@ class Ruleset(Struct, frozen=True):
     def ids(self) -> set[str]:
         """The ids of the groups that have chains."""
         return self.groups.keys() | {group_id for bears in self.borne for group_id in bears.ids}
+
+
+class Standing(Struct, frozen=True):
+    """What the kernel has in tables of our names and families."""
+
+    chains: frozenset[tuple[str, str]] = frozenset()
+    """The family and the name of each."""
+    sets: Mapping[tuple[str, str], str] = {}
+    """`set` or `map`, by the family and the name."""
 
 
 def compile(
@@ -137,11 +148,15 @@ def _claims(port: PortRules) -> Iterator[tuple[str, str]]:
             yield "the host", f"the port {forward.host_port} of {forward.protocol} at {forward.address or 'all'}"
 
 
-def replace_all(ruleset: Ruleset, answers: str = chains.ANSWERS_BY_MARK) -> str:
+def replace_all(ruleset: Ruleset, answers: str = chains.ANSWERS_BY_MARK, standing: Standing | None = None) -> str:
     """One transaction of nft after which its tables of our name are this ruleset, whatever they were.
 
-    A frame meets the old tables whole or the new ones whole. The counters begin at zero. Same ruleset, same text.
-    `answers` is the rule of the bridge family that accepts the answers to what a guest has sent outside.
+    With what is `standing`, chains and sets stay that have a name of these, and are filled anew: a frame meets the old
+    rules or the new ones. nft refuses it where one of them is of another kind. Without, the tables are removed and
+    made: then a frame may meet an old chain and a new one, and both empty, so it needs `chains.COVER` beside it.
+
+    The counters begin at zero. Same ruleset, same text. `answers` is the rule of the bridge family that accepts the
+    answers to what a guest has sent outside.
     """
     written: dict[str, list[str]] = defaultdict(list)
     for name in sorted(ruleset.networks):
@@ -158,12 +173,29 @@ def replace_all(ruleset: Ruleset, answers: str = chains.ANSWERS_BY_MARK) -> str:
     bodies = {"bridge": chains.bridge_chains(answers) + grouped, "inet": chains.INET_CHAINS, "arp": chains.ARP_CHAINS}
     lines: list[str] = []
     for family in FAMILIES:
-        lines += (f"add table {family} {TABLE}", f"delete table {family} {TABLE}", f"table {family} {TABLE} {{")
-        for where, (of, what, definition) in SETS.items():
-            if of == family:
-                lines.append(_set(what, where, definition, written.get(where, ())))
-        lines.append(bodies[family] + "}")
+        of_family = [
+            _set(what, where, definition, written.get(where, ()))
+            for where, (of, what, definition) in SETS.items()
+            if of == family
+        ]
+        body = "\n".join((*of_family, bodies[family]))
+        lines.append(f"add table {family} {TABLE}")
+        if standing is None:
+            lines.append(f"delete table {family} {TABLE}")
+        else:
+            lines += _emptied(family, standing, frozenset(_NAMED.findall(body)))
+        lines.append(f"table {family} {TABLE} {{\n{body}}}")
     return "\n".join(lines) + "\n"
+
+
+def _emptied(family: str, standing: Standing, kept: Container[tuple[str, str]]) -> Iterator[str]:
+    """What empties a table that stands, and removes its chains and sets that are not kept."""
+    sets = sorted((name, what) for (of, name), what in standing.sets.items() if of == family)
+    yield f"flush table {family} {TABLE}"
+    yield from (f"flush {what} {family} {TABLE} {name}" for name, what in sets)
+    alike = sorted(name for of, name in standing.chains if of == family)
+    yield from (f"delete chain {family} {TABLE} {name}" for name in alike if ("chain", name) not in kept)
+    yield from (f"delete {what} {family} {TABLE} {name}" for name, what in sets if (what, name) not in kept)
 
 
 def _set(what: str, where: str, definition: str, of: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ from hashlib import sha256
 from typing import Final
 
 from aetherscale.actors.network.model.chains import NOTE, SETS, TABLE
-from aetherscale.actors.network.model.marks import TABLES
-from aetherscale.actors.network.model.ruleset import OURS, UNNOTED
+from aetherscale.actors.network.model.marks import NOTED, TABLES
+from aetherscale.actors.network.model.ruleset import FAMILIES, OURS, UNNOTED, Standing
 from aetherscale.actors.network.nft.messages import (
     DUMP,
     GETCHAIN,
@@ -44,6 +44,8 @@ _NUMBERS: Final = {"inet": 1, "ip": 2, "arp": 3, "netdev": 5, "bridge": 7, "ip6"
 _OF_ANY: Final = 0
 _NAMES: Final = {table.encode() + b"\0": table for table in TABLES}
 _OF_TABLE, _OF_SET, _NAME, _EXPRESSIONS = 1, 2, 1, 4
+_CHAIN_NAME, _SET_NAME, _SET_FLAGS = 3, 2, 3
+_SET_ANONYMOUS, _SET_MAP = 0x1, 0x8
 _COUNTER: Final = b"counter\0"
 _SHAPES: Final = {
     GETTABLE: (_NAME, 2),
@@ -77,12 +79,12 @@ class Structure:
         # A version that made no table of flows noted nothing either.
         if any(each not in found for each in OURS if noted or each[1] == TABLE):
             return "tables removed"
-        changed = [table for table in TABLES if noted and self._digest(table) not in noted]
+        changed = [table for table in NOTED if noted and self._digest(table) not in noted]
         return "" if not changed else "rules changed" if TABLE in changed else f"{FLOWS} changed"
 
     def note(self) -> str:
         """The text of nft that notes how the tables are now, and nothing else. OSError: as `lost`."""
-        digests = ", ".join(f"{self._digest(table):#x}" for table in TABLES)
+        digests = ", ".join(f"{self._digest(table):#x}" for table in NOTED)
         return f"{UNNOTED}add element {SETS[NOTE][0]} {TABLE} {NOTE} {{ {digests} }}\n"
 
     def tables(self) -> set[tuple[str, str]]:
@@ -91,6 +93,20 @@ class Structure:
         found = ((body[0], attributes(body[4:]).get(_OF_TABLE)) for body in self._dump(GETTABLE, _OF_ANY, b""))
         return {(families[number], _NAMES[name]) for number, name in found if number in families and name in _NAMES}
 
+    def standing(self) -> Standing:
+        """What stands of our tables. OSError: as `lost`."""
+        chains: set[tuple[str, str]] = set()
+        sets: dict[tuple[str, str], str] = {}
+        for family in FAMILIES:
+            for of in self._of_table(GETCHAIN, family, TABLE):
+                chains.add((family, _text(of[_CHAIN_NAME])))
+            for of in self._of_table(GETSET, family, TABLE):
+                flags = int.from_bytes(of.get(_SET_FLAGS, b""), "big")
+                # One without a name is of its rule, and goes with it.
+                if not flags & _SET_ANONYMOUS:
+                    sets[family, _text(of[_SET_NAME])] = "map" if flags & _SET_MAP else "set"
+        return Standing(frozenset(chains), sets)
+
     def close(self) -> None:
         """Close the socket. Idempotent."""
         self._asking.close()
@@ -98,16 +114,22 @@ class Structure:
     def _digest(self, table: str) -> int:
         """Of all that is compared of the tables of a name: 32 bits, which a mark of nft has."""
         seen: list[str] = []
-        named = table.encode() + b"\0"
         for family in (family for family, name in OURS if name == table):
             for asked, shape in _SHAPES.items():
-                of_table = attribute(_OF_TABLE, named) if asked in (GETRULE, GETSET) else b""
-                for body in self._dump(asked, _NUMBERS[family], of_table):
-                    found = attributes(body[4:])
-                    if found.get(_OF_TABLE) == named:
-                        said = _said(found[_EXPRESSIONS]) if asked == GETRULE else ""
-                        seen.append(f"{family} {asked} {[found.get(each) for each in shape]} {said}")
+                for found in self._of_table(asked, family, table):
+                    said = _said(found[_EXPRESSIONS]) if asked == GETRULE else ""
+                    seen.append(f"{family} {asked} {[found.get(each) for each in shape]} {said}")
         return int.from_bytes(sha256("\n".join(sorted(seen)).encode()).digest()[:4], "big")
+
+    def _of_table(self, asked: int, family: str, table: str) -> Iterator[dict[int, bytes]]:
+        """The attributes of what there is of a sort in a table."""
+        named = table.encode() + b"\0"
+        # The kernel picks rules and sets by the table; of chains and tables it tells all.
+        of_table = attribute(_OF_TABLE, named) if asked in (GETRULE, GETSET) else b""
+        for body in self._dump(asked, _NUMBERS[family], of_table):
+            found = attributes(body[4:])
+            if found.get(_OF_TABLE) == named:
+                yield found
 
     def _noted(self) -> set[int]:
         """The digests that were noted; none where nothing is known."""
@@ -130,6 +152,10 @@ class Structure:
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     return
                 yield body
+
+
+def _text(name: bytes) -> str:
+    return name.rstrip(b"\0").decode("ascii")
 
 
 def _said(expressions: bytes) -> list[bytes]:
