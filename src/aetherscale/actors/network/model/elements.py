@@ -50,6 +50,7 @@ def of_port(port: PortRules, network: NetworkRules, named: Container[str]) -> It
 
 def _of_groups(tap: str, port: PortRules, network: NetworkRules, named: Container[str]) -> Iterator[Element]:
     bears = SetOfGroups(network.kind == "bridged", port.groups)
+    yield "judged", tap, ""
     yield "ingress", tap, f"goto {bears.inward}"
     yield "egress", tap, f"goto {bears.outward}"
     # The host is in no isolated network, whatever its guests allow.
