@@ -89,6 +89,8 @@ _BEGUN_TOO_MANY: Final = f"limit rate over {MOST_BEGUN}/second burst {MOST_AT_ON
 _SYN: Final = "tcp flags & (fin | syn | rst) == syn"
 _SOMETIMES: Final = "meta random & 0xf0000000 == 0"
 """True of each sixteenth packet that is looked up: a pair that is in use for an hour is seen to by then."""
+_AMONG_MANY: Final = "tcp flags & (fin | syn | rst | psh) == 0 meta length > 512 meta random & 0xf0000000 != 0 accept"
+"""Ends it for most packets that are full of data, after which a side goes on to speak."""
 _UNASKED: Final = f"meta mark & {LOOKED_UP:#x} == 0 accept"
 _BEGINS: Final = f"meta mark & {LOOKED_UP | REPLY:#x} != {LOOKED_UP:#x} accept"
 _FAMILIES: Final = "ether type ip goto {chain}4\n    ether type ip6 goto {chain}6"
@@ -202,6 +204,7 @@ chain {way}_answer_tcp{v} {{
 chain {way}_goes_on_tcp{v} {{
     meta mark set meta mark | {REPLY:#x}
     tcp flags & (fin | syn | rst) != 0 goto {way}_turns{v}
+    {_AMONG_MANY}
     {flow} @closing{v} accept
     update @{others}_tcp{v} {{ {flow} timeout {ANSWERED_TCP} }}
 }}
@@ -235,6 +238,7 @@ chain {way}_other{v} {{
     goto {way}_pair{v}
 }}
 chain {way}_tcp{v} {{
+    {_AMONG_MANY}
     {flow} @{own}_tcp{v} goto {way}_again_tcp{v}
     tcp flags & rst != 0 accept
     {of.begun}

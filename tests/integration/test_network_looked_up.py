@@ -1,4 +1,4 @@
-"""Flows of ports without groups, of which nobody asks yet: what is recorded, and what the first group finds of them."""
+"""Which packets the table of flows looks at: all of some ports, few of others; and what the first group finds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.integration.test_network_flow_table import (
     tcp,
     to,
 )
-from tests.support import firewalled
+from tests.support import firewalled, frames
 from tests.support.fake_guest import FakeGuest
 from tests.support.firewalled import Firewalled, rule
 from tests.support.frames import ACK, SYN
@@ -109,6 +109,42 @@ class TestWhatIsRecorded:
         host.nft.run(f"flush set bridge aetherscale_flows sent_tcp{version}\n")
         assert recorded(f"taken_tcp{version}")
         assert not comes(other, answer, judged)
+
+
+def full(one: FakeGuest, other: FakeGuest, version: int, ports: tuple[int, int], flags: int = ACK) -> bytes:
+    """A packet of TCP that is full of data."""
+    segment = frames.tcp(to(one, version), to(other, version), ports, flags, at=(1, 0), data=bytes(1000))
+    return one.packet(to(other, version), frames.TCP, segment, mac=other.mac)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+class TestManyFullPackets:
+    """Of ports with groups."""
+
+    def test_few_of_them_are_recorded_and_what_ends_them_is(self, host: Firewalled, version: int) -> None:
+        lab = host.network(1)
+        host.group(GROUP, "in:tcp")
+        one, other = host.guest(lab, 2, groups=(GROUP,)), host.guest(lab, 3, groups=(GROUP,))
+        sent, taken = f"sent_tcp{version}", f"taken_tcp{version}"
+        assert all(comes(one, full(one, other, version, (9000, 1 + at)), other) for at in range(MANY))
+        for name in (sent, taken):
+            assert 0 < len(recorded(name)) < MANY / 2
+        for at in range(MANY):
+            assert comes(one, full(one, other, version, (9000, 1 + at), PSH | ACK), other)
+        for name in (sent, taken):
+            assert len(recorded(name)) == MANY
+
+    def test_as_answers_they_pass_and_make_a_flow_last(self, host: Firewalled, version: int) -> None:
+        lab = host.network(1)
+        host.group(GROUP, "in:tcp:80", "out:tcp:80")
+        one, other = host.guest(lab, 2, groups=(GROUP,)), host.guest(lab, 3, groups=(GROUP,))
+        assert comes(one, tcp(one, other, version, (9, 80)), other)
+        assert comes(one, tcp(one, other, version, (10, 80)), other)
+        assert all(comes(other, full(other, one, version, (80, 9)), one) for _ in range(MANY))
+        assert comes(other, full(other, one, version, (80, 10), PSH | ACK), one)
+        for what in ("sent", "taken"):
+            assert lasts(f"{what}_tcp{version}") == ["1h", "1h"]
+        assert not comes(other, full(other, one, version, (80, 11)), one)
 
 
 @pytest.mark.parametrize("version", [4, 6])
