@@ -89,7 +89,7 @@ _BEGUN_TOO_MANY: Final = f"limit rate over {MOST_BEGUN}/second burst {MOST_AT_ON
 _SYN: Final = "tcp flags & (fin | syn | rst) == syn"
 _SOMETIMES: Final = "meta random & 0xf0000000 == 0"
 """True of each sixteenth packet that is looked up: a pair that is in use for an hour is seen to by then."""
-_AMONG_MANY: Final = "tcp flags & (fin | syn | rst | psh) == 0 meta length > 512 meta random & 0xf0000000 != 0 accept"
+_AMONG_MANY: Final = "meta length > 512 tcp flags & (fin | syn | rst | psh) == 0 meta random & 0xf0000000 != 0 accept"
 """Ends it for most packets that are full of data, after which a side goes on to speak."""
 _UNASKED: Final = f"meta mark & {LOOKED_UP:#x} == 0 accept"
 _BEGINS: Final = f"meta mark & {LOOKED_UP | REPLY:#x} != {LOOKED_UP:#x} accept"
@@ -107,6 +107,7 @@ chain prerouting_answers {{
 chain prerouting_record {{
     type filter hook prerouting priority -240; policy accept
     {_BEGINS}
+    {_AMONG_MANY}
     ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 accept
     {_FAMILIES.format(chain="out_record")}
 }}""",
@@ -119,6 +120,7 @@ chain prerouting_record {{
 chain {hook}_record {{
     type filter hook {hook} priority -190; policy accept
     {_BEGINS}
+    {_AMONG_MANY}
     ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 accept
     {_FAMILIES.format(chain="in_record")}
 }}"""
@@ -238,7 +240,6 @@ chain {way}_other{v} {{
     goto {way}_pair{v}
 }}
 chain {way}_tcp{v} {{
-    {_AMONG_MANY}
     {flow} @{own}_tcp{v} goto {way}_again_tcp{v}
     tcp flags & rst != 0 accept
     {of.begun}
