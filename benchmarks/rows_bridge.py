@@ -13,8 +13,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Final
 
+from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model import flows, ruleset
 from aetherscale.actors.network.model.addresses import link_local_of
+from aetherscale.actors.network.model.groups import compile_group
 from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules
 from aetherscale.actors.network.nft.nftables import Nftables
 from benchmarks.harness import OURS, Context, Row, Samples, Target, Turn
@@ -26,14 +28,20 @@ OTHERS: Final = 1000
 SENT_S: Final = 0.5
 PART: Final = bytes(1 << 18)
 _TCP_PORT: Final = 5001
+GROUP: Final = "a" * 16
+GROUPS: Final = {GROUP: compile_group([Rule("in", "tcp", ports=(str(_TCP_PORT),)), Rule("out", "any")])}
+"""A group of which a port looks at what it takes and at what it sends."""
 
 
 class Lab:
-    """A bridge in a namespace, and two guests in namespaces of theirs. With rules they are two of a thousand ports."""
+    """A bridge in a namespace, and two guests in namespaces of theirs. With rules they are two of a thousand ports.
 
-    def __init__(self, *, ruled: bool) -> None:
+    Each of those bears `groups`.
+    """
+
+    def __init__(self, *, ruled: bool, groups: tuple[str, ...] = ()) -> None:
         self.host, self.guests = Place(), [Place(), Place()]
-        self.host.do(partial(self._make, ruled=ruled))
+        self.host.do(partial(self._make, ruled=ruled, groups=groups))
         for number, guest in enumerate(self.guests):
             guest.do(partial(_up, number))
 
@@ -51,13 +59,13 @@ class Lab:
             found[figure] = [self._sent()]
         return found
 
-    def _make(self, *, ruled: bool) -> None:
+    def _make(self, *, ruled: bool, groups: tuple[str, ...]) -> None:
         for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
             setting.write_text("0")  # as on a host without br_netfilter; `doctor` tells where it is otherwise
         if ruled:
             nft = Nftables()
-            ports = [_port(number) for number in range(OTHERS + len(self.guests))]
-            nft.run(flows.table() + ruleset.replace_all(ruleset.compile([NETWORK], ports)))
+            ports = [_port(number, groups) for number in range(OTHERS + len(self.guests))]
+            nft.run(flows.table() + ruleset.replace_all(ruleset.compile([NETWORK], ports, GROUPS)))
             nft.close()
         ip(f"link add {NETWORK.bridge} type bridge mcast_snooping 0")
         ip(f"link set {NETWORK.bridge} up")
@@ -93,10 +101,11 @@ class Lab:
         return received[0] * 8 / received[1] / 1e9
 
 
-def _port(number: int) -> PortRules:
+def _port(number: int, groups: tuple[str, ...] = ()) -> PortRules:
     mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
     ipv4 = IPv4Address("10.64.0.2") + 256 + number
-    return PortRules(f"aep{number:012x}", NETWORK.bridge, mac, ipv4, (IPv6Address(link_local_of(mac)),))
+    own = (IPv6Address(link_local_of(mac)),)
+    return PortRules(f"aep{number:012x}", NETWORK.bridge, mac, ipv4, own, groups=groups)
 
 
 def _up(number: int) -> None:
@@ -106,16 +115,18 @@ def _up(number: int) -> None:
 
 @asynccontextmanager
 async def throughputs(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
-    """The same bridge with the rules of ours, which record flows, and without any."""
-    labs = [Lab(ruled=True), Lab(ruled=False)]
-    yield {
-        OURS: lambda: asyncio.to_thread(labs[0].turn),
-        "unfiltered": lambda: asyncio.to_thread(labs[1].turn),
-    }
+    """The same bridge with the rules of ours, which record flows, once with groups, and without any."""
+    labs = [Lab(ruled=True), Lab(ruled=True, groups=(GROUP,)), Lab(ruled=False)]
+
+    def ours() -> Samples:
+        return {**labs[0].turn(), **{f"{figure}{GROUPED}": values for figure, values in labs[1].turn().items()}}
+
+    yield {OURS: lambda: asyncio.to_thread(ours), "unfiltered": lambda: asyncio.to_thread(labs[2].turn)}
     for lab in labs:
         lab.close()
 
 
+GROUPED: Final = ", with groups"
 BRIDGE_ROWS: Final = (
     Row(
         "throughput",
@@ -124,8 +135,11 @@ BRIDGE_ROWS: Final = (
         (
             Target("Gbit/s", ">=", 0.9, "unfiltered"),
             Target("Gbit/s of small packets", ">=", 0.9, "unfiltered"),
+            Target(f"Gbit/s{GROUPED}", ">=", 0.9, "unfiltered", "Gbit/s"),
+            Target(f"Gbit/s of small packets{GROUPED}", ">=", 0.9, "unfiltered", "Gbit/s of small packets"),
         ),
         rounds=15,
-        note="Network namespaces as guests. `unfiltered` is the same bridge in a namespace without any rule.",
+        note="Network namespaces as guests. `unfiltered` is the same bridge in a namespace without any rule. With "
+        "groups each of the ports bears one, which has rules for what it takes and for what it sends.",
     ),
 )

@@ -117,7 +117,8 @@ class TestWhatIsRemembered:
         self, host: Firewalled, version: int
     ) -> None:
         lab = host.network(1)
-        one, other = host.guest(lab, 2), host.guest(lab, 3)
+        host.group(GROUP, "in:tcp")
+        one, other = host.guest(lab, 2, groups=(GROUP,)), host.guest(lab, 3, groups=(GROUP,))
         sent, taken, closing = f"sent_tcp{version}", f"taken_tcp{version}", f"closing{version}"
         for _ in range(2):
             # The second time the same ports are used again.

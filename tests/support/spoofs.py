@@ -180,10 +180,12 @@ def _headers(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:
         ("short", {"first": 0x44}),
         ("long", {"first": 0x4F}),
     ):
-        packet = frames.ipv4(guest.ipv4, victim.ipv4, UDP, datagram, **options)
-        yield f"ipv4-header-{name}", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV4, packet)
-    lying = frames.ipv4(guest.ipv4, victim.ipv4, UDP, bytes(500))[:60]
-    yield "ipv4-header-of-more-than-there-is", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV4, lying)
+        for of, number in (("", UDP), ("-of-tcp", frames.TCP)):
+            packet = frames.ipv4(guest.ipv4, victim.ipv4, number, datagram + bytes(8), **options)
+            yield f"ipv4-header-{name}{of}", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV4, packet)
+    for of, number in (("", UDP), ("-of-tcp", frames.TCP)):
+        lying = frames.ipv4(guest.ipv4, victim.ipv4, number, bytes(500))[:60]
+        yield f"ipv4-header-of-more-than-there-is{of}", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV4, lying)
     hidden = frames.icmp6(guest.local, "ff02::1", 134, bytes(12))
     for name, kind, head in (
         ("hop-by-hop", 0, bytes([58, 0, 5, 2, 0, 0, 1, 0])),
@@ -199,8 +201,9 @@ def _headers(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:
         yield f"ipv6-header-{name}", Drop.HEADER, ethernet("33:33:00:00:00:01", guest.mac, IPV6, packet)
     datagram = udp(guest.ipv6, victim.ipv6, (1, 1), b"x" * 8)
     for name, changes in (("version", {"first": 0x40}), ("longer", {"length": 500})):
-        packet = frames.ipv6(guest.ipv6, victim.ipv6, UDP, datagram, **changes)
-        yield f"ipv6-header-{name}", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV6, packet)
+        for of, number in (("", UDP), ("-of-tcp", frames.TCP)):
+            packet = frames.ipv6(guest.ipv6, victim.ipv6, number, datagram + bytes(8), **changes)
+            yield f"ipv6-header-{name}{of}", Drop.HEADER, ethernet(victim.mac, guest.mac, IPV6, packet)
 
 
 def _ethertypes(guest: FakeGuest, victim: FakeGuest) -> Iterator[Spoof]:

@@ -15,7 +15,7 @@ A tap of our prefix that is not in `ports` sends and receives nothing, in any ho
 and `from_host`, and what comes back from where they lead is dropped: while rules change, a packet may find nothing in a
 map, or a new chain empty, though no moment had such rules (docs/firewall.md).
 
-Three bits of a packet's mark tell a later hook what an earlier one knew; each is cleared before it is set. The mark of
+Bits of a packet's mark tell a later hook what an earlier one knew; each is cleared before it is set. The mark of
 one about to be dropped is its kind.
 
 Nothing here knows a port, a network or an address. It is the language of nft 1.0.6, for Linux 5.10 and later.
@@ -25,13 +25,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.actors.network.model import forwards
+from aetherscale.actors.network.model import forwards, looked_up
 from aetherscale.actors.network.model.marks import ANSWER as ANSWER
-from aetherscale.actors.network.model.marks import BEGUN, COVER_TABLE, FORWARDED, GUEST, OPENED, REPLY
+from aetherscale.actors.network.model.marks import BEGUN, COVER_TABLE, FORWARDED, GUEST, LOOKED_UP, OPENED, REPLY
 from aetherscale.actors.network.model.marks import TABLE as TABLE
 from aetherscale.actors.network.model.marks import Drop as Drop
 
-_OTHER_BITS: Final = 0xFFFF_FFFF & ~(ANSWER | GUEST | REPLY)
+_OTHER_BITS: Final = 0xFFFF_FFFF & ~(ANSWER | GUEST | REPLY | LOOKED_UP)
 
 NOTE: Final = "made2"
 """The set that has a note of how the tables were when they were made: see `nft/structure.py`."""
@@ -44,6 +44,7 @@ SETS: Final = {
     "from_host": ("bridge", "map", "type ifname : verdict"),
     "ingress": ("bridge", "map", "type ifname : verdict"),
     "egress": ("bridge", "map", "type ifname : verdict"),
+    "judged": ("bridge", "set", "type ifname"),
     "resolvers4": ("bridge", "set", "type ifname . ipv4_addr"),
     "resolvers6": ("bridge", "set", "type ifname . ipv6_addr"),
     "macs": ("bridge", "set", "type ifname . ether_addr"),
@@ -72,6 +73,9 @@ def _drop(kind: Drop, to: str = "dropped") -> str:
     return f"meta mark set {kind:d} goto {to}"
 
 
+_OWN: Final = f"""iifname != @ports counter drop
+    iifname . ether saddr != @macs {_drop(Drop.MAC)}"""
+"""A port that we know, and its MAC. Who has a source address of its own has both."""
 _GUARD: Final = f"""
 chain dropped {{
     add @drops {{ iifname . meta mark counter }}
@@ -82,11 +86,10 @@ chain dropped_inward {{
     drop
 }}
 chain guard {{
-    iifname != @ports counter drop
-    iifname . ether saddr != @macs {_drop(Drop.MAC)}
-    ether type arp goto guard_arp
     ether type ip goto guard_ipv4
     ether type ip6 goto guard_ipv6
+    {_OWN}
+    ether type arp goto guard_arp
     {_drop(Drop.ETHERTYPE)}
 }}
 chain guard_arp {{
@@ -101,6 +104,7 @@ chain guard_arp_sender {{
 }}
 chain guard_ipv4 {{
     iifname . ether saddr . ip saddr @sources4 goto payload4
+    {_OWN}
     iifname . ip saddr @allowed4 goto payload4
     ip saddr 0.0.0.0 ip daddr 255.255.255.255 goto discover
     {_drop(Drop.IPV4)}
@@ -110,6 +114,7 @@ chain discover {{
     {_drop(Drop.IPV4)}
 }}
 chain payload4 {{
+    ip frag-off & 0x3fff == 0 meta l4proto tcp accept
     ip frag-off & 0x3fff != 0 {_drop(Drop.HEADER)}
     udp sport 67 {_drop(Drop.DHCP)}
     udp dport 68 {_drop(Drop.DHCP)}
@@ -123,6 +128,7 @@ chain payload4 {{
 _GUARD_IPV6: Final = f"""
 chain guard_ipv6 {{
     iifname . ether saddr . ip6 saddr @sources6 goto payload6
+    {_OWN}
     ip6 saddr :: goto unspecified
     iifname . ip6 saddr @allowed6 goto payload6
     {_drop(Drop.IPV6)}
@@ -143,6 +149,7 @@ chain detection_options {{
     {_drop(Drop.NEIGHBOR)}
 }}
 chain payload6 {{
+    ip6 nexthdr tcp meta l4proto tcp accept
     ip6 nexthdr {{ 0, 43, 44, 51, 59, 60, 135, 139, 140, 253, 254 }} {_drop(Drop.HEADER)}
     icmpv6 type {{ nd-router-advert, nd-redirect, 138, 151 }} {_drop(Drop.ROUTER)}
     icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} goto neighbor
@@ -225,10 +232,10 @@ chain from_bridged {{
 chain prerouting {{
     type filter hook prerouting priority -300; policy accept
     meta mark set meta mark & {_OTHER_BITS:#x}
-    iifname "aep*" meta mark set meta mark | {GUEST:#x}
-    iifname "aep*" goto guard
+    iifname != "aep*" accept
+    {looked_up.SENDERS}
 }}
-chain egress {{
+{looked_up.RECEIVERS}chain egress {{
     type filter hook prerouting priority -250; policy accept
     iifname vmap @egress
     iifname "aep*" counter drop

@@ -52,6 +52,7 @@ def of_port(port: PortRules, network: NetworkRules, named: Container[str]) -> It
 
 def _of_groups(tap: str, port: PortRules, network: NetworkRules, named: Container[str]) -> Iterator[Element]:
     bears = SetOfGroups(network.kind == "bridged", port.groups)
+    yield "judged", tap, ""
     yield "ingress", tap, f"jump {bears.inward}"
     yield "egress", tap, f"jump {bears.outward}"
     # The host is in no isolated network, whatever its guests allow.

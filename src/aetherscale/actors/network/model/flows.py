@@ -5,7 +5,8 @@
 
 An element is a tap, the port's own address, the other one's, and both ports: the same from whichever side a packet
 comes. Packets make the elements, and only answers make them last, so that a flood of questions is forgotten soon. A
-tap begins so many flows and no more: beyond that they are not recorded, and have no answers.
+tap begins so many flows and no more: beyond that they are not recorded, and have no answers. Only packets with the mark
+LOOKED_UP are looked at (`looked_up.py`).
 
 No rule that looks a pair up says of which IP family a packet is: where nft knows that, it lists the addresses by their
 names, and does not read again what it has listed.
@@ -20,7 +21,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from aetherscale.actors.network.model.marks import FLOWS_TABLE, GUEST, REPLY
+from aetherscale.actors.network.model.marks import FLOWS_TABLE, LOOKED_UP, REPLY
 
 ASKED_TCP: Final = "2m"
 """How long a flow of TCP is remembered that was not answered; and one of which an end was seen, after its last."""
@@ -38,7 +39,6 @@ MOST_BEGUN: Final = 1_000
 """Flows that a tap may begin in a second."""
 MOST_AT_ONCE: Final = 20_000
 """Flows that it may begin before that counts."""
-NOT_REPLY: Final = 0xFFFF_FFFF & ~REPLY
 
 KINDS: Final = {"tcp4": ANSWERED_TCP, "tcp6": ANSWERED_TCP, "udp4": ANSWERED_UDP, "udp6": ANSWERED_UDP}
 """The flows that can go on whatever the rules say, and how long they last after their last packet.
@@ -88,7 +88,11 @@ def _ip(version: int) -> str:
 _BEGUN_TOO_MANY: Final = f"limit rate over {MOST_BEGUN}/second burst {MOST_AT_ONCE} packets"
 _SYN: Final = "tcp flags & (fin | syn | rst) == syn"
 _SOMETIMES: Final = "meta random & 0xf0000000 == 0"
-"""True of each sixteenth packet: a pair that is in use for an hour is seen to by then."""
+"""True of each sixteenth packet that is looked up: a pair that is in use for an hour is seen to by then."""
+_AMONG_MANY: Final = "meta length > 512 tcp flags & (fin | syn | rst | psh) == 0 meta random & 0xf0000000 != 0 accept"
+"""Ends it for most packets that are full of data, after which a side goes on to speak."""
+_UNASKED: Final = f"meta mark & {LOOKED_UP:#x} == 0 accept"
+_BEGINS: Final = f"meta mark & {LOOKED_UP | REPLY:#x} != {LOOKED_UP:#x} accept"
 _FAMILIES: Final = "ether type ip goto {chain}4\n    ether type ip6 goto {chain}6"
 _HOOKS: Final = "\n".join(
     [
@@ -97,26 +101,26 @@ _HOOKS: Final = "\n".join(
 }}
 chain prerouting_answers {{
     type filter hook prerouting priority -260; policy accept
-    meta mark & {GUEST:#x} == 0 accept
+    {_UNASKED}
     {_FAMILIES.format(chain="out_answer")}
 }}
 chain prerouting_record {{
     type filter hook prerouting priority -240; policy accept
-    meta mark & {GUEST | REPLY:#x} != {GUEST:#x} accept
+    {_BEGINS}
+    {_AMONG_MANY}
     ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 accept
     {_FAMILIES.format(chain="out_record")}
 }}""",
         *(
             f"""chain {hook}_answers {{
     type filter hook {hook} priority -210; policy accept
-    oifname != "aep*" accept
-    meta mark set meta mark & {NOT_REPLY:#x}
+    {_UNASKED}
     {_FAMILIES.format(chain="in_answer")}
 }}
 chain {hook}_record {{
     type filter hook {hook} priority -190; policy accept
-    oifname != "aep*" accept
-    meta mark & {REPLY:#x} == {REPLY:#x} accept
+    {_BEGINS}
+    {_AMONG_MANY}
     ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 accept
     {_FAMILIES.format(chain="in_record")}
 }}"""
@@ -202,6 +206,7 @@ chain {way}_answer_tcp{v} {{
 chain {way}_goes_on_tcp{v} {{
     meta mark set meta mark | {REPLY:#x}
     tcp flags & (fin | syn | rst) != 0 goto {way}_turns{v}
+    {_AMONG_MANY}
     {flow} @closing{v} accept
     update @{others}_tcp{v} {{ {flow} timeout {ANSWERED_TCP} }}
 }}

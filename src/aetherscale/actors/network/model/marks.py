@@ -21,6 +21,8 @@ GUEST: Final = 0x2000_0000
 input, and by the bridge's output hook, which a packet of a guest meets only if it was routed."""
 REPLY: Final = 0x4000_0000
 """Mark: the packet is an answer to what the port has sent or has taken. Set by the table of flows, read at the port."""
+LOOKED_UP: Final = 0x0800_0000
+"""Mark: the table of flows looks at the packet, of the port that sends it, and later of the one that it is sent to."""
 BEGUN: Final = 113
 """Label of conntrack: the first packet of the flow came from the host itself, or left a network by way of the host. Set
 where only such packets are. "Established" alone says less: what two ports of a bridge send each other is tracked too
