@@ -81,8 +81,8 @@ def _explain(context: Context) -> None:
     leads = f", where the forward {found['forward']} leads," if found["forward"] else ""
     rule = f" by the rule {found['rule']}" if found["rule"] else ""
     word = "passes" if found["passes"] else "does not pass"
-    context.out.line(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
-    context.out.line(found["because"])
+    context.out.paragraph(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
+    context.out.paragraph(found["because"])
 
 
 def _now(context: Context) -> Any:
