@@ -183,7 +183,8 @@ _EXPLAIN = Command(
         "aetherscale firewall explain --from web --to db --port tcp/5432 --at yesterday",
     ),
     details=(
-        "The answer is about what begins a conversation; answers to what passes pass as well. It follows from the log "
+        "The answer is about what begins a conversation; answers to what passes pass as well. What is sent to `host`, "
+        "or to the address of a router, goes where a forward leads. The answer follows from the log "
         "alone: with --at, from what the log had then, which needs the state directory and no server."
     ),
 )
