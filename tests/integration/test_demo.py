@@ -29,18 +29,29 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 MISSING = missing_namespaces() or ("" if shutil.which("dnsmasq") else "needs dnsmasq")
 needs_networks = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+FORWARDING = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
 WITHOUT_NET_ADMIN = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
 
 
 @pytest.fixture
 def host() -> Iterator[None]:
-    """Never the namespace of this machine where the demo could make a network in it."""
+    """Never the namespace of this machine where the demo could make a network in it. It forwards nothing."""
     if missing_namespaces():
         yield
         return
     with network_namespace():
         sh("ip", "link", "set", "lo", "up")
+        for setting in FORWARDING:
+            setting.write_text("0")
         yield
+
+
+@pytest.fixture
+def forwarding_host(host: None) -> None:
+    """The same, and it forwards."""
+    if not missing_namespaces():
+        for setting in FORWARDING:
+            setting.write_text("1")
 
 
 @pytest.fixture
@@ -114,7 +125,9 @@ class Demo:
         return [*found, *(removal.present() if not missing_namespaces() else ())]
 
 
-async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(host: None, cache: Path, tmp_path: Path) -> None:
+async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(
+    forwarding_host: None, cache: Path, tmp_path: Path
+) -> None:
     demo = await Demo.start(cache, tmp_path / "tmp")
     assert await demo.end() == 0, demo.text
     for shown in (
@@ -131,9 +144,16 @@ async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(host: None, cac
     assert demo.left() == []
     if MISSING:
         return
-    [address] = set(re.findall(r"^web +ready .* (f[0-9a-f:]+) ", demo.text, re.MULTILINE))
+    assert re.search(r"^\$ aetherscale network create lab --kind nat$", demo.text, re.MULTILINE)
+    [address] = set(re.findall(r"^web +ready .* 10\.[0-9.]+ (f[0-9a-f:]+) ", demo.text, re.MULTILINE))
     assert f"PING web ({address})" in demo.text
     assert "1 packets received" in demo.text
+    led = r"tcp/80 from host to web, where the forward \d+:80/tcp leads,"
+    opened, closed = demo.text.split("$ aetherscale firewall group set http --nothing")
+    assert re.search(r"^\$ (curl|python3) .*(\n.*)?\n.*Hello", opened, re.MULTILINE)
+    assert "Hello" not in closed.split("vm stop")[0]
+    assert re.search(rf"{led} does not pass\.\nNo group of 'web' allows it\.", closed)
+    assert re.search(rf"{led} passes by the rule in:tcp:80\.\nThe group 'http' allows it\.", closed)
     assert re.findall(r"event \| .*  (VmReady)  ", demo.text) == ["VmReady"] * 2
     assert "No bridge, no tap, no rule and no resolver of the network is left." in demo.text
 
@@ -144,10 +164,11 @@ async def test_where_there_can_be_no_network_it_says_why_and_shows_one_vm(
     around = WITHOUT_NET_ADMIN if os.geteuid() == 0 else ()
     demo = await Demo.start(cache, tmp_path / "tmp", *around)
     assert await demo.end() == 0, demo.text
-    why = demonetwork.AS_ROOT if os.geteuid() else "this process does not have the capability CAP_NET_ADMIN; for one: "
-    assert "\n── No network ─" in demo.text
+    why = demonetwork.AS_ROOT if os.geteuid() else "this process does not have the capability CAP_NET_ADMIN; for both: "
+    assert "\n── No network, and no firewall ─" in demo.text
     assert why in demo.text
     assert "network create" not in demo.text
+    assert "firewall group" not in demo.text
     assert "$ aetherscale vm exec web -- uname -a\nLinux tiny" in demo.text
     assert "Nothing is left: no process, no file, no socket." in demo.text
     assert demo.left() == []
@@ -209,12 +230,20 @@ async def test_a_second_demo_leaves_the_first_alone(host: None, cache: Path, tmp
     before = removal.present()
     assert before
     second = await Demo.start(cache, tmp_path / "second")
-    await second.until("another node has the networks of this host; for one: ")
+    await second.until("another node has the networks of this host; for both: ")
     await second.until("$ aetherscale vm create web --image tiny --memory 256M --timeout 5m")
     assert await second.interrupted(signal.SIGINT) == 130
     assert removal.present() == before
     assert await first.end() == 0, first.text
     assert "1 packets received" in first.text
+    # The host forwards nothing, so the page is fetched by the other guest.
+    assert "No port of the host leads into it: the host forwards no packets" in first.text
+    opened, closed = first.text.split("$ aetherscale firewall group set http --nothing")
+    fetched = "$ aetherscale vm exec db -- timeout 2 wget -qO- http://web/\n"
+    assert f"{fetched}Hello\n" in opened
+    assert fetched in closed
+    assert "tcp/80 from db to web does not pass.\nNo group of 'web' allows it." in closed
+    assert "tcp/80 from db to web passes by the rule in:tcp:80.\n" in closed
     assert [*first.left(), *second.left()] == []
 
 

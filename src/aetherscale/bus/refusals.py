@@ -35,7 +35,7 @@ CODES: Final[Mapping[Reason, int]] = {
     Reason.STORAGE_FULL: 507,
 }
 """The number of each reason, as in HTTP."""
-WORDS: Final[Mapping[str, str]] = {"group": "firewall group"}
+WORDS: Final[Mapping[str, str]] = {"group": "firewall group", "forward": "firewall forward"}
 """The words of the command line under which the tasks of a kind are, where they are not the kind itself."""
 SLUGS: Final[Mapping[int, str]] = {code: reason.value for reason, code in CODES.items()}
 """The word of each number."""

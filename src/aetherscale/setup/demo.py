@@ -1,6 +1,7 @@
-"""The demo: a node, an image, virtual machines in a network, their life and the log, and proof that nothing is left.
+"""The demo: a node, an image, virtual machines in a network, the firewall, the log, and proof that nothing is left.
 
-Where the host allows no network, it says so, and shows one virtual machine without.
+Where the host allows no network, it says so, and shows one virtual machine without one. Where it forwards no packets,
+its network is isolated, and no port of the host leads into it.
 
 Everything is done by the programs that a user has: the node is a child process, and each step is a command line that is
 shown before it runs. What comes out is checked; the first deviation ends the demo with status 1.
@@ -8,29 +9,26 @@ shown before it runs. What comes out is checked; the first deviation ends the de
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from aetherscale.kernel.fault import Fault
-from aetherscale.setup import demonetwork
+from aetherscale.setup import demofirewall, demonetwork
+from aetherscale.setup.democommands import Commands, Deviation, heading, shown, typed
 from aetherscale.setup.demoprocesses import kill_all_in, processes_in
 
 KEPT: Final = ("AETHERSCALE_CACHE_DIR", "AETHERSCALE_ACCELERATOR")
 """Settings of the caller that hold in the demo too."""
 READY_S: Final = 60.0
-COMMAND_S: Final = 1200.0
 END_S: Final = 60.0
 NAMES_S: Final = 60.0
 """How long a guest that is ready may take to have its addresses and to know whom to ask of names."""
@@ -39,10 +37,6 @@ VM: Final = "web"
 OTHER_VM: Final = "db"
 NETWORK: Final = "lab"
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Deviation(Exception):
-    """Something is not as it should be."""
 
 
 def demo() -> int:
@@ -75,7 +69,7 @@ class _Show:
         self.state_dir = directory / "state"
         self._name = f"demo-{os.getpid()}"
         """The name of the node, which is in all that it makes on the host: no other node's is taken for it."""
-        self._has_network = self._may_have_left_a_network = False
+        self._has_network = self._is_led_out = self._may_have_left_a_network = False
         self._node: subprocess.Popen[str] | None = None
         self._tail: subprocess.Popen[str] | None = None
         self._node_said = directory / "node.log"
@@ -84,44 +78,47 @@ class _Show:
         self._environ["AETHERSCALE_STATE_DIR"] = str(self.state_dir)
         self._environ["AETHERSCALE_ALLOW_UNISOLATED"] = "1"
         self._environ["PYTHONUNBUFFERED"] = "1"
+        self._aetherscale = Commands(self._environ)
 
     def play(self) -> None:
         """The steps, one after the other. Raises `Deviation`."""
-        _heading(
+        heading(
             "A node",
             "It brings its own nats-server and keeps everything it knows in one event log.\n"
             "Its guest is one that we make, so --allow-unisolated is set: QEMU may run as the user who starts this.",
         )
         self._start_node()
-        _heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
-        self._run("image", "build", "tiny")
+        heading("An image", "A small Linux, made from Debian's packages; downloaded, unpacked, nothing installed.")
+        self._aetherscale.run("image", "build", "tiny")
         self._make_network()
         self._make_vms()
-        self._run("vm", "list")
+        self._aetherscale.run("vm", "list")
         self._expect_phase("ready")
-        self._run("vm", "exec", VM, "--", "uname", "-a")
+        self._aetherscale.run("vm", "exec", VM, "--", "uname", "-a")
         if self._has_network:
             self._reach_by_name()
-        _heading("The log is the debugger", "The same state, computed from the log alone, and why the VM is in it.")
-        self._run("replay")
+            demofirewall.show(self._aetherscale, VM, OTHER_VM, NETWORK, is_led_out=self._is_led_out)
+        heading("The log is the debugger", "The same state, computed from the log alone, and why the VM is in it.")
+        self._aetherscale.run("replay")
         self._compare_replay_with_list()
-        self._run("why", "vm", VM)
-        _heading("A graceful stop", "The guest is asked to shut down, as by its power button, and does so.")
-        self._run("vm", "stop", VM, "--timeout", "5m")
+        self._aetherscale.run("why", "vm", VM)
+        heading("A graceful stop", "The guest is asked to shut down, as by its power button, and does so.")
+        self._aetherscale.run("vm", "stop", VM, "--timeout", "5m")
         self._expect_phase("stopped")
         self._expect_no_force()
-        self._run("diff", str(self._seq_of("VmStopRequested") - 1))
-        _heading("The end", "A deleted VM is gone from the host. Its events stay.")
-        self._run("vm", "delete", VM, *((OTHER_VM,) if self._has_network else ()))
+        self._aetherscale.run("diff", str(self._seq_of("VmStopRequested") - 1))
+        heading("The end", "A deleted VM is gone from the host. Its events stay.")
+        self._aetherscale.run("vm", "delete", VM, *((OTHER_VM,) if self._has_network else ()))
         if self._has_network:
-            self._run("network", "delete", NETWORK)
+            self._aetherscale.run("firewall", "group", "delete", demofirewall.GROUP)
+            self._aetherscale.run("network", "delete", NETWORK)
             self._expect_nothing_of_the_network()
-        self._run("image", "delete", "tiny")
+        self._aetherscale.run("image", "delete", "tiny")
         self._expect_nothing_of_the_vm()
         self._stop_node()
-        _heading("Afterwards", "No node runs any more; the log still has everything.")
-        self._run("why", "vm", VM)
-        self._run("log", "verify")
+        heading("Afterwards", "No node runs any more; the log still has everything.")
+        self._aetherscale.run("why", "vm", VM)
+        self._aetherscale.run("log", "verify")
         self._expect_no_process()
 
     # --- the network and the virtual machines --------------------------------------------------------------------
@@ -129,12 +126,20 @@ class _Show:
     def _make_network(self) -> None:
         lacking = demonetwork.lacking(self._name, self.state_dir)
         if lacking is not None:
-            _heading("No network", f"{lacking.reason}; for one: {lacking.remedy}")
+            heading("No network, and no firewall", f"{lacking.reason}; for both: {lacking.remedy}")
             return
-        _heading("A network", "Its virtual machines reach each other, by name, and nothing else.")
+        staying = demonetwork.staying()
+        if staying is None:
+            words: tuple[str, ...] = ("network", "create", NETWORK, "--kind", "nat")
+            about = "Its virtual machines reach each other, by name, and the world through the host."
+        else:
+            words = ("network", "create", NETWORK)
+            about = f"Its virtual machines reach each other, by name, and nothing else.\n{staying}"
+        heading("A network", about)
         self._may_have_left_a_network = True
-        _typed("network", "create", NETWORK)
-        self._has_network = self._done("network", "create", NETWORK).returncode == 0
+        typed(shown(*words))
+        self._has_network = self._aetherscale.done(*words).returncode == 0
+        self._is_led_out = staying is None
         if not self._has_network:
             print("\nThe demo goes on without a network.", flush=True)
 
@@ -142,30 +147,30 @@ class _Show:
         words = ["--image", "tiny", "--memory", "256M"]
         if self._has_network:
             words += ["--network", NETWORK]
-            _heading("Two virtual machines", "They have their addresses before they boot, and for ever.")
-            self._run("vm", "create", OTHER_VM, *words, "--no-wait")
+            heading("Two virtual machines", "They have their addresses before they boot, and for ever.")
+            self._aetherscale.run("vm", "create", OTHER_VM, *words, "--no-wait")
         else:
-            _heading("A virtual machine", "The command returns when the guest reports that it is ready.")
+            heading("A virtual machine", "The command returns when the guest reports that it is ready.")
         with self._events_as_they_come(ready=2 if self._has_network else 1):
-            self._run("vm", "create", VM, *words, "--timeout", "5m")
+            self._aetherscale.run("vm", "create", VM, *words, "--timeout", "5m")
             if self._has_network:
-                self._run("vm", "wait", OTHER_VM, "--timeout", "5m")
+                self._aetherscale.run("vm", "wait", OTHER_VM, "--timeout", "5m")
 
     def _reach_by_name(self) -> None:
-        _heading("By name", "One guest pings the other by the name of its VM, which the network's resolver knows.")
+        heading("By name", "One guest pings the other by the name of its VM, which the network's resolver knows.")
         words = ("vm", "exec", OTHER_VM, "--", "ping", "-c", "1", VM)
         until_s = time.monotonic() + NAMES_S
-        while self._done(*words, capture=True).returncode != 0 and time.monotonic() < until_s:
+        while self._aetherscale.done(*words, capture=True).returncode != 0 and time.monotonic() < until_s:
             time.sleep(PAUSE_S)
-        self._run(*words)
+        self._aetherscale.run(*words)
 
     # --- the node ------------------------------------------------------------------------------------------------
 
     def _start_node(self) -> None:
-        _typed("serve")
+        typed("aetherscale serve")
         with self._node_said.open("w") as log:
             self._node = subprocess.Popen(
-                self._command("serve", "--state-dir", str(self.state_dir), "--node", self._name),
+                self._aetherscale.line("serve", "--state-dir", str(self.state_dir), "--node", self._name),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -213,44 +218,18 @@ class _Show:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "aetherscale", *words]
-
-    def _run(self, *words: str) -> None:
-        """Show a command, run it, and show what it says. Raises `Deviation` where it fails."""
-        _typed(*words)
-        done = self._done(*words)
-        if done.returncode != 0:
-            raise Deviation(f"`aetherscale {' '.join(words)}` ended with status {done.returncode}")
-
-    def _done(self, *words: str, capture: bool = False) -> subprocess.CompletedProcess[bytes]:
-        try:
-            return subprocess.run(
-                self._command(*words),
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                capture_output=capture,
-                timeout=COMMAND_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise Deviation(f"`aetherscale {' '.join(words)}` did not end within {COMMAND_S:.0f} s") from None
-
-    def _asked(self, *words: str) -> Any:
-        """The JSON output of a command, without showing it."""
-        done = self._done(*words, "--json", capture=True)
-        if done.returncode != 0:
-            raise Deviation(f"`aetherscale {' '.join(words)}` ended with status {done.returncode}: {done.stderr!r}")
-        return json.loads(done.stdout)
-
     @contextmanager
     def _events_as_they_come(self, *, ready: int) -> Iterator[None]:
         """Show events until so many guests have been ready. Raises `Deviation`."""
-        _typed("events", "tail", "&")
-        head = len(self._asked("events", "list"))
+        typed("aetherscale events tail &")
+        head = len(self._aetherscale.asked("events", "list"))
         words = ("events", "tail", "--after", str(head))
         self._tail = subprocess.Popen(
-            self._command(*words), env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            self._aetherscale.line(*words),
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         seen = threading.Event()
         reader = threading.Thread(target=_relay_events, args=(self._tail, seen, ready), daemon=True)
@@ -265,24 +244,24 @@ class _Show:
     # --- what has to hold ----------------------------------------------------------------------------------------
 
     def _expect_phase(self, phase: str) -> None:
-        found = self._asked("vm", "show", VM)["phase"]
+        found = self._aetherscale.asked("vm", "show", VM)["phase"]
         if found != phase:
             raise Deviation(f"the VM is {found}, not {phase}")
 
     def _compare_replay_with_list(self) -> None:
-        if self._asked("replay", "vm") != self._asked("vm", "list"):
+        if self._aetherscale.asked("replay", "vm") != self._aetherscale.asked("vm", "list"):
             raise Deviation("`replay vm` and `vm list` differ")
         print("  `replay vm --json` and `vm list --json` are equal.")
 
     def _expect_no_force(self) -> None:
-        if any(event["type"] == "VmStopForced" for event in self._asked("events", "list")):
+        if any(event["type"] == "VmStopForced" for event in self._aetherscale.asked("events", "list")):
             raise Deviation("the guest did not shut down by itself")
 
     def _seq_of(self, event_type: str) -> int:
-        return int(self._asked("events", "list", "--type", event_type)[-1]["seq"])
+        return int(self._aetherscale.asked("events", "list", "--type", event_type)[-1]["seq"])
 
     def _expect_nothing_of_the_vm(self) -> None:
-        if self._asked("vm", "list"):
+        if self._aetherscale.asked("vm", "list"):
             raise Deviation("`vm list` still has the VM")
         vms = self.state_dir / "vms"
         left = sorted(str(path) for path in vms.rglob("*")) if vms.exists() else []
@@ -332,14 +311,3 @@ def _lines(stream: IO[str] | None) -> Iterator[str]:
     assert stream is not None
     for line in stream:
         yield line.rstrip("\n")
-
-
-def _heading(title: str, about: str) -> None:
-    width = min(shutil.get_terminal_size().columns, 80)
-    if sys.stdout.isatty():
-        about = "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in about.split("\n"))
-    print(f"\n── {title} {'─' * max(0, width - len(title) - 4)}\n{about}", flush=True)
-
-
-def _typed(*words: str) -> None:
-    print(f"\n$ aetherscale {' '.join(words)}", flush=True)

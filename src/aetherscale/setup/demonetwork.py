@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from aetherscale.actors.network import needs, removal
+from aetherscale.actors.network import lacks, needs, removal
 from aetherscale.actors.network.claim import claim
 from aetherscale.actors.network.nft.nftables import NftError
 from aetherscale.kernel.fault import Fault
 from aetherscale.settings import Settings
 
 AS_ROOT: Final = "run the demo as root: sudo ./justw demo"
-DOCTOR: Final = "aetherscale doctor tells of the rest"
+DOCTOR: Final = "aetherscale doctor says more"
 OTHERS: Final = "delete its networks first, or run the demo on another host"
 
 
@@ -45,6 +45,12 @@ def lacking(node: str, state_dir: Path) -> Lacking | None:
     except (OSError, NftError) as failure:
         return Lacking(f"nftables cannot be asked: {failure}", "aetherscale doctor")
     return Lacking(f"another node has networks on this host ({', '.join(present)})", OTHERS) if present else None
+
+
+def staying() -> str | None:
+    """Why no port of the host can lead into a network here; None where one can."""
+    lacking = lacks.forwarding()
+    return f"No port of the host leads into it: {lacking.reason}; {DOCTOR}." if lacking is not None else None
 
 
 def remove(node: str, state_dir: Path) -> None:

@@ -48,9 +48,9 @@ def borne_groups(world: World, tenant: str, references: Sequence[str]) -> list[B
     return groups
 
 
-def _usable_group(world: World, tenant: str, reference: str, field: str) -> BorneGroup:
-    """A group that a VM can bear. Raises `Refused` (not found)."""
-    making = () if is_id(reference) else (Task("group", "create", reference), ", or: ")
+def _usable_group(world: World, tenant: str, reference: str, field: str, *, wanted: bool = True) -> BorneGroup:
+    """A group that a VM can bear; `wanted` is whether it is to. Raises `Refused` (not found)."""
+    making = () if is_id(reference) or not wanted else (Task("group", "create", reference), ", or: ")
     missing = Refused(
         Reason.NOT_FOUND,
         f"no such group: {reference!r}",
@@ -73,7 +73,7 @@ def _attach(options: GroupOfVmOptions, call: Call, vm_id: str, world: World) -> 
 
 
 def _detach(options: GroupOfVmOptions, call: Call, vm_id: str, world: World) -> DetachGroup:
-    group = _usable_group(world, call.tenant, options.group, "group")
+    group = _usable_group(world, call.tenant, options.group, "group", wanted=False)
     return DetachGroup(vm_id, group.group_id, options.keep_established)
 
 
@@ -123,14 +123,12 @@ def _require_free(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
 
 def port_of(holder: Aggregate[Vm], tenant: str, number: str, field: str) -> Refused:
     """The refusal of a port of the host (`8080/tcp`) that another VM has, in words that are for this tenant."""
-    return Refused(
-        Reason.CONFLICT,
-        f"the VM {holder.state.name!r} has the port {number} of the host"
-        if holder.tenant == tenant
-        else f"a VM of another tenant has the port {number} of the host",
-        field=field,
-        remedy="take another port of the host, or delete that VM",
-    )
+    message, remedy = f"a VM of another tenant has the port {number} of the host", "take another port of the host"
+    if holder.tenant == tenant:
+        message = f"the VM {holder.state.name!r} has the port {number} of the host"
+        is_forwarded = any(number == f"{each.host_port}/{each.protocol}" for each in holder.state.rules.forwards)
+        remedy = f"{remedy}, or {'remove that forward' if is_forwarded else 'delete that VM'}"
+    return Refused(Reason.CONFLICT, message, field=field, remedy=remedy)
 
 
 def _remove_forward(options: RemoveForwardOptions, call: Call, vm_id: str, world: World) -> RemoveForward:

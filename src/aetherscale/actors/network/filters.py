@@ -95,6 +95,15 @@ def legacy_dropping(said: Mapping[str, str | None]) -> list[Dropping]:
     ]
 
 
+_FRAMES_DROPPED: Final = (
+    "what VMs of one network send each other passes the host's chains for forwarded packets too, which may drop it"
+)
+_FRAMES_LED: Final = (
+    "a VM does not reach itself by a port of the host that leads to it, and its neighbors reach it there as if "
+    "they had asked it directly"
+)
+
+
 def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: bool) -> Iterator[Finding]:
     """For each chain of others what to type; `calls` are the `bridge-nf-call-*` that are on.
 
@@ -102,15 +111,13 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
     """
     for each in found:
         yield Finding(CHECK, "warning", _sentence(each), _remedy(each))
-    routed = [each for each in found if each.family != "bridge"]
-    if calls and (routed or not is_known):
-        yield Finding(
-            "bridge netfilter",
-            "warning",
-            f"{', '.join(calls)}: what VMs of one network send each other passes the host's chains for "
-            "forwarded packets too, which may drop it",
-            f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}",
+    if calls:
+        routed = [each for each in found if each.family != "bridge"]
+        what = _FRAMES_DROPPED if routed or not is_known else _FRAMES_LED
+        remedy = (
+            f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}"
         )
+        yield Finding("bridge netfilter", "warning", f"{', '.join(calls)}: {what}", remedy)
     if is_known and not found:
         yield Finding(CHECK, "ok", "nobody else drops what networks forward")
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aetherscale.bus.beats import Beat
     from aetherscale.bus.blocking import Connection
     from aetherscale.gateways.cli.program import Program
+    from aetherscale.kernel.identity import Identity
     from aetherscale.settings import Settings
 
 ANSWER_S: Final = 10.0
@@ -44,6 +45,7 @@ BACK_STEP_S: Final = 0.2
 TIMEOUT: Final = "Aether-Timeout-Ms"
 CLAIMED: Final = "Aether-Claimed-User"
 SHORT_IDS: Final = {each.reference: each for each in identities()}
+SHORT_ID_LISTS: Final = {"groups": SHORT_IDS["group"], "virtual-network": SHORT_IDS["network"]}
 LOOK: Final = "; ".join(f"aetherscale {words_of(each.kind)} list" for each in identities())
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._@+-]")
@@ -87,20 +89,28 @@ class Client:
     def whole(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options in which the beginning of an id, as lists show it, has become the id. Raises `Failure`."""
         for field, names in SHORT_IDS.items():
-            short = options.get(field)
-            if isinstance(short, str) and (refused := too_short(short, field)):
-                raise Failure.of_refusal(refused)
-            if isinstance(short, str) and is_short_id(short):
-                views = [item[names.kind] for item in self.items(names.component, names.list_task, {"all": True})]
-                found = [view for view in views if view["id"].startswith(short)]
-                if len(found) > 1:
-                    raise Failure.of_refusal(ambiguous(short, [(view["id"], view["name"]) for view in found], field))
-                if not found:
-                    hint = f"aetherscale {names.kind} list --all"
-                    message = f"no {names.noun} has an id that begins with {short!r}"
-                    raise Failure(404, message, hint=hint, details={"field": field})
-                options = {**options, field: found[0]["id"]}
+            if isinstance(reference := options.get(field), str):
+                options = {**options, field: self._whole(reference, field, names)}
+        for field, names in SHORT_ID_LISTS.items():
+            if isinstance(references := options.get(field), list):
+                options = {**options, field: [self._whole(each, field, names) for each in references]}
         return options
+
+    def _whole(self, reference: str, field: str, names: Identity) -> str:
+        """A reference; where it is the beginning of an id, that id. Raises `Failure`."""
+        if refused := too_short(reference, field):
+            raise Failure.of_refusal(refused)
+        if not is_short_id(reference):
+            return reference
+        views = [item[names.kind] for item in self.items(names.component, names.list_task, {"all": True})]
+        found = [view for view in views if view["id"].startswith(reference)]
+        if len(found) > 1:
+            raise Failure.of_refusal(ambiguous(reference, [(view["id"], view["name"]) for view in found], field))
+        if not found:
+            no_such = f"no {names.noun} has an id that begins with {reference!r}"
+            look = f"aetherscale {words_of(names.kind)} list --all"
+            raise Failure(404, no_such, hint=look, details={"field": field})
+        return str(found[0]["id"])
 
     def first_version(
         self, component: str, task: str, options: Mapping[str, Any], *, timeout_s: float, command: bool

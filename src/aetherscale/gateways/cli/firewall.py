@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage
 from aetherscale.gateways.cli.firewall_vms import VM_COMMANDS
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.history import opened_log, position
-from aetherscale.gateways.cli.objects import carry_out_and_tell, list_objects
+from aetherscale.gateways.cli.objects import carry_out_and_tell, done, each_named, list_objects
 from aetherscale.gateways.cli.past import AT
 from aetherscale.gateways.cli.values import positive
-from aetherscale.gateways.cli.views import WIDE, show_object
+from aetherscale.gateways.cli.views import WIDE, show_to_human
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, info
 
 _RULES = (
@@ -30,7 +31,7 @@ _RULES = (
 def _create(context: Context) -> None:
     values = context.values
     options = {"name": values["NAME"], "rules": values["allow"]}
-    _work(context, "create-group", options, use="vm create --image tiny --group")
+    _work(context, "create-group", options, use="vm create --image tiny --network lab --group")
 
 
 def _set(context: Context) -> None:
@@ -47,14 +48,17 @@ def _set(context: Context) -> None:
     }
     if values["revision"] is not None:
         options["revision"] = values["revision"]
-    _work(context, "set-rules", options)
+    _work(context, "set-rules", options, use="firewall group show")
 
 
-def _delete(context: Context) -> None:
-    _work(context, "delete-group", {"group": context.values["NAME"]})
+def _delete(context: Context) -> int:
+    def delete(name: str) -> Mapping[str, Any]:
+        return done(context, "group", "delete-group", {"group": name}, subject=name)
+
+    return each_named(context, "group", delete)
 
 
-def _work(context: Context, task: str, options: Mapping[str, Any], use: str = "firewall group show") -> None:
+def _work(context: Context, task: str, options: Mapping[str, Any], use: str) -> None:
     carry_out_and_tell(context, "group", task, options, subject=context.values["NAME"], use=use)
 
 
@@ -68,9 +72,14 @@ def _show(context: Context) -> None:
     view = info(context, "group", context.values["NAME"])
     if context.out.json:
         context.out.value(view)
-    else:
-        rules = "\n".join(rule["text"] for rule in view["rules"])
-        show_object(context.out, {**view, "rules": rules or "nothing is allowed"})
+        return
+    rules = "\n".join(rule["text"] for rule in view["rules"])
+    vms = (item["vm"] for item in context.client.items("compute", "list-vms", {}, node=view["node"]))
+    bearing = [vm["name"] for vm in vms if any(group["group-id"] == view["id"] for group in vm["groups"])]
+    others = (item["group"] for item in context.client.items("firewall", "list-groups", {}, node=view["node"]))
+    naming = [each["name"] for each in others if any(rule["group-id"] == view["id"] for rule in each["rules"])]
+    more = {"rules": rules or "nothing is allowed", "vms": ", ".join(bearing), "named-by": ", ".join(naming)}
+    show_to_human(context.out, {**view, **more}, context.program.now_us())
 
 
 def _explain(context: Context) -> None:
@@ -81,8 +90,8 @@ def _explain(context: Context) -> None:
     leads = f", where the forward {found['forward']} leads," if found["forward"] else ""
     rule = f" by the rule {found['rule']}" if found["rule"] else ""
     word = "passes" if found["passes"] else "does not pass"
-    context.out.line(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
-    context.out.line(found["because"])
+    context.out.paragraph(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
+    context.out.paragraph(found["because"])
 
 
 def _now(context: Context) -> Any:
@@ -159,9 +168,9 @@ _GROUP = Group(
         ),
         Command(
             "delete",
-            "delete a group that no VM bears and no rule names",
+            "delete groups that no VM bears and no rule names",
             _delete,
-            arguments=(_NAME,),
+            arguments=(replace(_NAME, help="the name or id; several may be given", many=True),),
             options=WAIT_OPTIONS,
             examples=("aetherscale firewall group delete web",),
         ),
@@ -183,7 +192,8 @@ _EXPLAIN = Command(
         "aetherscale firewall explain --from web --to db --port tcp/5432 --at yesterday",
     ),
     details=(
-        "The answer is about what begins a conversation; answers to what passes pass as well. It follows from the log "
+        "The answer is about what begins a conversation; answers to what passes pass as well. What is sent to `host`, "
+        "or to the address of a router, goes where a forward leads. The answer follows from the log "
         "alone: with --at, from what the log had then, which needs the state directory and no server."
     ),
 )

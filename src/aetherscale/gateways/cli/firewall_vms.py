@@ -64,7 +64,8 @@ def _add(context: Context) -> None:
     for item in context.client.items(COMPONENT, "list-forwards", {"vm-id": vm["id"]}):
         forward = item["forward"]
         if (forward["host-port"], forward["protocol"]) == (host_port, _protocol(context)):
-            context.out.line(f"{forward_text(forward)} of {vm['name']} ({vm['id']}), after {elapsed_s:.1f} s")
+            led = forward_text(forward, "leads to port")
+            context.out.line(f"{led} of {vm['name']} ({vm['id']}), after {elapsed_s:.1f} s")
             if not item["let-in"]:
                 context.suggest(_not_let_in(vm, item["rule"]))
 
@@ -113,7 +114,7 @@ def _list(context: Context) -> None:
     with suggesting(context, "vm", name or ""):
         items = list(context.client.items(COMPONENT, "list-forwards", options))
     if context.out.json:
-        context.out.value(items)
+        context.out.value([{name: value for name, value in item.items() if name != "type"} for item in items])
     elif items:
         rows = [
             (forward_text(item["forward"]), item["name"], "yes" if item["let-in"] else f"no: {item['rule']}")
@@ -149,6 +150,10 @@ VM_COMMANDS: Final[tuple[Command | Group, ...]] = (
         arguments=(_VM, _GROUP),
         options=(_KEEP, *WAIT_OPTIONS),
         examples=("aetherscale firewall detach web http", "aetherscale firewall detach web http --keep-established"),
+        details=(
+            "Without its last group a VM takes anything from its own network and nothing from outside: what was begun "
+            "from there ends, whatever is kept."
+        ),
     ),
     Group(
         "forward",

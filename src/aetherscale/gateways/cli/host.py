@@ -190,11 +190,12 @@ DEMO = Command(
     examples=("aetherscale demo",),
     details=(
         "Starts a node in a temporary state directory, builds the image `tiny`, and boots two VMs in a network, of "
-        "which one pings the other by name. Shows their events, the state replayed from the log, and why a VM is in "
-        "it. Then deletes everything and checks that nothing is left. Exit status 1 if anything is not as it should "
-        "be.\n\n"
+        "which one pings the other by name. Fetches a page of one through a port of the host, closes the group that "
+        "let it in, and explains why it no longer comes. Shows their events, the state replayed from the log, and why "
+        "a VM is in it. Then deletes everything and checks that nothing is left. Exit status 1 if anything is not as "
+        "it should be.\n\n"
         "A network takes root, and a host on which no other node has networks. Without, the demo says why, and boots "
-        "one VM."
+        "one VM. Where the host forwards no packets, the other VM fetches the page."
     ),
 )
 

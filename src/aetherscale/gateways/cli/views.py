@@ -158,10 +158,10 @@ def _isolation(vm: View) -> str | None:
             return f"{own}; {emulated}" if user == "own" else emulated
 
 
-def forward_text(forward: View) -> str:
+def forward_text(forward: View, to: str = "to") -> str:
     """`8080/tcp to 80`, or `192.0.2.1 8080/tcp to 80` where the host's address is named."""
     host = " ".join(filter(None, (forward["address"], f"{forward['host-port']}/{forward['protocol']}")))
-    return f"{host} to {forward['guest-port']}"
+    return f"{host} {to} {forward['guest-port']}"
 
 
 def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:

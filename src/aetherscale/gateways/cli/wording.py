@@ -41,7 +41,7 @@ _VALUE: Final = "got "
 """A message that begins so is about a value, and names no field."""
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
 _KINDS: Final = "|".join(words_of(each.kind) for each in identities())
-_COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|events|why|replay|diff|log|node|doctor)\b)")
+_COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|firewall|events|why|replay|diff|log|node|doctor)\b)")
 """A command whose answer depends on the node and on the tenant."""
 
 

@@ -89,7 +89,8 @@ class TestGroups:
         assert (refused["code"], refused["message"], refused["details"]["field"]) == (
             404, "no such group: 'db'", "group"
         )  # fmt: skip
-        assert "group create db" in refused["details"]["hint"]
+        assert ("group create db" in refused["details"]["hint"]) == (task == "attach-group")
+        assert refused["details"]["hint"].endswith("aetherscale firewall group list")
         by_id = await firewall(node, task, group="1" * 16)
         assert "create" not in by_id["details"]["hint"]
 
@@ -277,8 +278,10 @@ class TestForwards:
         assert (await firewall(node, "add-forward", host_port=8080, guest_port=80))["type"] == "result"
         refused = await firewall(node, "add-forward", "other", host_port=8080, guest_port=8, host_address="192.0.2.1")
         assert (refused["code"], refused["message"]) == (409, "the VM 'vm' has the port 8080/tcp of the host")
+        assert refused["details"]["hint"] == "take another port of the host, or remove that forward"
         refused = await firewall(node, "add-forward", "other", host_port=9090, guest_port=8)
         assert (refused["code"], refused["message"]) == (409, "the VM 'user' has the port 9090/tcp of the host")
+        assert refused["details"]["hint"] == "take another port of the host, or delete that VM"
         refused = await vm(node, "late", network=None, publish=["8080:80"])
         assert (refused["code"], refused["message"]) == (409, "the VM 'vm' has the port 8080/tcp of the host")
         added = await firewall(node, "add-forward", "other", host_port=8080, guest_port=8, protocol="udp")

@@ -66,9 +66,46 @@ async def test_from_the_world_what_a_group_allows_passes(node: MemoryNode) -> No
 
 async def test_a_vm_is_meant_by_its_name_its_id_and_its_addresses(node: MemoryNode) -> None:
     vm = (await good(node, "compute", "vm-info", vm_id="web"))["vm"]
-    for end in ("web", vm.id, *(address.ip for address in vm.ports[0].addresses)):
+    for end in ("web", vm.id, vm.id[:8], *(address.ip for address in vm.ports[0].addresses)):
         answer = await explained(node, "db", end, "tcp/80")
         assert (answer["target"], answer["passes"]) == ("web", True)
+    too_short = await explained(node, "db", vm.id[:3], "tcp/80")
+    assert (too_short["code"], too_short["details"]["field"]) == (400, "to")
+
+
+async def test_the_address_of_a_router_is_the_host(node: MemoryNode) -> None:
+    for router in (await good(node, "network", "network-info", network="lab"))["network"].router:
+        assert decided(await explained(node, "db", router, "icmp")) == (True, "Of the host, a VM reaches ping.", None)
+        passes, because, _ = decided(await explained(node, "db", router, "tcp/22"))
+        assert (passes, because) == (False, "Of the host, a VM reaches ping and nothing else.")
+        assert decided(await explained(node, router, "db", "tcp/22")) == (False, LAW[0], None)
+
+
+async def test_the_resolver_is_always_asked_of_names(node: MemoryNode) -> None:
+    for resolver in (await good(node, "network", "network-info", network="lab"))["network"].resolver:
+        for what in ("udp/53", "tcp/53"):
+            passes, because, _ = decided(await explained(node, "web", resolver, what))
+            assert (passes, because) == (True, "Names are always asked of the resolver of the network, here 'lab'.")
+        passes, because, _ = decided(await explained(node, "web", resolver, "udp/54"))
+        assert (passes, because) == (False, f"No rule `out` of the groups of 'web' allows it. {LAW[2]}")
+
+
+async def test_of_an_address_that_the_log_does_not_know_it_says_what_it_is_taken_for(node: MemoryNode) -> None:
+    """It may be one of the host, where a forward of all its addresses leads on."""
+    await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
+    from_outside = await explained(node, WORLD, "198.51.100.2", "tcp/8080")
+    assert (from_outside["target"], from_outside["forward"]) == ("web", "8080:80/tcp")
+    assert from_outside["because"].endswith(" 198.51.100.2 is taken for an address of the host.")
+    from_a_vm = await explained(node, "db", "198.51.100.2", "tcp/8080")
+    assert (from_a_vm["target"], from_a_vm["forward"], from_a_vm["passes"]) == ("198.51.100.2", None, True)
+    assert from_a_vm["because"].endswith(" 198.51.100.2 is taken for an address of the world, not for one of the host.")
+    assert (await explained(node, "db", "198.51.100.2", "tcp/8081"))["because"] == LAW[2]
+    lab = (await good(node, "network", "network-info", network="lab"))["network"]
+    by_the_router = await explained(node, "db", lab.router[0], "tcp/8080")
+    assert (by_the_router["target"], by_the_router["because"]) == ("web", "The group 'http' allows it.")
+    for source in ("db", WORLD):
+        answer = await explained(node, source, lab.resolver[0], "tcp/8080")
+        assert (answer["target"], answer["forward"]) == (lab.resolver[0], None)
 
 
 async def test_a_forward_leads_to_a_vm_and_its_groups_judge_the_port_of_the_guest(node: MemoryNode) -> None:
@@ -121,7 +158,7 @@ async def test_an_end_that_is_not_there_is_not_found(node: MemoryNode, field: st
     assert "vm list" in refused["details"]["hint"]
 
 
-@pytest.mark.parametrize("address", ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0"])  # noqa: S104
+@pytest.mark.parametrize("address", ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0", "127.0.0.1", "::1"])  # noqa: S104
 async def test_an_address_of_many_devices_or_of_none_is_refused(node: MemoryNode, address: str) -> None:
     refused = await explained(node, address, "web", "tcp/80")
     assert (refused["code"], refused["details"]["field"]) == (400, "from")

@@ -30,7 +30,7 @@ from aetherscale.actors.images.model.commands import (
 )
 from aetherscale.actors.network.model.addresses import parse_allowed, parse_ipv4, parse_ipv6
 from aetherscale.gateways.cli.failures import Failure
-from aetherscale.gateways.cli.wording import typed, typed_as
+from aetherscale.gateways.cli.wording import again, typed, typed_as
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.wire import decode
 from tests.support.command_lines import commands, parsed
@@ -153,6 +153,10 @@ class TestWording:
             "aetherscale --tenant bob image list, or: aetherscale --tenant bob image build tiny"
         )
         assert hint("vm create --image t --state-dir '/a b'").startswith("aetherscale --state-dir '/a b' image list")
+        to_do = "aetherscale firewall group create web; aetherscale firewall attach web web"
+        assert again(to_do, parsed("--tenant bob firewall forward add web 80:80")) == (
+            "aetherscale --tenant bob firewall group create web; aetherscale --tenant bob firewall attach web web"
+        )
 
     def test_a_hint_about_another_object_than_the_one_that_was_named_keeps_its_id(self) -> None:
         failure = Failure(409, "the image is not ready", hint="aetherscale image show 0123456789abcdef")

@@ -128,4 +128,9 @@ def _named(vm: Vm, command: RemoveForward) -> Forward:
     by_port = f"of the port {command.host_port}/{command.protocol} of the host"
     which = by_port if command.forward_id is None else repr(command.forward_id)
     field = "host-port" if command.forward_id is None else "forward"
-    raise Refused(Reason.NOT_FOUND, f"the VM {vm.name!r} has no forward {which}", field=field)
+    raise Refused(
+        Reason.NOT_FOUND,
+        f"the VM {vm.name!r} has no forward {which}",
+        field=field,
+        remedy=Task("forward", "list", vm.name),
+    )

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from aetherscale.actors.compute.model.commands import Forward
 from aetherscale.actors.compute.model.views import VmView
 from aetherscale.actors.firewall.model import state
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES
@@ -27,6 +28,7 @@ from aetherscale.actors.firewall.model.judge import (
 from aetherscale.actors.firewall.model.rules import short
 from aetherscale.actors.network.model.views import NetworkView
 from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.names import ambiguous, begins_id, too_short
 from aetherscale.kernel.rules import shown
 
 _LAST_PORT: Final = 65535
@@ -59,7 +61,7 @@ def topology(networks: Iterable[NetworkView], groups: Iterable[state.Group], vms
     has.
     """
     return Topology(
-        {each.id: Net(each.id, each.name, each.kind, each.ipv4, each.ipv6) for each in networks},
+        {each.id: _net(each) for each in networks},
         {each.id: Group(each.id, each.name, each.in_force) for each in groups},
         {each.id: _machine(each) for each in vms if each.phase != "deleted"},
     )
@@ -72,23 +74,51 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
     """
     packet = _packet(what)
     sender, receiver = _end(world, source, "from"), _end(world, target, "to")
-    leads = None
-    if not isinstance(receiver, Machine):
-        leads = forwarded(world, None if receiver == "host" else receiver, packet)
+    leads, doubt = _led(world, sender, receiver, packet)
     passed = packet
     if leads is not None:
         receiver, passed = leads[0], replace(packet, number=leads[1].guest_port)
-    verdict = judge(world, sender, receiver, passed)
+    verdict = judge(world, _of_the_host(world, sender), _of_the_host(world, receiver), passed)
     return Explanation(
         passes=verdict.passes,
-        because=verdict.because,
+        because=f"{verdict.because}{doubt}",
         group=verdict.group,
         rule=short(verdict.rule) if verdict.rule is not None else None,
-        source=_called(sender),
-        target=_called(receiver),
+        source=_name(sender),
+        target=_name(receiver),
         packet=f"{passed.protocol}/{passed.icmp if passed.number is None else passed.number}",
         forward=f"{leads[1].host_port}:{leads[1].guest_port}/{packet.protocol}" if leads is not None else None,
     )
+
+
+def _net(network: NetworkView) -> Net:
+    routers, resolvers = (tuple(map(ip_address, each)) for each in (network.router, network.resolver))
+    return Net(network.id, network.name, network.kind, network.ipv4, network.ipv6, routers, resolvers)
+
+
+def _led(world: Topology, sender: End, receiver: End, packet: Packet) -> tuple[tuple[Machine, Forward] | None, str]:
+    """The VM that a packet is led to, with the forward; and what is taken for granted of its address.
+
+    A forward of all addresses of the host is of those that the log does not have, too. One that a VM sends to is rather
+    the world's, and what is sent to one from outside can only be meant for the host.
+    """
+    if isinstance(receiver, Machine):
+        return None, ""
+    if receiver == HOST:
+        return forwarded(world, None, packet), ""
+    leads = forwarded(world, receiver, packet)
+    if leads is None or leads[1].address or world.is_router(receiver):
+        return leads, ""
+    if world.owner(receiver) is not None:
+        return None, ""
+    if isinstance(sender, Machine):
+        return None, f" {receiver} is taken for an address of the world, not for one of the host."
+    return leads, f" {receiver} is taken for an address of the host."
+
+
+def _of_the_host(world: Topology, end: End) -> End:
+    """An end; the host where it is an address that this has as a router."""
+    return HOST if not isinstance(end, (Machine, str)) and world.is_router(end) else end
 
 
 def _machine(vm: VmView) -> Machine:
@@ -105,16 +135,29 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
     try:
         address = ip_address(text)
     except ValueError:
-        named = (each for each in world.machines.values() if text in (each.id, each.name))
-        found = next(named, None)
-        if found is None:
-            raise Refused(
-                Reason.NOT_FOUND, f"no such VM: {shown(text)}", field=field, remedy=Task("vm", "list")
-            ) from None
-        return found
+        return _called(world, text, field)
+    if address.is_loopback:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"got {shown(text)}, expected {HOST} or another address of it: nothing leads from the loopback to a VM",
+            field=field,
+        )
     if getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified:
         raise Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address of one device", field=field)
     return world.machine_at(address) or address
+
+
+def _called(world: Topology, text: str, field: Literal["from", "to"]) -> Machine:
+    """The VM of this name, or of the id that begins so. Raises `Refused` (bad request, not found)."""
+    if (refused := too_short(text, field)) is not None:
+        raise refused
+    every = world.machines.values()
+    found = [each for each in every if text == each.name or (begins_id(text) and each.id.startswith(text))]
+    if len(found) > 1:
+        raise ambiguous(text, [(each.id, each.name) for each in found], field)
+    if not found:
+        raise Refused(Reason.NOT_FOUND, f"no such VM: {shown(text)}", field=field, remedy=Task("vm", "list"))
+    return found[0]
 
 
 def _packet(text: str) -> Packet:
@@ -132,5 +175,5 @@ def _packet(text: str) -> Packet:
     return Packet("tcp" if protocol == "tcp" else "udp", number)
 
 
-def _called(end: End) -> str:
+def _name(end: End) -> str:
     return end.name if isinstance(end, Machine) else str(end)

@@ -33,6 +33,10 @@ class Net(Struct, frozen=True):
     kind: Literal["isolated", "nat", "bridged"]
     ipv4: str | None = None
     ipv6: str | None = None
+    routers: tuple[Address, ...] = ()
+    """The addresses that the host has in it."""
+    resolvers: tuple[Address, ...] = ()
+    """The addresses that names are asked of."""
 
 
 class Group(Struct, frozen=True):
@@ -72,6 +76,18 @@ class Topology(Struct, frozen=True):
         every = self.machines.values()
         return next((each for each in every if any(address in port.addresses for port in each.ports)), None)
 
+    def is_router(self, address: Address) -> bool:
+        """Whether the host has an address, as the router of a network."""
+        return any(address in network.routers for network in self.networks.values())
+
+    def owner(self, address: Address) -> Net | None:
+        """The network that has an address among its own."""
+        for network in self.networks.values():
+            prefix = _prefix(network, address)
+            if prefix is not None and address in ip_network(prefix):
+                return network
+        return None
+
 
 class Packet(Struct, frozen=True):
     """What begins: a SYN, a first datagram, a question of ICMP. `number` is the port it is sent to, for TCP and UDP."""
@@ -94,6 +110,8 @@ class Verdict(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """That rule."""
 
 
+NAMES: Final = 53
+"""The port that a resolver is asked at."""
 HOST: Final = "host"
 """The host itself, as an end."""
 
@@ -187,12 +205,15 @@ def _to_host(world: Topology, sender: Machine, packet: Packet) -> Verdict:
 def _to_world(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Verdict:
     if not sender.ports:
         return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
+    networks = [world.networks[port.network_id] for port in sender.ports]
+    if packet.protocol != "icmp" and packet.number == NAMES:
+        for network in (each for each in networks if receiver in each.resolvers):
+            return Verdict(True, f"Names are always asked of the resolver of the network, here {network.name!r}.")
     refused = Verdict(False, "An isolated network leads nowhere.")
-    for port in sender.ports:
-        network = world.networks[port.network_id]
+    for network in networks:
         if network.kind == "isolated" or (network.kind == "nat" and _prefix(network, receiver) is None):
             continue
-        if (holder := _owner(world, receiver)) is not None and holder.id != network.id:
+        if (holder := world.owner(receiver)) is not None and holder.id != network.id:
             refused = Verdict(False, f"{receiver} is of the network {holder.name!r}, which {sender.name!r} is not in.")
             continue
         refused = _sent(world, sender, receiver, None, packet)
@@ -204,15 +225,6 @@ def _to_world(world: Topology, sender: Machine, receiver: Address, packet: Packe
 def _prefix(network: Net, address: Address) -> str | None:
     """What a network has of the family of an address, without which its guests have none of it."""
     return network.ipv4 if address.version == 4 else network.ipv6
-
-
-def _owner(world: Topology, address: Address) -> Net | None:
-    """The network that has an address among its own."""
-    for network in world.networks.values():
-        prefix = _prefix(network, address)
-        if prefix is not None and address in ip_network(prefix):
-            return network
-    return None
 
 
 def _sent(world: Topology, sender: Machine, receiver: End, port: Port | None, packet: Packet) -> Verdict:
