@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from aetherscale.actors.network import flows
@@ -122,7 +123,7 @@ class Firewall:
 
     async def _run(self, run: Callable[[], object]) -> None:
         try:
-            await asyncio.to_thread(run)
+            await _to_its_end(run)
         except NftError as refused:
             said = refused.words.partition("\n")[0]
             raise Fault(f"the kernel refused the rules of networks: {said}", _REMEDY) from refused
@@ -157,10 +158,21 @@ class Firewall:
         if len(text) <= SHORT:
             self._run_part(text)
         else:
-            await asyncio.to_thread(self._run_part, text)
+            await _to_its_end(partial(self._run_part, text))
         if text.startswith(ruleset.UNNOTED):
-            await asyncio.to_thread(self._note)
+            await _to_its_end(self._note)
 
     def _run_part(self, text: str) -> None:
         self._nft.run(text)
         self._generation = self._asked.now()
+
+
+async def _to_its_end(run: Callable[[], object]) -> None:
+    """Run in a thread. A thread cannot be cancelled: where this is, the next change waits for what nft has begun."""
+    work = asyncio.get_running_loop().run_in_executor(None, run)
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        work.exception()  # looked at: whether it was refused is no news any more
+        raise
