@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from aetherscale.actors.network import flows
@@ -20,6 +19,7 @@ from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.nft.structure import Structure
 from aetherscale.actors.network.nft.watching import Generation
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Firewall:
 
     async def _run(self, run: Callable[[], object]) -> None:
         try:
-            await _to_its_end(run)
+            await to_the_end(run)
         except NftError as refused:
             said = refused.words.partition("\n")[0]
             raise Fault(f"the kernel refused the rules of networks: {said}", _REMEDY) from refused
@@ -158,21 +158,10 @@ class Firewall:
         if len(text) <= SHORT:
             self._run_part(text)
         else:
-            await _to_its_end(partial(self._run_part, text))
+            await to_the_end(self._run_part, text)
         if text.startswith(ruleset.UNNOTED):
-            await _to_its_end(self._note)
+            await to_the_end(self._note)
 
     def _run_part(self, text: str) -> None:
         self._nft.run(text)
         self._generation = self._asked.now()
-
-
-async def _to_its_end(run: Callable[[], object]) -> None:
-    """Run in a thread. A thread cannot be cancelled: where this is, the next change waits for what nft has begun."""
-    work = asyncio.get_running_loop().run_in_executor(None, run)
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        work.exception()  # looked at: whether it was refused is no news any more
-        raise
