@@ -76,11 +76,11 @@ class NodeWorld:
         found = self.named(kind, tenant, name)
         if found is None or found.id == bearer:
             return
-        noun, phase = self._components[kind].identity.noun, self._item(kind, found)[kind].phase
+        one, phase = self._components[kind].identity.one, self._item(kind, found)[kind].phase
         other = "take another name"
         raise Refused(
             Reason.CONFLICT,
-            f"{'an' if noun[0] in 'aeiou' else 'a'} {noun} named {name!r} exists already (it is {phase})",
+            f"{one} named {name!r} exists already (it is {phase})",
             field="name",
             remedy=other if self.uses_of(kind, found.id).users else (f"{other}, or: ", Task(kind, "delete", name)),
             details={f"{kind}-id": found.id},
