@@ -36,7 +36,7 @@ def components() -> tuple[Component[Any, Any], ...]:
 
 def any_object() -> str:
     """What an object can be, in a sentence: `a network, a VM or an image`."""
-    *others, last = (f"{'an' if each.noun[0] in 'aeio' else 'a'} {each.noun}" for each in identities())
+    *others, last = (each.one for each in identities())
     return f"{', '.join(others)} or {last}"
 
 

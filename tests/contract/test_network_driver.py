@@ -187,6 +187,17 @@ async def test_a_port_whose_tap_is_gone_is_cut_until_it_is_opened_again(world: W
     assert list(process.driver.cut(WEB)) == []
 
 
+async def test_the_ports_of_a_network_whose_bridge_is_gone_are_cut_until_it_is_there_again(
+    world: World, process: Process
+) -> None:
+    await process.ensure()
+    await opened(process, WEB, port(WEB))
+    await world.remove(bridge_name(LAB))
+    assert list(process.driver.cut(WEB)) == [tap_name(WEB, 0)]
+    assert await process.ensure() == NetworkEnsured("k", BOOT)
+    assert list(process.driver.cut(WEB)) == []
+
+
 async def test_a_tap_that_was_removed_while_no_node_ran_is_made_anew_for_the_process_that_is_found(
     world: World, process: Process
 ) -> None:

@@ -92,6 +92,29 @@ async def test_a_restart_keeps_port_password_and_store(tmp_path: Path) -> None:
     await second.close()
 
 
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = asyncio.Event()
+    pids: list[int] = []
+
+    async def never(self: EmbeddedServer, process: asyncio.subprocess.Process) -> bool:
+        pids.append(process.pid)
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    server = EmbeddedServer(tmp_path, "n1")
+    with monkeypatch.context() as hung:
+        hung.setattr(EmbeddedServer, "_until_ready", never)
+        starting = asyncio.ensure_future(server.start())
+        await started.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    assert not Path(f"/proc/{pids[0]}").exists(), "it was waited for"
+    await server.start()
+    await server.close()
+
+
 async def test_a_port_that_is_taken_by_then_is_given_up_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = EmbeddedServer(tmp_path, "n1")
     await first.start()

@@ -33,10 +33,13 @@ class Listening:
 
     def __init__(self, burst: bytes = b"") -> None:
         self.lines: list[bytes] = []
+        self.open = 0
+        """Connections."""
         self.ended = asyncio.Event()
         self._burst = burst
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
         writer.write(INFO)
         with suppress(ConnectionError):
             while line := await reader.readline():
@@ -46,6 +49,7 @@ class Listening:
                     self._burst = b""
             writer.close()
             await writer.wait_closed()
+        self.open -= 1
         self.ended.set()
 
 
@@ -70,6 +74,24 @@ async def test_who_has_listened_is_heard_of_by_the_server_and_not_only_asked_whe
         assert listening.lines[-2:] == [b"SUB before.the.connection 1\r\n", b"PING\r\n"]
         await bus.listen("after.it", "", print)
         assert listening.lines[-2:] == [b"SUB after.it 2\r\n", b"PING\r\n"]
+
+
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_bus_that_is_closed_while_it_connects_hangs_up(turns: int) -> None:
+    listening = Listening()
+    server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bus = NatsBus(lambda: Endpoint(f"nats://127.0.0.1:{port}"), name="test", clock=lambda: time.time_ns() // 1000)
+    starting = asyncio.ensure_future(bus.start(WAIT_S))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await bus.close()
+    server.close()
+    async with asyncio.timeout(WAIT_S):
+        while listening.open:  # noqa: ASYNC110 - of several connections
+            await asyncio.sleep(0.001)
 
 
 async def test_what_a_message_leads_to_does_not_wait_for_the_end_of_a_burst() -> None:

@@ -96,7 +96,9 @@ async def told(running: Process, *words: str) -> None:
 async def test_a_bridge_of_the_host_that_goes_and_comes_is_told_at_once_and_has_its_taps(
     running: Process, words: str
 ) -> None:
+    assert list(running.driver.cut(WEB)) == []
     await do(words)
+    assert list(running.driver.cut(WEB)) == [TAP]
     await told(running, "the bridge br0 is gone")
     failed = await running.ensure(LAB, OFFICE)
     assert isinstance(failed, EffectFailed)
@@ -104,6 +106,7 @@ async def test_a_bridge_of_the_host_that_goes_and_comes_is_told_at_once_and_has_
     await do("ip link add br0 type bridge; ip link set br0 up")
     await asked_until(is_plugged)
     await told(running, "the bridge br0 is gone", "the bridge br0 was made anew")
+    assert list(running.driver.cut(WEB)) == []
     assert await running.ensure(LAB, OFFICE) == NetworkEnsured("k", BOOT)
 
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.network.flows import Concerned
-from aetherscale.actors.network.model.commands import NetworkLost
 from aetherscale.actors.network.model.flows import MOST_FLOWS
 from aetherscale.actors.network.nft.flows import FlowReader
 from tests.support import firewalled, frames
-from tests.support.eventually import asked_until
-from tests.support.fake_guest import FakeGuest
-from tests.support.firewalled import Firewalled, rule
-from tests.support.frames import ACK, BROADCAST, SYN
-from tests.support.network_worlds import DB, LAB, WEB, Kernel, Process, World, port, process, state, world
-
-__all__ = ["process", "world"]
+from tests.support.fake_guest import FakeGuest, tcp, to
+from tests.support.firewalled import Firewalled, comes, nft
+from tests.support.frames import ACK, SYN
 
 pytestmark = [
     pytest.mark.integration,
@@ -30,10 +22,8 @@ pytestmark = [
 ]
 VERSIONS = (4, 6)
 GROUP = "a" * 16
-SHORTEST = 50
 LASTS = {"30s": 30, "2m": 120, "3m": 180, "1h": 3600}
 FIN, RST = 0x01, 0x04
-ONLY_KERNEL = pytest.mark.parametrize("world", ["kernel"], indirect=True)
 
 
 @pytest.fixture
@@ -41,25 +31,6 @@ def host() -> Iterator[Firewalled]:
     with firewalled.firewalled() as made:
         made.flows.ensure()
         yield made
-
-
-def to(guest: FakeGuest, version: int) -> str:
-    return guest.ipv4 if version == 4 else guest.ipv6
-
-
-def tcp(one: FakeGuest, other: FakeGuest, version: int, ports: tuple[int, int], flags: int = SYN) -> bytes:
-    return one.tcp(to(other, version), flags, mac=other.mac, ports=ports, at=(1, 0))
-
-
-def comes(one: FakeGuest, frame: bytes, other: FakeGuest) -> bool:
-    other.received()
-    one.send(frame)
-    # A tap of the driver's has a longer header: what fills a short frame up may be cut.
-    return any(len(got) > SHORTEST and frame[14:].startswith(got[14:]) for got in other.received())
-
-
-def nft(*words: str) -> str:
-    return subprocess.run(["nft", *words], capture_output=True, text=True, check=True).stdout
 
 
 def lasts(name: str) -> list[str]:
@@ -245,129 +216,3 @@ class TestKeeping:
         for frame in (inward, datagram):
             assert not comes(other, frame, web)
         assert not comes(web, outward, other)
-
-
-async def have_met(one: FakeGuest, other: FakeGuest) -> None:
-    """Wait until the bridge passes what both send: a tap has its carrier only just."""
-    for sender, receiver in ((one, other), (other, one)):
-        hello = sender.arp(1, sender.ipv4, (BROADCAST, receiver.ipv4))
-
-        async def has_come(sender: FakeGuest = sender, receiver: FakeGuest = receiver, hello: bytes = hello) -> bool:
-            return comes(sender, hello, receiver)
-
-        await asked_until(has_come)
-
-
-class Guests:
-    """The guests of two VMs of the real driver."""
-
-    def __init__(self) -> None:
-        self.made: list[FakeGuest] = []
-
-    async def open(self, process: Process, vm_id: str, rules: VmRules) -> FakeGuest:
-        of = port(vm_id)
-        (descriptor,) = await process.driver.open(vm_id, [of], rules)
-        os.set_blocking(descriptor, False)
-        guest = FakeGuest(of.tap, of.mac, str(of.ipv4), "fd12:3456:789a:1::7", descriptor)
-        self.made.append(guest)
-        return guest
-
-
-@pytest.fixture
-def guests() -> Iterator[Guests]:
-    made = Guests()
-    yield made
-    for guest in made.made:
-        guest.close()
-
-
-@ONLY_KERNEL
-class TestTheDriver:
-    async def test_a_node_that_restarts_and_replaces_all_drops_no_packet_of_a_flow(
-        self, world: World, process: Process, guests: Guests
-    ) -> None:
-        await process.ensure()
-        await process.driver.apply_group(GROUP, [rule("out:tcp:1")])
-        web = await guests.open(process, WEB, VmRules((GROUP,)))
-        other = await guests.open(process, DB, VmRules())
-        await have_met(web, other)
-        assert comes(web, tcp(web, other, 4, (9, 1)), other)
-        answer = tcp(other, web, 4, (1, 9), SYN | ACK)
-        await process.driver.close()
-        assert comes(other, answer, web)
-        following = Process(world.driver())
-        following.driver.restore_groups({GROUP: [rule("out:tcp:1")]})
-        following.driver.restore_rules({WEB: VmRules((GROUP,))})
-        await following.start({LAB: state()}, {WEB: [port(WEB)], DB: [port(DB)]})
-        assert comes(other, answer, web)
-        assert not comes(other, tcp(other, web, 4, (2, 9), SYN | ACK), web)
-        await following.driver.close()
-
-    @pytest.mark.parametrize("keep", [False, True])
-    async def test_flows_end_with_their_rule_unless_they_are_kept(
-        self, world: World, process: Process, guests: Guests, keep: bool
-    ) -> None:
-        await process.ensure()
-        driver = process.driver
-        await driver.apply_group(GROUP, [rule("in:tcp:80")])
-        web = await guests.open(process, WEB, VmRules((GROUP,)))
-        other = await guests.open(process, DB, VmRules())
-        await have_met(web, other)
-        frame = tcp(other, web, 4, (9, 80), ACK)
-        assert comes(other, frame, web)
-        await driver.apply_group(GROUP, [], keep_established=keep)
-        assert comes(other, frame, web) == keep
-        assert not comes(other, tcp(other, web, 4, (10, 80), ACK), web)
-        await driver.apply_group("b" * 16, [rule("in:tcp:80")])
-        assert comes(other, frame, web) == keep
-        await driver.apply_rules(WEB, VmRules(("b" * 16,)))
-        assert comes(other, frame, web)
-        await driver.apply_rules(WEB, VmRules((GROUP,)), keep_established=keep)
-        assert comes(other, frame, web) == keep
-        await driver.apply_rules(WEB, VmRules(("c" * 16,)))
-        assert not comes(other, frame, web)
-
-    @pytest.mark.parametrize(
-        ("words", "what"),
-        [
-            (
-                "add element bridge aetherscale_flows sent_tcp4 {{ {tap} . 10.9.8.2 . 10.9.8.20 . 9 . 80 }}",
-                "flows changed",
-            ),
-            ("add rule bridge aetherscale_flows is_answer accept", "flows changed"),
-            ("flush chain bridge aetherscale_flows in_answer_tcp4", "flows removed"),
-            ("delete table bridge aetherscale_flows", "tables removed"),
-            ("add table ip aetherscale_flows", "tables of our name added"),
-        ],
-    )
-    async def test_what_others_do_to_it_is_told_and_mended(
-        self, world: World, process: Process, guests: Guests, words: str, what: str
-    ) -> None:
-        await process.ensure()
-        await guests.open(process, WEB, VmRules())
-        before = nft("list", "table", "bridge", "aetherscale_flows")
-        nft(words.format(tap=port(WEB).tap))
-
-        async def told() -> bool:
-            return what in [lost.what for lost in process.reports if isinstance(lost, NetworkLost)]
-
-        await asked_until(told)
-        assert nft("list", "table", "bridge", "aetherscale_flows") == before
-        assert "table ip aetherscale_flows" not in nft("list", "tables")
-
-    async def test_it_is_removed_with_the_last_network(self, world: World, process: Process) -> None:
-        assert isinstance(world, Kernel)
-        await process.ensure()
-        assert "aetherscale_flows" in nft("list", "tables")
-        await process.remove()
-        assert "aetherscale" not in nft("list", "tables")
-
-    async def test_one_that_is_not_as_it_was_made_is_made_anew_at_a_start(self, world: World, process: Process) -> None:
-        await process.ensure()
-        before = nft("list", "table", "bridge", "aetherscale_flows")
-        for words in ("add rule bridge aetherscale_flows is_answer accept", "delete table bridge aetherscale_flows"):
-            await process.driver.close()
-            nft(words)
-            process.driver = world.driver()
-            await process.start({LAB: state()}, {})
-            assert nft("list", "table", "bridge", "aetherscale_flows") == before

@@ -19,12 +19,12 @@ from aetherscale.actors.network.nft.nftables import Nftables
 from benchmarks import networks
 from benchmarks.rows_networked import networked
 from tests.integration.conftest import MakeNode
-from tests.integration.test_network_rules_watched import NFT, nft
 from tests.support.eventually import PATIENCE_S
 from tests.support.fake_guest import FakeGuest
 from tests.support.firewalled import listed
 from tests.support.network_namespaces import missing, network_namespace
 from tests.support.network_worlds import LAB, Process, kernel, state
+from tests.support.nft_program import NFT, nft
 from tests.support.node import RunningNode
 
 pytestmark = [

@@ -17,6 +17,7 @@ import pytest
 
 from aetherscale.actors.network.dnsmasq.resolvers import Resolvers
 from tests.integration.conftest import MakeNode
+from tests.support.cli import told
 from tests.support.network_namespaces import missing, network_namespace
 from tests.support.node import PATIENCE_S, RunningNode
 
@@ -189,10 +190,10 @@ async def test_what_somebody_else_breaks_is_mended_and_told_with_who_it_was(netw
             while len(await downs(networked)) == before:  # noqa: ASYNC110 - of the log
                 await asyncio.sleep(0.05)
         await until(networked, "db", "ping -4 -c 1 web", "1 packets received")
-    told = await downs(networked)
-    assert told[0] == "tables removed"
-    assert f"the tap {tap} of VM web was changed: master" in told
-    assert f"the bridge {bridge} is gone" in told
+    lost = await downs(networked)
+    assert lost[0] == "tables removed"
+    assert f"the tap {tap} of VM web was changed: master" in lost
+    assert f"the bridge {bridge} is gone" in lost
     _, why, _ = await networked.cli("why", "network", lab["name"], "--all")
     assert "tables removed, by nft, pid " in why
 
@@ -215,6 +216,9 @@ async def test_a_guest_whose_tap_is_removed_goes_on_by_a_new_one(networked: Runn
     gone = f"the tap {other} is gone: VM db is without its network until it is restarted"
     async with asyncio.timeout(PATIENCE_S):
         while gone not in await downs(networked):  # noqa: ASYNC110 - of the log
+            await asyncio.sleep(0.05)
+        # It says the same in other words while the network is ensured once more.
+        while (await told(networked, "network", "show", "lab"))["phase"] != "ready":  # noqa: ASYNC110 - of a view
             await asyncio.sleep(0.05)
     _, _, hint = await networked.cli("vm", "show", "db")
     assert f"the VM is cut off the network lab: another program removed its tap, {other}" in hint

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import socket
 import struct
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -27,16 +25,14 @@ from tests.support.eventually import PATIENCE_S
 from tests.support.fake_guest import FakeGuest
 from tests.support.firewalled import Firewalled
 from tests.support.network_namespaces import without_net_admin
+from tests.support.nft_program import IS_NUMBERED_AS_THE_KERNEL_DOES, NFT, nft, pid_of
 from tests.support.spoofs import spoofs
 
-NFT = shutil.which("nft") or "/usr/sbin/nft"
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(firewalled.missing() is not None, reason=str(firewalled.missing())),
     pytest.mark.skipif(not os.access(NFT, os.X_OK), reason="needs the program nft"),
 ]
-IS_NUMBERED_AS_THE_KERNEL_DOES = Path("/proc/self/ns/pid").stat().st_ino == 0xEFFF_FFFC
-"""PROC_PID_INIT_INO: whether this runs in the first namespace of process ids."""
 ARP, BRIDGE = 3, 7
 LAST = "add counter arp aetherscale last"
 """What a test does last, to see that nothing was told before."""
@@ -68,18 +64,6 @@ async def next_of(events: AsyncIterator[Change]) -> Change:
         assert change.pid > 0
         return replace(change, pid=0)
     return change
-
-
-async def nft(text: str) -> int:
-    """Somebody else's program has carried it out; its process id."""
-    process = await asyncio.create_subprocess_exec(NFT, text)
-    assert await process.wait() == 0
-    return pid_of(process)
-
-
-def pid_of(process: asyncio.subprocess.Process) -> int:
-    """As `next_of` has it: the kernel's own, which a container does not know."""
-    return process.pid if IS_NUMBERED_AS_THE_KERNEL_DOES else 0
 
 
 def delete_table(family: int) -> bytes:

@@ -59,6 +59,7 @@ def test_the_bridge_has_all_that_the_device_had_and_is_away_for_no_second(here: 
         (step,) = bridges(here).undo(dry_run=False)
     here.wait_for_guards()
     assert step.status == "done"
+    assert not here.places.lock.exists()
     assert of(taken, "br0") == of(before, "eth0")
     assert of(taken, "eth0") == []
     assert {f"br0: address = {MAC}", "br0: mtu = 1480", "eth0: master = br0"} <= set(taken)

@@ -105,8 +105,9 @@ def test_a_confirmation_that_dies_at_any_step_has_kept_the_bridge_or_can_be_repe
     assert ended(here, "set-up") == 0
     for _ in deaths(here, "confirm", "kill"):
         assert dumps() != before
-        assert not is_over(here), "it is on trial until it is kept"
+        assert here.places.kept.exists() or not is_over(here), "it is on trial until it is kept"
     assert is_over(here)
+    assert not here.places.lock.exists()
     assert ended(here, "undo") == 0
     assert dumps() == before
 

@@ -92,6 +92,30 @@ async def test_a_guest_that_an_older_version_started_gets_its_line_from_the_next
         assert b"new-line" in await whole(driver.logs(VM, LogRange(1 << 20), follow=False))
 
 
+async def test_a_boot_that_is_cancelled_while_its_line_is_connected_hangs_up_for_the_next_one(
+    qemu_world: QemuWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU has one client of QMP at a time: one that stayed would keep the next one out."""
+    reached = asyncio.Event()
+
+    async def never(line: SerialLine, monitor: Monitor) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    driver = qemu_world.driver()
+    async with node(driver):
+        await ensure(driver, provision(), DiskProvisioned)
+        with monkeypatch.context() as hung:
+            hung.setattr(SerialLine, "connect", never)
+            booting = asyncio.ensure_future(driver.perform(boot(), say_nothing))
+            await reached.wait()
+            booting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await booting
+        await ensure(driver, boot(), Booted)
+        assert qemu_world.processes(VM) == 1
+
+
 async def first_node(world: QemuWorld, image: str, *moment: str) -> Process:
     """A node in a process of its own, which cannot outlive this one."""
     return await asyncio.create_subprocess_exec(

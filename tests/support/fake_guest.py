@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass, field
 
 from tests.support import frames
+from tests.support.frames import SYN
 
 TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
 IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -130,3 +131,13 @@ class FakeGuest:
         """Tells all nodes that it has `target`, unasked."""
         rest = bytes([0x20, 0, 0, 0]) + frames.address(target) + options
         return self.icmp6("ff02::1", 136, rest, source=source)
+
+
+def to(guest: FakeGuest, version: int) -> str:
+    """The address of a guest."""
+    return guest.ipv4 if version == 4 else guest.ipv6
+
+
+def tcp(one: FakeGuest, other: FakeGuest, version: int, ports: tuple[int, int], flags: int = SYN) -> bytes:
+    """A segment from one guest to another."""
+    return one.tcp(to(other, version), flags, mac=other.mac, ports=ports, at=(1, 0))

@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from msgspec.structs import replace
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
@@ -254,6 +256,19 @@ def firewalled() -> Iterator[Firewalled]:
             host.close()
 
 
+@pytest.fixture
+def host() -> Iterator[Firewalled]:
+    with firewalled() as made:
+        yield made
+
+
+def comes(one: FakeGuest, frame: bytes, other: FakeGuest) -> bool:
+    """Whether what one sends reaches the other: the kernel forwards it while it is written."""
+    other.received()
+    one.send(frame)
+    return any(got[14:] == frame[14:] for got in other.received())
+
+
 def rule(text: str) -> Rule:
     """A rule, of its written form: `in:tcp:80,443`, `out:any:to=fd00::/8`, `in:icmp:echo-request:from=group/<id>`."""
     direction, protocol, *rest = text.split(":", 2)
@@ -286,6 +301,11 @@ def listed(nft: Nftables) -> list[str]:
         return "elements = " + str(sorted(part.strip() for part in elements[1].split(",")))
 
     return [line.strip() for line in re.sub(r"elements = \{([^}]*)\}", ordered, said).splitlines() if line.strip()]
+
+
+def nft(*words: str) -> str:
+    """What the program nft says."""
+    return subprocess.run(["nft", *words], capture_output=True, text=True, check=True).stdout
 
 
 def heard(sock: socket.socket) -> bytes | None:

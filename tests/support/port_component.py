@@ -90,9 +90,7 @@ def require_free(world: World, port_id: str, addresses: Sequence[str]) -> None:
 
 
 def make(options: MakeOptions, call: Call, port_id: str, world: World) -> Event:
-    bearer = world.named("port", call.tenant, options.name)
-    if bearer is not None and bearer.id != port_id:
-        raise Refused(Reason.CONFLICT, f"a port named {options.name!r} exists already", field="name")
+    world.require_free("port", call.tenant, options.name, port_id)
     require_free(world, port_id, options.addresses)
     return PortMade(port_id, options.name, options.addresses)
 

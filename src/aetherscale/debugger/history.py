@@ -10,12 +10,11 @@ For a thread (`HistoryThread`) or a process of its own: nothing here waits for a
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -35,6 +34,7 @@ from aetherscale.debugger.keyframes import (
 )
 from aetherscale.eventstore.clock import Around, around
 from aetherscale.eventstore.codec import Codec
+from aetherscale.eventstore.garbage import unsearched
 from aetherscale.eventstore.projections import FOLD_PAGE
 from aetherscale.eventstore.sqlite.connection import Connection, connect_read_only
 from aetherscale.eventstore.sqlite.past import PAST_NAME, Anchor, Belongs, KeyframeFile, open_keyframes
@@ -98,7 +98,7 @@ class History:
         They are what a fold from the first event gives, but for the versions of streams of names and uses, and without
         names that are free. Raises `StoreError`, sqlite3.Error, `Stopped`.
         """
-        with _unsearched():
+        with unsearched():
             return self._trying(lambda: self._state_at(position, deleted=deleted))
 
     def position_at(self, time_us: int) -> int:
@@ -107,7 +107,7 @@ class History:
 
     def counts_at(self, position: int) -> Counts:
         """The counts of all events up to a position. Raises `StoreError`, sqlite3.Error, `Stopped`."""
-        with _unsearched():
+        with unsearched():
             return self._trying(lambda: self._counts_at(position))
 
     def stop(self) -> None:
@@ -309,15 +309,3 @@ class HistoryThread:
     def _close(self) -> None:
         if self._history is not None:
             self._history.close()
-
-
-@contextmanager
-def _unsearched() -> Iterator[None]:
-    """No search for garbage meanwhile: it would walk through what is only built up, again and again."""
-    searched = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searched:
-            gc.enable()

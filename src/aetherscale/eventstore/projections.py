@@ -12,11 +12,9 @@ file that may be deleted; a bad one is passed over. Two are kept of each project
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -24,6 +22,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
+from aetherscale.eventstore.garbage import unsearched
 from aetherscale.eventstore.reader import Events, LogReader
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.messages import Event, Recorded
@@ -164,7 +163,7 @@ async def fold_all(
     states = [state for state, _ in begun]
     types = _types_of(projections)
     read = min((since for _, since in begun), default=until)
-    with _unsearched():
+    with unsearched():
         while read < until:
             read = await event_log.run(partial(_fold_some, projections, begun, states, types, read, until))
     return states
@@ -214,7 +213,7 @@ async def _newest(projection: Projection[S], epoch: str, kept: SnapshotStore, he
         if snapshot.position > head:
             continue
         try:
-            with _unsearched():
+            with unsearched():
                 return projection.decode(snapshot.state), snapshot.position
         except msgspec.MsgspecError as bad:
             log.warning("%s: the snapshot at event %d is passed over: %s", projection.name, snapshot.position, bad)
@@ -227,18 +226,6 @@ async def _save(kept: SnapshotStore, projection: Projection[Any], epoch: str, sn
         await kept.save(projection.name, projection.fingerprint, epoch, snapshot)
     except StoreError as failure:
         log.warning("%s: no snapshot at event %d: %s", projection.name, snapshot.position, failure)
-
-
-@contextmanager
-def _unsearched() -> Iterator[None]:
-    """No search for garbage meanwhile: it would walk through a state that only grows, again and again."""
-    searched = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searched:
-            gc.enable()
 
 
 class Snapshots:

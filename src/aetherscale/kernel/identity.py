@@ -56,6 +56,11 @@ class Identity(NamedTuple):
     """Of the table of many."""
 
     @property
+    def one(self) -> str:
+        """One of its aggregates, in a sentence: "a VM", "an image"."""
+        return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
+
+    @property
     def list_task(self) -> str:
         """The task that lists all aggregates of a tenant: `list-vms`."""
         return f"list-{self.plural}"

@@ -12,14 +12,19 @@ the used object is made on the version of the stream of its uses. So of two that
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
+from aetherscale.kernel.errors import Reason, Refused, Remedy, Task
 from aetherscale.kernel.messages import Event, stream_name
 from aetherscale.kernel.names import derive_id
 
 RESERVATION_KIND = "claim"
+MOST_TOLD: Final = 5
+"""Users of each kind in the sentence of a refusal."""
+MOST_LISTED: Final = 100
+"""Users in its details."""
 
 
 class NameClaimed(Event, frozen=True):
@@ -113,6 +118,26 @@ class User(NamedTuple):
     """What a person calls such an aggregate: "VM"."""
     id: str
     name: str
+
+
+def in_use(subject: str, users: Sequence[User], remedy: Remedy = ()) -> Refused:
+    """The refusal of a deletion: it names the first users of each kind.
+
+    `remedy` is what frees the object; where it is empty, the deletion of the first user does.
+    """
+    by_noun: dict[str, list[str]] = {}
+    for user in users:
+        by_noun.setdefault(user.noun, []).append(user.name)
+    shown = " and ".join(
+        f"{len(names)} {noun}(s): {', '.join(names[:MOST_TOLD])}{' …' if len(names) > MOST_TOLD else ''}"
+        for noun, names in by_noun.items()
+    )
+    return Refused(
+        Reason.CONFLICT,
+        f"{subject} is in use by {shown}",
+        remedy=remedy or (Task(users[0].kind, "delete", users[0].name),),
+        details={"used-by": [user.name for user in users[:MOST_LISTED]]},
+    )
 
 
 class Holder(Struct, frozen=True):

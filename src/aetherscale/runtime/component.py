@@ -114,6 +114,13 @@ class World(Protocol):
         """
         ...
 
+    def require_free(self, kind: str, tenant: str, name: str, bearer: str) -> None:
+        """Refuse a name that another aggregate than `bearer` has now. No version is noted, as in `named`.
+
+        Raises `Refused` (conflict).
+        """
+        ...
+
     def view(self, kind: str, tenant: str, reference: str) -> Any:
         """How an aggregate looks from outside, which is all that another component knows of it. Raises `Refused`."""
         ...

@@ -71,6 +71,21 @@ class NodeWorld:
         """As in `World`."""
         return self._registries[self._keepers[kind]].named(kind, tenant, name)
 
+    def require_free(self, kind: str, tenant: str, name: str, bearer: str) -> None:
+        """As in `World`. Deletion is a way only for one that nothing uses."""
+        found = self.named(kind, tenant, name)
+        if found is None or found.id == bearer:
+            return
+        one, phase = self._components[kind].identity.one, self._item(kind, found)[kind].phase
+        other = "take another name"
+        raise Refused(
+            Reason.CONFLICT,
+            f"{one} named {name!r} exists already (it is {phase})",
+            field="name",
+            remedy=other if self.uses_of(kind, found.id).users else (f"{other}, or: ", Task(kind, "delete", name)),
+            details={f"{kind}-id": found.id},
+        )
+
     def view(self, kind: str, tenant: str, reference: str) -> Any:
         """As in `World`."""
         return self._item(kind, self.find(kind, tenant, reference))[kind]
@@ -169,6 +184,10 @@ class Sight:
     def named(self, kind: str, tenant: str, name: str) -> Aggregate[Any] | None:
         """As in `World`."""
         return self._world.named(kind, tenant, name)
+
+    def require_free(self, kind: str, tenant: str, name: str, bearer: str) -> None:
+        """As in `World`."""
+        self._world.require_free(kind, tenant, name, bearer)
 
     def view(self, kind: str, tenant: str, reference: str) -> Any:
         """As in `World`."""

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -103,19 +103,46 @@ def read_kept(places: Places) -> Uplink | None:
 
 @contextmanager
 def acting(places: Places, *, wait_s: float | None = None) -> Iterator[None]:
-    """Be the one process that acts. Waits for another; with `wait_s` one that takes longer is killed."""
-    places.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if wait_s is None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        else:
-            _lock_within(descriptor, wait_s)
+    """Be the one process that acts. Waits for another; with `wait_s` one that takes longer is killed.
+
+    Where no trial is recorded at the end, nothing is left in /run.
+    """
+    with ExitStack() as undo:
+        descriptor = _held(places, wait_s)
+        undo.callback(os.close, descriptor)
+        undo.callback(_forget_lock, places)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()} {_begun(os.getpid())}".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _held(places: Places, wait_s: float | None) -> int:
+    """A descriptor of the lock, which is held. One that its holder has removed meanwhile is a lock no more."""
+    while True:
+        with suppress(FileExistsError):
+            places.run.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(places.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            continue  # its holder has removed the directory in between
+        with ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            if wait_s is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            else:
+                _lock_within(descriptor, wait_s)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), places.lock.stat()):
+                    undo.pop_all()
+                    return descriptor
+
+
+def _forget_lock(places: Places) -> None:
+    """Remove the lock, which is held, where no trial needs it any more."""
+    if not places.trial.exists():
+        places.lock.unlink(missing_ok=True)
+        with suppress(OSError):  # another process has made the next lock
+            places.run.rmdir()
 
 
 def is_acting(places: Places) -> bool:

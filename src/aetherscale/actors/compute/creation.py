@@ -44,15 +44,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
     assert image.size_bytes is not None
     assert image.virtual_size_bytes is not None
     name = options.name or f"vm-{vm_id[:8]}"
-    bearer = world.named(events.KIND, call.tenant, name)
-    if bearer is not None and bearer.id != vm_id:
-        raise Refused(
-            Reason.CONFLICT,
-            f"a VM named {name!r} exists already (it is {bearer.state.shown})",
-            field="name",
-            remedy=("take another name, or: ", Task("vm", "delete", name)),
-            details={"vm-id": bearer.id},
-        )
+    world.require_free(events.KIND, call.tenant, name, vm_id)
     disk_mib = _disk_mib(options.disk_gib, -(-image.virtual_size_bytes // MIB))
     limits: HostLimits = world.port(HOST_LIMITS)
     limits.require(options.memory_mib, disk_mib)

@@ -114,7 +114,9 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     dropped: Mapping[str, Mapping[str, int]] = {}
     """The packets of its ports that the firewall dropped, by the tap and by the kind."""
     cut: Sequence[str] = ()
-    """The taps of its ports that another program removed: the guest is cut off their networks until it is restarted."""
+    """The taps of its ports that lead nowhere, since another program removed them or the bridges that they were in: the
+    guest is cut off these networks.
+    """
 
 
 class Console(Protocol):

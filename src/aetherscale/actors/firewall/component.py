@@ -33,15 +33,7 @@ from aetherscale.runtime.component import Command, Component, Driver, Host, List
 def _create(options: CreateGroupOptions, call: Call, group_id: str, world: World) -> commands.CreateGroup:
     host: HostNetworks = world.port(HOST_NETWORKS)
     host.require()
-    bearer = world.named(events.KIND, call.tenant, options.name)
-    if bearer is not None and bearer.id != group_id:
-        raise Refused(
-            Reason.CONFLICT,
-            f"a group named {options.name!r} exists already (it is {bearer.state.phase})",
-            field="name",
-            remedy=("take another name, or: ", Task("group", "delete", options.name)),
-            details={"group-id": bearer.id},
-        )
+    world.require_free(events.KIND, call.tenant, options.name, group_id)
     rules = _known(options.rules, (group_id, options.name), call, world)
     return commands.CreateGroup(group_id, GroupSpec(options.name, rules))
 

@@ -42,30 +42,18 @@ def _import(options: ImportImageOptions, call: Call, image_id: str, world: World
             remedy=("download it with a tool of your own, then: ", Task("image", "import", "FILE")),
         )
     name = options.name or _name_from(options.source)
-    _check_free(world, call.tenant, name, image_id)
+    world.require_free(events.KIND, call.tenant, name, image_id)
     return commands.ImportImage(image_id, name, options.source, options.sha256, options.ready)
 
 
 def _build(options: BuildImageOptions, call: Call, image_id: str, world: World) -> commands.BuildImage:
     name = options.name or options.recipe
-    _check_free(world, call.tenant, name, image_id)
+    world.require_free(events.KIND, call.tenant, name, image_id)
     return commands.BuildImage(image_id, name, options.recipe)
 
 
 def _delete(options: ImageOptions, call: Call, image_id: str, world: World) -> commands.DeleteImage:
     return commands.DeleteImage(image_id, tuple(world.users_of(events.KIND, image_id)))
-
-
-def _check_free(world: World, tenant: str, name: str, image_id: str) -> None:
-    bearer = world.named(events.KIND, tenant, name)
-    if bearer is not None and bearer.id != image_id:
-        raise Refused(
-            Reason.CONFLICT,
-            f"an image named {name!r} exists already (it is {bearer.state.phase})",
-            field="name",
-            remedy=("take another name, or: ", Task("image", "delete", name)),
-            details={"image-id": bearer.id},
-        )
 
 
 def _secret_in(source: str) -> str:

@@ -27,7 +27,7 @@ from aetherscale.actors.network.model.ruleset import BRIDGE_OF_HOST
 from aetherscale.actors.network.model.state import Network
 from aetherscale.actors.network.ports import FIREWALL, HOST_NETWORKS, VM_PORTS, HostNetworks, HostRoutes
 from aetherscale.kernel.calls import Call
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.reservations import NO_TENANT
 from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, World
@@ -37,19 +37,7 @@ from aetherscale.settings import Settings
 def _create(options: CreateNetworkOptions, call: Call, network_id: str, world: World) -> commands.CreateNetwork:
     host: HostNetworks = world.port(HOST_NETWORKS)
     host.require(options.kind)
-    bearer = world.named(events.KIND, call.tenant, options.name)
-    if bearer is not None and bearer.id != network_id:
-        raise Refused(
-            Reason.CONFLICT,
-            f"a network named {options.name!r} exists already (it is {bearer.state.phase})",
-            field="name",
-            remedy=(
-                "take another name"
-                if world.users_of(events.KIND, bearer.id)
-                else ("take another name, or: ", Task("network", "delete", options.name))
-            ),
-            details={"network-id": bearer.id},
-        )
+    world.require_free(events.KIND, call.tenant, options.name, network_id)
     if options.kind == "bridged":
         return commands.CreateNetwork(network_id, _bridged(options, network_id, world))
     if options.bridge is not None:

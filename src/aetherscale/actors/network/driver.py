@@ -22,7 +22,7 @@ from aetherscale.actors.network.claim import taken
 from aetherscale.actors.network.dnsmasq.upstreams import host_upstreams
 from aetherscale.actors.network.groups import Groups
 from aetherscale.actors.network.hands import Hands, open_hands
-from aetherscale.actors.network.inspection import Inspection, Lost
+from aetherscale.actors.network.inspection import Inspection, Lost, is_connected
 from aetherscale.actors.network.losses import Losses
 from aetherscale.actors.network.model.dns import Address
 from aetherscale.actors.network.model.effects import (
@@ -255,8 +255,8 @@ class HostNetworking(Groups):
 
     def cut(self, vm_id: str) -> Sequence[str]:
         """As in `VmPorts`."""
-        taps_of_vm = [port.tap for port in self._known.ports_of(vm_id)]
-        return [tap for tap in taps_of_vm if taps.index_of(tap) != self._plugged.get(tap, -1)]
+        ports = self._known.ports_of(vm_id)
+        return [port.tap for port in ports if not is_connected(port, self._known.networks, self._plugged)]
 
     def borrow_from(self, lend: Lend) -> None:
         """As in `VmPorts`."""

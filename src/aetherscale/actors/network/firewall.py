@@ -19,6 +19,7 @@ from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.nft.structure import Structure
 from aetherscale.actors.network.nft.watching import Generation
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Firewall:
 
     async def _run(self, run: Callable[[], object]) -> None:
         try:
-            await asyncio.to_thread(run)
+            await to_the_end(run)
         except NftError as refused:
             said = refused.words.partition("\n")[0]
             raise Fault(f"the kernel refused the rules of networks: {said}", _REMEDY) from refused
@@ -179,9 +180,9 @@ class Firewall:
         if len(text) <= SHORT:
             self._run_part(text)
         else:
-            await asyncio.to_thread(self._run_part, text)
+            await to_the_end(self._run_part, text)
         if text.startswith(ruleset.UNNOTED):
-            await asyncio.to_thread(self._note)
+            await to_the_end(self._note)
 
     def _run_part(self, text: str) -> None:
         self._nft.run(text)

@@ -188,6 +188,14 @@ class Inspection:
         return wrong if self.hands.links.is_known(link.index, port.mac) else [*wrong, "its MAC is not known"]
 
 
+def is_connected(port: PortSpec, networks: Mapping[str, NetworkSpec], plugged: Mapping[str, int]) -> bool:
+    """Whether a port's tap is the one that was plugged, and the bridge of its network is there."""
+    spec = networks.get(port.network_id)
+    if spec is None or taps.index_of(port.tap) != plugged.get(port.tap, -1):
+        return False
+    return taps.index_of(spec.bridge or devices.bridge_name(port.network_id)) != 0
+
+
 def _removed(port: PortSpec) -> str:
     return f"the tap {port.tap} of VM {port.hostname} was removed"
 

@@ -76,10 +76,10 @@ class VmPorts(Protocol):
         ...
 
     def cut(self, vm_id: str) -> Sequence[str]:
-        """The taps of a running VM's ports that another program has removed: its guest has no way into their networks.
+        """The taps of a running VM's ports that lead nowhere: its guest has no way into their networks.
 
-        Its process has the descriptor of a device that is no more. Where that was not lent, only its next process is
-        connected again.
+        Another program has removed the bridge, which ends when there is one again; or the tap, so that the process has
+        the descriptor of a device that is no more. Where that was not lent, only its next process is connected again.
         """
         ...
 

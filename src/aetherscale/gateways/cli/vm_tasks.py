@@ -14,7 +14,7 @@ from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.objects import done, each_named
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
-from aetherscale.gateways.cli.work import suggesting, taken, told_of
+from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
 """The most bytes that a node takes as the stdin of a program: more does not fit into one message."""
@@ -104,17 +104,24 @@ def show_vm(context: Context) -> None:
         context.out.value(vm)
         return
     show_vm_to_human(context.out, vm, context.program.now_us())
-    for tap in vm.get("cut", ()):
-        network = next((port["network"] for port in vm["ports"] if port["tap"] == tap), tap)
-        context.suggest(
-            f"the VM is cut off the network {network}: another program removed its tap, {tap}; "
-            f"to connect it again: aetherscale vm restart {vm['name']}"
-        )
+    for port in vm["ports"]:
+        if port["tap"] in vm.get("cut", ()):
+            context.suggest(_cut_off(context, vm["name"], port))
     if foreign := sum(kinds.get("ipv6", 0) for kinds in vm.get("dropped", {}).values()):
         context.suggest(
             f"{count(foreign, 'packet')} from foreign IPv6 addresses dropped: does the guest use privacy extensions? "
             "See docs/networks.md"
         )
+
+
+def _cut_off(context: Context, name: str, port: Mapping[str, Any]) -> str:
+    """From which network a VM is cut off, by what, and what to do."""
+    network = info(context, "network", port["network-id"])
+    if network["phase"] == "restoring":
+        why = f"{network['down']}; the network is being restored: aetherscale network show {network['name']}"
+    else:
+        why = f"another program removed its tap, {port['tap']}; to connect it again: aetherscale vm restart {name}"
+    return f"the VM is cut off the network {network['name']}: {why}"
 
 
 def start_vm(context: Context) -> int:

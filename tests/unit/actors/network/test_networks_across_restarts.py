@@ -7,8 +7,9 @@ from typing import Any
 
 from aetherscale.actors.network.model.events import NetworkDown
 from aetherscale.kernel.fault import Fault
+from tests.support.imaged_node import node
 from tests.support.memory_node import MemoryNode
-from tests.unit.actors.network.test_networks_and_ports import _nothing, network, node, until_phase, vm
+from tests.support.networked_node import network, nothing, until_phase, vm
 
 __all__ = ["node"]
 
@@ -88,7 +89,7 @@ class TestAcrossRestarts:
         assert node.node is not None
         assert (await node.final("compute", "vm-info", {"vm-id": "web"}))["vm"].observed == "running"
         assert node.networks.ruled_taps == set()
-        node.networks.interfere = _nothing
+        node.networks.interfere = nothing
         await node.node.reconcile()
         assert node.networks.ruled_taps == {port.tap}
 

@@ -29,28 +29,31 @@ def only_what_agrees(options: CreateVmOptions) -> None:
 
     Raises `Refused`.
     """
-    if options.allow_addresses and not options.virtual_network:
-        raise Refused(
-            Reason.BAD_REQUEST,
+    alone = not options.virtual_network
+    discords = (
+        (
+            alone and options.allow_addresses,
+            "allow-addresses",
             "a VM without a network has no port that may have more addresses",
-            field="allow-addresses",
-            remedy="name a network, or leave this out",
-        )
-    if options.groups and not options.virtual_network:
-        raise Refused(
-            Reason.BAD_REQUEST,
+            "name a network, or leave this out",
+        ),
+        (
+            alone and options.groups,
+            "groups",
             "a VM without a network has no port that a group could let anything to",
-            field="groups",
-            remedy="name a network, or leave this out",
-        )
-    if options.host_loopback and options.virtual_network:
-        raise Refused(
-            Reason.BAD_REQUEST,
+            "name a network, or leave this out",
+        ),
+        (
+            options.host_loopback and not alone,
+            "host-loopback",
             "a VM in a network does not reach the host's loopback",
-            field="host-loopback",
-            remedy="leave out one of the two",
-        )
-    if options.publish and options.virtual_network:
+            "leave out one of the two",
+        ),
+    )
+    for is_asked, field, told, remedy in discords:
+        if is_asked:
+            raise Refused(Reason.BAD_REQUEST, told, field=field, remedy=remedy)
+    if options.publish and not alone:
         raise Refused(
             Reason.NOT_IMPLEMENTED,
             "ports of a VM in a network cannot be published in this version",

@@ -39,12 +39,7 @@ _STEPS: Final = {
 def describe(vm: Vm | None, event: VmEvent) -> Description:
     """An event in words; `vm` is the state before it, None before the first."""
     if isinstance(event, events.VmRequested):
-        spec = event.spec
-        return request(
-            f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
-            f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}{_in_networks(spec)}"
-            f"{_published(spec)}{_bearing(spec)}"
-        )
+        return _requested(event.spec)
     if isinstance(event, events.VmStrayFound):
         return _orphan(vm, event)
     assert vm is not None, f"a VM's stream does not begin with {type(event).__name__}"
@@ -94,6 +89,26 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return consequence(f"it was quarantined{kept}")
         case events.VmUndone():
             return consequence("it had never run, so what had been created of it was to be removed")
+        case events.GroupsSet() | events.ForwardAdded() | events.ForwardRemoved() | events.RulesApplied():
+            return _of_rules(vm, event)
+        case events.VmDeleteRequested():
+            return request(f"asked to delete it{_how(event)}")
+        case events.VmDeleted():
+            return consequence("it was removed from the host, and its name was free again")
+
+
+def _requested(spec: VmSpec) -> Description:
+    return request(
+        f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
+        f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}{_in_networks(spec)}"
+        f"{_published(spec)}{_bearing(spec)}"
+    )
+
+
+def _of_rules(
+    vm: Vm, event: events.GroupsSet | events.ForwardAdded | events.ForwardRemoved | events.RulesApplied
+) -> Description:
+    match event:
         case events.GroupsSet():
             return request(_groups_set(vm, event))
         case events.ForwardAdded():
@@ -102,10 +117,6 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return request(_forward_removed(vm, event))
         case events.RulesApplied():
             return consequence("its groups and forwards were applied")
-        case events.VmDeleteRequested():
-            return request(f"asked to delete it{_how(event)}")
-        case events.VmDeleted():
-            return consequence("it was removed from the host, and its name was free again")
 
 
 def summarize(vm: Vm) -> str:

@@ -7,16 +7,16 @@ its data with the image where the file system can do that, and keeps its holes.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from aetherscale import filecopy, shortage
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import until_stopped
 
 NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP})
 """The errors of link(2) where a file cannot have a second name there; a copy can be made all the same."""
@@ -53,20 +53,10 @@ def shares_files(images: Path, vms: Path) -> bool:
 
 async def _copy(image: Path, base: Path) -> None:
     stopped = threading.Event()
-    thread = ThreadPoolExecutor(1, thread_name_prefix="base")
     try:
-        work = asyncio.get_running_loop().run_in_executor(thread, _copied, image, base, stopped)
+        await until_stopped(partial(_copied, image, base, stopped), stopped.set)
     except RuntimeError as error:
         raise Fault(f"could not copy the image {image}: {error}", remedy=shortage.MORE_THREADS) from error
-    finally:
-        thread.shutdown(wait=False)
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        stopped.set()
-        await asyncio.wait([work])
-        work.exception()  # looked at: how a copy ends that was told to stop is no news
-        raise
 
 
 def _copied(image: Path, base: Path, stopped: threading.Event) -> None:

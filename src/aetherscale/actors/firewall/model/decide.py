@@ -23,7 +23,7 @@ from aetherscale.kernel.attempts import FIRST
 from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.errors import Reason, Refused, Remedy, Task
 from aetherscale.kernel.failures import EffectFailed, Failure
-from aetherscale.kernel.reservations import User
+from aetherscale.kernel.reservations import User, in_use
 
 GroupMessage = GroupCommand | GroupOutcome
 
@@ -74,24 +74,8 @@ def _delete(group: Group, command: DeleteGroup) -> Sequence[GroupEvent]:
     if group.phase == "deleting" and not group.is_failed:
         return ()
     if command.used_by:
-        raise Refused(
-            Reason.CONFLICT,
-            f"the group {group.name!r} is in use by {_told(command.used_by)}",
-            remedy=_freed(command.used_by[0]),
-            details={"used-by": [user.name for user in command.used_by[:100]]},
-        )
+        raise in_use(f"the group {group.name!r}", command.used_by, _freed(command.used_by[0]))
     return (events.GroupDeleteRequested(),)
-
-
-def _told(users: Sequence[User]) -> str:
-    """`2 VM(s): db, web and 1 group(s): apps`."""
-    names: dict[str, list[str]] = {}
-    for user in users:
-        names.setdefault(user.noun, []).append(user.name)
-    return " and ".join(
-        f"{len(of_noun)} {noun}(s): {', '.join(of_noun[:5])}{' …' if len(of_noun) > 5 else ''}"
-        for noun, of_noun in names.items()
-    )
 
 
 def _freed(user: User) -> Remedy:

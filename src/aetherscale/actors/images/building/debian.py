@@ -21,8 +21,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from aetherscale.actors.images.threads import to_the_end
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import to_the_end
 
 Say = Callable[[str], None]
 

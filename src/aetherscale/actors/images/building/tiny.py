@@ -30,8 +30,8 @@ from msgspec import Struct
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
 from aetherscale.actors.images.building.debian import Archive, Say
 from aetherscale.actors.images.building.tinyparts import Parts
-from aetherscale.actors.images.threads import to_the_end
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import to_the_end
 
 _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "inittab": ("etc/inittab",),

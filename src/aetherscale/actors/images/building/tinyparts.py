@@ -19,8 +19,8 @@ from msgspec import Struct
 from aetherscale.actors.images.building import bootdisk, initramfs, kernelmodules
 from aetherscale.actors.images.building.debian import Archive, Package, Say, run
 from aetherscale.actors.images.building.initramfs import Node
-from aetherscale.actors.images.threads import to_the_end
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import to_the_end
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 """Has no files, and depends on the current kernel."""

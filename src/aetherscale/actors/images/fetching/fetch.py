@@ -24,9 +24,9 @@ from aetherscale import shortage
 from aetherscale.actors.images.fetching.copying import Places, copy
 from aetherscale.actors.images.fetching.download import download, forget
 from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Progress, Stopped, Transfer
-from aetherscale.actors.images.threads import until_stopped
 from aetherscale.filecopy import data_of
 from aetherscale.kernel.fault import Fault
+from aetherscale.runtime.threads import until_stopped
 
 __all__ = ["Fault", "Fetched", "Limits", "fetch", "read"]
 

@@ -21,8 +21,9 @@ from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed, Failure
+from aetherscale.kernel.reservations import in_use
 
 ImagesMessage = ImagesCommand | ImagesOutcome
 
@@ -83,16 +84,7 @@ def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
     if image.phase == "deleting" and not image.attempt.blocked:
         return ()
     if command.used_by:
-        names = [user.name for user in command.used_by]
-        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        nouns = {user.noun for user in command.used_by}
-        noun = nouns.pop() if len(nouns) == 1 else "object"
-        raise Refused(
-            Reason.CONFLICT,
-            f"the image {image.name!r} is in use by {len(names)} {noun}(s): {shown}",
-            remedy=Task(command.used_by[0].kind, "delete", names[0]),
-            details={"used-by": names[:100]},
-        )
+        raise in_use(f"the image {image.name!r}", command.used_by)
     return (events.ImageDeleteRequested(),)
 
 

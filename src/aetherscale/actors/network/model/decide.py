@@ -22,8 +22,9 @@ from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.actors.network.model.state import TRANSITIONS, Network
 from aetherscale.kernel.attempts import FIRST, backoff
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed, Failure
+from aetherscale.kernel.reservations import in_use
 
 NetworkMessage = NetworkCommand | NetworkOutcome
 
@@ -58,15 +59,7 @@ def _delete(network: Network | None, command: DeleteNetwork) -> Sequence[Network
     if network.phase == "deleting" and not network.attempt.blocked:
         return ()
     if command.used_by:
-        names = [user.name for user in command.used_by]
-        shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-        first = command.used_by[0]
-        raise Refused(
-            Reason.CONFLICT,
-            f"the network {network.name!r} is in use by {len(names)} {first.noun}(s): {shown}",
-            remedy=Task(first.kind, "delete", names[0]),
-            details={"used-by": names[:100]},
-        )
+        raise in_use(f"the network {network.name!r}", command.used_by)
     return (events.NetworkDeleteRequested(),)
 
 

@@ -204,7 +204,7 @@ class SimulatedNetworking:
 
     def cut(self, vm_id: str) -> Sequence[str]:
         """As in `VmPorts`."""
-        return [port.tap for port in self._ports.get(vm_id, ()) if port.tap not in self._host.taps]
+        return [port.tap for port in self._ports.get(vm_id, ()) if not self._host.taps.get(port.tap, ("", ""))[1]]
 
     def borrow_from(self, lend: Lend) -> None:
         """As in `VmPorts`. A descriptor says no more than that there is a process."""

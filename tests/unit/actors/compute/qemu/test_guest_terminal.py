@@ -124,6 +124,25 @@ async def whole(terminal: GuestTerminal) -> bytes:
         return b"".join([piece async for piece in terminal.output()])
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_one_that_is_cancelled_while_it_is_opened_is_unplugged(guest: World, turns: int) -> None:
+    opening = asyncio.ensure_future(guest.open())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert guest.qemu.holds == set()
+    assert guest.terminals._open == {}
+    assert guest.qemu.asked.count("device_add") <= guest.qemu.asked.count("device_del")
+    every = []
+    for _ in range(TERMINAL_LIMIT):
+        guest.agent.started = []
+        every.append(await guest.begun())
+    for terminal in every:
+        await terminal.close()
+
+
 async def test_the_status_comes_after_the_last_byte_in_whatever_pieces(guest: World) -> None:
     terminal = await guest.begun()
     reading = asyncio.ensure_future(whole(terminal))

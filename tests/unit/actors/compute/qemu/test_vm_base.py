@@ -104,6 +104,30 @@ async def test_a_copy_that_nobody_waits_for_ends_and_leaves_nothing(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["image.raw"]
 
 
+async def test_a_vm_whose_disk_is_cancelled_while_its_base_is_copied_has_nothing_left(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def copy(original: int, target: int, advance: filecopy.Advance) -> int:
+        loop.call_soon_threadsafe(begun.set)
+        while True:
+            advance(0, 1)
+
+    directory = VmDirectory(tmp_path / "vms", VM)
+    with monkeypatch.context() as slowed:
+        slowed.setattr(os, "link", refusing(errno.EXDEV))
+        slowed.setattr(filecopy, "copy", copy)
+        making = asyncio.ensure_future(provision(directory, image, "raw", 64, write_overlay))
+        await begun.wait()
+        assert directory.path.exists()
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    assert not directory.path.exists()
+    assert await provision(directory, image, "raw", 64, write_overlay) == 64
+
+
 async def test_what_an_earlier_copy_has_left_is_no_hindrance(image: Path, elsewhere: Path) -> None:
     directory = VmDirectory(elsewhere / "vms", VM)
     directory.make()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from aetherscale.actors.network.model.chains import ANSWERS_BY_MARK, SETS, Drop
+from aetherscale.actors.network.model.chains import ANSWERS_BY_MARK, Drop
 from aetherscale.actors.network.model.ruleset import (
     ForwardRules,
     NetworkRules,
@@ -23,6 +23,7 @@ from aetherscale.actors.network.model.ruleset import (
     delta,
     replace_all,
 )
+from tests.support.kernel_elements import carry_out, elements_of
 
 ISOLATED = NetworkRules("aeb000000000001", "isolated", None, IPv6Network("fd00:1::/64"))
 NAT = NetworkRules("aeb000000000002", "nat", IPv4Network("10.64.2.0/24"), IPv6Network("fd00:2::/64"))
@@ -41,41 +42,6 @@ def port(number: int, network: NetworkRules = ISOLATED, **changes: Any) -> PortR
         (IPv6Address("fe80::2") + number, GLOBAL + number),
     )
     return replace(rules, **changes)
-
-
-# --- a model of what the kernel makes of the text ---
-
-Elements = dict[str, dict[str, str]]
-
-
-def parts(inner: str) -> dict[str, str]:
-    pairs = (element.partition(" : ") for element in inner.split(", "))
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def elements_of(text: str) -> Elements:
-    """The elements of each set that a whole ruleset has; `drops` is filled by packets."""
-    found: Elements = {}
-    for name in SETS:
-        block = re.search(rf"^(?:set|map) {name} {{\n    .*\n(?:    elements = {{ (.*) }}\n)?}}", text, re.MULTILINE)
-        assert block is not None, name
-        found[name] = parts(block[1]) if block[1] else {}
-    return found
-
-
-def carry_out(text: str, elements: Elements) -> None:
-    """Apply a delta, and refuse what the kernel refuses: to take away what is not there, to change what is."""
-    for line in text.splitlines():
-        match = re.fullmatch(r"(add|delete) element (bridge|inet) aetherscale (\w+) { (.+) }", line)
-        assert match is not None, line
-        verb, family, name, inner = match.groups()
-        assert SETS[name][0] == family
-        for key, value in parts(inner).items():
-            if verb == "delete":
-                assert elements[name].pop(key) == value or SETS[name][1] == "map"
-            else:
-                assert key not in elements[name], line
-                elements[name][key] = value
 
 
 class TestWhatIsRefused:

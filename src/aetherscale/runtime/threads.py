@@ -1,7 +1,7 @@
 """Blocking work beside the event loop that is never left behind.
 
-`asyncio.to_thread` abandons its thread when the caller is cancelled, and the thread goes on: a file could then appear
-after the caller has learned that the work had been given up.
+`asyncio.to_thread` abandons its thread when the caller is cancelled, and the thread goes on: a file could then appear,
+or a rule change, after the caller has learned that the work had been given up.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ async def to_the_end(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwa
 async def until_stopped(function: Callable[[], T], stop: Callable[[], None]) -> T:
     """Call `function` in a thread of its own, since it may wait for long: those that all share stay free.
 
-    When this is cancelled it calls `stop`, which makes the function end, and waits for that.
+    When this is cancelled it calls `stop`, which makes the function end, and waits for that. Raises RuntimeError where
+    the host has no thread for it.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="transfer")
-    work = asyncio.get_running_loop().run_in_executor(thread, function)
-    thread.shutdown(wait=False)
+    try:
+        work = asyncio.get_running_loop().run_in_executor(thread, function)
+    finally:
+        thread.shutdown(wait=False)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
