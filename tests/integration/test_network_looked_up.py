@@ -9,20 +9,11 @@ import pytest
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.network.nft.flows import Flow, FlowReader
-from tests.integration.test_network_flow_table import (
-    GROUP,
-    ONLY_KERNEL,
-    Guests,
-    comes,
-    guests,
-    have_met,
-    lasts,
-    tcp,
-    to,
-)
+from tests.integration.test_network_flow_table import GROUP, lasts
+from tests.integration.test_network_flows_of_vms import ONLY_KERNEL, Guests, guests, have_met
 from tests.support import firewalled, frames
-from tests.support.fake_guest import FakeGuest
-from tests.support.firewalled import Firewalled, rule
+from tests.support.fake_guest import FakeGuest, tcp, to
+from tests.support.firewalled import Firewalled, comes, rule
 from tests.support.frames import ACK, SYN
 from tests.support.network_worlds import DB, WEB, Process, World, process, world
 
