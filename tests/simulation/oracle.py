@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from typing import Any, Final
 
 import msgspec
@@ -299,7 +299,7 @@ def _on_the_host(data: Data) -> dict[str, Any]:
     return {
         "device": spec["bridge"] or f"aeb{derive_id('bridge', data['network-id'])[-12:]}",
         "router": [str(prefix[1]) for prefix in prefixes] if spec["kind"] == "nat" else [],
-        "resolver": resolvers if spec["kind"] != "bridged" else [],
+        "resolver": resolvers if spec["kind"] not in ("bridged", "public") else [],
     }
 
 
@@ -375,7 +375,11 @@ def _rule(data: Data) -> View:
 
 def _port(data: Data) -> View:
     """A port of a VM: what was decided when it was asked for, and by which way the guest learns of it."""
-    addresses = [{"ip": data[name], "from": way} for name, way in (("ipv4", "lease"), ("ipv6", "slaac")) if data[name]]
+    addresses = [{"ip": data["ipv4"], "from": "lease"}] if data["ipv4"] else []
+    if data["ipv6"]:
+        # Formed from the MAC (RFC 4291, appendix A), unless it was chosen.
+        is_formed = "ff:fe" in IPv6Address(data["ipv6"]).packed.hex(":")
+        addresses.append({"ip": data["ipv6"], "from": "slaac" if is_formed else "lease"})
     same = {name: data[name] for name in ("network", "network-id", "mac", "tap", "allowed")}
     return {**same, "addresses": addresses}
 

@@ -10,7 +10,6 @@ def only_what_works(options: CreateVmOptions) -> None:
     """Refuse the options of components that this version does not have: never accept and ignore. Raises `Refused`."""
     later = {
         "vpn": options.vpn,
-        "public-ip": options.public_ip,
         "init-script": options.init_script,
         "ssh-keys": options.ssh_keys,
     }
@@ -29,28 +28,36 @@ def only_what_agrees(options: CreateVmOptions) -> None:
 
     Raises `Refused`.
     """
-    if options.allow_addresses and not options.virtual_network:
+    has_ports = bool(options.virtual_network or options.public_ip)
+    if options.addresses and not options.public_ip:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            "addresses are chosen for the port on the public bridge; a network gives its own",
+            field="addresses",
+            remedy="ask for a public address too, or leave this out",
+        )
+    if options.allow_addresses and not has_ports:
         raise Refused(
             Reason.BAD_REQUEST,
             "a VM without a network has no port that may have more addresses",
             field="allow-addresses",
             remedy="name a network, or leave this out",
         )
-    if options.groups and not options.virtual_network:
+    if options.groups and not has_ports:
         raise Refused(
             Reason.BAD_REQUEST,
             "a VM without a network has no port that a group could let anything to",
             field="groups",
             remedy="name a network, or leave this out",
         )
-    if options.host_loopback and options.virtual_network:
+    if options.host_loopback and has_ports:
         raise Refused(
             Reason.BAD_REQUEST,
             "a VM in a network does not reach the host's loopback",
             field="host-loopback",
             remedy="leave out one of the two",
         )
-    if options.publish and options.virtual_network:
+    if options.publish and has_ports:
         raise Refused(
             Reason.NOT_IMPLEMENTED,
             "ports of a VM in a network cannot be published in this version",

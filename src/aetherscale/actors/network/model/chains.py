@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.actors.network.model import forwards
+from aetherscale.actors.network.model import forwards, leases
 from aetherscale.actors.network.model.marks import ANSWER as ANSWER
 from aetherscale.actors.network.model.marks import BEGUN, FORWARDED, GUEST, OPENED, REPLY
 from aetherscale.actors.network.model.marks import TABLE as TABLE
@@ -51,6 +51,7 @@ SETS: Final = {
     "nd_macs": ("bridge", "set", "typeof iifname . @th,208,48"),
     "targets": ("bridge", "set", "typeof iifname . @th,64,128"),
     "allowed_targets": ("bridge", "set", "typeof iifname . @th,64,128; flags interval"),
+    "formed": ("bridge", "set", "typeof iifname . @nh,128,64"),
     "drops": ("bridge", "set", "type ifname . mark; size 65535; flags dynamic; counter"),
     "bridges": ("inet", "set", "type ifname . ifname"),
     "leads4": ("inet", "set", "type ifname . ipv4_addr; flags interval"),
@@ -60,6 +61,7 @@ SETS: Final = {
     NOTE: ("inet", "set", "type mark"),
     "open4": ("inet", "set", "type ifname . ipv4_addr"),
     "open6": ("inet", "set", "type ifname . ipv6_addr"),
+    **leases.SETS,
     **forwards.SETS,
 }
 """Each set by its name: family, `set` or `map`, and what it is of."""
@@ -93,12 +95,15 @@ chain guard_arp {{
 chain guard_arp_sender {{
     iifname . arp saddr ether . arp saddr ip @sources4 accept
     arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @sources4 accept
-    iifname . arp saddr ether @macs iifname . arp saddr ip @allowed4 accept
+    iifname . arp saddr ether != @macs {_drop(Drop.ARP)}
+    iifname . arp saddr ip @allowed4 accept
+    {leases.SENDER}
     {_drop(Drop.ARP)}
 }}
 chain guard_ipv4 {{
     iifname . ether saddr . ip saddr @sources4 goto payload4
     iifname . ip saddr @allowed4 goto payload4
+    {leases.SOURCE}
     ip saddr 0.0.0.0 ip daddr 255.255.255.255 goto discover
     {_drop(Drop.IPV4)}
 }}
@@ -122,6 +127,7 @@ chain guard_ipv6 {{
     iifname . ether saddr . ip6 saddr @sources6 goto payload6
     ip6 saddr :: goto unspecified
     iifname . ip6 saddr @allowed6 goto payload6
+    ip6 saddr {{ 2000::/3, fc00::/7 }} iifname . @nh,128,64 @formed goto payload6
     {_drop(Drop.IPV6)}
 }}
 chain unspecified {{
@@ -132,6 +138,7 @@ chain unspecified {{
 chain detection {{
     iifname . @th,64,128 @targets goto detection_options
     iifname . @th,64,128 @allowed_targets goto detection_options
+    iifname . @th,128,64 @formed goto detection_options
     {_drop(Drop.NEIGHBOR)}
 }}
 chain detection_options {{
@@ -155,6 +162,7 @@ chain neighbor {{
     icmpv6 type nd-neighbor-solicit ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd_macs accept
     icmpv6 type nd-neighbor-advert iifname . @th,64,128 @targets goto advert_options
     icmpv6 type nd-neighbor-advert iifname . @th,64,128 @allowed_targets goto advert_options
+    icmpv6 type nd-neighbor-advert iifname . @th,128,64 @formed goto advert_options
     {_drop(Drop.NEIGHBOR)}
 }}
 chain advert_options {{
@@ -205,7 +213,7 @@ chain basics_out_lan {{
 
 def bridge_chains(answers: str) -> str:
     """The chains of the family bridge; `answers` is the one line that accepts answers from outside."""
-    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}
+    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}{leases.CHAINS}
 chain from_isolated {{
     {_drop(Drop.UNINVITED, "dropped_inward")}
 }}
@@ -234,11 +242,13 @@ chain forward {{
     iifname "aep*" iifname != @ports counter drop
     oifname "aep*" oifname != @ports counter drop
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
+    {leases.LEARN}
     oifname vmap @ingress
 }}
 chain output {{
     type filter hook output priority -200; policy accept
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
+    {leases.LEARN}
     oifname vmap @from_host
     oifname "aep*" counter drop
 }}
