@@ -10,7 +10,7 @@ import pytest
 
 from aetherscale.actors.network.leases import Leases
 from aetherscale.actors.network.model.chains import Drop
-from aetherscale.actors.network.model.leases import MOST_AT_ONCE
+from aetherscale.actors.network.model.leases import LEASED, MOST_AT_ONCE, MOST_KEPT
 from aetherscale.actors.network.model.ruleset import NetworkRules, replace_all
 from tests.support import firewalled, frames
 from tests.support.fake_guest import FakeGuest
@@ -191,6 +191,10 @@ class TestALease:
         assert [speaks(web, server, address) for address in given] == [True] * MOST_AT_ONCE + [False] * 3
         server.send(answer(server, "10.64.1.99", db.mac))
         assert speaks(db, server, "10.64.1.99"), "another port has its own count"
+
+    @pytest.mark.parametrize("name", [LEASED, "leasers"])
+    def test_the_sets_of_leases_have_a_bound(self, host: Firewalled, name: str) -> None:
+        assert f"size {MOST_KEPT}\n" in host.nft.run(f"list set bridge aetherscale {name}")
 
     def test_it_is_kept_when_all_rules_are_replaced_and_of_a_port_that_is_there_alone(
         self, host: Firewalled, lan: NetworkRules

@@ -1,4 +1,4 @@
-"""The public bridge by the driver of a node: leases over its end and a flush of the rules; a bridge that is not there."""
+"""The public bridge by the driver of a node: leases over its end and over a flush; a bridge that is not there."""
 
 from __future__ import annotations
 

@@ -139,7 +139,8 @@ class Firewall:
         lost = self._steadily(self._structure.lost) if self.found_lost is None else self.found_lost
         self._flows.ensure(forget=forget)
         self._leases.look()
-        self._run_part(ruleset.strange(self._structure.tables()) + text + self._leases.text(wanted.ports) + beside)
+        text += self._leases.text(wanted.ports) + beside
+        self._run_part(ruleset.strange(self._structure.tables()) + text)
         self.found_lost = lost
         self._note()
 

@@ -77,9 +77,9 @@ NETWORK = Group(
             details=(
                 "VMs of one network reach each other. `isolated` leads nowhere, and the host is not in it. `nat` leads "
                 "to the world through the host, which nothing from outside comes back through but answers. `bridged` "
-                "is a bridge that the host has. `public` is one too, br0 if none is named, on which nobody is trusted: "
-                "VMs there take only what their groups allow, also from each other, and may not take others' "
-                "addresses; `vm create --public-ip` makes it."
+                "is a bridge that the host has. `public` is one too, br0 if none is named, on which no machine is "
+                "trusted: VMs there take only what their groups allow, also from each other, and send from their own "
+                "addresses alone; `vm create --public-ip` makes it."
             ),
         ),
         Command(

@@ -17,7 +17,7 @@ class CreateNetworkOptions(Message, frozen=True):
     """The name of the network."""
     kind: NetworkKind = "isolated"
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does; `public`, the same, and nobody there is trusted: a VM takes only what its groups allow, and sends
+    of the host does; `public`, the same, where no machine is trusted: a VM takes only what its groups allow, and sends
     from its own addresses only.
     """
     ipv4_prefix: str | None = None

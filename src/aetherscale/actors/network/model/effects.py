@@ -21,7 +21,7 @@ class NetworkSpec(Struct, frozen=True):
     """The name of the network, unique in its tenant until the network is deleted."""
     kind: NetworkKind
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does; `public`, the same, and nobody there is trusted.
+    of the host does; `public`, the same, where no machine is trusted.
     """
     ipv4: str | None
     """Its IPv4 prefix, such as `10.64.0.0/24`; null for none."""

@@ -22,7 +22,7 @@ LASTS: Final = "30d"
 """How long an address is a port's that neither uses it nor leases it again."""
 MOST_AT_ONCE: Final = 8
 """Addresses that a port may lease before it counts how many an hour."""
-MOST: Final = 1
+MOST_AN_HOUR: Final = 1
 """Addresses that a port may lease in an hour beyond those: one that asks under other names is given others."""
 MOST_KEPT: Final = 65_535
 """Leased addresses of all ports."""
@@ -44,7 +44,7 @@ chain lease {{
     oifname . @th,288,48 != @nd_macs return
     @th,192,8 {{ 0, 127, 224-255 }} return
     oifname . @th,192,32 @{LEASED} update @{LEASED} {{ oifname . @th,192,32 timeout {LASTS} }} return
-    update @leasers {{ oifname limit rate over {MOST}/hour burst {MOST_AT_ONCE} packets }} return
+    update @leasers {{ oifname limit rate over {MOST_AN_HOUR}/hour burst {MOST_AT_ONCE} packets }} return
     add @{LEASED} {{ oifname . @th,192,32 timeout {LASTS} }}
 }}
 """

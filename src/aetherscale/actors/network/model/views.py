@@ -29,7 +29,7 @@ class NetworkView(Struct, frozen=True, rename="kebab"):
     """When the network entered its phase, RFC 3339 in UTC."""
     kind: NetworkKind
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does; `public`, the same, and nobody there is trusted.
+    of the host does; `public`, the same, where no machine is trusted.
     """
     ipv4: str | None
     """Its IPv4 prefix; null for none."""
