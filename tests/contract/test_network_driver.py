@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import PortSpec
 from aetherscale.actors.network.model.addresses import mac_of
@@ -13,8 +14,10 @@ from aetherscale.actors.network.model.devices import bridge_name, tap_name
 from aetherscale.actors.network.model.effects import (
     NetworkEnsured,
     NetworkRemoved,
+    NetworkSpec,
 )
 from aetherscale.actors.network.model.state import Network
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
 from tests.support.network_worlds import (
     BOOT,
@@ -51,6 +54,24 @@ async def test_a_network_is_made_once_and_again_and_removed_once_and_again(world
     for _ in range(2):
         assert await process.remove() == NetworkRemoved("k")
         assert await world.bridges() == set()
+
+
+async def test_the_public_bridge_is_a_network_once_the_host_has_it(world: World, process: Process) -> None:
+    with pytest.raises(Refused, match="the host has no bridge br0") as refused:
+        process.driver.public_bridge()
+    assert refused.value.reason is Reason.CONFLICT
+    await world.have_bridge("br0")
+    assert process.driver.public_bridge() == "br0"
+    street, mine = NetworkSpec("public", "public", None, None, "br0"), replace(port(WEB), ipv4=None)
+    for _ in range(2):
+        assert await process.ensure(LAB, street) == NetworkEnsured("k", BOOT)
+        await opened(process, WEB, mine)
+    assert (set(await world.taps()), world.ruled()) == ({mine.tap}, {mine.tap})
+    assert process.driver.leased(WEB) == {}
+    await process.driver.close_ports(WEB, [mine])
+    assert (await world.taps(), world.ruled()) == ({}, set())
+    assert await process.remove(LAB, street) == NetworkRemoved("k")
+    assert process.driver.public_bridge() == "br0", "it is the host's"
 
 
 async def test_a_port_has_rules_and_a_tap_in_its_bridge_and_neither_is_left_of_it(

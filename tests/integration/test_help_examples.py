@@ -77,6 +77,8 @@ class Shell:
 
     async def prepare(self, line: str) -> None:
         """Make what an example takes for granted."""
+        if "--public-ip" in line or "--bridge br0" in line:
+            await self.remove_networks("bridge", "br0")
         if "network" in line:
             await self.prepare_network(line)
         if "firewall group" in line:
@@ -124,13 +126,19 @@ class Shell:
         """The network of an example is not there yet, or is, with no VM in it."""
         creates = " network create " in line
         name = line.split()[3] if creates else "lab"
-        if name in {each["name"] for each in await told(self.node, "network", "list")}:
-            for vm in await self.node.vms():
-                if name in {port["network"] for port in vm["ports"]}:
-                    await good(self.node, "vm", "delete", vm["id"], "--kill")
-            await good(self.node, "network", "delete", name)
+        await self.remove_networks("name", name)
         if not creates:
             await good(self.node, "network", "create", name)
+
+    async def remove_networks(self, field: str, value: str) -> None:
+        """Remove the networks of which a field has this value, with their VMs."""
+        for network in await told(self.node, "network", "list"):
+            if network[field] != value:
+                continue
+            for vm in await self.node.vms():
+                if network["id"] in {port["network-id"] for port in vm["ports"]}:
+                    await good(self.node, "vm", "delete", vm["id"], "--kill")
+            await good(self.node, "network", "delete", network["name"])
 
     async def follow(self, line: str) -> None:
         """Run what goes on for ever until it has shown something, and end it as Ctrl-C does."""

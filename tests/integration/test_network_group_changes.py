@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.network import groups as groups_of_driver
+from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.actors.network.model.groups import GroupRules, compile_group
 from aetherscale.actors.network.model.ruleset import (
     ForwardRules,
@@ -102,7 +103,8 @@ def change(host: Firewalled, chance: random.Random) -> None:
             host.groups.pop(chance.choice(GROUPS), None)
         elif what == "comes":
             groups = tuple(sorted(chance.sample(GROUPS, chance.randint(0, 3))))
-            host.guest(network, number, groups=groups, made=False)
+            leasing = network.kind == "public" and chance.random() < 0.5
+            host.guest(network, number, groups=groups, made=False, leasing=leasing)
         elif what == "goes" and host.ports:
             del host.ports[chance.choice(list(host.ports))]
         elif what == "bears" and host.ports:
@@ -112,17 +114,18 @@ def change(host: Firewalled, chance: random.Random) -> None:
         elif what == "leads" and host.ports:
             tap = chance.choice(list(host.ports))
             host.ports[tap] = replace(host.ports[tap], forwards=random_forwards(chance, int(tap[3:], 16)))
-        elif what == "kind" and network.kind != "bridged":
-            turned = "nat" if network.kind == "isolated" else "isolated"
-            host.networks[network.bridge] = replace(network, kind=turned)
+        elif what == "kind":
+            turned: dict[NetworkKind, NetworkKind] = {"isolated": "nat", "nat": "isolated", "bridged": "public"}
+            host.networks[network.bridge] = replace(network, kind=turned.get(network.kind, "bridged"))
 
 
 class TestDeltas:
     @pytest.mark.parametrize("seed", range(8))
     def test_they_lead_to_the_same_as_replacing_all(self, host: Firewalled, seed: int) -> None:
         chance = random.Random(seed)  # noqa: S311
-        for number, kind in ((1, "isolated"), (2, "nat"), (3, "bridged")):
-            host.network(number, kind)  # type: ignore[arg-type]
+        kinds: tuple[NetworkKind, ...] = ("isolated", "nat", "bridged", "public")
+        for number, kind in enumerate(kinds, 1):
+            host.network(number, kind)
         for _ in range(25):
             change(host, chance)
             host.apply()

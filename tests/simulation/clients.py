@@ -27,7 +27,8 @@ TASKS: Final = ("create-vm",) * 3 + (
     "create-group", "create-group", "set-rules", "set-rules", "delete-group", "group-info", "list-forwards",
 )  # fmt: skip
 
-NETWORKS: Final = ("lab", "dmz")
+NETWORKS: Final = ("lab", "lab", "dmz", "dmz", "public")
+CHOSEN: Final = ("203.0.113.7", "203.0.113.8", "2001:db8::7", "fe80::1")
 PREFIXES: Final = (None, None, "none", "10.9.8.0/29", "10.9.8.0/28", "10.9.8.128/25", "10.9.9.0/29", "10.9.8.0/23")
 """Of most of them two have addresses in common."""
 PLACES: Final = (None, None, *("lab",) * 5, "dmz", ["lab", "dmz"], ["lab", "lab"], ["dmz", "lab"], "nowhere")
@@ -176,8 +177,8 @@ class Client:
                 options = {"name": chance.choice(NAMES), "image": chance.choice(IMAGES), "memory-mib": 64}
                 options["restart"] = chance.choice(["always", "on-failure", "never"])
                 options["autostart"] = chance.random() < 0.8
-                if (place := chance.choice(PLACES)) is not None:
-                    options["virtual-network"] = place
+                options |= self._draw_ports()
+                if options.keys() & {"virtual-network", "public-ip"}:
                     if chance.random() < 0.4:
                         options["groups"] = chance.sample(GROUPS, chance.randint(0, 2))
                 elif options["restart"] == "always":
@@ -191,6 +192,16 @@ class Client:
             case _:
                 options = {"vm-id": chance.choice(NAMES)}
         return Asked(key, component, task, msgspec.json.encode(options), tenant)
+
+    def _draw_ports(self) -> dict[str, Any]:
+        """The networks that a new VM is to be in."""
+        chance, found = self._world.chance, dict[str, Any]()
+        if (place := chance.choice(PLACES)) is not None:
+            found["virtual-network"] = place
+        if chance.random() < 0.15:
+            found["public-ip"] = True
+            found["addresses"] = chance.sample(CHOSEN, chance.choice([0, 0, 1, 1, 2]))
+        return found
 
     def _draw_of_rules(self, task: str, names: list[str]) -> dict[str, Any]:
         """The options of a task of the firewall about one of these VMs."""
@@ -212,6 +223,8 @@ class Client:
             case "create-network":
                 prefix = chance.choice(PREFIXES)
                 named = {"name": chance.choice(NETWORKS), "kind": chance.choice(["isolated", "nat"])}
+                if named["name"] == "public" and chance.random() < 0.5:
+                    return {**named, "kind": "public"}
                 return named if prefix is None else {**named, "ipv4-prefix": prefix}
             case "import-image":
                 return {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}

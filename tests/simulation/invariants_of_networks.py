@@ -69,6 +69,8 @@ def check_networks_of_vms(folded: Folded) -> None:
             if network.phase not in ("ready", "restoring"):
                 raise Violation(f"the network {network.id} is {network.phase}, and {vm.id} has a port in it")
             for address, prefix in ((port.ipv4, network.spec.ipv4), (port.ipv6, network.spec.ipv6)):
+                if network.spec.kind == "public":
+                    continue  # Others give out addresses there.
                 if bool(address) != bool(prefix) or (address and not _is_within(address, prefix or "")):
                     raise Violation(f"{vm.id} has the address {address} in a network with {prefix}")
     for network_id in networks:
@@ -98,14 +100,18 @@ def check_networks(world: World, folded: Folded) -> None:
     networks = {each.id: each.state for each in folded.networks.aggregates.values()}
     vms = {each.id: each.state for each in folded.vms.aggregates.values() if has_ports(each.state)}
     host = world.networks
-    wanted = {bridge_name(each.id): each.id for each in networks.values() if each.phase == "ready"}
+    ours = [each for each in networks.values() if each.spec.kind != "public"]
+    wanted = {bridge_name(each.id): each.id for each in ours if each.phase == "ready"}
     # What the host has refused to remove for good is told as failed, and left until somebody asks again.
-    left = {bridge_name(each.id): each.id for each in networks.values() if each.phase == "deleting"}
+    left = {bridge_name(each.id): each.id for each in ours if each.phase == "deleting"}
     if not wanted.items() <= host.bridges.items() <= (wanted | left).items():
         raise Violation(f"the log has the bridges {wanted}, the host {host.bridges}")
-    if not wanted.keys() <= host.ruled_networks <= wanted.keys() | left.keys():
-        raise Violation(f"the log has the networks {wanted}, the host rules of {host.ruled_networks}")
-    places = {port.tap: (vm.id, bridge_name(port.network_id)) for vm in vms.values() for port in vm.spec.ports}
+    of_host = {each.spec.bridge: each.phase for each in networks.values() if each.spec.bridge}
+    ruled = wanted.keys() | {bridge for bridge, phase in of_host.items() if phase == "ready"}
+    may_be_ruled = ruled | left.keys() | {bridge for bridge, phase in of_host.items() if phase == "deleting"}
+    if not ruled <= host.ruled_networks <= may_be_ruled:
+        raise Violation(f"the log has the networks {ruled}, the host rules of {host.ruled_networks}")
+    places = {port.tap: (vm.id, host.bridge_of(port.network_id)) for vm in vms.values() for port in vm.spec.ports}
     # The ports of a VM that the host has refused to remove may be closed already.
     closed = {port.tap for vm in vms.values() if vm.requested == "deleted" for port in vm.spec.ports}
     if not places.keys() - closed <= host.ruled_taps <= places.keys():

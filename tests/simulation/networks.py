@@ -182,7 +182,7 @@ class WatchedNetworks(SimulatedNetworks):
                         raise Violation(f"run {process.run} of {vm_id} executes without its port {port.tap}: {lacks}")
 
     def _lacks_of(self, port: PortSpec) -> Iterator[str]:
-        bridge = bridge_name(port.network_id)
+        bridge = self.bridge_of(port.network_id)
         if port.tap not in self.taps and not self._is_excused(port.tap):
             yield "no tap"
         if port.tap not in self.ruled_taps and not self._is_excused(f"rules of {port.tap}"):
@@ -195,10 +195,15 @@ class WatchedNetworks(SimulatedNetworks):
             if network is None or network.phase != "restoring":
                 yield f"no bridge: it is in {self.taps.get(port.tap)}, of {sorted(self.bridges)}"
 
+    def bridge_of(self, network_id: str) -> str:
+        """The bridge of a network: the host's own, where it is one."""
+        network = self._world.network(network_id)
+        return (network.spec.bridge if network is not None else None) or bridge_name(network_id)
+
     def is_in(self, port: PortSpec) -> bool:
-        """Whether the tap of a port is in its bridge."""
-        bridge = bridge_name(port.network_id)
-        return bridge in self.bridges and self.taps.get(port.tap, ("", ""))[1] == bridge
+        """Whether the tap of a port is in its bridge. Nobody takes that of the host here."""
+        bridge = self.bridge_of(port.network_id)
+        return bridge in {*self.bridges, self.public_bridge} and self.taps.get(port.tap, ("", ""))[1] == bridge
 
     def _is_excused(self, what: str) -> bool:
         return what in self._excused

@@ -7,6 +7,7 @@ the node disagree on any field of any view, one of them is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 from aetherscale.eventstore.store import StoredEvent
@@ -257,7 +258,11 @@ class ToldImage(Told):
 
 def _port(data: Data) -> View:
     """A port of a VM: what was decided when it was asked for, and by which way the guest learns of it."""
-    addresses = [{"ip": data[name], "from": way} for name, way in (("ipv4", "lease"), ("ipv6", "slaac")) if data[name]]
+    addresses = [{"ip": data["ipv4"], "from": "lease"}] if data["ipv4"] else []
+    if data["ipv6"]:
+        # Formed from the MAC (RFC 4291, appendix A), unless it was chosen.
+        is_formed = "ff:fe" in IPv6Address(data["ipv6"]).packed.hex(":")
+        addresses.append({"ip": data["ipv6"], "from": "slaac" if is_formed else "lease"})
     same = {name: data[name] for name in ("network", "network-id", "mac", "tap", "allowed")}
     return {**same, "addresses": addresses}
 

@@ -17,7 +17,7 @@ def _on_the_host(data: Data) -> dict[str, Any]:
     return {
         "device": spec["bridge"] or f"aeb{derive_id('bridge', data['network-id'])[-12:]}",
         "router": [str(prefix[1]) for prefix in prefixes] if spec["kind"] == "nat" else [],
-        "resolver": resolvers if spec["kind"] != "bridged" else [],
+        "resolver": resolvers if spec["kind"] not in ("bridged", "public") else [],
     }
 
 

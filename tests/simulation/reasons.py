@@ -134,7 +134,8 @@ class Life:
         self.require(data["waited-s"] == self.grace_s, f"it had {self.grace_s} s")
 
     def on_VmEnded(self, data: Data, at_us: int) -> None:  # noqa: N802
-        self.require(self.up and self.ended is None, "nothing runs that could end")
+        # One that is to stop before its boot was answered may run, and end.
+        self.require((self.up or (self.asked and self.open)) and self.ended is None, "nothing runs that could end")
         self.ended = data
 
     def on_VmExited(self, data: Data, at_us: int) -> None:  # noqa: N802

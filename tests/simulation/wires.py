@@ -58,6 +58,12 @@ class SimulatedWires:
     def require(self, kind: NetworkKind = "isolated") -> None:
         self._driver.require(kind)
 
+    def public_bridge(self) -> str:
+        return self._driver.public_bridge()
+
+    def is_of_host(self, address: str) -> bool:
+        return self._driver.is_of_host(address)
+
     def routes(self) -> HostRoutes:
         return self._driver.routes()
 
@@ -80,6 +86,9 @@ class SimulatedWires:
 
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
         return self._driver.dropped(vm_id)
+
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        return self._driver.leased(vm_id)
 
     def cut(self, vm_id: str) -> Sequence[str]:
         return self._driver.cut(vm_id)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -21,6 +20,8 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network import firewall
 from aetherscale.actors.network.flows import Flows
+from aetherscale.actors.network.model.addresses import ipv6_of
+from aetherscale.actors.network.model.effects import OF_HOST, NetworkKind
 from aetherscale.actors.network.model.groups import GroupRules, compile_group
 from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ruleset, compile, delta, replace_all
 from aetherscale.actors.network.nft.counters import DropCounters
@@ -119,9 +120,9 @@ class Firewalled:
     def mac(self, device: str) -> str:
         return str(self.links.link("get", index=self.index(device))[0].get_attr("IFLA_ADDRESS"))
 
-    def network(self, number: int, kind: Literal["isolated", "nat", "bridged"] = "isolated") -> NetworkRules:
+    def network(self, number: int, kind: NetworkKind = "isolated") -> NetworkRules:
         """A network with its bridge: 10.64.<number>.0/24 and fd00:<number>::/64; the host is .1 and ::1 in most."""
-        bridge = f"br{number}" if kind == "bridged" else f"aeb{number:012x}"
+        bridge = f"br{number}" if kind in OF_HOST else f"aeb{number:012x}"
         ipv4, ipv6 = IPv4Network(f"10.64.{number}.0/24"), IPv6Network(f"fd00:{number:x}::/64")
         rules = self.networks[bridge] = NetworkRules(bridge, kind, ipv4, ipv6)
         self.links.link("add", ifname=bridge, kind="bridge", br_mcast_snooping=0)
@@ -152,10 +153,12 @@ class Firewalled:
         groups: tuple[str, ...] = (),
         tap: str | None = None,
         plugged: bool = True,
+        leasing: bool = False,
     ) -> FakeGuest:
         """A guest of a network: .<number> and ::<number>; its rules first, and its tap then, as a node does it.
 
-        `made`: it gets a tap; `plugged`: that is in the bridge.
+        `made`: it gets a tap; `plugged`: that is in the bridge. With `leasing` its addresses are not decided: it forms
+        that of IPv6 from its MAC.
         """
         assert network.ipv4 is not None
         assert network.ipv6 is not None
@@ -164,9 +167,13 @@ class Firewalled:
         name = tap or f"aep{place << 8 | number:012x}"
         guest = FakeGuest(name, mac, str(network.ipv4[number]), str(network.ipv6[number]), -1)
         if rules:
-            own = (IPv6Address(link_local(mac)), IPv6Address(guest.ipv6))
+            own: tuple[IPv6Address, ...] = (IPv6Address(link_local(mac)), IPv6Address(guest.ipv6))
             networks = tuple(ip_network(text) for text in allowed)
-            self.ports[name] = PortRules(name, network.bridge, mac, IPv4Address(guest.ipv4), own, networks, groups)
+            ipv4: IPv4Address | None = IPv4Address(guest.ipv4)
+            if leasing:
+                guest.ipv6 = str(ipv6_of(network.ipv6, mac))
+                ipv4, own = None, own[:1]
+            self.ports[name] = PortRules(name, network.bridge, mac, ipv4, own, networks, groups)
             self.apply()
         if not made:
             return guest

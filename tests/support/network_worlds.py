@@ -32,6 +32,7 @@ from aetherscale.actors.network.simulated.driver import SimulatedNetworking
 from aetherscale.actors.network.simulated.host import SimulatedNetworks
 from aetherscale.kernel.names import derive_id
 from aetherscale.runtime.component import Driver
+from tests.support.guest_namespaces import sh
 from tests.support.network_namespaces import missing, network_namespace
 
 NODE, BOOT = "host1", "boot-1"
@@ -69,6 +70,10 @@ class World(Protocol):
         """The ports of the host that lead to VMs with taps, as "tcp 8080" or "udp 192.0.2.1 53"; and to which port."""
         ...
 
+    async def have_bridge(self, name: str) -> None:
+        """The host has a bridge of its own."""
+        ...
+
     async def remove(self, device: str) -> None: ...
     async def lose_tap(self, device: str) -> None: ...
     def flush(self) -> None: ...
@@ -78,6 +83,7 @@ class Memory:
     def __init__(self) -> None:
         self._host = SimulatedNetworks()
         self._host.boot_id = BOOT
+        self._host.public_bridge = ""
 
     def driver(self) -> Networking:
         return SimulatedNetworking(self._host)
@@ -102,6 +108,9 @@ class Memory:
         have = {vm_id for vm_id, _ in self._host.taps.values()}
         every = [forward for vm_id in have & self._host.rules.keys() for forward in self._host.rules[vm_id].forwards]
         return {" ".join(f"{each.protocol} {each.address} {each.host_port}".split()): each.guest_port for each in every}
+
+    async def have_bridge(self, name: str) -> None:
+        self._host.public_bridge = name
 
     async def remove(self, device: str) -> None:
         self._host.lose_bridge(device)
@@ -167,6 +176,10 @@ class Kernel:
         """Let the host route for guests."""
         for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             Path("/proc/sys/net", setting).write_text("1")
+
+    async def have_bridge(self, name: str) -> None:
+        sh("ip", "link", "add", name, "type", "bridge")
+        sh("ip", "link", "set", name, "up")
 
     async def remove(self, device: str) -> None:
         links = Links(NODE)

@@ -63,7 +63,7 @@ class Refused(Exception):
 
     `message` is one sentence or two; `field` names the offending field of the input; `retryable` says whether the same
     request may be served later; `made_by` is the task that makes what is missing, or is making it, which the first
-    version's message has done on the way.
+    version's message has done on the way, and with `made_for_all` every request.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Refused(Exception):
         field: str = "",
         retryable: bool = False,
         made_by: Task | None = None,
+        made_for_all: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
@@ -84,4 +85,5 @@ class Refused(Exception):
         self.field = field
         self.retryable = retryable
         self.made_by = made_by
+        self.made_for_all = made_for_all
         self.details = dict(details or {})

@@ -1,4 +1,4 @@
-"""What a request names and is not there, made on the way. Only the first version's message asks for that.
+"""What a request needs and is not there, made on the way. What has a name only the first version's message has made so.
 
 The request is decided again after what is missing was made, or another caller has made it. So of requests that race for
 one name, one makes it and the others wait.
@@ -52,7 +52,7 @@ class OnTheWay:
 
         Raises `Refused`: the same, where nothing can be made or the call does not ask for it; and why it was not made.
         """
-        if not call.legacy or refused.made_by is None:
+        if refused.made_by is None or not (call.legacy or refused.made_for_all):
             raise refused
         kind, verb, name = refused.made_by.kind, refused.made_by.verb, refused.made_by.of
         maker = self._makers[kind]
@@ -60,7 +60,7 @@ class OnTheWay:
             call,
             component=maker.component.name,
             task=f"{verb}-{kind}",
-            body=encode({"name": name}),
+            body=encode({"name": name, **refused.made_by.options}),
             command_id=self._new_id(),
             keyed=False,
             causation_id=call.command_id,

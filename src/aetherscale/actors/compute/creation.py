@@ -13,12 +13,21 @@ from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
 from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
 from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
+from aetherscale.actors.compute.publicly import public_network
 from aetherscale.actors.compute.rules import borne_groups, port_of
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.images.model.views import ImageView
 from aetherscale.actors.network.model import events as networks
 from aetherscale.actors.network.model.views import NetworkView
-from aetherscale.actors.network.ports import allowed_address, allowed_in, port_in
+from aetherscale.actors.network.ports import (
+    ADDRESSES,
+    HOST_NETWORKS,
+    HostNetworks,
+    allowed_address,
+    allowed_in,
+    chosen_address,
+    port_in,
+)
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.names import is_id
@@ -99,19 +108,55 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
     names = [options.virtual_network] if isinstance(options.virtual_network, str) else options.virtual_network or []
     # Before a network is refused for want of it, which has it made on the way.
     allowed = [allowed_address(text) for text in options.allow_addresses]
+    given = _chosen(options, world)
     _require_different(names, names)
     found = [_usable_network(world, call.tenant, reference) for reference in names]
+    if options.public_ip:
+        found.append(public_network(world, call.tenant))
+        names = [*names, found[-1].name]
     _require_different([network.id for network in found], names)
     _require_of_no_network(allowed, found)
+    if len(found) > commands.MAX_PORTS:
+        raise Refused(Reason.BAD_REQUEST, f"a VM has at most {commands.MAX_PORTS} ports", field="public-ip")
 
     def is_taken(network_id: str, address: str) -> bool:
         holder = world.named(ADDRESS, NO_TENANT, address_key(network_id, address))
         return holder is not None and holder.id != vm_id
 
     return [
-        port_in(network, vm_id, name, index, partial(is_taken, network.id), allowed)
+        port_in(
+            network,
+            vm_id,
+            name,
+            index,
+            partial(is_taken, network.id),
+            allowed,
+            given if network.kind == "public" else (),
+        )
         for index, network in enumerate(found)
     ]
+
+
+def _chosen(options: CreateVmOptions, world: World) -> list[str]:
+    """The addresses that the caller has chosen, one of a family. Raises `Refused` (bad request, conflict)."""
+    given = [chosen_address(text) for text in options.addresses]
+    if len({":" in address for address in given}) != len(given):
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"{' and '.join(given)} are of one IP family",
+            field=ADDRESSES,
+            remedy="choose one of IPv4 and one of IPv6 at most; more that the VM may send from are to be allowed",
+        )
+    for address in given:
+        host: HostNetworks = world.port(HOST_NETWORKS)
+        if host.is_of_host(address):
+            raise Refused(
+                Reason.CONFLICT,
+                f"{address} is an address of the host, or of a router that it sends to",
+                field=ADDRESSES,
+                remedy="choose one that nothing in the network has",
+            )
+    return given
 
 
 def _require_different(references: Sequence[str], names: Sequence[str]) -> None:

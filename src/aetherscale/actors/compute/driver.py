@@ -113,6 +113,8 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """For how long that process has been there."""
     dropped: Mapping[str, Mapping[str, int]] = {}
     """The packets of its ports that the firewall dropped, by the tap and by the kind."""
+    leased: Mapping[str, Sequence[str]] = {}
+    """The addresses that were leased to its ports in public networks, by the tap."""
     cut: Sequence[str] = ()
     """The taps of its ports that lead nowhere, since another program removed them or the bridges that they were in: the
     guest is cut off these networks.

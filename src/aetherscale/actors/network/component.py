@@ -12,7 +12,7 @@ from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.commands import CreateNetworkOptions, ListNetworksOptions, NetworkOptions
 from aetherscale.actors.network.model.decide import NETWORKS as DECIDER
 from aetherscale.actors.network.model.decide import NetworkMessage
-from aetherscale.actors.network.model.effects import NetworkSpec
+from aetherscale.actors.network.model.effects import OF_HOST, NetworkSpec
 from aetherscale.actors.network.model.presentation import (
     BRIDGE,
     NETWORK_KIND,
@@ -38,14 +38,14 @@ def _create(options: CreateNetworkOptions, call: Call, network_id: str, world: W
     host: HostNetworks = world.port(HOST_NETWORKS)
     host.require(options.kind)
     world.require_free(events.KIND, call.tenant, options.name, network_id)
-    if options.kind == "bridged":
-        return commands.CreateNetwork(network_id, _bridged(options, network_id, world))
+    if options.kind in OF_HOST:
+        return commands.CreateNetwork(network_id, _of_host(options, network_id, world, host))
     if options.bridge is not None:
         raise Refused(
             Reason.BAD_REQUEST,
             f"a network of the kind {options.kind!r} has a bridge of its own",
             field="bridge",
-            remedy="leave it out, or take the kind bridged",
+            remedy="leave it out, or take the kind bridged or public",
         )
     routes = host.routes()
     spec = NetworkSpec(
@@ -58,38 +58,39 @@ def _create(options: CreateNetworkOptions, call: Call, network_id: str, world: W
     return commands.CreateNetwork(network_id, spec)
 
 
-def _bridged(options: CreateNetworkOptions, network_id: str, world: World) -> NetworkSpec:
+def _of_host(options: CreateNetworkOptions, network_id: str, world: World, host: HostNetworks) -> NetworkSpec:
     """A network that is a bridge of the host. Raises `Refused` (bad request, conflict)."""
     for field, value in (("ipv4-prefix", options.ipv4_prefix), ("ipv6-prefix", options.ipv6_prefix)):
         if value is not None:
             raise Refused(
                 Reason.BAD_REQUEST,
-                "a bridged network has the addresses of the network that its bridge leads to",
+                f"a {options.kind} network has the addresses of the network that its bridge leads to",
                 field=field,
                 remedy="leave it out",
             )
-    if options.bridge is None:
+    bridge = host.public_bridge() if options.kind == "public" and options.bridge is None else options.bridge
+    if bridge is None:
         raise Refused(
             Reason.BAD_REQUEST,
             "a bridged network is a bridge of the host: which one?",
             field="bridge",
             remedy="name it; the host's are listed by: ip -br link type bridge",
         )
-    if BRIDGE_OF_HOST.fullmatch(options.bridge) is None:
+    if BRIDGE_OF_HOST.fullmatch(bridge) is None:
         raise Refused(
             Reason.BAD_REQUEST,
-            f"got {options.bridge[:40]!r}, expected the name of a bridge of the host's own, as br0",
+            f"got {bridge[:40]!r}, expected the name of a bridge of the host's own, as br0",
             field="bridge",
         )
-    holder = world.named(BRIDGE, NO_TENANT, options.bridge)
+    holder = world.named(BRIDGE, NO_TENANT, bridge)
     if holder is not None and holder.id != network_id:
         raise Refused(
             Reason.CONFLICT,
-            f"the network {holder.state.name!r} is the bridge {options.bridge} of the host already",
+            f"the network {holder.state.name!r} is the bridge {bridge} of the host already",
             field="bridge",
             remedy="use that network, or name another bridge: ip -br link type bridge",
         )
-    return NetworkSpec(options.name, "bridged", None, None, options.bridge)
+    return NetworkSpec(options.name, options.kind, None, None, bridge)
 
 
 def _ipv4(options: CreateNetworkOptions, network_id: str, world: World, routes: HostRoutes) -> str | None:
@@ -161,7 +162,13 @@ def _open_driver(host: Host) -> Driver[Network, NetworkMessage]:
     from aetherscale.actors.network.driver import HostNetworking
 
     settings = host.settings
-    return HostNetworking(settings.node, host.boot_id, settings.state_dir, allow_unisolated=settings.allow_unisolated)
+    return HostNetworking(
+        settings.node,
+        host.boot_id,
+        settings.state_dir,
+        allow_unisolated=settings.allow_unisolated,
+        public_bridge=settings.public_bridge,
+    )
 
 
 def _open_simulated(host: Host) -> Driver[Network, NetworkMessage]:

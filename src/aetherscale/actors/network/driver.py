@@ -18,38 +18,37 @@ from typing import Any
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
 from aetherscale.actors.network import lacks
-from aetherscale.actors.network.claim import taken
 from aetherscale.actors.network.dnsmasq.upstreams import host_upstreams
+from aetherscale.actors.network.facts import HostFacts
 from aetherscale.actors.network.groups import Groups
 from aetherscale.actors.network.hands import Hands, open_hands
 from aetherscale.actors.network.inspection import Inspection, Lost, is_connected
 from aetherscale.actors.network.losses import Losses
 from aetherscale.actors.network.model.dns import Address
 from aetherscale.actors.network.model.effects import (
+    OF_HOST,
     EnsureNetwork,
     NetworkEffect,
     NetworkEnsured,
-    NetworkKind,
     NetworkOutcome,
     NetworkRemoved,
 )
 from aetherscale.actors.network.model.state import Network
 from aetherscale.actors.network.netlink import taps
 from aetherscale.actors.network.nft.watching import FLOWS
-from aetherscale.actors.network.ports import HostRoutes, Lend
-from aetherscale.actors.network.routes import host_routes
+from aetherscale.actors.network.ports import Lend
 from aetherscale.actors.network.telling import Telling
 from aetherscale.actors.network.watches import Watches
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
+from aetherscale.settings import PUBLIC_BRIDGE
 
 log = logging.getLogger(__name__)
 
 
-class HostNetworking(Groups):
+class HostNetworking(Groups, HostFacts):
     """The driver of networks, and the ports of VMs, of one node in its network namespace."""
 
     def __init__(
@@ -60,10 +59,12 @@ class HostNetworking(Groups):
         *,
         upstreams: Callable[[], Sequence[Address]] = host_upstreams,
         allow_unisolated: bool = False,
+        public_bridge: str = PUBLIC_BRIDGE,
     ) -> None:
         super().__init__()
         self._node = node
         self._allow_unisolated = allow_unisolated
+        self._public_bridge = public_bridge
         self._open_hands = partial(open_hands, node, state_dir, upstreams=upstreams, allow_unisolated=allow_unisolated)
         self._boot_id = boot_id
         self._opening: dict[str, tuple[Sequence[PortSpec], VmRules]] = {}
@@ -127,7 +128,7 @@ class HostNetworking(Groups):
         try:
             async with self._turn:
                 if isinstance(effect, EnsureNetwork):
-                    bridged = effect.spec.kind == "bridged"
+                    bridged = effect.spec.kind in OF_HOST
                     progress("making the rules" if bridged else "making the bridge, the rules and the resolver")
                     self._known.set_networks({effect.network_id: effect.spec})
                     await self._ensure(await self._opened(), effect.network_id)
@@ -138,21 +139,6 @@ class HostNetworking(Groups):
             return EffectFailed.by(effect.key, fault)
         except OSError as failure:
             return EffectFailed(effect.key, f"{failure.strerror or failure}: {failure.filename}", "aetherscale doctor")
-
-    # --- HostNetworks --------------------------------------------------------------------------------------------
-
-    def require(self, kind: NetworkKind = "isolated") -> None:
-        """As in `HostNetworks`."""
-        lacking = lacks.for_kind(kind, allow_unisolated=self._allow_unisolated)
-        lacking = lacking or (taken() if self._hands is None else None)
-        if lacking is not None:
-            raise Refused(
-                Reason.NOT_IMPLEMENTED, f"this node cannot make networks: {lacking.reason}", remedy=lacking.remedy
-            )
-
-    def routes(self) -> HostRoutes:
-        """As in `HostNetworks`."""
-        return host_routes()
 
     # --- VmPorts -------------------------------------------------------------------------------------------------
 
@@ -180,6 +166,7 @@ class HostNetworking(Groups):
                 if hands.resolvers.pid_of(network_id) is not None and not self._missing_bridge(network_id):
                     await self._telling.ensure(hands, network_id)
             rules_lost, hands.firewall.found_lost = hands.firewall.found_lost, ""
+            hands.firewall.leased(())
             left = [network_id for network_id in self._known.networks if network_id in (self._left or ())]
         if rules_lost and left:
             await self._losses.tell_of_rules(left, f"{rules_lost} while the node was away")
@@ -252,6 +239,15 @@ class HostNetworking(Groups):
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
         """As in `VmPorts`."""
         return self._hands.dropped(port.tap for port in self._known.ports_of(vm_id)) if self._hands is not None else {}
+
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        """As in `VmPorts`."""
+        try:
+            every = [port.tap for port in self._known.ports_of(vm_id)]
+            return self._hands.firewall.leased(every) if self._hands is not None else {}
+        except OSError as failure:
+            log.warning("the leased addresses of %s cannot be read: %s", vm_id, failure)
+            return {}
 
     def cut(self, vm_id: str) -> Sequence[str]:
         """As in `VmPorts`."""
@@ -341,7 +337,7 @@ class HostNetworking(Groups):
     def _is_incomplete(self, hands: Hands, network_id: str) -> bool:
         if self._missing_bridge(network_id):
             return True
-        return self._known.spec(network_id).kind != "bridged" and hands.resolvers.pid_of(network_id) is None
+        return self._known.spec(network_id).kind not in OF_HOST and hands.resolvers.pid_of(network_id) is None
 
     def _missing_bridge(self, network_id: str) -> bool:
         return not taps.index_of(self._known.bridge(network_id))

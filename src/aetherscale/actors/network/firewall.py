@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from aetherscale.actors.network import flows
 from aetherscale.actors.network.flows import Concerned, Flows
+from aetherscale.actors.network.leases import Leases
 from aetherscale.actors.network.model import chains, ruleset
 from aetherscale.actors.network.model.ruleset import Ruleset
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
@@ -66,6 +67,7 @@ class Firewall:
         self._asked = Generation()
         self._structure = Structure()
         self._flows = Flows(nft)
+        self._leases = Leases()
         self._generation = 0
         """Of all rules of the host, after the last change of ours."""
         self.applied: Ruleset | None = None
@@ -119,6 +121,11 @@ class Firewall:
         """What takes that back, to be done beside a change. Raises `OSError`."""
         return self._flows.let_go(concerned)
 
+    def leased(self, taps: Sequence[str]) -> dict[str, list[str]]:
+        """The addresses that were leased to the ports with these taps, which is remembered. Raises `OSError`."""
+        self._leases.look()
+        return {tap: [str(each) for each in found] for tap in taps if (found := self._leases.of(tap))}
+
     def is_in_doubt(self) -> bool:
         """Whether anybody has changed any rule of the host since we did. Raises `OSError`."""
         return self.applied is None or self._asked.now() != self._generation
@@ -136,6 +143,7 @@ class Firewall:
         self._asked.close()
         self._structure.close()
         self._flows.close()
+        self._leases.close()
 
     async def _replace(self, wanted: Ruleset, beside: str = "", *, forget: bool = False) -> None:
         self.applied = None
@@ -152,7 +160,8 @@ class Firewall:
     def _run_whole(self, wanted: Ruleset, beside: str, *, forget: bool) -> None:
         lost = self._steadily(self._structure.lost) if self.found_lost is None else self.found_lost
         self._flows.ensure(forget=forget)
-        replace(self._nft, self._structure, wanted, beside, self._answers)
+        self._leases.look()
+        replace(self._nft, self._structure, wanted, self._leases.text(wanted.ports) + beside, self._answers)
         self._generation = self._asked.now()
         self.found_lost = lost
         self._note()

@@ -21,7 +21,7 @@ from aetherscale.actors.network.firewall import Firewall
 from aetherscale.actors.network.model.addresses import link_local_of, mac_of, router_of
 from aetherscale.actors.network.model.devices import Alias, bridge_name, group_of
 from aetherscale.actors.network.model.dns import Address, DnsNetwork, DnsPort, Elsewhere
-from aetherscale.actors.network.model.effects import NetworkSpec
+from aetherscale.actors.network.model.effects import OF_HOST, NetworkSpec
 from aetherscale.actors.network.netlink.links import Links
 from aetherscale.actors.network.nft.counters import DropCounters
 from aetherscale.actors.network.nft.nftables import Nftables
@@ -140,14 +140,14 @@ async def remove_devices(links: Links, taps: Container[str], bridges: Iterable[s
 
 def dns_network(spec: NetworkSpec) -> DnsNetwork:
     """A network of our own as its resolver knows it."""
-    assert spec.kind != "bridged"
+    assert spec.kind == "isolated" or spec.kind == "nat", "a bridge of the host has no resolver of ours"
     ipv4, ipv6 = IPv4Network(spec.ipv4) if spec.ipv4 else None, IPv6Network(spec.ipv6) if spec.ipv6 else None
     return DnsNetwork(spec.name, spec.kind, ipv4, ipv6, MTU_BYTES)
 
 
 def dns_elsewhere(beside: Sequence[NetworkSpec]) -> Elsewhere:
     """What VMs can resolve in these networks. Those of a bridge of the host ask whom others of that bridge ask."""
-    own = tuple(dns_network(spec) for spec in beside if spec.kind != "bridged")
+    own = tuple(dns_network(spec) for spec in beside if spec.kind not in OF_HOST)
     return Elsewhere(own, outside=any(spec.kind != "isolated" for spec in beside))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from aetherscale.actors.network.dnsmasq.process import DNSMASQ
-from aetherscale.actors.network.model.effects import NetworkKind
+from aetherscale.actors.network.model.effects import OF_HOST, NetworkKind
 from aetherscale.actors.network.netlink.faults import NET_ADMIN, SYSCTL, TUN, TUN_ACCESS
 from aetherscale.actors.network.nft import nftables
 from aetherscale.kernel.fault import Fault
@@ -47,7 +47,7 @@ def for_networks() -> Fault | None:
 def for_kind(kind: NetworkKind, *, allow_unisolated: bool) -> Fault | None:
     """The first thing that is lacking for a network of this kind; None for nothing."""
     lacking = for_networks() or (forwarding() if kind == "nat" else None)
-    if lacking is not None or kind == "bridged":
+    if lacking is not None or kind in OF_HOST:
         return lacking
     try:
         launch.require_isolation("", DNSMASQ, allow_unisolated=allow_unisolated)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
 from aetherscale.actors.firewall.model.commands import Rule
-from aetherscale.actors.network.model.addresses import Prefix, ipv6_of, mac_of, next_ipv4, overlaps, parse_allowed
+from aetherscale.actors.network.model.addresses import (
+    Prefix,
+    ipv6_of,
+    mac_of,
+    next_ipv4,
+    overlaps,
+    parse_address,
+    parse_allowed,
+)
 from aetherscale.actors.network.model.devices import tap_name
 from aetherscale.actors.network.model.effects import NetworkKind
+from aetherscale.actors.network.model.presentation import BRIDGE as BRIDGE
 from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 
 HOST_NETWORKS: Final = "host-networks"
@@ -20,6 +30,11 @@ VM_PORTS: Final = "vm-ports"
 """The name of `VmPorts`."""
 FIREWALL: Final = "firewall"
 """The name of `Firewall`."""
+
+PUBLIC: Final = "public"
+"""The name of the network that is made for the public bridge, where none has been."""
+ADDRESSES: Final = "addresses"
+"""The field of the addresses that a caller chooses."""
 
 HostRoutes = Mapping[Prefix, str]
 """The prefixes that the host has routes to, each with the device that it leads to."""
@@ -37,6 +52,16 @@ class HostNetworks(Protocol):
 
     def require(self, kind: NetworkKind = "isolated") -> None:
         """Raises `Refused` (not implemented) where this node may not make networks of the kind, with what to do."""
+        ...
+
+    def public_bridge(self) -> str:
+        """The bridge of the host that leads to public addresses. Raises `Refused` (conflict) where there is none yet,
+        with what makes it.
+        """
+        ...
+
+    def is_of_host(self, address: str) -> bool:
+        """Whether an address is the host's own, or that of a router of it."""
         ...
 
     def routes(self) -> HostRoutes:
@@ -73,6 +98,10 @@ class VmPorts(Protocol):
 
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
         """The packets of a VM's ports that were dropped since its rules were made, by the tap and by the kind."""
+        ...
+
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        """The addresses that were leased to a VM's ports in public networks, by the tap."""
         ...
 
     def cut(self, vm_id: str) -> Sequence[str]:
@@ -137,6 +166,10 @@ class NoPorts:
         """None."""
         return {}
 
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        """None."""
+        return {}
+
     def cut(self, vm_id: str) -> Sequence[str]:
         """None."""
         return ()
@@ -171,6 +204,11 @@ def allowed_address(text: str) -> str:
     return str(parse_allowed(text, field="allow-addresses"))
 
 
+def chosen_address(text: str) -> str:
+    """An address that a caller has chosen for a VM, in its canonical form. Raises `Refused`."""
+    return str(parse_address(text, field=ADDRESSES))
+
+
 def allowed_in(network: NetworkView, allowed: Sequence[str]) -> list[str]:
     """Those of some prefixes that a port in a network may send from: none that has any of the network's own addresses.
 
@@ -187,12 +225,14 @@ def port_in(
     index: int,
     is_taken: Callable[[str], bool],
     allowed: Sequence[str] = (),
+    given: Sequence[str] = (),
 ) -> PortSpec:
-    """The port number `index` (from 0) of a VM, in this network. `is_taken` tells whether another port has an IPv4
-    address.
+    """The port number `index` (from 0) of a VM, in this network. `is_taken` tells whether another port has an
+    address. `given` are addresses that a caller has chosen, at most one of each family, in a network that gives none.
 
-    Raises `Refused` (conflict) where the network has no address left.
+    Raises `Refused` (conflict) where the network has no address left, or a given one is taken.
     """
+    ipv4, ipv6 = (_given(given, version, network, is_taken) for version in (4, 6))
     mac = mac_of(derive_id("port", vm_id, str(index)))
     return PortSpec(
         network_id=network.id,
@@ -200,7 +240,20 @@ def port_in(
         hostname=hostname,
         tap=tap_name(vm_id, index),
         mac=mac,
-        ipv4=str(next_ipv4(IPv4Network(network.ipv4), is_taken)) if network.ipv4 else None,
-        ipv6=str(ipv6_of(IPv6Network(network.ipv6), mac)) if network.ipv6 else None,
+        ipv4=str(next_ipv4(IPv4Network(network.ipv4), is_taken)) if network.ipv4 else ipv4,
+        ipv6=str(ipv6_of(IPv6Network(network.ipv6), mac)) if network.ipv6 else ipv6,
         allowed=allowed_in(network, allowed),
     )
+
+
+def _given(given: Sequence[str], version: int, network: NetworkView, is_taken: Callable[[str], bool]) -> str | None:
+    """The address of a family that a caller has chosen; None for none. Raises `Refused` (conflict)."""
+    address = next((each for each in given if ip_address(each).version == version), None)
+    if address is not None and is_taken(address):
+        raise Refused(
+            Reason.CONFLICT,
+            f"another VM has the address {address} in the network {network.name!r}",
+            field=ADDRESSES,
+            remedy="take another one, or leave it out for DHCP",
+        )
+    return address

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,32 @@ def host_routes() -> dict[Prefix, str]:
         for prefix, device in found.items()
         if prefix.prefixlen > 0 and not device.startswith(BRIDGE_PREFIX)
     }
+
+
+def default_device() -> str:
+    """The device that leads the host to the world, by the first of its default routes; "" for none."""
+    found: list[tuple[Prefix, str]] = [*_ipv4_routes(), *_ipv6_routes()]
+    return next((device for prefix, device in found if prefix.prefixlen == 0 and device != "lo"), "")
+
+
+def is_of_host(address: str) -> bool:
+    """Whether an address is one of the host's own, or that of a router that it sends to."""
+    wanted = ip_address(address)
+    if wanted in _routers():
+        return True
+    with socket.socket(socket.AF_INET if wanted.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _routers() -> Iterator[IPv4Address | IPv6Address]:
+    for line in _lines(_IPV4)[1:]:
+        yield IPv4Address(struct.pack("=I", int(line.split()[2], 16)))
+    for line in _lines(_IPV6):
+        yield IPv6Address(int(line.split()[4], 16))
 
 
 def _ipv4_routes() -> Iterator[tuple[IPv4Network, str]]:

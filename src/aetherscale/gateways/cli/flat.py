@@ -80,7 +80,7 @@ COMMANDS = (
             ),
             Option("init-script", "refused by this version, which does not have it yet", "FILE", completes="file"),
             Option("vpn", "refused by this version, which does not have it yet", "VPN"),
-            Option("no-public-ip", "without a public address; this version gives none"),
+            Option("no-public-ip", "without a public address, as every VM that is made here"),
         ),
         examples=("aetherscale-cli create-vm --image tiny", "aetherscale-cli create-vm --image tiny --network lab"),
     ),

@@ -13,7 +13,7 @@ from aetherscale.gateways.cli.objects import carry_out_and_tell, done, each_name
 from aetherscale.gateways.cli.views import WIDE, show_to_human
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, info
 
-KINDS = ("isolated", "nat", "bridged")
+KINDS = ("isolated", "nat", "bridged", "public")
 
 
 def _create(context: Context) -> None:
@@ -66,7 +66,7 @@ NETWORK = Group(
                 Option("kind", "where it leads; isolated if not given", "KIND", choices=KINDS),
                 Option("ipv4", "its IPv4 prefix, or none; a free one with --kind nat, else none", "PREFIX"),
                 Option("ipv6", "its IPv6 prefix, a /64; one of its own if not given", "PREFIX"),
-                Option("bridge", "the bridge of the host that it is, with --kind bridged", "BRIDGE"),
+                Option("bridge", "the bridge of the host that it is, with --kind bridged or public", "BRIDGE"),
                 *WAIT_OPTIONS,
             ),
             examples=(
@@ -77,7 +77,9 @@ NETWORK = Group(
             details=(
                 "VMs of one network reach each other. `isolated` leads nowhere, and the host is not in it. `nat` leads "
                 "to the world through the host, which nothing from outside comes back through but answers. `bridged` "
-                "is a bridge that the host has."
+                "is a bridge that the host has. `public` is one too, br0 if none is named, on which no machine is "
+                "trusted: VMs there take only what their groups allow, also from each other, and send from their own "
+                "addresses alone; `vm create --public-ip` makes it."
             ),
         ),
         Command(

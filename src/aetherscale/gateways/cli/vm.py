@@ -66,17 +66,28 @@ VM = Group(
                 ),
                 Option(
                     "group",
-                    "a group of the firewall that it bears, with --network; may be given more than once",
+                    "a group of the firewall that it bears, with --network or --public-ip; may be given more than once",
                     "GROUP",
                     many=True,
                     completes="group",
+                ),
+                Option(
+                    "public-ip",
+                    "a port on the public bridge of the host, with an address by DHCP of its network; it takes only "
+                    "what groups allow",
+                ),
+                Option(
+                    "address",
+                    "with --public-ip, the address that it has there instead; may be given once for IPv4 and once for "
+                    "IPv6",
+                    "ADDRESS",
+                    many=True,
                 ),
                 Option("host-loopback", "let the guest reach what listens on the host's loopback, at 10.0.2.2"),
                 _LABEL,
                 Option("node", "the node to create it on", "NODE", completes="node"),
                 *WAIT_OPTIONS,
                 Option("vpn", _LATER, "VPN", many=True),
-                Option("public-ip", _LATER),
                 Option("init-script", _LATER, "FILE", completes="file"),
                 Option("ssh-key", _LATER, "FILE", many=True, completes="file"),
             ),
@@ -86,6 +97,7 @@ VM = Group(
                 "aetherscale vm create web --image tiny --network lab",
                 "aetherscale vm create web --image tiny --network lab --group http",
                 "aetherscale vm create web --image tiny --publish 8080:80",
+                "aetherscale vm create web --image tiny --public-ip --group http",
                 "aetherscale vm create --image tiny --no-wait --json",
             ),
             details=(

@@ -42,6 +42,7 @@ def create_vm(context: Context) -> None:
         "host-loopback": values["host-loopback"],
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
+        "addresses": values["address"],
         "init-script": text_of(values["init-script"], "--init-script") if values["init-script"] else None,
         "ssh-keys": [text_of(path, "--ssh-key") for path in values["ssh-key"]],
         "groups": values["group"],

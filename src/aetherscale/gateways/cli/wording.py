@@ -15,6 +15,7 @@ from aetherscale.gateways.cli.parse import Parsed
 from aetherscale.kernel.names import ID_PATTERN, is_id
 
 TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
+    "addresses": ("address",),
     "allow-addresses": ("allow-address",),
     "command": ("COMMAND",),
     "group": ("GROUP", "group"),

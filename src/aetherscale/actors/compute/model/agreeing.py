@@ -10,7 +10,6 @@ def only_what_works(options: CreateVmOptions) -> None:
     """Refuse the options of components that this version does not have: never accept and ignore. Raises `Refused`."""
     later = {
         "vpn": options.vpn,
-        "public-ip": options.public_ip,
         "init-script": options.init_script,
         "ssh-keys": options.ssh_keys,
     }
@@ -29,8 +28,14 @@ def only_what_agrees(options: CreateVmOptions) -> None:
 
     Raises `Refused`.
     """
-    alone = not options.virtual_network
+    alone = not (options.virtual_network or options.public_ip)
     discords = (
+        (
+            options.addresses and not options.public_ip,
+            "addresses",
+            "addresses are chosen for the port on the public bridge; a network gives its own",
+            "ask for a public address too, or leave this out",
+        ),
         (
             alone and options.allow_addresses,
             "allow-addresses",

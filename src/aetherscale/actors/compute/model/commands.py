@@ -47,6 +47,9 @@ NetworkNames = Annotated[list[Reference], Meta(max_length=MAX_PORTS, description
 AllowedAddresses = Annotated[
     list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_ALLOWED, description=f"at most {MAX_ALLOWED}")
 ]
+ChosenAddresses = Annotated[
+    list[Annotated[str, Meta(max_length=64)]], Meta(max_length=2, description="at most one of IPv4 and one of IPv6")
+]
 Published = Annotated[
     list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_PUBLISHED, description=f"at most {MAX_PUBLISHED}")
 ]
@@ -54,7 +57,7 @@ GroupNames = Annotated[list[Reference], Meta(max_length=MAX_GROUPS, description=
 
 
 class CreateVmOptions(Message, frozen=True):
-    """Options of `create-vm`. Those after `groups` belong to components of a later version."""
+    """Options of `create-vm`. `vpn`, `init-script` and `ssh-keys` belong to a later version."""
 
     image: ImageReference
     """The image that the VM boots from."""
@@ -102,7 +105,13 @@ class CreateVmOptions(Message, frozen=True):
     vpn: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
     public_ip: bool = False
-    """A part of a later version: refused (501) unless it is left out or empty."""
+    """Whether the VM has a port on the public bridge of the node, as its last one. It takes only what its groups allow,
+    has its addresses by DHCP and from router advertisements, and sends from no other.
+    """
+    addresses: ChosenAddresses = field(default_factory=list)
+    """With `public-ip`, the addresses of the port instead, which the guest or the DHCP server there is set to: at most
+    one of IPv4 and one of IPv6. A family that has none here is as without.
+    """
     init_script: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
     ssh_keys: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from typing import Final, Literal
 
 from aetherscale.actors.compute.model import events
@@ -103,8 +104,13 @@ def address_key(network_id: str, address: str) -> str:
 
 def _port(port: PortSpec) -> PortView:
     addresses = [AddressView(port.ipv4, "lease")] if port.ipv4 else []
-    addresses += [AddressView(port.ipv6, "slaac")] if port.ipv6 else []
+    # One that the guest does not form from its MAC was chosen, for the public bridge.
+    addresses += [AddressView(port.ipv6, "slaac" if _is_formed(port.ipv6) else "lease")] if port.ipv6 else []
     return PortView(port.network, port.network_id, port.mac, port.tap, addresses, port.allowed)
+
+
+def _is_formed(ipv6: str) -> bool:
+    return IPv6Address(ipv6).packed[11:13] == b"\xff\xfe"
 
 
 def announce(vm: Vm, event: VmEvent) -> Chunk | None:

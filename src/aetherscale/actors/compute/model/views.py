@@ -31,7 +31,9 @@ class AddressView(Struct, frozen=True, rename="kebab"):
     ip: str
     """The address."""
     source: Literal["lease", "slaac"] = field(name="from")
-    """How the guest comes by it: `lease`, by DHCP; `slaac`, it forms it from the network's prefix and its MAC."""
+    """How the guest comes by it: `lease`, by DHCP, or where it was chosen for the public bridge, by what the guest is
+    set to; `slaac`, it forms it from the network's prefix and its MAC.
+    """
 
 
 class PortView(Struct, frozen=True, rename="kebab"):
@@ -46,7 +48,9 @@ class PortView(Struct, frozen=True, rename="kebab"):
     tap: str
     """The name of the port's device on the host."""
     addresses: list[AddressView]
-    """The addresses that are the guest's for as long as the VM exists, before it has booted too."""
+    """The addresses that are the guest's for as long as the VM exists, before it has booted too; those that others give
+    out are not among them.
+    """
     allowed: list[str]
     """Prefixes that the guest may send from besides."""
 
@@ -106,7 +110,7 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """Whether the guest reaches the services on the host's loopback, with user-mode networking."""
     groups: list[BorneGroup]
     """The groups of the firewall that the VM bears; none: it takes anything from its own networks, nothing from
-    outside.
+    outside, where the public bridge is.
     """
     forwards: list[Forward]
     """The ports of the host that lead to the guest, with a network of the kind `nat`."""

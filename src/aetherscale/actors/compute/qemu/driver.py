@@ -292,7 +292,7 @@ class QemuDriver:
         if machine is None or machine.gone.is_set():
             return OnHost(*places)
         ports, age_s = self._ports, identity.age_s(machine.start_ticks)
-        return OnHost(*places, machine.pid, age_s, ports.dropped(vm_id), ports.cut(vm_id))
+        return OnHost(*places, machine.pid, age_s, ports.dropped(vm_id), ports.leased(vm_id), ports.cut(vm_id))
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.

@@ -30,7 +30,7 @@ class Net(Struct, frozen=True):
 
     id: str
     name: str
-    kind: Literal["isolated", "nat", "bridged"]
+    kind: Literal["isolated", "nat", "bridged", "public"]
     ipv4: str | None = None
     ipv6: str | None = None
     routers: tuple[Address, ...] = ()
@@ -159,7 +159,8 @@ def _to_machine(world: Topology, sender: End, receiver: Machine, packet: Packet)
         if network.kind == "nat" and not isinstance(sender, (Machine, str)) and not _has_family(port, sender):
             refused = refused or Verdict(False, f"The VM {receiver.name!r} has no IPv{sender.version} address.")
             continue
-        # What is beside the host on a bridge of its own is in that network, and so is the host.
+        # What is beside the host on a bridge of its own is in that network, and so is the host. The public one is no
+        # VM's own: all that is there is outside.
         inside = network.kind == "bridged"
         verdict = _taken(world, receiver, sender, packet, inside=inside, network=network)
         if verdict.passes:
@@ -180,7 +181,8 @@ def _between(world: Topology, sender: Machine, receiver: Machine, packet: Packet
             verdict = _sent(world, sender, receiver, port, packet)
             if verdict.passes:
                 own = next(each for each in sender.ports if each.network_id == network_id)
-                verdict = _taken(world, receiver, sender, packet, inside=True, network=network, source=own)
+                inside = network.kind != "public"
+                verdict = _taken(world, receiver, sender, packet, inside=inside, network=network, source=own)
             if verdict.passes:
                 return verdict
     return verdict
@@ -195,7 +197,7 @@ def _to_host(world: Topology, sender: Machine, packet: Packet) -> Verdict:
     sent = _sent(world, sender, HOST, None, packet)
     if not sent.passes:
         return sent
-    if "bridged" in kinds:
+    if kinds & {"bridged", "public"}:
         return Verdict(True, "It reaches the bridge of the host, whose own firewall decides what the host takes.")
     if packet.protocol == "icmp" and packet.icmp == "echo-request":
         return Verdict(True, "Of the host, a VM reaches ping.")

@@ -29,6 +29,8 @@ _PORT_BITS: Final = 29
 _SHORTEST_BITS: Final = 16
 """A shorter IPv4 prefix would be reserved by more than 256 keys in one append."""
 _IPV6_BITS: Final = 64
+_EUI_64: Final = 0xFFFE
+"""In the middle of what a device forms from its MAC."""
 _LINK_LOCAL: Final = IPv6Network("fe80::/64")
 
 _IPV4_TEXT: Final = re.compile(r"[0-9.]{7,15}/[0-9]{1,2}")
@@ -188,6 +190,22 @@ def parse_allowed(text: str, field: str) -> Prefix:
     if ":" in text:
         return _parsed(IPv6Network, _IPV6_TEXT, text, field, expected, "" if "/" in text else "/128")
     return _parsed(IPv4Network, _IPV4_TEXT, text, field, expected, "" if "/" in text else "/32")
+
+
+def parse_address(text: str, field: str) -> IPv4Address | IPv6Address:
+    """An address that a guest may have in a network of others, as callers write it.
+
+    Raises `Refused`, which names the field, for anything else, and for one that another port forms from its MAC.
+    """
+    expected = "an address, as 203.0.113.7 or 2001:db8::7"
+    if "/" in text:
+        raise _refused(field, text, f"{expected}, without the length of a prefix")
+    if ":" not in text:
+        return _parsed(IPv4Network, _IPV4_TEXT, text, field, expected, "/32")[0]
+    address = _parsed(IPv6Network, _IPV6_TEXT, text, field, expected, "/128")[0]
+    if int(address) >> 24 & 0xFFFF == _EUI_64:
+        raise _refused(field, text, "an address that no device forms from its MAC (with ff:fe in the middle)")
+    return address
 
 
 def _parsed(kind: type[P], form: re.Pattern[str], text: str, field: str, expected: str, bits: str = "") -> P:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.actors.network.model import forwards, looked_up
+from aetherscale.actors.network.model import forwards, leases, looked_up
 from aetherscale.actors.network.model.marks import ANSWER as ANSWER
 from aetherscale.actors.network.model.marks import BEGUN, COVER_TABLE, FORWARDED, GUEST, LOOKED_UP, OPENED, REPLY
 from aetherscale.actors.network.model.marks import TABLE as TABLE
@@ -55,6 +55,7 @@ SETS: Final = {
     "nd_macs": ("bridge", "set", "typeof iifname . @th,208,48"),
     "targets": ("bridge", "set", "typeof iifname . @th,64,128"),
     "allowed_targets": ("bridge", "set", "typeof iifname . @th,64,128; flags interval"),
+    "formed": ("bridge", "set", "typeof iifname . @nh,128,64"),
     "drops": ("bridge", "set", "type ifname . mark; size 65535; flags dynamic; counter"),
     "bridges": ("inet", "set", "type ifname . ifname"),
     "leads4": ("inet", "set", "type ifname . ipv4_addr; flags interval"),
@@ -64,6 +65,7 @@ SETS: Final = {
     NOTE: ("inet", "set", "type mark"),
     "open4": ("inet", "set", "type ifname . ipv4_addr"),
     "open6": ("inet", "set", "type ifname . ipv6_addr"),
+    **leases.SETS,
     **forwards.SETS,
 }
 """Each set by its name: family, `set` or `map`, and what it is of."""
@@ -99,13 +101,16 @@ chain guard_arp {{
 chain guard_arp_sender {{
     iifname . arp saddr ether . arp saddr ip @sources4 accept
     arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @sources4 accept
-    iifname . arp saddr ether @macs iifname . arp saddr ip @allowed4 accept
+    iifname . arp saddr ether != @macs {_drop(Drop.ARP)}
+    iifname . arp saddr ip @allowed4 accept
+    {leases.SENDER}
     {_drop(Drop.ARP)}
 }}
 chain guard_ipv4 {{
     iifname . ether saddr . ip saddr @sources4 goto payload4
     {_OWN}
     iifname . ip saddr @allowed4 goto payload4
+    {leases.SOURCE}
     ip saddr 0.0.0.0 ip daddr 255.255.255.255 goto discover
     {_drop(Drop.IPV4)}
 }}
@@ -131,6 +136,7 @@ chain guard_ipv6 {{
     {_OWN}
     ip6 saddr :: goto unspecified
     iifname . ip6 saddr @allowed6 goto payload6
+    ip6 saddr {{ 2000::/3, fc00::/7 }} iifname . @nh,128,64 @formed goto payload6
     {_drop(Drop.IPV6)}
 }}
 chain unspecified {{
@@ -141,6 +147,7 @@ chain unspecified {{
 chain detection {{
     iifname . @th,64,128 @targets goto detection_options
     iifname . @th,64,128 @allowed_targets goto detection_options
+    iifname . @th,128,64 @formed goto detection_options
     {_drop(Drop.NEIGHBOR)}
 }}
 chain detection_options {{
@@ -165,6 +172,7 @@ chain neighbor {{
     icmpv6 type nd-neighbor-solicit ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd_macs accept
     icmpv6 type nd-neighbor-advert iifname . @th,64,128 @targets goto advert_options
     icmpv6 type nd-neighbor-advert iifname . @th,64,128 @allowed_targets goto advert_options
+    icmpv6 type nd-neighbor-advert iifname . @th,128,64 @formed goto advert_options
     {_drop(Drop.NEIGHBOR)}
 }}
 chain advert_options {{
@@ -215,7 +223,7 @@ chain basics_out_lan {{
 
 def bridge_chains(answers: str) -> str:
     """The chains of the family bridge; `answers` is the one line that accepts answers from outside."""
-    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}
+    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}{leases.CHAINS}
 chain from_isolated {{
     {_drop(Drop.UNINVITED, "dropped_inward")}
 }}
@@ -245,12 +253,14 @@ chain forward {{
     iifname "aep*" iifname != @ports counter drop
     oifname "aep*" oifname != @ports counter drop
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
+    {leases.LEARN}
     oifname vmap @ingress
     oifname "aep*" counter drop
 }}
 chain output {{
     type filter hook output priority -200; policy accept
     oifname "aep*" ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00 oifname . ether daddr != @macs counter drop
+    {leases.LEARN}
     oifname vmap @from_host
     oifname "aep*" counter drop
 }}

@@ -17,7 +17,8 @@ class CreateNetworkOptions(Message, frozen=True):
     """The name of the network."""
     kind: NetworkKind = "isolated"
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does.
+    of the host does; `public`, the same, where no machine is trusted: a VM takes only what its groups allow, and sends
+    from its own addresses only.
     """
     ipv4_prefix: str | None = None
     """The IPv4 prefix, such as `10.64.0.0/24`, or `none`; null for a free one in a `nat` network, else none.
@@ -25,7 +26,9 @@ class CreateNetworkOptions(Message, frozen=True):
     ipv6_prefix: str | None = None
     """The IPv6 prefix, a /64; null for one that follows from the network's id."""
     bridge: str | None = None
-    """The bridge of the host that a `bridged` network is."""
+    """The bridge of the host that a `bridged` or `public` network is; null for the node's `public-bridge` with
+    `public`.
+    """
 
 
 class NetworkOptions(Message, frozen=True):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from aetherscale.kernel.failures import EffectFailed
 
-NetworkKind = Literal["isolated", "nat", "bridged"]
+NetworkKind = Literal["isolated", "nat", "bridged", "public"]
+
+OF_HOST: Final = ("bridged", "public")
+"""The kinds that are a bridge of the host: its addresses, its router and its resolver are none of ours."""
 
 
 class NetworkSpec(Struct, frozen=True):
@@ -18,14 +21,14 @@ class NetworkSpec(Struct, frozen=True):
     """The name of the network, unique in its tenant until the network is deleted."""
     kind: NetworkKind
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does.
+    of the host does; `public`, the same, where no machine is trusted.
     """
     ipv4: str | None
     """Its IPv4 prefix, such as `10.64.0.0/24`; null for none."""
     ipv6: str | None
     """Its IPv6 prefix, a /64; null for none, and where the host's bridge has its own."""
     bridge: str | None
-    """The bridge of the host that a `bridged` network is; null for one of our own."""
+    """The bridge of the host that a `bridged` or `public` network is; null for one of our own."""
 
 
 class EnsureNetwork(Struct, frozen=True):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from typing import Final
 
-from aetherscale.actors.network.model.addresses import resolver_of
-from aetherscale.actors.network.model.groups import SetOfGroups, cards, members
+from aetherscale.actors.network.model.addresses import link_local_of, resolver_of
+from aetherscale.actors.network.model.groups import SetOfGroups, borne, cards, members
 from aetherscale.actors.network.model.ruled import ForwardRules, NetworkRules, PortRules
+
+_LOW: Final = (1 << 64) - 1
+"""The half of an IPv6 address that a device forms."""
 
 Element = tuple[str, str, str]
 """A set, a key, and what a map has for it ("" in a set)."""
@@ -15,7 +19,7 @@ Element = tuple[str, str, str]
 
 def of_network(network: NetworkRules) -> Iterator[Element]:
     """The elements of a network."""
-    if network.kind == "bridged":
+    if network.is_of_host:
         return
     yield "bridges", f'"{network.bridge}" . "{network.bridge}"', ""
     if network.kind == "nat":
@@ -42,22 +46,34 @@ def of_port(port: PortRules, network: NetworkRules, named: Container[str]) -> It
     if network.kind == "nat":
         for forward in port.forwards:
             yield from _of_forward(forward, port)
-    if port.groups:
-        yield from _of_groups(tap, port, network, named)
-    else:
+    if network.kind == "public":
+        yield from _of_others(tap, port)
+    bears = borne(port, network)
+    if bears is None:
         yield "ingress", tap, "accept"
         yield "egress", tap, "accept"
         yield "from_host", tap, f"jump from_{network.kind}"
+    else:
+        yield from _of_groups(tap, bears, port, network, named)
 
 
-def _of_groups(tap: str, port: PortRules, network: NetworkRules, named: Container[str]) -> Iterator[Element]:
-    bears = SetOfGroups(network.kind == "bridged", port.groups)
+def _of_others(tap: str, port: PortRules) -> Iterator[Element]:
+    """What a port may be called whose addresses were not decided: by a lease, and by the MAC that is its own."""
+    if port.ipv4 is None:
+        yield "leasing", tap, ""
+    if all(address.is_link_local for address in port.ipv6):
+        yield "formed", f"{tap} . {int(link_local_of(port.mac)) & _LOW:#018x}", ""
+
+
+def _of_groups(
+    tap: str, bears: SetOfGroups, port: PortRules, network: NetworkRules, named: Container[str]
+) -> Iterator[Element]:
     yield "judged", tap, ""
     yield "ingress", tap, f"jump {bears.inward}"
     yield "egress", tap, f"jump {bears.outward}"
     # The host is in no isolated network, whatever its guests allow.
     yield "from_host", tap, "jump from_isolated" if network.kind == "isolated" else f"jump {bears.inward}"
-    if network.kind != "bridged":
+    if not network.is_of_host:
         for version, prefix in ((4, network.ipv4), (6, network.ipv6)):
             if prefix is not None:
                 yield f"resolvers{version}", f"{tap} . {resolver_of(prefix)}", ""

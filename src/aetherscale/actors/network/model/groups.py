@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES, Rule
-from aetherscale.actors.network.model.ruled import GROUP
+from aetherscale.actors.network.model.ruled import GROUP, NetworkRules, PortRules
 
 _PORTS: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HIGHEST: Final = 65535
@@ -34,7 +34,10 @@ NO_RULES: Final = GroupRules()
 
 
 class SetOfGroups(Struct, frozen=True, order=True):
-    """What ports bear that are judged alike: the groups, and whether they are in a network of others."""
+    """What ports bear that are judged alike: the groups, and whether they are in a network of others.
+
+    Without groups it allows nothing: what a port bears in a public network.
+    """
 
     bridged: bool
     ids: tuple[str, ...]
@@ -51,6 +54,13 @@ class SetOfGroups(Struct, frozen=True, order=True):
 
     def _digest(self) -> str:
         return sha256(",".join((str(self.bridged), *self.ids)).encode()).hexdigest()[:16]
+
+
+def borne(port: PortRules, network: NetworkRules) -> SetOfGroups | None:
+    """What a port bears in its network; None where it takes anything from there, as it does without groups."""
+    if port.groups or network.kind == "public":
+        return SetOfGroups(network.is_of_host, port.groups)
+    return None
 
 
 def compile_group(rules: Sequence[Rule]) -> GroupRules:

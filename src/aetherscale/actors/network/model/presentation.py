@@ -11,6 +11,7 @@ from aetherscale.actors.network.model import events
 from aetherscale.actors.network.model.addresses import resolver_of, router_of
 from aetherscale.actors.network.model.decide import evolve
 from aetherscale.actors.network.model.devices import bridge_name
+from aetherscale.actors.network.model.effects import OF_HOST
 from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.actors.network.model.sentences import NETWORK_DESCRIPTIONS
 from aetherscale.actors.network.model.state import Network
@@ -45,7 +46,7 @@ def view(network: Network, node: str, revision: int, requested_by: str | None = 
         bridge=spec.bridge,
         device=spec.bridge or bridge_name(network.id),
         router=[str(router_of(prefix)) for prefix in prefixes] if spec.kind == "nat" else [],
-        resolver=[str(resolver_of(prefix)) for prefix in prefixes] if spec.kind != "bridged" else [],
+        resolver=[str(resolver_of(prefix)) for prefix in prefixes] if spec.kind not in OF_HOST else [],
         down=network.down,
         failure=network.failure,
         revision=revision,

@@ -10,9 +10,11 @@ from ipaddress import (
     IPv6Network,
 )
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from msgspec import Struct
+
+from aetherscale.actors.network.model.effects import OF_HOST, NetworkKind
 
 TAP: Final = re.compile(r"aep[0-9a-f]{12}")
 """The device names of our taps; ASCII, 15 bytes."""
@@ -32,16 +34,21 @@ class NetworkRules(Struct, frozen=True):
     """
 
     bridge: str
-    kind: Literal["isolated", "nat", "bridged"]
+    kind: NetworkKind
     ipv4: IPv4Network | None = None
     ipv6: IPv6Network | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("isolated", "nat", "bridged"):
-            raise ValueError(f"a network is isolated, nat or bridged, not {self.kind!r}")
-        _check_name("a bridge", self.bridge, BRIDGE_OF_HOST if self.kind == "bridged" else BRIDGE)
+        if self.kind not in get_args(NetworkKind):
+            raise ValueError(f"a network is isolated, nat, bridged or public, not {self.kind!r}")
+        _check_name("a bridge", self.bridge, BRIDGE_OF_HOST if self.is_of_host else BRIDGE)
         _check_type("the IPv4 network", self.ipv4, IPv4Network, optional=True)
         _check_type("the IPv6 prefix", self.ipv6, IPv6Network, optional=True)
+
+    @property
+    def is_of_host(self) -> bool:
+        """Whether it is a bridge of the host, where others give out the addresses."""
+        return self.kind in OF_HOST
 
 
 class ForwardRules(Struct, frozen=True):

@@ -111,8 +111,7 @@ def changed(before: Ruleset, gone: Iterable[str], come: Iterable[PortRules]) -> 
         port = by_tap.pop(tap)
         for key in _claims(port):
             del held[key]
-        if port.groups:
-            bears = _bears(before, port)
+        if (bears := groups.borne(port, before.networks[port.bridge])) is not None:
             borne[bears] -= 1
             if not borne[bears]:
                 del borne[bears]
@@ -126,14 +125,9 @@ def changed(before: Ruleset, gone: Iterable[str], come: Iterable[PortRules]) -> 
             if key in held:
                 raise ValueError(f"two ports in {key[0]} have {key[1]}, or one has it twice")
             held[key] = port.tap
-        if port.groups:
-            bears = _bears(before, port)
+        if (bears := groups.borne(port, before.networks[port.bridge])) is not None:
             borne[bears] = borne.get(bears, 0) + 1
     return Ruleset(before.networks, by_tap, held, before.groups, borne, before.named)
-
-
-def _bears(ruleset: Ruleset, port: PortRules) -> SetOfGroups:
-    return SetOfGroups(ruleset.networks[port.bridge].kind == "bridged", port.groups)
 
 
 def _claims(port: PortRules) -> Iterator[tuple[str, str]]:

@@ -63,13 +63,14 @@ def _parts(spec: NetworkSpec) -> str:
             return "its rules, its bridge and its resolver"
         case "nat":
             return "its rules, its bridge, the host's addresses in it and its resolver"
-        case "bridged":
+        case "bridged" | "public":
             return "its rules"
 
 
 def _spec(spec: NetworkSpec) -> str:
     prefixes = " and ".join(prefix for prefix in (spec.ipv6, spec.ipv4) if prefix) or "no prefix of ours"
-    kind = f"bridged to {spec.bridge}" if spec.kind == "bridged" else spec.kind
+    kind = f"{spec.kind}, the bridge {spec.bridge}" if spec.kind == "public" else spec.kind
+    kind = f"bridged to {spec.bridge}" if spec.kind == "bridged" else kind
     return f"{kind}, {prefixes}"
 
 

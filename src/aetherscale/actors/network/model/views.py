@@ -29,20 +29,20 @@ class NetworkView(Struct, frozen=True, rename="kebab"):
     """When the network entered its phase, RFC 3339 in UTC."""
     kind: NetworkKind
     """Where it leads: `isolated`, nowhere; `nat`, to the world through the host; `bridged`, where the bridge
-    of the host does.
+    of the host does; `public`, the same, where no machine is trusted.
     """
     ipv4: str | None
     """Its IPv4 prefix; null for none."""
     ipv6: str | None
     """Its IPv6 prefix; null for none."""
     bridge: str | None
-    """The bridge of the host that a `bridged` network is; null for one of our own."""
+    """The bridge of the host that a `bridged` or `public` network is; null for one of our own."""
     device: str
-    """The bridge on the host: that of a `bridged` network, or our own, whose name follows from the network's id."""
+    """The bridge on the host: the host's own, or one of ours, whose name follows from the network's id."""
     router: list[str]
     """The addresses of the router, which is the host; empty where it has none in the network."""
     resolver: list[str]
-    """The addresses of the DNS and DHCP server; empty with `bridged`, where it is not ours."""
+    """The addresses of the DNS and DHCP server; empty with `bridged` and `public`, where it is not ours."""
     down: str
     """What is wrong while it is restored; "" for nothing."""
     failure: Failure | None

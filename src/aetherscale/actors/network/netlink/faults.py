@@ -7,6 +7,7 @@ from typing import Final
 
 from aetherscale import shortage
 from aetherscale.actors.network.model.devices import Link
+from aetherscale.actors.network.routes import default_device
 from aetherscale.kernel.fault import Fault
 
 NET_ADMIN: Final = (
@@ -45,7 +46,8 @@ def no_bridge_of_host(name: str, *, is_device: bool) -> Fault:
     """A network cannot be this bridge of the host: there is none, or a device of this name that is something else."""
     if is_device:
         return Fault(f"{name} of the host is no bridge", "name a bridge: ip -br link type bridge", retryable=False)
-    return Fault(f"the host has no bridge {name}", "make it, or name another: ip -br link type bridge")
+    making = f"aetherscale host setup bridge --bridge {name} --device {default_device() or 'eth0'}"
+    return Fault(f"the host has no bridge {name}", f"sudo {making}; those that it has: ip -br link type bridge")
 
 
 def not_ours(operation: str, link: Link) -> Fault:

@@ -14,7 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from aetherscale.actors.network.model.marks import FLOWS_TABLE
+from aetherscale.actors.network.model.leases import LEASED
+from aetherscale.actors.network.model.marks import FLOWS_TABLE, TABLE
 from aetherscale.actors.network.nft.messages import (
     DUMP,
     GETSETELEM,
@@ -62,13 +63,17 @@ class FlowReader:
         """The flows in a set; none where there is no such set. OSError: the kernel refused to say."""
         return [_flow(key) for key in self._keys(name)]
 
+    def read_leases(self) -> list[tuple[str, IPv4Address]]:
+        """The taps of ports and the addresses that were leased to them. OSError: the kernel refused to say."""
+        return [(_tap(key), IPv4Address(key[_IFNAMSIZ:])) for key in self._keys(LEASED, TABLE)]
+
     def close(self) -> None:
         """Close the socket. Idempotent."""
         self._socket.close()
 
-    def _keys(self, name: str) -> Iterator[bytes]:
+    def _keys(self, name: str, table: str = FLOWS_TABLE) -> Iterator[bytes]:
         self._sequence += 1
-        wanted = attribute(LIST_TABLE, FLOWS_TABLE.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")
+        wanted = attribute(LIST_TABLE, table.encode() + b"\0") + attribute(LIST_SET, name.encode() + b"\0")
         self._socket.send(request(GETSETELEM, self._sequence, NFPROTO_BRIDGE, wanted, flags=DUMP))
         while True:
             for kind, sequence, _, body in messages(self._socket.recv(RECEIVED)):
@@ -80,17 +85,20 @@ class FlowReader:
                     number = -int.from_bytes(body[:4], "little", signed=True)
                     if number == errno.ENOENT:
                         return
-                    raise OSError(number, f"the flows in {name} cannot be read: {os.strerror(number)}")
+                    raise OSError(number, f"the elements of {name} cannot be read: {os.strerror(number)}")
                 if kind == NEWSETELEM:
                     for element in elements(body):
                         yield attributes(attributes(element)[KEY])[KEY_VALUE]
 
 
+def _tap(key: bytes) -> str:
+    return key[:_IFNAMSIZ].rstrip(b"\0").decode(errors="replace")
+
+
 def _flow(key: bytes) -> Flow:
     """Each part of a key is filled up to four bytes."""
-    tap = key[:_IFNAMSIZ].rstrip(b"\0").decode(errors="replace")
     size = (len(key) - _IFNAMSIZ - 8) // 2
     local, remote, ports = key[_IFNAMSIZ : _IFNAMSIZ + size], key[_IFNAMSIZ + size : -8], key[-8:]
     address = IPv4Address if size == 4 else IPv6Address
     near, far = int.from_bytes(ports[:2], "big"), int.from_bytes(ports[4:6], "big")
-    return Flow(tap, address(local), address(remote), near, far)
+    return Flow(_tap(key), address(local), address(remote), near, far)

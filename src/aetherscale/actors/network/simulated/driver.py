@@ -13,6 +13,7 @@ from aetherscale.actors.network.model.commands import NetworkLost
 from aetherscale.actors.network.model.decide import NetworkMessage
 from aetherscale.actors.network.model.devices import bridge_name
 from aetherscale.actors.network.model.effects import (
+    OF_HOST,
     EnsureNetwork,
     NetworkEffect,
     NetworkEnsured,
@@ -63,7 +64,7 @@ class SimulatedNetworking:
                 continue
             if network.boot_id != self._host.boot_id:
                 await self._report(NetworkLost(network.id, "the host was started anew"))
-            elif network.spec.kind != "bridged" and bridge_name(network.id) not in self._host.bridges:
+            elif network.spec.kind not in OF_HOST and bridge_name(network.id) not in self._host.bridges:
                 await self._report(NetworkLost(network.id, f"the bridge {bridge_name(network.id)} is gone"))
 
     async def close(self) -> None:
@@ -78,7 +79,7 @@ class SimulatedNetworking:
                     self._networks[effect.network_id] = effect.spec
                     await self._ensure(effect.network_id)
                     return NetworkEnsured(effect.key, self._host.boot_id)
-                await self._remove(effect.network_id)
+                await self._remove(effect.network_id, effect.spec)
                 return NetworkRemoved(effect.key)
         except Fault as fault:
             return EffectFailed.by(effect.key, fault)
@@ -87,6 +88,16 @@ class SimulatedNetworking:
         """As in `HostNetworks`."""
         if self._host.lacking:
             raise Refused(Reason.NOT_IMPLEMENTED, f"this node cannot make networks: {self._host.lacking}")
+
+    def public_bridge(self) -> str:
+        """As in `HostNetworks`."""
+        if not self._host.public_bridge:
+            raise Refused(Reason.CONFLICT, "the host has no bridge br0", field="public-ip", remedy="make it")
+        return self._host.public_bridge
+
+    def is_of_host(self, address: str) -> bool:
+        """As in `HostNetworks`."""
+        return address in self._host.addresses
 
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""
@@ -202,6 +213,10 @@ class SimulatedNetworking:
         """As in `VmPorts`; nothing is sent here."""
         return {}
 
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        """As in `VmPorts`; nothing is sent here."""
+        return {}
+
     def cut(self, vm_id: str) -> Sequence[str]:
         """As in `VmPorts`."""
         return [port.tap for port in self._ports.get(vm_id, ()) if not self._host.taps.get(port.tap, ("", ""))[1]]
@@ -236,13 +251,13 @@ class SimulatedNetworking:
                     await self._host.interfere("tap", port.tap)
                     self._host.taps[port.tap] = (vm_id, bridge)
 
-    async def _remove(self, network_id: str) -> None:
+    async def _remove(self, network_id: str, spec: NetworkSpec) -> None:
         bridge = bridge_name(network_id)
         await self._host.interfere("remove", bridge)
         self._host.lose_bridge(bridge)
         self._networks.pop(network_id, None)
-        await self._host.interfere("unrule", bridge)
-        self._host.ruled_networks.discard(bridge)
+        await self._host.interfere("unrule", spec.bridge or bridge)
+        self._host.ruled_networks.discard(spec.bridge or bridge)
 
     def _bridge(self, network_id: str) -> str:
         return self._spec(network_id).bridge or bridge_name(network_id)

@@ -34,6 +34,10 @@ class SimulatedNetworks:
         self.rules: dict[str, VmRules] = {}
         """The groups and forwards of VMs that the kernel has, by the id of the VM."""
         self.routes: dict[Prefix, str] = {}
+        self.public_bridge = "br0"
+        """The bridge that leads to public addresses; "" for none. It is the host's own, and outlives a reboot."""
+        self.addresses: set[str] = set()
+        """Of the host itself."""
         self.lacking: str = ""
         """What the host lacks for networks; "" for nothing."""
         self.interfere: Callable[[str, str], Awaitable[Any]] = _nothing

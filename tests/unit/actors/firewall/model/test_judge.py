@@ -27,6 +27,7 @@ from aetherscale.actors.firewall.model.judge import (
 LAB: Final = Net("n1", "lab", "isolated", None, "fd01::/64")
 OUT: Final = Net("n2", "out", "nat", "10.64.0.0/24", "fd02::/64")
 LAN: Final = Net("n3", "lan", "bridged")
+STREET: Final = Net("n4", "street", "public")
 WORLD: Final = ip_address("192.0.2.7")
 WORLD6: Final = ip_address("2001:db8::7")
 HTTP: Final = Packet("tcp", 80)
@@ -49,7 +50,7 @@ def machine(name: str, net: Net, number: int, *groups: str) -> Machine:
 
 def world(*machines: Machine, **groups: tuple[Rule, ...]) -> Topology:
     return Topology(
-        {net.id: net for net in (LAB, OUT, LAN)},
+        {net.id: net for net in (LAB, OUT, LAN, STREET)},
         {name: Group(name, name, rules) for name, rules in groups.items()},
         {each.id: each for each in machines},
     )
@@ -82,6 +83,22 @@ def test_on_a_bridge_of_the_host_what_is_beside_it_is_of_its_own_network() -> No
     web = machine("web", LAN, 2)
     assert passes(world(web), WORLD, web, HTTP)
     assert passes(world(web), HOST, web, HTTP)
+
+
+@pytest.mark.parametrize("sender", ["db", WORLD, WORLD6, HOST])
+def test_on_the_public_bridge_all_is_outside_also_other_vms_and_the_host(sender: Any) -> None:
+    web, db = machine("web", STREET, 2), machine("db", STREET, 3)
+    end = db if sender == "db" else sender
+    verdict = judge(world(web, db), end, web, HTTP)
+    assert (verdict.passes, verdict.because) == (False, LAW[0])
+    web = machine("web", STREET, 2, "http")
+    topology = world(web, db, http=(IN_HTTP,))
+    assert (passes(topology, end, web, HTTP), passes(topology, end, web, SSH)) == (True, False)
+
+
+@pytest.mark.parametrize("receiver", [WORLD, WORLD6, HOST])
+def test_from_the_public_bridge_a_vm_sends_anywhere(receiver: Any) -> None:
+    assert passes(world(machine("web", STREET, 2)), machine("web", STREET, 2), receiver, HTTP)
 
 
 def test_vms_of_two_networks_never_reach_each_other() -> None:

@@ -125,7 +125,7 @@ class TestWhatIsRefused:
 
     @pytest.mark.parametrize("kind", ["", "NAT", "routed", None])
     def test_a_kind_that_is_none(self, kind: Any) -> None:
-        with pytest.raises(ValueError, match="isolated, nat or bridged"):
+        with pytest.raises(ValueError, match="isolated, nat, bridged or public"):
             NetworkRules("aeb000000000001", kind)
 
     def test_a_prefix_that_is_text(self) -> None:
