@@ -11,6 +11,7 @@ from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.network.nft.flows import Flow, FlowReader
 from tests.integration.test_network_flow_table import GROUP, lasts
 from tests.integration.test_network_flows_of_vms import ONLY_KERNEL, Guests, guests, have_met
+from tests.integration.test_network_flows_of_vms import comes as comes_of_driver
 from tests.support import firewalled, frames
 from tests.support.fake_guest import FakeGuest, tcp, to
 from tests.support.firewalled import Firewalled, comes, rule
@@ -183,12 +184,12 @@ async def test_flows_go_on_through_the_first_group_where_they_are_kept(
     await process.driver.apply_group(GROUP, [rule("in:tcp:80"), rule("out:udp:1")])
     web, other = await guests.open(process, WEB, VmRules()), await guests.open(process, DB, VmRules())
     await have_met(web, other)
-    assert comes(other, tcp(other, web, 4, (9, 22)), web)
-    assert comes(web, tcp(web, other, 4, (22, 9), SYN | ACK), other)
-    assert comes(web, tcp(web, other, 4, (10, 443)), other)
+    assert comes_of_driver(other, tcp(other, web, 4, (9, 22)), web)
+    assert comes_of_driver(web, tcp(web, other, 4, (22, 9), SYN | ACK), other)
+    assert comes_of_driver(web, tcp(web, other, 4, (10, 443)), other)
     await process.driver.apply_rules(WEB, VmRules((GROUP,)), keep_established=keep)
-    assert comes(other, tcp(other, web, 4, (9, 22), ACK), web) == keep
-    assert comes(web, tcp(web, other, 4, (10, 443), ACK), other) == keep
-    assert not comes(other, tcp(other, web, 4, (9, 23), ACK), web)
+    assert comes_of_driver(other, tcp(other, web, 4, (9, 22), ACK), web) == keep
+    assert comes_of_driver(web, tcp(web, other, 4, (10, 443), ACK), other) == keep
+    assert not comes_of_driver(other, tcp(other, web, 4, (9, 23), ACK), web)
     await process.driver.apply_rules(WEB, VmRules())
-    assert comes(other, tcp(other, web, 4, (9, 22), ACK), web)
+    assert comes_of_driver(other, tcp(other, web, 4, (9, 22), ACK), web)
