@@ -12,25 +12,26 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model.views import VmView
 from aetherscale.actors.firewall.model import state
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES
-from aetherscale.actors.firewall.model.judge import (
+from aetherscale.actors.firewall.model.judge import forwarded, judge, led
+from aetherscale.actors.firewall.model.rules import short
+from aetherscale.actors.firewall.model.topology import (
     HOST,
     End,
     Group,
+    Host,
     Machine,
     Net,
     Packet,
     Port,
     Topology,
-    forwarded,
-    judge,
 )
-from aetherscale.actors.firewall.model.rules import short
 from aetherscale.actors.network.model.views import NetworkView
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.rules import shown
 
 _LAST_PORT: Final = 65535
 _PING: Final = "echo-request"
+_HOST: Final = "host"
 
 
 class Explanation(Struct, frozen=True, rename="kebab"):
@@ -59,7 +60,7 @@ def topology(networks: Iterable[NetworkView], groups: Iterable[state.Group], vms
     has.
     """
     return Topology(
-        {each.id: Net(each.id, each.name, each.kind, each.ipv4, each.ipv6) for each in networks},
+        {each.id: _net(each) for each in networks},
         {each.id: Group(each.id, each.name, each.in_force) for each in groups},
         {each.id: _machine(each) for each in vms if each.phase != "deleted"},
     )
@@ -72,13 +73,14 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
     """
     packet = _packet(what)
     sender, receiver = _end(world, source, "from"), _end(world, target, "to")
-    leads = None
-    if not isinstance(receiver, Machine):
-        leads = forwarded(world, None if receiver == "host" else receiver, packet)
+    asked = _asked(sender, receiver)
+    leads = forwarded(world, asked, packet) if asked is not None else None
     passed = packet
-    if leads is not None:
+    if asked is not None and leads is not None:
+        verdict = led(world, sender, asked, packet, leads)
         receiver, passed = leads[0], replace(packet, number=leads[1].guest_port)
-    verdict = judge(world, sender, receiver, passed)
+    else:
+        verdict = judge(world, sender, receiver, packet)
     return Explanation(
         passes=verdict.passes,
         because=verdict.because,
@@ -91,6 +93,11 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
     )
 
 
+def _net(network: NetworkView) -> Net:
+    routers = tuple(ip_address(each) for each in network.router)
+    return Net(network.id, network.name, network.kind, network.ipv4, network.ipv6, routers)
+
+
 def _machine(vm: VmView) -> Machine:
     ports = tuple(
         Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in vm.ports
@@ -100,7 +107,7 @@ def _machine(vm: VmView) -> Machine:
 
 def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
     """Raises `Refused` (bad request, not found)."""
-    if text == HOST:
+    if text == _HOST:
         return HOST
     try:
         address = ip_address(text)
@@ -114,7 +121,16 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
         return found
     if getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified:
         raise Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address of one device", field=field)
-    return world.machine_at(address) or address
+    return world.machine_at(address) or (Host(address) if world.is_of_host(address) else address)
+
+
+def _asked(sender: End, receiver: End) -> Host | None:
+    """The host, where it is asked: what no VM sends to an address that is not known is for the host."""
+    if isinstance(receiver, Machine):
+        return None
+    if isinstance(receiver, Host):
+        return receiver
+    return Host(receiver) if not isinstance(sender, Machine) else None
 
 
 def _packet(text: str) -> Packet:
@@ -133,4 +149,6 @@ def _packet(text: str) -> Packet:
 
 
 def _called(end: End) -> str:
-    return end.name if isinstance(end, Machine) else str(end)
+    if isinstance(end, Machine):
+        return end.name
+    return str(end if not isinstance(end, Host) else end.address or _HOST)

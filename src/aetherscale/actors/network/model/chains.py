@@ -246,7 +246,7 @@ chain output {{
 
 
 # A flow that conntrack has seen within a bridge before has no translation, and gets none: it may not leave by the host
-# in the guest's own name.
+# in the guest's own name. Nor may what belongs to no flow and begins none, as an answer to nothing.
 #
 # What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
 # confirmed the flow, and two sides that each send would be each other's answers.
@@ -276,6 +276,7 @@ chain forward {{
     oifname "aeb*" goto entering
 }}
 chain leaving {{
+    ct state invalid counter drop
     ct direction original ct status & (confirmed | snat) == confirmed counter drop
     iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} goto beginning
     iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} goto beginning

@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aetherscale.actors.firewall.model.commands import Rule
-from aetherscale.actors.firewall.model.judge import (
-    HOST,
-    LAW,
-    End,
-    Group,
-    Machine,
-    Net,
-    Packet,
-    Port,
-    Topology,
-    judge,
-)
+from aetherscale.actors.firewall.model.judge import LAW, judge
+from aetherscale.actors.firewall.model.topology import HOST, End, Group, Machine, Net, Packet, Port, Topology
 
 LAB: Final = Net("n1", "lab", "isolated", None, "fd01::/64")
 OUT: Final = Net("n2", "out", "nat", "10.64.0.0/24", "fd02::/64")
