@@ -28,42 +28,52 @@ pytestmark = [
 COUNT = int(os.environ.get("AETHERSCALE_JUDGES", "40"))
 FIRST = int(os.environ.get("AETHERSCALE_JUDGES_FIRST", "0"))
 SEED = int(os.environ.get("AETHERSCALE_SEED", "1"))
+MOST_TOLD = 5
+SOME = 10
+"""Topologies of which some packet has to pass."""
 PART = 500
 """Topologies in one namespace."""
 QUESTIONS = 10
+CAUSES = 2
+"""Of how many questions the cause is tried, which changes the rules several times."""
 WHOLE_EVERY = 10
 """How often all rules are replaced; otherwise they become others by what changes."""
 
 
 def test_the_kernel_the_law_and_explain_say_the_same() -> None:
     asked = passed = altered = 0
+    disagreements: list[str] = []
     for first in range(FIRST, FIRST + COUNT, PART):
         with firewalled.firewalled() as host:
             court = Court(Judged(host))
             for number in range(first, min(first + PART, FIRST + COUNT)):
-                sit(court, number)
+                disagreements += sit(court, number)
+                if len(disagreements) == MOST_TOLD:
+                    break
             asked, passed, altered = asked + court.asked, passed + court.passed, altered + court.altered
         print(
-            f"seed {SEED}, {FIRST} to {number}: {asked} questions, {passed} passed, {altered} causes tried", flush=True
+            f"seed {SEED}, {FIRST} to {number}: {asked} questions, {passed} passed, {altered} causes tried, "
+            f"{len(disagreements)} disagreements",
+            flush=True,
         )
-    assert 0 < passed < asked
-    assert altered
+        if len(disagreements) == MOST_TOLD:
+            break
+    assert not disagreements, "\n\n".join(disagreements)
+    assert COUNT < SOME or (0 < passed < asked and altered)
 
 
-def sit(court: Court, number: int) -> None:
-    """One topology."""
+def sit(court: Court, number: int) -> list[str]:
+    """One topology; the first disagreement about it, with what asks it again."""
     chance = random.Random(f"{SEED}-{number}")  # noqa: S311
     facts = random_facts(chance)
     for turn in range(QUESTIONS):
         question = random_question(chance, facts)
         try:
             said = court.ask(facts, question, whole=turn == 0 and number % WHOLE_EVERY == 0)
-            if said is not None:
+            if said is not None and turn >= QUESTIONS - CAUSES:
                 court.try_cause(facts, question, said)
         except Disagreement as disagreement:
             least, words = court.smallest(facts, question)
-            pytest.fail(
-                f"AETHERSCALE_SEED={SEED} AETHERSCALE_JUDGES_FIRST={number} AETHERSCALE_JUDGES=1\n"
-                f"{question}\n{words or disagreement}\n{least.told()}",
-                pytrace=False,
-            )
+            again = f"AETHERSCALE_SEED={SEED} AETHERSCALE_JUDGES_FIRST={number} AETHERSCALE_JUDGES=1"
+            return [f"{again}\n{question}\n{words or disagreement}\n{least.told()}"]
+    return []

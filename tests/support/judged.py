@@ -48,6 +48,8 @@ class Judged:
             self._make(number)
         host.flows.ensure()
         self._count = 0
+        self.patience_s: float = PATIENCE_S
+        """How long is waited for what has to come."""
         self._arrived: dict[int, dict[tuple[str, int | None], bytes]] = defaultdict(dict)
         self._listening = [
             (socket.socket(family, socket.SOCK_RAW, protocol), family, protocol)
@@ -117,7 +119,7 @@ class Judged:
     def _first(self, sent: dict[int, Attempt], *, expected: bool) -> int | None:
         """The first of what was sent that has arrived."""
         self._collect()
-        deadline_s = time.monotonic() + PATIENCE_S
+        deadline_s = time.monotonic() + self.patience_s
         while True:
             for number, each in sent.items():
                 if (each.arrives, each.number) in self._arrived[number]:

@@ -7,12 +7,14 @@ from msgspec.structs import replace
 from aetherscale.actors.firewall.model.explain import Explanation, explain
 from aetherscale.actors.firewall.model.judge import LAW
 from aetherscale.actors.firewall.model.rules import parse_rules, short
+from tests.support.fake_guest import PATIENCE_S
 from tests.support.judged import Judged
 from tests.support.topologies import Facts, Question, logged, smaller, with_rules
 
 INERT = {"in": "in:tcp:9:from=203.0.113.99", "out": "out:tcp:9:to=203.0.113.99"}
 """Rules that are about nothing that is ever asked."""
 MOST_STEPS = 40
+BRIEFLY_S = 1.0
 
 
 class Disagreement(Exception):
@@ -73,6 +75,8 @@ class Court:
     def smallest(self, facts: Facts, question: Question) -> tuple[Facts, str]:
         """The smallest topology in which they still disagree, and how."""
         words, found = "", True
+        # What does not come is seen many times.
+        self._kernel.patience_s = BRIEFLY_S
         while found:
             found = False
             for less in smaller(facts, question):
@@ -83,6 +87,7 @@ class Court:
                 except Disagreement as still:
                     facts, words, found = less, str(still), True
                     break
+        self._kernel.patience_s = PATIENCE_S
         return facts, words
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Literal, TypeVar
 
@@ -78,6 +79,24 @@ LANS: Final = (
 )
 
 
+@cache
+def _mac(lan: int, number: int) -> str:
+    return mac_of(f"{lan}.{number}")
+
+
+@cache
+def _tap(lan: int, number: int) -> str:
+    return tap_name(f"{lan:016x}", number)
+
+
+@cache
+def _address(number: int, place: int, version: int) -> str | None:
+    lan = LANS[number]
+    if version == 6:
+        return str(ipv6_of(lan.ipv6, _mac(number, place)))
+    return str(lan.ipv4[place + 2]) if lan.ipv4 is not None else None
+
+
 class Seat(Struct, frozen=True):
     """A place for a port in a network, with all that follows from it."""
 
@@ -86,18 +105,15 @@ class Seat(Struct, frozen=True):
 
     @property
     def mac(self) -> str:
-        return mac_of(f"{self.lan}.{self.number}")
+        return _mac(self.lan, self.number)
 
     @property
     def tap(self) -> str:
-        return tap_name(f"{self.lan:016x}", self.number)
+        return _tap(self.lan, self.number)
 
     def address(self, version: int) -> str | None:
         """The address that the guest has there."""
-        lan = LANS[self.lan]
-        if version == 6:
-            return str(ipv6_of(lan.ipv6, self.mac))
-        return str(lan.ipv4[self.number + 2]) if lan.ipv4 is not None else None
+        return _address(self.lan, self.number, version)
 
     def spec(self) -> vms.PortSpec:
         lan = LANS[self.lan]

@@ -254,6 +254,8 @@ def _judged(
     for way in ways:
         if isinstance(way, Verdict):
             missing = missing or way
+        elif way.translated and packets[0].icmp not in (None, _PING):
+            missing = missing or Verdict(False, _NO_FLOW)
         elif way.has(packets[0]):
             verdict = _on(world, sender, receiver, packets, way)
             if verdict.passes:
@@ -263,8 +265,6 @@ def _judged(
 
 
 def _on(world: Topology, sender: End, receiver: End, packets: tuple[Packet, Packet], way: _Way) -> Verdict:
-    if way.translated and packets[0].icmp not in (None, _PING):
-        return Verdict(False, _NO_FLOW)
     verdict = Verdict(True, LAW[2])
     if isinstance(sender, Machine):
         other = receiver if way.inside is not None and isinstance(receiver, Machine) else None

@@ -53,6 +53,7 @@ SETS: Final = {
     "allowed_targets": ("bridge", "set", "typeof iifname . @th,64,128; flags interval"),
     "drops": ("bridge", "set", "type ifname . mark; size 65535; flags dynamic; counter"),
     "bridges": ("inet", "set", "type ifname . ifname"),
+    "routed": ("inet", "set", "type ifname"),
     "leads4": ("inet", "set", "type ifname . ipv4_addr; flags interval"),
     "leads6": ("inet", "set", "type ifname . ipv6_addr; flags interval"),
     "masquerade4": ("inet", "set", "type ipv4_addr; flags interval"),
@@ -216,6 +217,7 @@ chain from_nat {{
     {_drop(Drop.UNINVITED, "dropped_inward")}
 }}
 chain from_bridged {{
+    meta mark & {REPLY:#x} == {REPLY:#x} accept
     meta mark & {GUEST:#x} == {GUEST:#x} {_drop(Drop.UNINVITED, "dropped_inward")}
     accept
 }}
@@ -245,6 +247,8 @@ chain output {{
 """
 
 
+# The host is in no isolated network: it would be pinged there by its addresses elsewhere.
+#
 # A flow that conntrack has seen within a bridge before has no translation, and gets none: it may not leave by the host
 # in the guest's own name. Nor may what belongs to no flow and begins none, as an answer to nothing.
 #
@@ -257,6 +261,7 @@ chain prerouting {{
 }}
 chain input {{
     type filter hook input priority -150; policy accept
+    iifname "aeb*" iifname != @routed counter drop
     iifname "aeb*" goto to_host
     meta mark & {GUEST:#x} == {GUEST:#x} goto to_host
 }}
