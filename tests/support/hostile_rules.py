@@ -65,7 +65,7 @@ class Hostile:
         direction = chance.choice(("in", "in", "out"))
         whom = self._whom()
         if protocol in ("tcp", "udp"):
-            what: list[Any] = [self._range() for _ in range(chance.choice((0, 1, 1, 2, 5, 64)))]
+            what: list[Any] = [self._range() for _ in range(chance.choice((0, 1, 1, 2, 2, chance.choice((3, 5, 64)))))]
         elif protocol == "icmp" and "." not in whom.get("cidr", ""):
             what = chance.sample(GOOD_TYPES, chance.randint(0, 3))
         else:
