@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed"),
 ]
 
-SAMPLE = ("after link made", "after tap kept", "after close_ports")
+SAMPLE = (("after link made", 1), ("after tap kept", 1), ("after close_ports", 1))
 REACHED = ("after rules", "after tap made", "after tap kept", "after link set", "before restore")
 
 STEPS: Steps = (

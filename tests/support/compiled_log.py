@@ -30,7 +30,10 @@ async def of_log(path: Path) -> Ruleset:
                 apply(kind, registries[kind.name], recorded)
     finally:
         await reader.close()
-    states = {name: {each.state.id: each.state for each in registry.aggregates.values()} for name, registry in registries.items()}
+    states = {
+        name: {each.state.id: each.state for each in registry.aggregates.values()}
+        for name, registry in registries.items()
+    }
     known = Known()
     known.set_networks({each.id: each.spec for each in states["network"].values() if each.phase != "deleted"})
     there = [each for each in states["group"].values() if each.phase not in ("deleting", "deleted")]

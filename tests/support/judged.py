@@ -22,7 +22,8 @@ from aetherscale.actors.network.model.ruleset import Ruleset, delta, replace_all
 from tests.support import frames
 from tests.support.fake_guest import PATIENCE_S, FakeGuest, open_tap
 from tests.support.firewalled import Firewalled, heard
-from tests.support.topologies import LANS, SEATS, UPLINK, VERSIONS, WORLD, Facts, Question, Seat
+from tests.support.questions import Question
+from tests.support.topologies import LANS, SEATS, UPLINK, VERSIONS, WORLD, Facts, Seat
 from tests.support.ways import Attempt, attempts
 
 _TOKEN = re.compile(rb"tk([0-9]{8})")

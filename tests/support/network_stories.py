@@ -24,7 +24,7 @@ from tests.support.node import RunningNode, guests
 from tests.support.raw_images import idle_image
 
 EVERY = int(os.environ.get("AETHERSCALE_KILLS_EVERY", "0"))
-"""Which calls are tried: each so-manieth, from `FIRST` on; with 0 the first of each of a sample."""
+"""Which calls are tried: each so-manieth, from `FIRST` on; with 0 those of a sample."""
 FIRST = int(os.environ.get("AETHERSCALE_KILLS_FIRST", "1"))
 MOST_S = 20.0
 """Bounds a hang. It is less than the time after which a node compares its host with its log by itself."""
@@ -143,9 +143,9 @@ class Story:
 
 
 async def every_kill(
-    make_node: MakeNode, tmp_path: Path, kind: type[Story], sample: Sequence[str], reached_by: Sequence[str]
+    make_node: MakeNode, tmp_path: Path, kind: type[Story], sample: Sequence[tuple[str, int]], reached_by: Sequence[str]
 ) -> None:
-    """Tell a story, and again with a kill at each call of networks that it makes, or at some of each of the sample."""
+    """Tell a story, and again with a kill at each call of networks that it makes, or at those of a sample."""
     image = idle_image(tmp_path)
 
     async def played(number: int) -> tuple[Story, list[str]]:
@@ -171,7 +171,7 @@ async def every_kill(
     assert not whole.died
     assert set(reached_by) <= set(names)
     tried = deaths = exchanged = spoofed = 0
-    sampled = [names.index(name) + 1 for name in sample]
+    sampled = [[at for at, each in enumerate(names, 1) if each == name][nth - 1] for name, nth in sample]
     for number in range(FIRST, len(names) + 1, EVERY) if EVERY else sampled:
         story, reached = await played(number)
         assert story.died == (len(reached) == number), f"call {number}: {len(reached)} calls were made"

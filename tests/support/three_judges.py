@@ -9,7 +9,8 @@ from aetherscale.actors.firewall.model.judge import LAW
 from aetherscale.actors.firewall.model.rules import parse_rules, short
 from tests.support.fake_guest import PATIENCE_S
 from tests.support.judged import Judged
-from tests.support.topologies import Facts, Question, logged, smaller, with_rules
+from tests.support.questions import Question, smaller
+from tests.support.topologies import Facts, logged, with_rules
 
 INERT = {"in": "in:tcp:9:from=203.0.113.99", "out": "out:tcp:9:to=203.0.113.99"}
 """Rules that are about nothing that is ever asked."""

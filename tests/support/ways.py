@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from aetherscale.actors.compute.model.commands import Forward
 from aetherscale.actors.network.model.addresses import router_of
-from tests.support.topologies import LANS, UPLINK, VERSIONS, Facts, Question, Seat
+from tests.support.questions import Question
+from tests.support.topologies import LANS, UPLINK, VERSIONS, Facts, Seat
 
 
 class Attempt(Struct, frozen=True):
