@@ -56,7 +56,9 @@ def test_the_kernel_the_law_and_explain_say_the_same() -> None:
         with firewalled.firewalled() as host:
             court = Court(Judged(host))
             for number in range(first, min(first + PART, FIRST + COUNT)):
-                disagreements += sit(court, number)
+                found = sit(court, number)
+                disagreements += found
+                print(*found, flush=True, end="\n" if found else "")
                 if len(disagreements) == MOST_TOLD:
                     break
             asked, passed, altered = asked + court.asked, passed + court.passed, altered + court.altered
