@@ -133,6 +133,7 @@ def two(one: Vm, other: Vm, *groups: str) -> Facts:
         (two(Vm((NAT,), (0,)), Vm((LAN,)), "in:tcp:80:from=10.64.2.1"), "host v0 tcp/80", True),
         (two(Vm((NAT,), (0,)), Vm((LAN,)), "out:icmp:to=10.64.2.1"), "v0 host icmp/echo-request", True),
         (two(Vm((BESIDE,), (0,)), Vm((NAT,)), "in:any:from=10.64.2.0/24"), "10.64.2.1 v0 tcp/80", False),
+        (two(Vm((BESIDE,), (0,)), Vm((NAT,)), "in:any:from=10.64.2.0/24"), "10.64.2.1 v0 icmp/echo-reply", True),
         (two(Vm((LAN,)), Vm((NAT,))), "v0 host tcp/80", False),
         # Nobody from elsewhere has an address of a network that the host routes.
         (two(Vm((NAT,), (0,)), Vm((OTHER,)), "in:any"), "10.64.3.77 v0 tcp/80", False),

@@ -103,14 +103,26 @@ class Hostile:
     # --- bad ones ---
 
     def _bad(self) -> Any:
+        objects = (self._bad_object, self._bad_object)
         ways: tuple[Callable[[], Any], ...] = (
+            self._nearly,
+            self._nearly,
             self._bad_text,
             self._bad_text,
-            self._bad_object,
-            self._bad_object,
+            *objects,
             self._no,
         )
         return self._chance.choice(ways)()
+
+    def _nearly(self) -> str:
+        """A rule of which one part alone may be none."""
+        chance = self._chance
+        rules = (
+            f"in:tcp:{chance.choice(_PORTS)}",
+            f"in:any:from={chance.choice(_PREFIXES)}",
+            f"in:icmp:{chance.choice(_TYPES)}",
+        )
+        return chance.choice(rules)
 
     def _bad_text(self) -> str:
         chance = self._chance

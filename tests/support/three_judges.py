@@ -106,7 +106,9 @@ def _without_cause(facts: Facts, question: Question, said: Explanation) -> Facts
         assert said.group is not None
         number = int(said.group[1:])
         left = [INERT[text.partition(":")[0]] if _is(text, said.rule) else text for text in facts.groups[number]]
-        return with_rules(facts, number, left) if tuple(left) != facts.groups[number] else None
+        if tuple(left) == facts.groups[number]:
+            raise Disagreement(f"explain names a rule that lets nothing pass: {said}")
+        return with_rules(facts, number, left)
     if said.because == LAW[2]:
         return _bearing(facts, int(said.source[1:]), INERT["out"])
     if said.because.startswith(LAW[0]):

@@ -77,7 +77,9 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
             return judge(world, HOST, receiver, packet)
         return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
     if isinstance(receiver, Machine):
-        ways = _between(world, sender, receiver) if isinstance(sender, Machine) else _into(world, sender, receiver)
+        ways = (
+            _between(world, sender, receiver) if isinstance(sender, Machine) else _into(world, sender, receiver, packet)
+        )
         return _judged(world, sender, receiver, (packet, packet), ways)
     if not isinstance(sender, Machine):
         return Verdict(True, "No VM is concerned: the firewall of networks has no say in it.")
@@ -144,7 +146,7 @@ def _families(address: Address | None) -> Sequence[int]:
     return _VERSIONS if address is None else (address.version,)
 
 
-def _into(world: Topology, sender: Host | Address, receiver: Machine) -> Ways:
+def _into(world: Topology, sender: Host | Address, receiver: Machine, packet: Packet) -> Ways:
     """From the host, and from outside."""
     given = sender.address if isinstance(sender, Host) else sender
     for port in receiver.ports:
@@ -154,7 +156,8 @@ def _into(world: Topology, sender: Host | Address, receiver: Machine) -> Ways:
         elif network.kind == "bridged":
             # What is beside the host on a bridge of its own is in that network, and so is the host. That does not send
             # there by an address that it has in a network of ours.
-            hidden = isinstance(sender, Host) and given is not None and world.routed(given) is not None
+            routed = isinstance(sender, Host) and given is not None and world.routed(given) is not None
+            hidden = routed and packet.begins
             yield from (_Way(each, None if hidden else given, None, network) for each in _families(given))
         elif isinstance(sender, Host):
             for version in _families(given):
@@ -254,7 +257,7 @@ def _judged(
     for way in ways:
         if isinstance(way, Verdict):
             missing = missing or way
-        elif way.translated and packets[0].icmp not in (None, _PING):
+        elif way.translated and not packets[0].begins:
             missing = missing or Verdict(False, _NO_FLOW)
         elif way.has(packets[0]):
             verdict = _on(world, sender, receiver, packets, way)

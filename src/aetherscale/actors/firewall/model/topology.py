@@ -114,6 +114,11 @@ class Packet(Struct, frozen=True):
     icmp: str | None = None
     """The type of an ICMP message, by name; None for one that has none."""
 
+    @property
+    def begins(self) -> bool:
+        """Whether conntrack takes it for the first of a flow; another message of ICMP is one of a flow or of none."""
+        return self.icmp in (None, "echo-request")
+
 
 class Verdict(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """Whether it passes, and what decides."""
