@@ -63,12 +63,20 @@ month days="30":
 
 # SIGKILL of the real node at every call of a port, with real QEMU and real networks; then, under load, of anything.
 kills count="300" seed=`date +%s`:
-    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py tests/integration/test_network_kills.py
+    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py tests/integration/test_network_kills.py tests/integration/test_firewall_kills.py
     AETHERSCALE_RANDOM_KILLS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s tests/integration/test_random_kills.py
 
 # A million spoofed frames, while the rules are replaced 500 times and VMs start, stop and are deleted: none passes.
 spoofs count="1000000":
     AETHERSCALE_SPOOFS={{ count }} AETHERSCALE_REPLACEMENTS=500 {{ bin }}/pytest -q -s tests/integration/test_network_storm.py
+
+# Ten thousand random topologies, of which the kernel, the law as a function and `firewall explain` have to say the same.
+judges count="10000" seed=`date +%s`:
+    AETHERSCALE_JUDGES={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s -n0 tests/integration/test_firewall_judges.py
+
+# A hundred thousand rule sets as strangers send them: each is refused with its field, or nft loads it.
+rulesets count="100000" seed=`date +%s`:
+    AETHERSCALE_RULESETS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s -n0 tests/integration/test_firewall_fuzz.py
 
 # Exactly what CI runs.
 check: test

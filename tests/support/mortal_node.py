@@ -106,8 +106,8 @@ class Fate:
 
 
 def wrap_networks(fate: Fate) -> None:
-    """The calls of the ports of VMs, and the steps on the host that networks and ports are made of."""
-    for name in ("open", "close_ports", "restore", "reconnect"):
+    """The calls of the ports of VMs and of groups, and the steps on the host that networks and ports are made of."""
+    for name in ("open", "close_ports", "restore", "reconnect", "apply_group", "remove_group", "apply_rules"):
         fate.wrap_call(HostNetworking, name)
     steps: tuple[tuple[Any, str, str], ...] = (
         (Nftables, "run", "rules"),

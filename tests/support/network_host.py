@@ -34,6 +34,7 @@ async def expected(node: RunningNode) -> Facts:
         facts[f"a directory of {network_id}"] += 1
         if each["kind"] == "nat":
             facts[f"the link {advertiser_name(network_id)} up in {bridge}"] += 1
+            facts[f"the routed element {bridge}"] += 1
             facts[f"the leads4 element {bridge}"] += 1
             facts[f"the leads6 element {bridge}"] += 1
             routers = (router_of(ip_network(each["ipv4"])), router_of(ip_network(each["ipv6"])))

@@ -123,11 +123,16 @@ def _refused(invalid: str, what: str, kind: Any, body: bytes) -> Refused:
     field = path.group("path").lstrip(".").replace("[...]", "") if path else ""
     if named:
         field = f"{field}.{named.group('name')}" if field else named.group("name")
-    text, hint = _PATH.sub("", invalid)[:300], ""
+    text, hint = _printable(_PATH.sub("", invalid)[:300]), ""
     if not named and (found := _broken(kind, field, body)) is not None and found.rule:
         text, hint = str(found), f"perhaps {found.instead}" if found.instead else ""
     at = f"field {field[:64]!r}: " if field else ""
     return Refused(Reason.BAD_REQUEST, f"{what}: {at}{text}", field=field[:64], remedy=hint)
+
+
+def _printable(text: str) -> str:
+    """A text of one line: the names of unknown fields are in it, which may be anything."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _broken(kind: Any, field: str, body: bytes) -> Broken | None:

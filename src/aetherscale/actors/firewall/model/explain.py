@@ -9,23 +9,22 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from aetherscale.actors.compute.model.commands import Forward
 from aetherscale.actors.compute.model.views import VmView
 from aetherscale.actors.firewall.model import state
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES
-from aetherscale.actors.firewall.model.judge import (
+from aetherscale.actors.firewall.model.judge import forwarded, judge, led
+from aetherscale.actors.firewall.model.rules import short
+from aetherscale.actors.firewall.model.topology import (
     HOST,
     End,
     Group,
+    Host,
     Machine,
     Net,
     Packet,
     Port,
     Topology,
-    forwarded,
-    judge,
 )
-from aetherscale.actors.firewall.model.rules import short
 from aetherscale.actors.network.model.views import NetworkView
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.names import ambiguous, begins_id, too_short
@@ -33,6 +32,7 @@ from aetherscale.kernel.rules import shown
 
 _LAST_PORT: Final = 65535
 _PING: Final = "echo-request"
+_HOST: Final = "host"
 
 
 class Explanation(Struct, frozen=True, rename="kebab"):
@@ -74,11 +74,15 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
     """
     packet = _packet(what)
     sender, receiver = _end(world, source, "from"), _end(world, target, "to")
-    leads, doubt = _led(world, sender, receiver, packet)
+    doubt = _doubt(world, sender, receiver, packet)
+    asked = _asked(world, sender, receiver)
+    leads = forwarded(world, asked, packet) if asked is not None else None
     passed = packet
-    if leads is not None:
+    if asked is not None and leads is not None:
+        verdict = led(world, sender, asked, packet, leads)
         receiver, passed = leads[0], replace(packet, number=leads[1].guest_port)
-    verdict = judge(world, _of_the_host(world, sender), _of_the_host(world, receiver), passed)
+    else:
+        verdict = judge(world, sender, receiver, packet)
     return Explanation(
         passes=verdict.passes,
         because=f"{verdict.because}{doubt}",
@@ -96,31 +100,6 @@ def _net(network: NetworkView) -> Net:
     return Net(network.id, network.name, network.kind, network.ipv4, network.ipv6, routers, resolvers)
 
 
-def _led(world: Topology, sender: End, receiver: End, packet: Packet) -> tuple[tuple[Machine, Forward] | None, str]:
-    """The VM that a packet is led to, with the forward; and what is taken for granted of its address.
-
-    A forward of all addresses of the host is of those that the log does not have, too. One that a VM sends to is rather
-    the world's, and what is sent to one from outside can only be meant for the host.
-    """
-    if isinstance(receiver, Machine):
-        return None, ""
-    if receiver == HOST:
-        return forwarded(world, None, packet), ""
-    leads = forwarded(world, receiver, packet)
-    if leads is None or leads[1].address or world.is_router(receiver):
-        return leads, ""
-    if world.owner(receiver) is not None:
-        return None, ""
-    if isinstance(sender, Machine):
-        return None, f" {receiver} is taken for an address of the world, not for one of the host."
-    return leads, f" {receiver} is taken for an address of the host."
-
-
-def _of_the_host(world: Topology, end: End) -> End:
-    """An end; the host where it is an address that this has as a router."""
-    return HOST if not isinstance(end, (Machine, str)) and world.is_router(end) else end
-
-
 def _machine(vm: VmView) -> Machine:
     ports = tuple(
         Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in vm.ports
@@ -130,7 +109,7 @@ def _machine(vm: VmView) -> Machine:
 
 def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
     """Raises `Refused` (bad request, not found)."""
-    if text == HOST:
+    if text == _HOST:
         return HOST
     try:
         address = ip_address(text)
@@ -139,12 +118,35 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
     if address.is_loopback:
         raise Refused(
             Reason.BAD_REQUEST,
-            f"got {shown(text)}, expected {HOST} or another address of it: nothing leads from the loopback to a VM",
+            f"got {shown(text)}, expected {_HOST} or another address of it: nothing leads from the loopback to a VM",
             field=field,
         )
     if getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified:
         raise Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address of one device", field=field)
-    return world.machine_at(address) or address
+    return world.machine_at(address) or (Host(address) if world.is_of_host(address) else address)
+
+
+def _asked(world: Topology, sender: End, receiver: End) -> Host | None:
+    """The host, where it is asked: what no VM sends to an address that is not known is for the host."""
+    if isinstance(receiver, Host):
+        return receiver
+    if isinstance(receiver, Machine) or isinstance(sender, Machine) or world.owner(receiver) is not None:
+        return None
+    return Host(receiver)
+
+
+def _doubt(world: Topology, sender: End, receiver: End, packet: Packet) -> str:
+    """What is taken for granted of an address that the log does not have, where a forward is open at all of the host's.
+
+    One that a VM sends to is rather the world's, and what is sent to one from outside can only be meant for the host.
+    """
+    if isinstance(receiver, (Machine, Host)) or world.owner(receiver) is not None:
+        return ""
+    if forwarded(world, Host(receiver), packet) is None:
+        return ""
+    if isinstance(sender, Machine):
+        return f" {receiver} is taken for an address of the world, not for one of the host."
+    return f" {receiver} is taken for an address of the host."
 
 
 def _called(world: Topology, text: str, field: Literal["from", "to"]) -> Machine:
@@ -176,4 +178,6 @@ def _packet(text: str) -> Packet:
 
 
 def _name(end: End) -> str:
-    return end.name if isinstance(end, Machine) else str(end)
+    if isinstance(end, Machine):
+        return end.name
+    return str(end if not isinstance(end, Host) else end.address or _HOST)

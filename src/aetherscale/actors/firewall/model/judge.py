@@ -1,20 +1,37 @@
 """The law of the firewall as a function: whether a packet that begins something passes, and what decides it. Pure.
 
 `docs/firewall.md` has the law. The kernel has it as rules of nft, made elsewhere by other code: tests compare the two.
+
+Between two ends there may be several ways: both IP families, and each network that a VM is in. It passes where it does
+on one of them, since the guest chooses. Each way is judged by itself: what the sender's groups say, by the address that
+it sends to; and what the receiver's groups say, by the address that it sees as the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_address, ip_network
+from itertools import product
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import Forward
-from aetherscale.actors.firewall.model.commands import Rule
-
-Address = IPv4Address | IPv6Address
+from aetherscale.actors.firewall.model.commands import ICMP_TYPES, Rule
+from aetherscale.actors.firewall.model.topology import (
+    HOST,
+    Address,
+    End,
+    Group,
+    Host,
+    Machine,
+    Net,
+    Packet,
+    Port,
+    Topology,
+    Verdict,
+)
 
 LAW: Final = (
     "A VM without groups takes anything from its own network and nothing from outside.",
@@ -24,241 +41,276 @@ LAW: Final = (
 )
 """The four sentences, as `docs/firewall.md` has them."""
 
-
-class Net(Struct, frozen=True):
-    """A network: what the law has to know of it. Prefixes are texts; None for none of ours."""
-
-    id: str
-    name: str
-    kind: Literal["isolated", "nat", "bridged", "public"]
-    ipv4: str | None = None
-    ipv6: str | None = None
-    routers: tuple[Address, ...] = ()
-    """The addresses that the host has in it."""
-    resolvers: tuple[Address, ...] = ()
-    """The addresses that names are asked of."""
-
-
-class Group(Struct, frozen=True):
-    """A group and its rules."""
-
-    id: str
-    name: str
-    rules: tuple[Rule, ...] = ()
-
-
-class Port(Struct, frozen=True):
-    """A port of a VM: the network that it is in, and its addresses there; none where others give them out."""
-
-    network_id: str
-    addresses: tuple[Address, ...] = ()
-
-
-class Machine(Struct, frozen=True):
-    """A VM: its ports, the ids of its groups, and its forwards."""
-
-    id: str
-    name: str
-    ports: tuple[Port, ...] = ()
-    groups: tuple[str, ...] = ()
-    forwards: tuple[Forward, ...] = ()
-
-
-class Topology(Struct, frozen=True):
-    """What the log has of all networks, groups and VMs at one moment, each by its id."""
-
-    networks: Mapping[str, Net]
-    groups: Mapping[str, Group]
-    machines: Mapping[str, Machine]
-
-    def machine_at(self, address: Address) -> Machine | None:
-        """The VM that has an address in a network."""
-        every = self.machines.values()
-        return next((each for each in every if any(address in port.addresses for port in each.ports)), None)
-
-    def is_router(self, address: Address) -> bool:
-        """Whether the host has an address, as the router of a network."""
-        return any(address in network.routers for network in self.networks.values())
-
-    def owner(self, address: Address) -> Net | None:
-        """The network that has an address among its own."""
-        for network in self.networks.values():
-            prefix = _prefix(network, address)
-            if prefix is not None and address in ip_network(prefix):
-                return network
-        return None
-
-
-class Packet(Struct, frozen=True):
-    """What begins: a SYN, a first datagram, a question of ICMP. `number` is the port it is sent to, for TCP and UDP."""
-
-    protocol: Literal["tcp", "udp", "icmp"]
-    number: int | None = None
-    icmp: str | None = None
-    """The type of an ICMP message, by name; None for one that has none."""
-
-
-class Verdict(Struct, frozen=True, rename="kebab", omit_defaults=True):
-    """Whether it passes, and what decides."""
-
-    passes: bool
-    because: str
-    """The sentence: the law, or what stands in the way."""
-    group: str | None = None
-    """The name of the group whose rule allows it."""
-    rule: Rule | None = None
-    """That rule."""
-
-
-NAMES: Final = 53
+_PING: Final = "echo-request"
+_VERSIONS: Final = (4, 6)
+_NAMES: Final = 53
 """The port that a resolver is asked at."""
-HOST: Final = "host"
-"""The host itself, as an end."""
+_NO_FLOW: Final = "Of ICMP, what neither is ping nor belongs to a flow does not leave a network by the host."
 
-End = Machine | Address | Literal["host"]
-"""A VM, the host itself, or an address that is none of ours."""
+
+class _Way(Struct, frozen=True):
+    """A way from one end to the other, in one IP family. None for an address that the log does not know."""
+
+    version: int
+    source: Address | None = None
+    """What the receiver sees as the source."""
+    target: Address | None = None
+    """What the sender sends to."""
+    inside: Net | None = None
+    """The network that both are in; None where one is outside of the other's."""
+    translated: bool = False
+    """Whether the host gives it another source address, as it does with what begins something alone."""
+
+    def has(self, packet: Packet) -> bool:
+        """Whether there is such a packet in this IP family."""
+        return packet.icmp is None or self.version == 6 or ICMP_TYPES[packet.icmp][0] is not None
+
+
+Ways = Iterator[_Way | Verdict]
+"""The ways there are, and what stands in those that there are not."""
 
 
 def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdict:
-    """Whether a packet that begins something gets from one to the other.
-
-    Between VMs with several networks in common it passes where it does in one of them: the guest chooses.
-    """
+    """Whether a packet that begins something gets from one to the other. No forward leads it: see `led`."""
+    if isinstance(receiver, Machine) and not receiver.ports:
+        return Verdict(False, f"The VM {receiver.name!r} is in no network: it has user-mode networking.")
+    if isinstance(sender, Machine) and not sender.ports:
+        if isinstance(receiver, Machine):
+            return judge(world, HOST, receiver, packet)
+        return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
     if isinstance(receiver, Machine):
-        return _to_machine(world, sender, receiver, packet)
+        ways = (
+            _between(world, sender, receiver) if isinstance(sender, Machine) else _into(world, sender, receiver, packet)
+        )
+        return _judged(world, sender, receiver, (packet, packet), ways)
     if not isinstance(sender, Machine):
         return Verdict(True, "No VM is concerned: the firewall of networks has no say in it.")
-    if receiver == HOST:
-        return _to_host(world, sender, packet)
-    return _to_world(world, sender, receiver, packet)
-
-
-def forwarded(world: Topology, address: Address | None, packet: Packet) -> tuple[Machine, Forward] | None:
-    """The VM that a port of the host leads to, where it is sent to that address of the host; None for any of them."""
-    for machine in world.machines.values():
-        for forward in machine.forwards:
-            at = forward.address in ("", str(address)) or address is None
-            if at and (forward.protocol, forward.host_port) == (packet.protocol, packet.number):
-                return machine, forward
-    return None
-
-
-def _to_machine(world: Topology, sender: End, receiver: Machine, packet: Packet) -> Verdict:
-    if not receiver.ports:
-        return Verdict(False, f"The VM {receiver.name!r} is in no network: it has user-mode networking.")
-    if isinstance(sender, Machine):
-        return _between(world, sender, receiver, packet)
-    refused = None
-    for port in receiver.ports:
-        network = world.networks[port.network_id]
-        if network.kind == "isolated":
-            refused = refused or Verdict(
-                False, f"The network {network.name!r} is isolated: neither the host nor the world is in it."
-            )
-            continue
-        if network.kind == "nat" and not isinstance(sender, (Machine, str)) and not _has_family(port, sender):
-            refused = refused or Verdict(False, f"The VM {receiver.name!r} has no IPv{sender.version} address.")
-            continue
-        # What is beside the host on a bridge of its own is in that network, and so is the host. The public one is no
-        # VM's own: all that is there is outside.
-        inside = network.kind == "bridged"
-        verdict = _taken(world, receiver, sender, packet, inside=inside, network=network)
-        if verdict.passes:
-            return verdict
-        refused = verdict
-    assert refused is not None, "a receiver has a port"
-    return refused
-
-
-def _between(world: Topology, sender: Machine, receiver: Machine, packet: Packet) -> Verdict:
-    among = {port.network_id for port in sender.ports} & {port.network_id for port in receiver.ports}
-    if not among:
-        return Verdict(False, f"The VMs {sender.name!r} and {receiver.name!r} have no network in common.")
-    verdict = Verdict(False, "")
-    for network_id in sorted(among):
-        network = world.networks[network_id]
-        for port in (each for each in receiver.ports if each.network_id == network_id):
-            verdict = _sent(world, sender, receiver, port, packet)
-            if verdict.passes:
-                own = next(each for each in sender.ports if each.network_id == network_id)
-                inside = network.kind != "public"
-                verdict = _taken(world, receiver, sender, packet, inside=inside, network=network, source=own)
-            if verdict.passes:
-                return verdict
-    return verdict
-
-
-def _to_host(world: Topology, sender: Machine, packet: Packet) -> Verdict:
-    if not sender.ports:
-        return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
-    kinds = {world.networks[port.network_id].kind for port in sender.ports}
-    if kinds == {"isolated"}:
-        return Verdict(False, "The host is not in an isolated network.")
-    sent = _sent(world, sender, HOST, None, packet)
-    if not sent.passes:
-        return sent
-    if kinds & {"bridged", "public"}:
-        return Verdict(True, "It reaches the bridge of the host, whose own firewall decides what the host takes.")
-    if packet.protocol == "icmp" and packet.icmp == "echo-request":
+    if not isinstance(receiver, Host) and (network := _resolved(world, sender, receiver, packet)) is not None:
+        return Verdict(True, f"Names are always asked of the resolver of the network, here {network.name!r}.")
+    ways = _to_host(world, sender, receiver) if isinstance(receiver, Host) else _to_world(world, sender, receiver)
+    verdict = _judged(world, sender, receiver, (packet, packet), ways)
+    if not verdict.passes or not isinstance(receiver, Host):
+        return verdict
+    if packet.protocol == "icmp" and packet.icmp == _PING:
         return Verdict(True, "Of the host, a VM reaches ping.")
     return Verdict(False, "Of the host, a VM reaches ping and nothing else.")
 
 
-def _to_world(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Verdict:
-    if not sender.ports:
-        return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
-    networks = [world.networks[port.network_id] for port in sender.ports]
-    if packet.protocol != "icmp" and packet.number == NAMES:
-        for network in (each for each in networks if receiver in each.resolvers):
-            return Verdict(True, f"Names are always asked of the resolver of the network, here {network.name!r}.")
-    refused = Verdict(False, "An isolated network leads nowhere.")
-    for network in networks:
-        if network.kind == "isolated" or (network.kind == "nat" and _prefix(network, receiver) is None):
-            continue
-        if (holder := world.owner(receiver)) is not None and holder.id != network.id:
-            refused = Verdict(False, f"{receiver} is of the network {holder.name!r}, which {sender.name!r} is not in.")
-            continue
-        refused = _sent(world, sender, receiver, None, packet)
-        if refused.passes:
-            return refused
-    return refused
+def _resolved(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Net | None:
+    """The network whose resolver is asked for a name, if that is what it is."""
+    if packet.protocol == "icmp" or packet.number != _NAMES:
+        return None
+    networks = (world.networks[port.network_id] for port in sender.ports)
+    return next((network for network in networks if receiver in network.resolvers), None)
 
 
-def _prefix(network: Net, address: Address) -> str | None:
-    """What a network has of the family of an address, without which its guests have none of it."""
-    return network.ipv4 if address.version == 4 else network.ipv6
+def forwarded(world: Topology, receiver: Host, packet: Packet) -> tuple[Machine, Forward] | None:
+    """The VM that a port of the host leads to, and the forward: one at the address comes before one of all."""
+    every = [(machine, forward) for machine in world.machines.values() for forward in machine.forwards]
+    leads = [each for each in every if (each[1].protocol, each[1].host_port) == (packet.protocol, packet.number)]
+    at = str(receiver.address) if receiver.address is not None else None
+    fitting = [each for each in leads if each[1].address in ("", at) or at is None]
+    return max(fitting, key=lambda each: each[1].address == at, default=None)
 
 
-def _sent(world: Topology, sender: Machine, receiver: End, port: Port | None, packet: Packet) -> Verdict:
-    """What the sender's own groups say. `port` is that of the receiver, where it is a VM."""
+def led(world: Topology, sender: End, receiver: Host, packet: Packet, to: tuple[Machine, Forward]) -> Verdict:
+    """Whether what is sent to a port of the host gets to where a forward leads it.
+
+    It leads to the addresses of the VM's first port in a network of the kind nat.
+    """
+    machine, forward = to
+    if isinstance(sender, Machine) and not sender.ports:
+        sender = HOST
+    port = next((each for each in machine.ports if world.networks[each.network_id].kind == "nat"), None)
+    if port is None:
+        return Verdict(False, f"The VM {machine.name!r} is in no network that the host routes.")
+    asked = receiver.address or (ip_address(forward.address) if forward.address else None)
+    ways = _led(world, sender, asked, port)
+    return _judged(world, sender, machine, (packet, replace(packet, number=forward.guest_port)), ways)
+
+
+# --- the ways ---
+
+
+def _between(world: Topology, sender: Machine, receiver: Machine) -> Ways:
+    """Within the networks that both are in. Otherwise by way of the host, from one network of others or to one."""
+    for own in sender.ports:
+        for port in receiver.ports:
+            one, other = world.networks[own.network_id], world.networks[port.network_id]
+            routed = "isolated" not in (one.kind, other.kind) and (one.is_of_host or other.is_of_host)
+            for version in _VERSIONS:
+                for source, target in product(_of(own, one, version), _of(port, other, version)):
+                    if one.id == other.id:
+                        yield _Way(version, source, target, one)
+                    elif routed:
+                        # The host sends it by an address of its own, where it comes from a network of the kind nat.
+                        yield _Way(version, None, target, translated=one.kind == "nat")
+    yield Verdict(False, f"The VMs {sender.name!r} and {receiver.name!r} have no network in common.")
+
+
+def _of(port: Port, network: Net, version: int) -> Sequence[Address | None]:
+    """The addresses of a port in an IP family; on a bridge of the host it has one that is not known."""
+    own = [each for each in port.addresses if each.version == version]
+    return own or [None] if network.is_of_host else own
+
+
+def _families(address: Address | None) -> Sequence[int]:
+    """The IP family of an address; both where it is not known."""
+    return _VERSIONS if address is None else (address.version,)
+
+
+def _into(world: Topology, sender: Host | Address, receiver: Machine, packet: Packet) -> Ways:
+    """From the host, and from outside."""
+    given = sender.address if isinstance(sender, Host) else sender
+    for port in receiver.ports:
+        network = world.networks[port.network_id]
+        if network.kind == "isolated":
+            yield Verdict(False, f"The network {network.name!r} is isolated: neither the host nor the world is in it.")
+        elif network.is_of_host:
+            # What is beside the host on a bridge of its own is in that network, and so is the host. That does not send
+            # there by an address that it has in a network of ours.
+            routed = isinstance(sender, Host) and given is not None and world.routed(given) is not None
+            hidden = routed and packet.begins
+            yield from (_Way(each, None if hidden else given, None, network) for each in _families(given))
+        elif isinstance(sender, Host):
+            for version in _families(given):
+                for target in _of(port, network, version):
+                    yield _Way(version, given or network.router(version), target)
+        else:
+            yield from _entering(world, sender, receiver.name, port)
+
+
+def _entering(world: Topology, source: Address, name: str, port: Port) -> Ways:
+    """From outside to a port in a network that the host routes."""
+    targets = [target for target in port.addresses if target.version == source.version]
+    if (owner := world.routed(source)) is not None:
+        yield Verdict(False, f"{source} is of the network {owner.name!r}: from elsewhere it does not enter.")
+    elif not targets:
+        yield Verdict(False, f"The VM {name!r} has no IPv{source.version} address.")
+    else:
+        yield from (_Way(source.version, source, target) for target in targets)
+
+
+def _to_host(world: Topology, sender: Machine, receiver: Host) -> Ways:
+    for port in sender.ports:
+        network = world.networks[port.network_id]
+        if network.kind == "isolated":
+            yield Verdict(False, "The host is not in an isolated network.")
+        elif network.is_of_host:
+            yield from (_Way(each, None, receiver.address) for each in _families(receiver.address))
+        else:
+            for source, target in _asking(network, port, receiver.address):
+                yield _Way(source.version, source, target)
+
+
+def _asking(network: Net, port: Port, asked: Address | None) -> Iterator[tuple[Address, Address | None]]:
+    """What a port asks the host from, and by which address: that of its router, unless another one is asked."""
+    for source in port.addresses:
+        if asked is None or asked.version == source.version:
+            yield source, asked or network.router(source.version)
+
+
+def _to_world(world: Topology, sender: Machine, receiver: Address) -> Ways:
+    for port in sender.ports:
+        network, owner = world.networks[port.network_id], world.owner(receiver)
+        if network.kind == "isolated":
+            yield Verdict(False, "An isolated network leads nowhere.")
+        elif network.is_of_host:
+            yield _Way(receiver.version, None, receiver)
+        elif not any(source.version == receiver.version for source in port.addresses):
+            yield Verdict(False, f"The VM {sender.name!r} has no IPv{receiver.version} address.")
+        elif owner is not None and owner.id != network.id:
+            yield Verdict(False, f"{receiver} is of the network {owner.name!r}, which {sender.name!r} is not in.")
+        else:
+            yield _Way(receiver.version, None, receiver, translated=True)
+
+
+def _led(world: Topology, sender: End, asked: Address | None, port: Port) -> Ways:
+    """To a port that a forward leads to; `asked` is the address of the host, where it is known."""
+    led_to = world.networks[port.network_id]
+    targets = [each for each in port.addresses if asked is None or each.version == asked.version]
+    if not targets:
+        yield Verdict(False, "The forward leads to no address of that IP family.")
+    elif isinstance(sender, Host):
+        yield from (_Way(target.version, sender.address or asked) for target in targets)
+    elif not isinstance(sender, Machine):
+        if (owner := world.routed(sender)) is not None:
+            yield Verdict(False, f"{sender} is of the network {owner.name!r}: from elsewhere it does not enter.")
+        elif all(target.version != sender.version for target in targets):
+            yield Verdict(False, "The forward leads to no address of that IP family.")
+        else:
+            yield _Way(sender.version, sender, asked)
+    else:
+        for own in sender.ports:
+            network = world.networks[own.network_id]
+            if network.kind == "isolated":
+                yield Verdict(False, "The host is not in an isolated network.")
+            elif network.is_of_host:
+                yield from (_Way(target.version, None, asked) for target in targets)
+            else:
+                for source, target in _asking(network, own, asked):
+                    if any(each.version == source.version for each in targets):
+                        # Its answers would not pass the host otherwise.
+                        seen = led_to.router(source.version) if network.id == led_to.id else source
+                        yield _Way(source.version, seen, target)
+
+
+# --- the judgement of a way ---
+
+
+def _judged(
+    world: Topology, sender: End, receiver: End, packets: tuple[Packet, Packet], ways: Iterable[_Way | Verdict]
+) -> Verdict:
+    """That of the first way on which it passes. Otherwise that of one that there is, before those that there are not.
+
+    `packets` are what is sent and what arrives, which a forward has changed.
+    """
+    closed: Verdict | None = None
+    missing: Verdict | None = None
+    for way in ways:
+        if isinstance(way, Verdict):
+            missing = missing or way
+        elif way.translated and not packets[0].begins:
+            missing = missing or Verdict(False, _NO_FLOW)
+        elif way.has(packets[0]):
+            verdict = _on(world, sender, receiver, packets, way)
+            if verdict.passes:
+                return verdict
+            closed = closed or verdict
+    return closed or missing or Verdict(False, "The two have no IP family in common that has such a packet.")
+
+
+def _on(world: Topology, sender: End, receiver: End, packets: tuple[Packet, Packet], way: _Way) -> Verdict:
+    verdict = Verdict(True, LAW[2])
+    if isinstance(sender, Machine):
+        other = receiver if way.inside is not None and isinstance(receiver, Machine) else None
+        verdict = _sent(world, sender, packets[0], other, way)
+    if verdict.passes and isinstance(receiver, Machine):
+        other = sender if way.inside is not None and isinstance(sender, Machine) else None
+        verdict = _taken(world, receiver, packets[1], other, way)
+    return verdict
+
+
+def _sent(world: Topology, sender: Machine, packet: Packet, other: Machine | None, way: _Way) -> Verdict:
+    """What the sender's own groups say. `other` is who bears groups that rules may name: a VM of the same network."""
     rules = list(_rules(world, sender, "out"))
     if not rules:
         return Verdict(True, LAW[2])
-    at = _addresses(port, receiver)
     for group, rule in rules:
-        if _fits(world, rule, packet, receiver, at):
+        if _fits(rule, packet, other, way.target, way.version):
             return Verdict(True, f"The group {group.name!r} allows it.", group.name, rule)
     return Verdict(False, f"No rule `out` of the groups of {sender.name!r} allows it. {LAW[2]}")
 
 
-def _taken(
-    world: Topology,
-    receiver: Machine,
-    sender: End,
-    packet: Packet,
-    *,
-    inside: bool,
-    network: Net,
-    source: Port | None = None,
-) -> Verdict:
-    """What the receiver takes. `source` is the port that a VM sends from; `inside`, whether it is of that network."""
+def _taken(world: Topology, receiver: Machine, packet: Packet, other: Machine | None, way: _Way) -> Verdict:
+    """What the receiver takes; `other` as of `_sent`."""
     if not receiver.groups:
-        if inside:
-            return Verdict(True, f"{LAW[0]} Both are in {network.name!r}.")
+        # The public bridge is no VM's own network: all that is there is outside.
+        if way.inside is not None and way.inside.kind != "public":
+            return Verdict(True, f"{LAW[0]} Both are in {way.inside.name!r}.")
         return Verdict(False, LAW[0])
-    at = _addresses(source, sender)
     for group, rule in _rules(world, receiver, "in"):
-        if _fits(world, rule, packet, sender, at):
+        if _fits(rule, packet, other, way.source, way.version):
             return Verdict(True, f"The group {group.name!r} allows it.", group.name, rule)
     return Verdict(False, f"No group of {receiver.name!r} allows it. {LAW[1]}")
 
@@ -271,10 +323,8 @@ def _rules(world: Topology, machine: Machine, direction: Literal["in", "out"]) -
                 yield group, rule
 
 
-def _fits(world: Topology, rule: Rule, packet: Packet, other: End, addresses: Sequence[Address]) -> bool:
-    """Whether a rule is about a packet whose other end is this. Where that has addresses of both families, one is
-    enough.
-    """
+def _fits(rule: Rule, packet: Packet, other: Machine | None, address: Address | None, version: int) -> bool:
+    """Whether a rule is about a packet of this IP family, whose other end is this."""
     if rule.protocol not in ("any", packet.protocol):
         return False
     if rule.ports and (packet.number is None or not any(_has(text, packet.number) for text in rule.ports)):
@@ -282,24 +332,14 @@ def _fits(world: Topology, rule: Rule, packet: Packet, other: End, addresses: Se
     if rule.types and packet.icmp not in rule.types:
         return False
     if rule.group_id is not None:
-        return isinstance(other, Machine) and rule.group_id in other.groups
+        return other is not None and rule.group_id in other.groups
     if rule.cidr is not None:
         prefix = ip_network(rule.cidr)
-        return any(address in prefix for address in addresses)
+        # Of an address that is not known there is the family.
+        return address in prefix if address is not None else (prefix.version, prefix.prefixlen) == (version, 0)
     return True
-
-
-def _has_family(port: Port, address: Address) -> bool:
-    return any(own.version == address.version for own in port.addresses)
 
 
 def _has(text: str, number: int) -> bool:
     first, _, last = text.partition("-")
     return int(first) <= number <= int(last or first)
-
-
-def _addresses(port: Port | None, end: End) -> tuple[Address, ...]:
-    """The addresses of an end, which has the port where it is a VM; none where that is not known."""
-    if port is not None:
-        return port.addresses
-    return () if isinstance(end, (Machine, str)) else (end,)

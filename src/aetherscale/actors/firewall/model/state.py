@@ -44,8 +44,11 @@ class Group(Struct, frozen=True):
 
     @property
     def standing(self) -> tuple[Rule, ...]:
-        """The rules that the kernel is to have: those that were set last, but for ones that it refuses."""
-        return self.in_force if self.is_failed else self.rules
+        """The rules that a kernel is given at a start: those that were set last, but for ones that it refuses, and for
+        ones with which flows are to be kept. A start keeps none, and the step that does is to find them.
+        """
+        keeps = self.phase == "applying" and self.keep_established
+        return self.in_force if self.is_failed or keeps else self.rules
 
 
 TRANSITIONS: Final[Mapping[type[GroupEvent], Mapping[GroupPhase, GroupPhase]]] = {

@@ -58,6 +58,7 @@ SETS: Final = {
     "formed": ("bridge", "set", "typeof iifname . @nh,128,64"),
     "drops": ("bridge", "set", "type ifname . mark; size 65535; flags dynamic; counter"),
     "bridges": ("inet", "set", "type ifname . ifname"),
+    "routed": ("inet", "set", "type ifname"),
     "leads4": ("inet", "set", "type ifname . ipv4_addr; flags interval"),
     "leads6": ("inet", "set", "type ifname . ipv6_addr; flags interval"),
     "masquerade4": ("inet", "set", "type ipv4_addr; flags interval"),
@@ -234,6 +235,7 @@ chain from_nat {{
     {_drop(Drop.UNINVITED, "dropped_inward")}
 }}
 chain from_bridged {{
+    meta mark & {REPLY:#x} == {REPLY:#x} accept
     meta mark & {GUEST:#x} == {GUEST:#x} {_drop(Drop.UNINVITED, "dropped_inward")}
     accept
 }}
@@ -267,8 +269,10 @@ chain output {{
 """
 
 
+# The host is in no isolated network: it would be pinged there by its addresses elsewhere.
+#
 # A flow that conntrack has seen within a bridge before has no translation, and gets none: it may not leave by the host
-# in the guest's own name.
+# in the guest's own name. Nor may what belongs to no flow and begins none, as an answer to nothing.
 #
 # What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
 # confirmed the flow, and two sides that each send would be each other's answers.
@@ -279,6 +283,7 @@ chain prerouting {{
 }}
 chain input {{
     type filter hook input priority -150; policy accept
+    iifname "aeb*" iifname != @routed counter drop
     iifname "aeb*" goto to_host
     meta mark & {GUEST:#x} == {GUEST:#x} goto to_host
 }}
@@ -298,6 +303,7 @@ chain forward {{
     oifname "aeb*" goto entering
 }}
 chain leaving {{
+    ct state invalid counter drop
     ct direction original ct status & (confirmed | snat) == confirmed counter drop
     iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} goto beginning
     iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} goto beginning

@@ -23,6 +23,7 @@ def of_network(network: NetworkRules) -> Iterator[Element]:
         return
     yield "bridges", f'"{network.bridge}" . "{network.bridge}"', ""
     if network.kind == "nat":
+        yield "routed", f'"{network.bridge}"', ""
         for version, prefix in ((4, network.ipv4), (6, network.ipv6)):
             if prefix is not None:
                 yield f"leads{version}", f'"{network.bridge}" . {prefix}', ""

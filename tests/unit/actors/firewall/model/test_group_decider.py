@@ -71,9 +71,15 @@ def test_rules_that_are_set_are_the_next_revision_and_are_in_force_once_they_are
     shown = view(state_of(group), "host1", 3)
     assert (shown.phase, shown.rules_revision, shown.applied_revision) == ("applying", 2, 1)
     assert [each.text for each in shown.rules] == ["in:tcp:22", "in:icmp"]
-    assert (state_of(group).in_force, state_of(group).standing) == (HTTP, SSH)
+    assert (state_of(group).in_force, state_of(group).rules) == (HTTP, SSH)
     group = group.when(effects.RulesApplied("apply-2-1", 2)).then(APPLIED_2)
-    assert state_of(group).in_force == SSH
+    assert (state_of(group).in_force, state_of(group).standing) == (SSH, SSH)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_start_does_not_cut_the_flows_that_are_to_be_kept(keep: bool) -> None:
+    group = given(REQUESTED, APPLIED, events.RulesSet(2, SSH, keep))
+    assert state_of(group).standing == (HTTP if keep else SSH)
 
 
 @pytest.mark.parametrize("seen", [2, 4, 1_000_000])
