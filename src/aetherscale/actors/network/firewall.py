@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from aetherscale.actors.network import flows
 from aetherscale.actors.network.flows import Concerned, Flows
-from aetherscale.actors.network.model import chains, ruleset
+from aetherscale.actors.network.model import chains, droplog, ruleset
 from aetherscale.actors.network.model.ruleset import Ruleset
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.nft.structure import Structure
@@ -43,6 +44,8 @@ class Firewall:
         self._asked = Generation()
         self._structure = Structure()
         self._flows = Flows(nft)
+        self.logs_drops = False
+        """Whether the kernel is to log what it drops, whenever all is replaced."""
         self._generation = 0
         """Of all rules of the host, after the last change of ours."""
         self.applied: Ruleset | None = None
@@ -96,6 +99,18 @@ class Firewall:
         """What takes that back, to be done beside a change. Raises `OSError`."""
         return self._flows.let_go(concerned)
 
+    async def log_drops(self, *, logs: bool) -> None:
+        """Have the kernel log what it drops of ports, or no more. Raises `Fault`, after which it does not."""
+        async with self._turn:
+            self.logs_drops = logs
+            if self.applied is None:
+                return
+            try:
+                await self._run(lambda: self._run_noted(droplog.text(logs=logs)))
+            except Fault:
+                self.logs_drops = False
+                raise
+
     def is_in_doubt(self) -> bool:
         """Whether anybody has changed any rule of the host since we did. Raises `OSError`."""
         return self.applied is None or self._asked.now() != self._generation
@@ -132,6 +147,13 @@ class Firewall:
         self._flows.ensure(forget=forget)
         self._run_part(ruleset.strange(self._structure.tables()) + text)
         self.found_lost = lost
+        if self.logs_drops:
+            with suppress(NftError):  # a kernel that logs nothing keeps everything else
+                self._run_part(droplog.text(logs=True))
+        self._note()
+
+    def _run_noted(self, text: str) -> None:
+        self._run_part(text)
         self._note()
 
     def _note(self) -> None:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network.drops import Drops, Watched
 from aetherscale.actors.network.flows import Concerned
 from aetherscale.actors.network.hands import Hands
 from aetherscale.actors.network.known import REMEDY, Known
@@ -32,6 +33,8 @@ class Groups(ABC):
         self._turn = asyncio.Lock()
         """Held while the host is changed or compared: what the fields below say is so whenever it is free."""
         self._known = Known()
+        self._hands: Hands | None = None
+        self._drops = Drops(self._known, self._log_drops)
         self._asked: dict[str, tuple[VmRules, bool]] = {}
         """The rules of VMs that wait to be applied, and whether flows are kept: the first one applies those of all."""
 
@@ -107,6 +110,15 @@ class Groups(ABC):
                     self._asked.pop(applied, None)
         finally:
             self._asked.pop(vm_id, None)
+
+    async def watch_drops(self) -> Watched:
+        """As in `Firewall`."""
+        return await self._drops.watch()
+
+    async def _log_drops(self, logs: bool) -> None:
+        async with self._turn:
+            if self._hands is not None:
+                await self._hands.firewall.log_drops(logs=logs)
 
     async def _apply_rules(self, rules: Mapping[str, VmRules], *, keep_established: bool) -> None:
         before = self._known.remember(rules)

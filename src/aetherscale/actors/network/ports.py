@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, Protocol
 
@@ -11,7 +11,8 @@ from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import Prefix, ipv6_of, mac_of, next_ipv4, overlaps, parse_allowed
 from aetherscale.actors.network.model.devices import tap_name
 from aetherscale.actors.network.model.effects import NetworkKind
-from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.actors.network.model.views import Dropped, NetworkView
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 
 HOST_NETWORKS: Final = "host-networks"
@@ -41,6 +42,18 @@ class HostNetworks(Protocol):
 
     def routes(self) -> HostRoutes:
         """The routes of the host now, but for its default routes and those of our own bridges."""
+        ...
+
+
+class DropsWatched(Protocol):
+    """What is dropped while somebody watches. It ends with `close`, or where the host tells no more."""
+
+    def __aiter__(self) -> AsyncIterator[Dropped]:
+        """Each, as it happens."""
+        ...
+
+    async def close(self) -> None:
+        """Watch no more. Idempotent."""
         ...
 
 
@@ -114,6 +127,13 @@ class Firewall(Protocol):
         """Let the VM have these rules, whether it runs or not; those of its ports stay."""
         ...
 
+    async def watch_drops(self) -> DropsWatched:
+        """Begin to watch what is dropped of all ports, but for a flood. Raises `Refused` where the host does not tell.
+
+        The caller closes it. While nobody watches, nothing is looked at.
+        """
+        ...
+
 
 class NoPorts:
     """The `VmPorts` of a host on which no VM has any."""
@@ -164,6 +184,10 @@ class NoFirewall:
     async def apply_rules(self, vm_id: str, rules: VmRules, *, keep_established: bool = False) -> None:
         """Nothing is there."""
         assert rules == NO_RULES, f"{vm_id} has groups or forwards, and this host has no networks"
+
+    async def watch_drops(self) -> DropsWatched:
+        """Nothing is dropped."""
+        raise Refused(Reason.NOT_IMPLEMENTED, "this host has no networks")
 
 
 def allowed_address(text: str) -> str:

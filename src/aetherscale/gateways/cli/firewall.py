@@ -11,6 +11,7 @@ import msgspec
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage
 from aetherscale.gateways.cli.firewall_vms import VM_COMMANDS
+from aetherscale.gateways.cli.firewall_watch import WATCH
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.history import opened_log, position
 from aetherscale.gateways.cli.objects import carry_out_and_tell, list_objects
@@ -188,4 +189,4 @@ _EXPLAIN = Command(
     ),
 )
 
-FIREWALL = Group("firewall", "what reaches VMs, and where they may send", (_GROUP, *VM_COMMANDS, _EXPLAIN))
+FIREWALL = Group("firewall", "what reaches VMs, and where they may send", (_GROUP, *VM_COMMANDS, _EXPLAIN, WATCH))

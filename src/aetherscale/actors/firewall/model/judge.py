@@ -76,7 +76,8 @@ class Topology(Struct, frozen=True):
 class Packet(Struct, frozen=True):
     """What begins: a SYN, a first datagram, a question of ICMP. `number` is the port it is sent to, for TCP and UDP."""
 
-    protocol: Literal["tcp", "udp", "icmp"]
+    protocol: Literal["tcp", "udp", "icmp", "other"]
+    """`other` is what only rules for any protocol are about."""
     number: int | None = None
     icmp: str | None = None
     """The type of an ICMP message, by name; None for one that has none."""
@@ -115,6 +116,23 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
     return _to_world(world, sender, receiver, packet)
 
 
+def judge_sent(world: Topology, sender: Machine, receiver: Machine | None, address: Address, packet: Packet) -> Verdict:
+    """Whether a VM may send to an address, which is that of `receiver` where a VM has it. Wherever that leads."""
+    end: End = receiver or address
+    return _sent(world, sender, end, Port("", (address,)), packet)
+
+
+def judge_taken(
+    world: Topology, receiver: Machine, network_id: str, sender: Machine | None, address: Address, packet: Packet
+) -> Verdict:
+    """Whether a VM takes what has come to its port in a network from an address, of the VM `sender` or from outside."""
+    if sender is not None:
+        network = world.networks[network_id]
+        return _taken(world, receiver, sender, packet, inside=True, network=network, source=Port("", (address,)))
+    port = next(each for each in receiver.ports if each.network_id == network_id)
+    return _apart(world, receiver, port, address) or _entered(world, receiver, port, address, packet)
+
+
 def forwarded(world: Topology, address: Address | None, packet: Packet) -> tuple[Machine, Forward] | None:
     """The VM that a port of the host leads to, where it is sent to that address of the host; None for any of them."""
     for machine in world.machines.values():
@@ -132,23 +150,32 @@ def _to_machine(world: Topology, sender: End, receiver: Machine, packet: Packet)
         return _between(world, sender, receiver, packet)
     refused = None
     for port in receiver.ports:
-        network = world.networks[port.network_id]
-        if network.kind == "isolated":
-            refused = refused or Verdict(
-                False, f"The network {network.name!r} is isolated: neither the host nor the world is in it."
-            )
+        if (apart := _apart(world, receiver, port, sender)) is not None:
+            refused = refused or apart
             continue
-        if network.kind == "nat" and not isinstance(sender, (Machine, str)) and not _has_family(port, sender):
-            refused = refused or Verdict(False, f"The VM {receiver.name!r} has no IPv{sender.version} address.")
-            continue
-        # What is beside the host on a bridge of its own is in that network, and so is the host.
-        inside = network.kind == "bridged"
-        verdict = _taken(world, receiver, sender, packet, inside=inside, network=network)
+        verdict = _entered(world, receiver, port, sender, packet)
         if verdict.passes:
             return verdict
         refused = verdict
     assert refused is not None, "a receiver has a port"
     return refused
+
+
+def _apart(world: Topology, receiver: Machine, port: Port, sender: End) -> Verdict | None:
+    """Why a port has nothing to do with what is no VM of its network; None where it has."""
+    network = world.networks[port.network_id]
+    if network.kind == "isolated":
+        return Verdict(False, f"The network {network.name!r} is isolated: neither the host nor the world is in it.")
+    if network.kind == "nat" and not isinstance(sender, (Machine, str)) and not _has_family(port, sender):
+        return Verdict(False, f"The VM {receiver.name!r} has no IPv{sender.version} address.")
+    return None
+
+
+def _entered(world: Topology, receiver: Machine, port: Port, sender: End, packet: Packet) -> Verdict:
+    """What a port takes of what is no VM of its network."""
+    network = world.networks[port.network_id]
+    # What is beside the host on a bridge of its own is in that network, and so is the host.
+    return _taken(world, receiver, sender, packet, inside=network.kind == "bridged", network=network)
 
 
 def _between(world: Topology, sender: Machine, receiver: Machine, packet: Packet) -> Verdict:

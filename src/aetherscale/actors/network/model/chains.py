@@ -65,19 +65,25 @@ SETS: Final = {
 """Each set by its name: family, `set` or `map`, and what it is of."""
 
 
+DROPPED: Final = {"dropped": "iifname", "dropped_inward": "oifname"}
+"""The chains that count and drop, and what tells the port that it is about; `droplog.py` has them say it too."""
+
+
+def dropped(chain: str, first: str = "") -> str:
+    """The text of one of `DROPPED`; `first` is a rule before the others."""
+    return f"""
+chain {chain} {{
+    {first}
+    add @drops {{ {DROPPED[chain]} . meta mark counter }}
+    drop
+}}"""
+
+
 def _drop(kind: Drop, to: str = "dropped") -> str:
     return f"meta mark set {kind:d} goto {to}"
 
 
-_GUARD: Final = f"""
-chain dropped {{
-    add @drops {{ iifname . meta mark counter }}
-    drop
-}}
-chain dropped_inward {{
-    add @drops {{ oifname . meta mark counter }}
-    drop
-}}
+_GUARD: Final = f"""{"".join(map(dropped, DROPPED))}
 chain guard {{
     iifname != @ports counter drop
     iifname . ether saddr != @macs {_drop(Drop.MAC)}

@@ -1,4 +1,4 @@
-"""A network as callers see it."""
+"""A network as callers see it, and what others are told of its packets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
+FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
 
 
@@ -51,3 +52,41 @@ class NetworkView(Struct, frozen=True, rename="kebab"):
     """The version of the network's stream, which is the number of its events; it grows with each change."""
     requested_by: str | None
     """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""
+
+
+class Frame(Struct, frozen=True):
+    """Who sends what to whom."""
+
+    source: str
+    """The IP address that it says it is from, else the MAC; "" where it has neither."""
+    target: str
+    """The IP address that it is sent to, else the MAC."""
+    packet: str
+    """What it is: `tcp/80`, `icmp/echo-request`, `icmp/135`, `protocol 47`, `arp`, `ethertype 0x88cc`."""
+    protocol: FrameProtocol = "other"
+    """Its protocol, where the rules of groups have a word for it."""
+    port: int | None = None
+    """The port that it is sent to, of TCP and UDP."""
+    icmp: str | None = None
+    """The type of an ICMP message, where the rules of groups have a word for it."""
+
+
+class Dropped(Struct, frozen=True):
+    """A packet of a port that was just dropped. A fact of the moment: no event has it."""
+
+    at_us: int
+    """When it was told."""
+    vm_id: str
+    """The VM that the port is of."""
+    other_id: str
+    """The VM of the same network that is the other end; "" for none."""
+    network_id: str
+    """The network that the port is in."""
+    tap: str
+    """The port's device on the host."""
+    kind: str
+    """Why: `ipv4`, `uninvited` …, as the kinds of `dropped`."""
+    is_inward: bool
+    """Whether it was sent to the port; else the port has sent it."""
+    frame: Frame
+    """What it is."""

@@ -22,8 +22,8 @@ from aetherscale.actors.network.model.effects import (
     NetworkSpec,
 )
 from aetherscale.actors.network.model.state import Network
-from aetherscale.actors.network.ports import HostRoutes, Lend
-from aetherscale.actors.network.simulated.host import SimulatedNetworks
+from aetherscale.actors.network.ports import DropsWatched, HostRoutes, Lend
+from aetherscale.actors.network.simulated.host import SimulatedDrops, SimulatedNetworks
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
@@ -190,6 +190,11 @@ class SimulatedNetworking:
         async with self._turn:
             await self._host.interfere("bear", vm_id)
             self._set_rules(vm_id, rules)
+
+    async def watch_drops(self) -> DropsWatched:
+        """As in `Firewall`."""
+        self._host.watching.append(watched := SimulatedDrops(self._host.watching))
+        return watched
 
     def _set_rules(self, vm_id: str, rules: VmRules) -> None:
         if rules == NO_RULES:
