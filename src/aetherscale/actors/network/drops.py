@@ -15,6 +15,8 @@ from typing import Final
 
 from aetherscale.actors.compute.model.commands import PortSpec
 from aetherscale.actors.network.known import Known
+from aetherscale.actors.network.model.devices import BRIDGE_PREFIX, bridge_name
+from aetherscale.actors.network.model.marks import Drop
 from aetherscale.actors.network.model.views import Dropped
 from aetherscale.actors.network.nft.droplog import DropLog, Logged
 from aetherscale.bus.tasks import Tasks
@@ -28,6 +30,8 @@ REMEDY: Final = (
     "modprobe nfnetlink_log, unless it is there; only one program can have a group of nflog: "
     "cat /proc/net/netfilter/nfnetlink_log"
 )
+UNREACHABLE: Final = "unreachable"
+"""The kind of what a port has sent to the host, or by way of it, and the host did not take."""
 WAITING: Final = 1000
 """Packets that wait for one who watches."""
 
@@ -149,30 +153,46 @@ class Drops:
 
     def _told(self, logged: Logged) -> Dropped | None:
         """None where the port is gone already, or is none of ours."""
-        indev, outdev = self._at(logged.indev), self._at(logged.outdev)
-        own = outdev if logged.kind.is_inward else indev
+        inward, frame = logged.direction == "in", logged.frame
+        device, far_device = (logged.outdev, logged.indev) if inward else (logged.indev, logged.outdev)
+        address, far_address = (frame.target, frame.source) if inward else (frame.source, frame.target)
+        own = self._port(device, address)
         if own is None:
             return None
         vm_id, port = own
-        other = indev if logged.kind.is_inward else self._with(port.network_id, logged.frame.target)
+        # Who sends is known by the tap alone. By way of the host nobody is of the network.
+        other = self._port(far_device, "") if inward else self._with(port.network_id, far_address)
         return Dropped(
             at_us=now_us(),
             vm_id=vm_id,
             other_id=other[0] if other is not None else "",
             network_id=port.network_id,
             tap=port.tap,
-            kind=logged.kind.name.lower(),
-            is_inward=logged.kind.is_inward,
-            frame=logged.frame,
+            kind=_word(logged),
+            is_inward=inward,
+            is_to_host=logged.is_to_host,
+            frame=frame,
         )
 
-    def _at(self, index: int) -> tuple[str, PortSpec] | None:
+    def _port(self, index: int, address: str) -> tuple[str, PortSpec] | None:
+        """The port that a device is of, or in the network of a bridge, which has the address."""
         try:
-            return self._known.port_at(socket.if_indextoname(index)) if index else None
+            name = socket.if_indextoname(index) if index else ""
+            if not name.startswith(BRIDGE_PREFIX):
+                return self._known.port_at(name)
         except (OSError, KeyError):
             return None
+        networks = (each for each in self._known.networks if bridge_name(each) == name)
+        return self._with(next(networks, ""), address)
 
     def _with(self, network_id: str, address: str) -> tuple[str, PortSpec] | None:
         found = (port for port in self._known.ports_in(network_id) if address in (port.ipv4, port.ipv6))
         port = next(found, None)
         return self._known.port_at(port.tap) if port is not None else None
+
+
+def _word(logged: Logged) -> str:
+    """The kind, as callers have it."""
+    if logged.kind is not None:
+        return logged.kind.name.lower()
+    return Drop.UNINVITED.name.lower() if logged.direction == "in" else UNREACHABLE

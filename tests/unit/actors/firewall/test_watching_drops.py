@@ -54,11 +54,23 @@ async def begun(chunks: AsyncGenerator[Any, None]) -> None:
     raise AssertionError("the watch has ended")
 
 
-async def dropped(node: MemoryNode, vm: str, kind: str, frame: Frame, other: str = "") -> Dropped:
+async def dropped(
+    node: MemoryNode, vm: str, kind: str, frame: Frame, other: str = "", *, to_host: bool = False
+) -> Dropped:
     view = (await good(node, "compute", "vm-info", vm_id=vm))["vm"]
     other_id = (await good(node, "compute", "vm-info", vm_id=other))["vm"].id if other else ""
     (port,) = view.ports
-    return Dropped(1_800_000_000_000_000, view.id, other_id, port.network_id, port.tap, kind, kind == "uninvited", frame)
+    return Dropped(
+        at_us=1_800_000_000_000_000,
+        vm_id=view.id,
+        other_id=other_id,
+        network_id=port.network_id,
+        tap=port.tap,
+        kind=kind,
+        is_inward=kind == "uninvited",
+        is_to_host=to_host,
+        frame=frame,
+    )
 
 
 async def told(node: MemoryNode, *drops: Dropped, **options: Any) -> list[Any]:
@@ -100,6 +112,16 @@ async def test_what_a_vm_may_not_send_has_the_sentence_about_its_groups(node: Me
     mdns = Frame("10.64.0.2", "224.0.0.251", "udp/5353", "udp", 5353)
     (view,) = await told(node, await dropped(node, "web", "forbidden", mdns))
     assert view.because == f"No rule `out` of the groups of 'web' allows it. {LAW[2]}"
+
+
+async def test_what_the_host_does_not_take_has_the_sentence_of_explain(node: MemoryNode) -> None:
+    await good(node, "network", "create-network", name="other", kind="nat", ipv4_prefix="10.99.0.0/24")
+    for to, address in (("host", "10.64.0.1"), ("10.99.0.2", "10.99.0.2")):
+        sent = Frame("10.64.0.2", address, "tcp/22", "tcp", 22)
+        (view,) = await told(node, await dropped(node, "db", "unreachable", sent, to_host=to == "host"))
+        explained = await node.final("firewall", "explain", {"from": "db", "to": to, "port": "tcp/22"})
+        assert not explained["passes"]
+        assert (view.because, view.direction, view.target) == (explained["because"], "out", address)
 
 
 async def test_what_no_rule_of_a_group_has_a_word_for_is_judged_too(node: MemoryNode) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from aetherscale.actors.firewall.model.judge import Packet, Topology, Verdict, judge_sent, judge_taken
+from aetherscale.actors.firewall.model.judge import HOST, Packet, Topology, Verdict, judge, judge_sent, judge_taken
 from aetherscale.actors.network.model.views import Dropped
 from aetherscale.kernel.times import to_rfc3339
 
@@ -42,7 +42,9 @@ class DropView(Struct, frozen=True, rename="kebab"):
     direction: Literal["in", "out"]
     """`in`, it was sent to the VM; `out`, by it."""
     kind: str
-    """The kind by which it is counted in `dropped`."""
+    """The kind by which it is counted in `dropped`; or `unreachable`, sent to the host, or by way of it, which did not
+    take it. That is not counted.
+    """
     source: str
     """The IP address that it says it is from, else the MAC."""
     target: str
@@ -91,6 +93,8 @@ def _verdict(dropped: Dropped, world: Topology) -> Verdict | None:
         address = ip_address(frame.source if dropped.is_inward else frame.target)
     except ValueError:
         return None
+    if dropped.kind == "unreachable":
+        return judge(world, machine, HOST if dropped.is_to_host else address, packet)
     if dropped.is_inward:
         return judge_taken(world, machine, dropped.network_id, other, address, packet)
     return judge_sent(world, machine, other, address, packet)

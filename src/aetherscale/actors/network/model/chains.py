@@ -65,25 +65,27 @@ SETS: Final = {
 """Each set by its name: family, `set` or `map`, and what it is of."""
 
 
-DROPPED: Final = {"dropped": "iifname", "dropped_inward": "oifname"}
-"""The chains that count and drop, and what tells the port that it is about; `droplog.py` has them say it too."""
+DROPPED: Final = {
+    ("bridge", "dropped"): "add @drops { iifname . meta mark counter } drop",
+    ("bridge", "dropped_inward"): "add @drops { oifname . meta mark counter } drop",
+    ("inet", "dropped"): "counter drop",
+    ("inet", "dropped_inward"): "counter drop",
+}
+"""What is dropped of what a port has sent, and of what was sent to one, where that is counted, or the law has it. The
+chain has this rule, and while somebody watches those of `droplog.py` before it.
+"""
 
 
-def dropped(chain: str, first: str = "") -> str:
-    """The text of one of `DROPPED`; `first` is a rule before the others."""
-    return f"""
-chain {chain} {{
-    {first}
-    add @drops {{ {DROPPED[chain]} . meta mark counter }}
-    drop
-}}"""
+def dropped(family: str) -> str:
+    """The chains of `DROPPED` of a family, while nobody watches."""
+    return "".join(f"\nchain {chain} {{\n    {rule}\n}}" for (of, chain), rule in DROPPED.items() if of == family)
 
 
 def _drop(kind: Drop, to: str = "dropped") -> str:
     return f"meta mark set {kind:d} goto {to}"
 
 
-_GUARD: Final = f"""{"".join(map(dropped, DROPPED))}
+_GUARD: Final = f"""{dropped("bridge")}
 chain guard {{
     iifname != @ports counter drop
     iifname . ether saddr != @macs {_drop(Drop.MAC)}
@@ -256,7 +258,7 @@ chain output {{
 #
 # What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
 # confirmed the flow, and two sides that each send would be each other's answers.
-INET_CHAINS: Final = f"""
+INET_CHAINS: Final = f"""{dropped("inet")}
 chain prerouting {{
     type filter hook prerouting priority -300; policy accept
     iifname "aep*" counter drop
@@ -271,13 +273,13 @@ chain to_host {{
     ct label {OPENED} ct state established,related accept
     icmp type echo-request accept
     icmpv6 type {{ echo-request, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept
-    counter drop
+    goto dropped
 }}
 chain forward {{
     type filter hook forward priority -150; policy accept
     iifname . oifname @bridges goto within
     iifname "aeb*" oifname "aeb*" ct label {FORWARDED} goto across
-    iifname "aeb*" oifname "aeb*" counter drop
+    iifname "aeb*" oifname "aeb*" goto dropped
     iifname "aeb*" goto leaving
     oifname "aeb*" goto entering
 }}
@@ -285,7 +287,7 @@ chain leaving {{
     ct direction original ct status & (confirmed | snat) == confirmed counter drop
     iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} goto beginning
     iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} goto beginning
-    counter drop
+    goto dropped
 }}
 chain beginning {{
     ct state new ct label set {BEGUN}
@@ -298,7 +300,7 @@ chain entering {{
     ip6 saddr @masquerade6 counter drop
     oifname . ip daddr @open4 accept
     oifname . ip6 daddr @open6 accept
-    counter drop
+    goto dropped_inward
 }}
 chain output {{
     type filter hook output priority -150; policy accept
@@ -312,7 +314,7 @@ chain output {{
 chain opening {{
     oifname . ip daddr @open4 ct label set {OPENED} accept
     oifname . ip6 daddr @open6 ct label set {OPENED} accept
-    counter drop
+    goto dropped_inward
 }}
 chain postrouting {{
     type nat hook postrouting priority 100; policy accept

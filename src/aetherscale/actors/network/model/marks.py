@@ -52,8 +52,3 @@ class Drop(enum.IntEnum):
     """Sent to the port from outside of its network, or to one that has groups, none of which allows it; no answer."""
     FORBIDDEN = 11
     """Sent though no group of the port allows it, and no answer."""
-
-    @property
-    def is_inward(self) -> bool:
-        """Whether it was sent to the port; else the port has sent it."""
-        return self is Drop.UNINVITED

@@ -85,8 +85,10 @@ class Dropped(Struct, frozen=True):
     tap: str
     """The port's device on the host."""
     kind: str
-    """Why: `ipv4`, `uninvited` …, as the kinds of `dropped`."""
+    """Why: `ipv4`, `uninvited` …, as the kinds of `dropped`; or `unreachable`, sent to the host or by way of it."""
     is_inward: bool
     """Whether it was sent to the port; else the port has sent it."""
+    is_to_host: bool
+    """Whether it was sent to the host itself."""
     frame: Frame
     """What it is."""

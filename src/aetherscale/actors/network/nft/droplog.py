@@ -11,12 +11,12 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
 
-from aetherscale.actors.network.model.droplog import GROUP, SNAP_BYTES
+from aetherscale.actors.network.model.droplog import GROUP, SNAP_BYTES, Direction
 from aetherscale.actors.network.model.frames import read
 from aetherscale.actors.network.model.marks import Drop
 from aetherscale.actors.network.model.views import Frame
@@ -45,17 +45,31 @@ _WAITS_CS: Final = 10
 _AT_ONCE: Final = 16
 
 # Attributes of a packet. In the bridge's hooks PHYS… are the ports, and the others the bridges.
-_HEADER, _MARK, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV, _PAYLOAD, _HWHEADER = 1, 2, 4, 5, 6, 7, 9, 16
+_HEADER, _MARK, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV, _PAYLOAD, _PREFIX, _HWHEADER = 1, 2, 4, 5, 6, 7, 9, 10, 16
+_BRIDGE: Final = 7
+"""NFPROTO_BRIDGE."""
+_LOCAL_IN: Final = b"\1"
+"""The hook NF_INET_LOCAL_IN."""
+_DIRECTIONS: Final[Mapping[bytes, Direction]] = {b"in\0": "in", b"out\0": "out"}
 _DATAGRAM_BYTES: Final = 1 << 16
 _KINDS: Final = {int(kind): kind for kind in Drop}
 
 
 class Logged(Struct, frozen=True):
-    """A packet that was dropped, and the indexes of the devices that it came from and was to leave by; 0 for none."""
+    """A packet that was dropped."""
 
-    kind: Drop
+    direction: Direction
+    """Whether it was sent to a port or by one."""
+    kind: Drop | None
+    """Why, where it was dropped at the port; None where the host did, which it was sent to or by way of."""
     indev: int
+    """The index of the device that it came from: the port, or the network's bridge where the host dropped it; 0 for
+    none.
+    """
     outdev: int
+    """The same of the device that it was to leave by."""
+    is_to_host: bool
+    """Whether it was sent to the host itself."""
     frame: Frame
 
 
@@ -107,12 +121,14 @@ def logged(datagram: bytes) -> Iterator[Logged]:
     """The packets in a datagram, without those that are none of ours."""
     for kind, _, _, body in messages(datagram):
         found = attributes(body[4:]) if kind == _PACKET else {}
-        why = _KINDS.get(_number(found.get(_MARK)))
-        if why is None or _HEADER not in found:
+        direction = _DIRECTIONS.get(found.get(_PREFIX, b""))
+        why = _KINDS.get(_number(found.get(_MARK))) if body[0] == _BRIDGE else None
+        if direction is None or _HEADER not in found or (why is None and body[0] == _BRIDGE):
             continue
         indev, outdev = (_number(found.get(one)) or _number(found.get(other)) for one, other in _DEVICES)
         frame = read(_number(found[_HEADER][:2]), found.get(_HWHEADER, b""), found.get(_PAYLOAD, b""))
-        yield Logged(why, indev, outdev, frame)
+        is_to_host = body[0] != _BRIDGE and found[_HEADER][2:3] == _LOCAL_IN
+        yield Logged(direction, why, indev, outdev, is_to_host, frame)
 
 
 _DEVICES: Final = ((_PHYSINDEV, _INDEV), (_PHYSOUTDEV, _OUTDEV))
