@@ -109,6 +109,8 @@ class TestTheKernel:
         web, db = host.guest(lab, 2, groups=(host.group(GROUP, "in:tcp:80"),)), host.guest(lab, 3)
         host.acquaint(lab.bridge, web, db)
         bridge, uplink = host.index(lab.bridge), host.index("uplink")
+        # The host has greeted its neighbors meanwhile, which no group allows either: begin anew.
+        host.nft.run(droplog.text(logs=False) + droplog.text(logs=True))
         with closing(DropLog()) as log:
             wanted = set()
             for to in (4, 6):
@@ -120,9 +122,8 @@ class TestTheKernel:
                 wanted.add((own(world, to), at_web, "UNINVITED", 0, host.index(web.tap)))
                 wanted.add((own(world, to), at_db, "", uplink, bridge))
             found = told_until(log, lambda found: {told(each) for each in found} >= wanted)
-        assert {told(each) for each in found} == wanted
+        assert {told(each) for each in found if each.frame.packet == "udp/53"} == wanted
         assert {each.direction for each in found} == {"in"}
-        assert {each.frame.packet for each in found} == {"udp/53"}
 
     def test_what_the_host_does_not_take_of_a_guest_is_told(self, host: Firewalled) -> None:
         lab, other = host.network(1, "nat"), host.network(2, "nat")
