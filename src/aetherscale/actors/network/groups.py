@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network import needs
 from aetherscale.actors.network.drops import Drops, Watched
 from aetherscale.actors.network.flows import Concerned
 from aetherscale.actors.network.hands import Hands
@@ -21,6 +22,7 @@ from aetherscale.actors.network.known import REMEDY, Known
 from aetherscale.actors.network.model.addresses import link_local_of
 from aetherscale.actors.network.model.groups import NO_RULES, GroupRules, compile_group
 from aetherscale.actors.network.model.rules import forward_rules
+from aetherscale.actors.network.model.views import Obstacle
 from aetherscale.kernel.fault import Fault
 
 log = logging.getLogger(__name__)
@@ -110,6 +112,10 @@ class Groups(ABC):
                     self._asked.pop(applied, None)
         finally:
             self._asked.pop(vm_id, None)
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """As in `HostNetworks`."""
+        return await asyncio.to_thread(needs.obstacles)
 
     async def watch_drops(self) -> Watched:
         """As in `Firewall`."""

@@ -11,7 +11,7 @@ from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import Prefix, ipv6_of, mac_of, next_ipv4, overlaps, parse_allowed
 from aetherscale.actors.network.model.devices import tap_name
 from aetherscale.actors.network.model.effects import NetworkKind
-from aetherscale.actors.network.model.views import Dropped, NetworkView
+from aetherscale.actors.network.model.views import Dropped, NetworkView, Obstacle
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 
@@ -42,6 +42,10 @@ class HostNetworks(Protocol):
 
     def routes(self) -> HostRoutes:
         """The routes of the host now, but for its default routes and those of our own bridges."""
+        ...
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """The filters of others that drop what our rules let pass, as the host has them now."""
         ...
 
 

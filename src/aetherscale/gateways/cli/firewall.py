@@ -84,6 +84,8 @@ def _explain(context: Context) -> None:
     word = "passes" if found["passes"] else "does not pass"
     context.out.line(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
     context.out.line(found["because"])
+    for other in found.get("others", ()):
+        context.out.line(f"But now {other['what']}. To let it pass, {other['remedy']}")
 
 
 def _now(context: Context) -> Any:

@@ -9,6 +9,8 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
+Way = Literal["bridge", "out", "in"]
+"""How a packet gets from one end to the other: within a bridge, out of a network by the host, or into one."""
 FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
 
@@ -92,3 +94,16 @@ class Dropped(Struct, frozen=True):
     """Whether it was sent to the host itself."""
     frame: Frame
     """What it is."""
+
+
+class Obstacle(Struct, frozen=True, rename="kebab"):
+    """A filter of another program on the host, which drops packets that our rules let pass, unless it has a rule."""
+
+    families: tuple[int, ...]
+    """Of which versions of IP."""
+    ways: tuple[Way, ...]
+    """On which ways."""
+    what: str
+    """Whose it is, and what it drops."""
+    remedy: str
+    """What lets ours pass."""

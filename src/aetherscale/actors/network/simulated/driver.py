@@ -22,6 +22,7 @@ from aetherscale.actors.network.model.effects import (
     NetworkSpec,
 )
 from aetherscale.actors.network.model.state import Network
+from aetherscale.actors.network.model.views import Obstacle
 from aetherscale.actors.network.ports import DropsWatched, HostRoutes, Lend
 from aetherscale.actors.network.simulated.host import SimulatedDrops, SimulatedNetworks
 from aetherscale.kernel.errors import Reason, Refused
@@ -91,6 +92,10 @@ class SimulatedNetworking:
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""
         return self._host.routes
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """As in `HostNetworks`."""
+        return self._host.obstacles
 
     async def restore(self, ports: Mapping[str, Sequence[PortSpec]]) -> None:
         """As in `VmPorts`."""

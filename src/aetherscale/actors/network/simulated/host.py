@@ -9,7 +9,7 @@ from typing import Any
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import Prefix
-from aetherscale.actors.network.model.views import Dropped
+from aetherscale.actors.network.model.views import Dropped, Obstacle
 
 
 async def _nothing(step: str, what: str) -> None:
@@ -65,6 +65,8 @@ class SimulatedNetworks:
         self.routes: dict[Prefix, str] = {}
         self.lacking: str = ""
         """What the host lacks for networks; "" for nothing."""
+        self.obstacles: list[Obstacle] = []
+        """The filters of others."""
         self.watching: list[SimulatedDrops] = []
         """Who watches what is dropped."""
         self.interfere: Callable[[str, str], Awaitable[Any]] = _nothing
