@@ -37,7 +37,7 @@ STATUS = {
     "aetherscale doctor": {0, 1},
     "aetherscale doctor --json": {0, 1},
 }
-FOLLOWING = ("aetherscale events tail", "aetherscale vm logs web -f")
+FOLLOWING = ("aetherscale events tail", "aetherscale firewall watch", "aetherscale vm logs web -f")
 AT_REST = ("aetherscale log archive", "aetherscale log import", "aetherscale log verify --state-dir")
 """What needs a state directory without a node."""
 

@@ -104,6 +104,16 @@ class TestTheKernel:
         assert droplog.PER_SECOND <= len(flood) < FLOOD // 2
         assert host.counters.of_port(web.tap)[Drop.ETHERTYPE] == FLOOD
 
+    def test_of_all_ports_so_many_are_told_and_no_more(self, host: Firewalled) -> None:
+        web = host.guest(host.network(1), 2)
+        each = f"limit rate {droplog.PER_SECOND}/second burst {droplog.PER_SECOND} packets"
+        host.nft.run(droplog.text(logs=True).replace(each, f"limit rate {FLOOD}/second burst {FLOOD} packets"))
+        host.nft.run("flush set bridge aetherscale logged")
+        with closing(DropLog()) as log:
+            web.send(*[lldp(web.mac)] * FLOOD)
+            found = told_until(log, lambda found: len(found) >= droplog.ALL_PER_SECOND)
+        assert len(found) < FLOOD // 2
+
     def test_what_comes_to_a_port_is_told_with_who_sent_it(self, host: Firewalled) -> None:
         lab, world = host.network(1, "nat"), host.outside()
         web, db = host.guest(lab, 2, groups=(host.group(GROUP, "in:tcp:80"),)), host.guest(lab, 3)

@@ -14,8 +14,8 @@ from aetherscale.gateways.cli.work import suggesting
 
 HANG: Final = 4
 """By how much the second line of a packet is indented, and those after it."""
-BY_RULES: Final = ("uninvited", "forbidden")
-"""Kinds whose sender is known: the rules of groups decided, and not what a guest may claim to be."""
+BY_RULES: Final = ("uninvited", "forbidden", "unreachable")
+"""Kinds whose sender is known: something else was wrong than who it claims to be from."""
 
 
 def _watch(context: Context) -> None:
