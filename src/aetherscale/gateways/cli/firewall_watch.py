@@ -60,8 +60,8 @@ WATCH: Final = Command(
     arguments=(Argument("VM", "the name or id of the VM; all VMs if not given", required=False, completes="vm"),),
     examples=("aetherscale firewall watch", "aetherscale firewall watch web"),
     details=(
-        "Each packet has the kind by which `vm show` counts it, and the sentence that decides, as `firewall explain` "
+        "Each packet has its kind, as `vm show` has it, and the sentence that decides, as `firewall explain` "
         "has it. Of each port and kind at most five packets in a second are shown, and a hundred of all; `vm show` "
-        "counts all of them. Nothing is kept, and while nobody watches nothing is looked at."
+        "counts all that are dropped at a port. Nothing is kept, and without a caller who watches nothing is logged."
     ),
 )
