@@ -279,7 +279,7 @@ chain forward {{
     type filter hook forward priority -150; policy accept
     iifname . oifname @bridges goto within
     iifname "aeb*" oifname "aeb*" ct label {FORWARDED} goto across
-    iifname "aeb*" oifname "aeb*" goto dropped
+    iifname "aeb*" oifname "aeb*" counter goto dropped
     iifname "aeb*" goto leaving
     oifname "aeb*" goto entering
 }}
