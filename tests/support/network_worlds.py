@@ -24,7 +24,9 @@ from aetherscale.actors.network.model.effects import (
     NetworkSpec,
     RemoveNetwork,
 )
+from aetherscale.actors.network.model.frames import read
 from aetherscale.actors.network.model.state import Network
+from aetherscale.actors.network.model.views import Dropped
 from aetherscale.actors.network.netlink.links import Links
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.ports import Firewall, HostNetworks, VmPorts
@@ -32,6 +34,7 @@ from aetherscale.actors.network.simulated.driver import SimulatedNetworking
 from aetherscale.actors.network.simulated.host import SimulatedNetworks
 from aetherscale.kernel.names import derive_id
 from aetherscale.runtime.component import Driver
+from tests.support.fake_guest import VNET_HDR
 from tests.support.guest_namespaces import sh
 from tests.support.network_namespaces import missing, network_namespace
 
@@ -42,6 +45,10 @@ WEB, DB = "2123456789abcdef", "3123456789abcdef"
 SPEC = NetworkSpec("lab", "isolated", "10.9.8.0/24", "fd12:3456:789a:1::/64", None)
 NAT_SPEC = NetworkSpec("lab", "nat", "10.9.8.0/24", "fd12:3456:789a:1::/64", None)
 OTHER_SPEC = NetworkSpec("other", "isolated", None, "fd12:3456:789a:2::/64", None)
+
+
+SPOOFED = bytes.fromhex("ffffffffffff 020000000066 88cc")
+"""The header of a frame from the MAC of nobody."""
 
 
 class Networking(Driver[Network, Any], HostNetworks, VmPorts, Firewall, Protocol):
@@ -77,6 +84,9 @@ class World(Protocol):
     async def remove(self, device: str) -> None: ...
     async def lose_tap(self, device: str) -> None: ...
     def flush(self) -> None: ...
+    def spoof(self, vm_id: str, descriptors: Sequence[int]) -> None:
+        """The guest behind these sends what its port may not: LLDP, from the MAC of another."""
+        ...
 
 
 class Memory:
@@ -120,6 +130,10 @@ class Memory:
 
     def flush(self) -> None:
         self._host.flush_rules()
+
+    def spoof(self, vm_id: str, descriptors: Sequence[int]) -> None:
+        frame, tap = read(0x88CC, SPOOFED, b""), tap_name(vm_id, 0)
+        self._host.drop(Dropped(0, vm_id, "", LAB, tap, "mac", is_inward=False, is_to_host=False, frame=frame))
 
 
 class Kernel:
@@ -197,6 +211,9 @@ class Kernel:
 
     def flush(self) -> None:
         self._nft.run("flush ruleset\n")
+
+    def spoof(self, vm_id: str, descriptors: Sequence[int]) -> None:
+        os.write(descriptors[0], VNET_HDR + SPOOFED + bytes(50))
 
     async def _links(self) -> list[devices.Link]:
         links = Links(NODE)

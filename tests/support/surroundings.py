@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from tests.support.command_lines import commands
 
-ENDLESS = ("events tail", "vm console")
+ENDLESS = ("events tail", "firewall watch", "vm console")
 """Goes on until somebody ends it."""
 HEAVY = ("demo", "image build", "serve")
 """Boots guests, downloads, or is a node of its own."""

@@ -14,7 +14,8 @@ OF_VMS: Final = ["attach-group", "detach-group", "add-forward", "remove-forward"
 
 def test_they_come_after_those_of_the_component_itself() -> None:
     found = tasks_under("firewall", (COMPUTE, FIREWALL))
-    assert list(found) == ["create-group", "set-rules", "delete-group", "list-groups", "group-info", "explain", *OF_VMS]
+    own = ["create-group", "set-rules", "delete-group", "list-groups", "group-info", "explain", "watch-drops"]
+    assert list(found) == [*own, *OF_VMS]
     assert {task: found[task].name for task in OF_VMS} == dict.fromkeys(OF_VMS, "compute")
 
 

@@ -17,6 +17,7 @@ from aetherscale.actors.firewall.model.commands import (
     Rule,
     RuleOptions,
     SetRulesOptions,
+    WatchDropsOptions,
 )
 from aetherscale.actors.firewall.model.decide import GROUPS, GroupMessage
 from aetherscale.actors.firewall.model.presentation import GROUP_KIND, announce, holds, is_applied, is_deleted
@@ -101,6 +102,9 @@ COMPONENT: Final[Component[Group, GroupMessage]] = Component(
     open_driver=_open_driver,
     open_simulated=_open_driver,
     open_service=FirewallService,
-    queries={"explain": Query(ExplainOptions, FirewallService.explain)},
+    queries={
+        "explain": Query(ExplainOptions, FirewallService.explain),
+        "watch-drops": Query(WatchDropsOptions, FirewallService.watch),
+    },
     counts={"groups": lambda group: True},
 )

@@ -82,7 +82,6 @@ class HostNetworking(Groups, HostFacts):
         self._left: frozenset[str] | None = None
         """The networks that earlier processes have made since the host was started; None before the first look."""
         self._losses = Losses()
-        self._hands: Hands | None = None
         self._watches: Watches | None = None
         self._tasks = Tasks("networks")
         self._telling = Telling(self._known, self._tasks)
@@ -118,6 +117,7 @@ class HostNetworking(Groups, HostFacts):
         """As in `Driver`."""
         if self._watches is not None:
             await self._watches.close()
+        await self._drops.close()
         await self._tasks.close()
         if self._hands is not None:
             await self._hands.close()
@@ -299,6 +299,7 @@ class HostNetworking(Groups, HostFacts):
         """What changes the host, opened when it is needed first. Raises `Fault`, `OSError`."""
         if self._hands is None:
             hands = self._hands = await self._open_hands(self._resolver_ended)
+            hands.firewall.logs_drops = self._drops.is_watched
             watch = partial(hands.links.watch, lambda link: self._inspection(hands).bridge_of_host(link))
             self._watches = Watches(watch, self._rules_changed, self._device_changed)
             self._watches.start()

@@ -1,7 +1,7 @@
 """Who else on the host drops what passes it, and what to type so that packets of virtual networks pass too.
 
 An accept of ours is no accept of theirs: a packet passes only where every base chain of its hook lets it. Nothing of
-others is changed here.
+others is changed here. Nor is theirs one of ours: what they let in is judged by our rules still.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.actors.network.model.devices import BRIDGE_PREFIX, TAP_PREFIX
 from aetherscale.actors.network.model.marks import TABLES
+from aetherscale.actors.network.model.views import Obstacle, Way
 from aetherscale.kernel.findings import Finding
 
 FIREWALLD: Final = "firewalld"
@@ -25,10 +27,21 @@ LEGACY: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Programs whose rules nft does not show: the module of the kernel that has the rules, and their family."""
 CHECK: Final = "other filters"
+_CALLED: Final[Mapping[str, tuple[str, ...]]] = {
+    "ip": ("bridge-nf-call-iptables",),
+    "ip6": ("bridge-nf-call-ip6tables",),
+    "inet": ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"),
+}
+"""The settings by which a family is asked about what passes a bridge."""
 
 _OPENING: Final = re.compile(r"\s*(?P<kind>table|chain) (?P<name>.+) \{")
 _DROPS: Final = re.compile(r"\s*type filter hook forward priority .*; policy drop;")
-_OURS: Final = re.compile(rf'iifname "(?:{BRIDGE_PREFIX}|{TAP_PREFIX})\*"')
+_OUT: Final = re.compile(rf'iifname "(?:{BRIDGE_PREFIX}|{TAP_PREFIX})\*"')
+"""A rule about whatever comes from our devices."""
+_IN: Final = re.compile(rf'oifname "{BRIDGE_PREFIX}\*" (?!ct state)')
+"""A rule about whatever goes to them, and not about answers alone."""
+_LEGACY_OUT: Final = f" -i {BRIDGE_PREFIX}+ "
+_LEGACY_IN: Final = re.compile(rf" -o {BRIDGE_PREFIX}\+ -j")
 _PLAIN: Final = re.compile(r"\w+ [\w-]+", re.ASCII)
 _JUMP: Final = re.compile(r" -[jg] (\S+)")
 _LEGACY_DROPS: Final = re.compile(r"^-P FORWARD (?:DROP|REJECT)$", re.MULTILINE)
@@ -46,6 +59,8 @@ class Dropping(Struct, frozen=True):
     """Whether it is a chain of iptables-legacy."""
     certain: bool = True
     """Whether it was seen to drop; else its program did not answer, and it may."""
+    begins_inside: bool = True
+    """Whether it drops what VMs begin; else only what begins outside, and is led to them or let in by groups."""
 
 
 def dropping(chains: str) -> list[Dropping]:
@@ -67,8 +82,19 @@ def dropping(chains: str) -> list[Dropping]:
 
 
 def unanswered(found: Sequence[Dropping], tables: Mapping[str, str]) -> list[Dropping]:
-    """Those of them whose tables have no rule for devices of ours yet; `tables` is `listings`, each as nft lists it."""
-    return [each for each in found if not _OURS.search(tables.get(_name(each), ""))]
+    """Those of them whose tables have no rule for devices of ours yet, or none for what goes to them.
+
+    `tables` is `listings`, each as nft lists it.
+    """
+    return [still for each in found if (still := _still(each, tables.get(_name(each), ""))) is not None]
+
+
+def _still(each: Dropping, rules: str) -> Dropping | None:
+    """What it drops yet; None for nothing. firewalld accepts whatever a forward leads."""
+    if not _OUT.search(rules):
+        return each
+    open_inward = each.family == "bridge" or each.whose == FIREWALLD or _IN.search(rules)
+    return None if open_inward else replace(each, begins_inside=False)
 
 
 def listings(found: Sequence[Dropping]) -> list[str]:
@@ -89,9 +115,10 @@ def legacy_dropping(said: Mapping[str, str | None]) -> list[Dropping]:
             _whose("", set(_JUMP.findall(text or ""))),
             legacy=True,
             certain=text is not None,
+            begins_inside=_LEGACY_OUT not in (text or ""),
         )
         for program, text in said.items()
-        if text is None or (_LEGACY_DROPS.search(text) and f" -i {BRIDGE_PREFIX}+ " not in text)
+        if text is None or (_LEGACY_DROPS.search(text) and not (_LEGACY_OUT in text and _LEGACY_IN.search(text)))
     ]
 
 
@@ -104,6 +131,22 @@ _FRAMES_LED: Final = (
 )
 
 
+def obstacles(found: Sequence[Dropping], calls: tuple[str, ...]) -> list[Obstacle]:
+    """The same, for those who ask about one packet; `calls` as in `findings`."""
+    return [Obstacle(_families(each), _ways(each, calls), _sentence(each), _remedy(each)) for each in found]
+
+
+def _families(each: Dropping) -> tuple[int, ...]:
+    return {"ip": (4,), "ip6": (6,)}.get(each.family, (4, 6))
+
+
+def _ways(each: Dropping, calls: tuple[str, ...]) -> tuple[Way, ...]:
+    if each.family == "bridge":
+        return ("bridge",)
+    within: tuple[Way, ...] = ("bridge",) if any(call in _CALLED[each.family] for call in calls) else ()
+    return (*within, "out", "in") if each.begins_inside else ("in",)
+
+
 def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: bool) -> Iterator[Finding]:
     """For each chain of others what to type; `calls` are the `bridge-nf-call-*` that are on.
 
@@ -112,7 +155,7 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
     for each in found:
         yield Finding(CHECK, "warning", _sentence(each), _remedy(each))
     if calls:
-        routed = [each for each in found if each.family != "bridge"]
+        routed = [each for each in found if each.family != "bridge" and each.begins_inside]
         what = _FRAMES_DROPPED if routed or not is_known else _FRAMES_LED
         remedy = (
             f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}"
@@ -130,7 +173,11 @@ def _sentence(each: Dropping) -> str:
     whose = {"docker": "Docker's", "ufw": "ufw's", FIREWALLD: "firewalld's"}.get(each.whose, "the")
     by = " of iptables-legacy" if each.legacy else ""
     drops = "drops" if each.certain else "may drop"
-    what = "frames between VMs of a network" if each.family == "bridge" else "what networks of kind nat send and get"
+    what = "what networks of kind nat send and get"
+    if each.family == "bridge":
+        what = "frames between VMs of a network"
+    elif not each.begins_inside:
+        what = "what is begun outside of networks of kind nat"
     chain = f"chain {each.chain} of the table {each.family} {each.table}{by}"
     return f"{whose} {chain} {drops} {what}, unless a rule accepts it"
 
@@ -138,7 +185,7 @@ def _sentence(each: Dropping) -> str:
 def _remedy(each: Dropping) -> str:
     bridges = f"{BRIDGE_PREFIX}+"
     if each.whose == "ufw":
-        return f"ufw route allow in on {bridges}"
+        return f"ufw route allow in on {bridges}; ufw route allow out on {bridges}"
     if each.whose == FIREWALLD:
         return f"firewall-cmd --permanent --zone=trusted --add-interface={bridges}; firewall-cmd --reload"
     there = f"insert rule {each.family} {each.table} {each.chain}"
@@ -147,13 +194,9 @@ def _remedy(each: Dropping) -> str:
     elif each.table == "filter" and each.family in PROGRAMS:
         program = PROGRAMS[each.family] + ("-legacy" if each.legacy else "")
         chain = "DOCKER-USER" if each.whose == "docker" else each.chain
-        typed = (
-            f"{program} -I {chain} -i {bridges} -j ACCEPT; "
-            f"{program} -I {chain} -o {bridges} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
-        )
+        typed = f"{program} -I {chain} -i {bridges} -j ACCEPT; {program} -I {chain} -o {bridges} -j ACCEPT"
     else:
-        answers = f'oifname "{BRIDGE_PREFIX}*" ct state established,related accept'
-        typed = f"nft '{there} iifname \"{BRIDGE_PREFIX}*\" accept'; nft '{there} {answers}'"
+        typed = f"nft '{there} iifname \"{BRIDGE_PREFIX}*\" accept'; nft '{there} oifname \"{BRIDGE_PREFIX}*\" accept'"
     return f"after each boot: {typed}"
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from aetherscale.actors.network import flows
 from aetherscale.actors.network.flows import Concerned, Flows
 from aetherscale.actors.network.leases import Leases
-from aetherscale.actors.network.model import chains, ruleset
+from aetherscale.actors.network.model import chains, droplog, ruleset
 from aetherscale.actors.network.model.ruleset import Ruleset
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.nft.structure import Structure
@@ -68,6 +69,8 @@ class Firewall:
         self._structure = Structure()
         self._flows = Flows(nft)
         self._leases = Leases()
+        self.logs_drops = False
+        """Whether the kernel is to log what it drops, whenever all is replaced."""
         self._generation = 0
         """Of all rules of the host, after the last change of ours."""
         self.applied: Ruleset | None = None
@@ -126,6 +129,18 @@ class Firewall:
         self._leases.look()
         return {tap: [str(each) for each in found] for tap in taps if (found := self._leases.of(tap))}
 
+    async def log_drops(self, *, logs: bool) -> None:
+        """Have the kernel log what it drops of ports, or no more. Raises `Fault`, after which it does not."""
+        async with self._turn:
+            self.logs_drops = logs
+            if self.applied is None:
+                return
+            try:
+                await self._run(lambda: self._run_noted(droplog.text(logs=logs)))
+            except Fault:
+                self.logs_drops = False
+                raise
+
     def is_in_doubt(self) -> bool:
         """Whether anybody has changed any rule of the host since we did. Raises `OSError`."""
         return self.applied is None or self._asked.now() != self._generation
@@ -164,6 +179,13 @@ class Firewall:
         replace(self._nft, self._structure, wanted, self._leases.text(wanted.ports) + beside, self._answers)
         self._generation = self._asked.now()
         self.found_lost = lost
+        if self.logs_drops:
+            with suppress(NftError):  # a kernel that logs nothing keeps everything else
+                self._run_part(droplog.text(logs=True))
+        self._note()
+
+    def _run_noted(self, text: str) -> None:
+        self._run_part(text)
         self._note()
 
     def _note(self) -> None:

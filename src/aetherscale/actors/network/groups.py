@@ -14,12 +14,15 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network import needs
+from aetherscale.actors.network.drops import Drops, Watched
 from aetherscale.actors.network.flows import Concerned
 from aetherscale.actors.network.hands import Hands
 from aetherscale.actors.network.known import REMEDY, Known
 from aetherscale.actors.network.model.addresses import link_local_of
 from aetherscale.actors.network.model.groups import NO_RULES, GroupRules, compile_group
 from aetherscale.actors.network.model.rules import forward_rules
+from aetherscale.actors.network.model.views import Obstacle
 from aetherscale.kernel.fault import Fault
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ class Groups(ABC):
         self._turn = asyncio.Lock()
         """Held while the host is changed or compared: what the fields below say is so whenever it is free."""
         self._known = Known()
+        self._hands: Hands | None = None
+        self._drops = Drops(self._known, self._log_drops)
         self._asked: dict[str, tuple[VmRules, bool]] = {}
         """The rules of VMs that wait to be applied, and whether flows are kept: the first one applies those of all."""
 
@@ -107,6 +112,19 @@ class Groups(ABC):
                     self._asked.pop(applied, None)
         finally:
             self._asked.pop(vm_id, None)
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """As in `HostNetworks`."""
+        return await asyncio.to_thread(needs.obstacles)
+
+    async def watch_drops(self) -> Watched:
+        """As in `Firewall`."""
+        return await self._drops.watch()
+
+    async def _log_drops(self, logs: bool) -> None:
+        async with self._turn:
+            if self._hands is not None:
+                await self._hands.firewall.log_drops(logs=logs)
 
     async def _apply_rules(self, rules: Mapping[str, VmRules], *, keep_established: bool) -> None:
         before = self._known.remember(rules)

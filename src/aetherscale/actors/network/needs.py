@@ -22,6 +22,7 @@ from msgspec import Struct
 from aetherscale import service
 from aetherscale.actors.network import filters, routing
 from aetherscale.actors.network.claim import ANOTHER, STOP_IT, is_another
+from aetherscale.actors.network.model.views import Obstacle
 from aetherscale.actors.network.netlink.faults import BRIDGES, NET_ADMIN, SYSCTL, TUN
 from aetherscale.actors.network.netlink.taps import DEVICE
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
@@ -180,14 +181,26 @@ def look(settings: Settings, root: Path = Path("/")) -> Seen:
         namespaces=_tried_namespaces(),
         forbidding=tuple(path for path, (off, _) in _KNOBS.items() if routing.value(path, proc) == off),
         routing=routing.routing(proc),
-        calls=tuple(name for name in _CALLS if routing.value(f"net/bridge/{name}", proc) == "1"),
-        legacy={
-            program: _said(program, "-S")
-            for program, (module, _) in filters.LEGACY.items()
-            if (root / "sys/module" / module).exists()
-        },
+        calls=_calls(proc),
+        legacy=_legacy(root),
         is_another=is_another(settings.state_dir, proc),
     )
+
+
+def obstacles(root: Path = Path("/")) -> list[Obstacle]:
+    """The filters of others that drop what our rules let pass, as the host has them now."""
+    _, chains, tables = _nftables(look_at_chains=True)
+    found = filters.unanswered(filters.dropping(chains or ""), tables)
+    return filters.obstacles([*found, *filters.legacy_dropping(_legacy(root))], _calls(root / "proc"))
+
+
+def _calls(proc: Path) -> tuple[str, ...]:
+    return tuple(name for name in _CALLS if routing.value(f"net/bridge/{name}", proc) == "1")
+
+
+def _legacy(root: Path) -> dict[str, str | None]:
+    modules = {program: root / "sys/module" / module for program, (module, _) in filters.LEGACY.items()}
+    return {program: _said(program, "-S") for program, module in modules.items() if module.exists()}
 
 
 def has_bridges(root: Path, release: str) -> bool:

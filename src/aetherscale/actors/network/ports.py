@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol
 
@@ -20,7 +20,7 @@ from aetherscale.actors.network.model.addresses import (
 from aetherscale.actors.network.model.devices import tap_name
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.actors.network.model.presentation import BRIDGE as BRIDGE
-from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.actors.network.model.views import Dropped, NetworkView, Obstacle
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 
@@ -66,6 +66,22 @@ class HostNetworks(Protocol):
 
     def routes(self) -> HostRoutes:
         """The routes of the host now, but for its default routes and those of our own bridges."""
+        ...
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """The filters of others that drop what our rules let pass, as the host has them now."""
+        ...
+
+
+class DropsWatched(Protocol):
+    """What is dropped while somebody watches. It ends with `close`, or where the host tells no more."""
+
+    def __aiter__(self) -> AsyncIterator[Dropped]:
+        """Each, as it happens."""
+        ...
+
+    async def close(self) -> None:
+        """Watch no more. Idempotent."""
         ...
 
 
@@ -143,6 +159,13 @@ class Firewall(Protocol):
         """Let the VM have these rules, whether it runs or not; those of its ports stay."""
         ...
 
+    async def watch_drops(self) -> DropsWatched:
+        """Begin to watch what is dropped of all ports, but for a flood. Raises `Refused` where the host does not tell.
+
+        The caller closes it. While nobody watches, nothing is looked at.
+        """
+        ...
+
 
 class NoPorts:
     """The `VmPorts` of a host on which no VM has any."""
@@ -197,6 +220,10 @@ class NoFirewall:
     async def apply_rules(self, vm_id: str, rules: VmRules, *, keep_established: bool = False) -> None:
         """Nothing is there."""
         assert rules == NO_RULES, f"{vm_id} has groups or forwards, and this host has no networks"
+
+    async def watch_drops(self) -> DropsWatched:
+        """Nothing is dropped."""
+        raise Refused(Reason.NOT_IMPLEMENTED, "this host has no networks")
 
 
 def allowed_address(text: str) -> str:

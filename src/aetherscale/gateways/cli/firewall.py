@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage
 from aetherscale.gateways.cli.firewall_vms import VM_COMMANDS
+from aetherscale.gateways.cli.firewall_watch import WATCH
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.history import opened_log, position
 from aetherscale.gateways.cli.objects import carry_out_and_tell, done, each_named, list_objects
@@ -92,6 +93,8 @@ def _explain(context: Context) -> None:
     word = "passes" if found["passes"] else "does not pass"
     context.out.paragraph(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
     context.out.paragraph(found["because"])
+    for other in found.get("others", ()):
+        context.out.paragraph(f"But now {other['what']}. To let it pass, {other['remedy']}")
 
 
 def _now(context: Context) -> Any:
@@ -198,4 +201,4 @@ _EXPLAIN = Command(
     ),
 )
 
-FIREWALL = Group("firewall", "what reaches VMs, and where they may send", (_GROUP, *VM_COMMANDS, _EXPLAIN))
+FIREWALL = Group("firewall", "what reaches VMs, and where they may send", (_GROUP, *VM_COMMANDS, _EXPLAIN, WATCH))

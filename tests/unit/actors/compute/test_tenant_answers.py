@@ -109,7 +109,7 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
         component, field = each.name, each.identity.reference
         made = {task for task, command in each.commands.items() if command.creates}
         own = {task for task in each.tasks() if each.asked_under(task) == component}
-        for task in own - made - {each.identity.list_task, "console-input", "explain"}:
+        for task in own - made - {each.identity.list_task, "console-input", "explain", "watch-drops"}:
             options = more.get(task, {})
             for key in (None, "k"):
                 for theirs in (vm_id, image_id, network_id, group_id):
@@ -122,9 +122,18 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
                     ]
                     assert asked[0] == msgspec.json.decode(encode(asked[1]).replace(nothing.encode(), theirs.encode()))
                     assert asked[0][0][0]["code"] == 404, task
-    for ends in (("from", "to"), ("to", "from")):
+    for task, options in (
+        ("explain", {"from": "VM", "to": "host", "port": "icmp"}),
+        ("explain", {"from": "host", "to": "VM", "port": "icmp"}),
+        ("watch-drops", {"vm-id": "VM"}),
+    ):
         refused, unknown = [
-            await node.final("firewall", "explain", {ends[0]: which, ends[1]: "host", "port": "icmp"}, tenant=RED)
+            await node.final(
+                "firewall",
+                task,
+                {field: which if value == "VM" else value for field, value in options.items()},
+                tenant=RED,
+            )
             for which in (vm_id, nothing)
         ]
         assert refused == msgspec.json.decode(encode(unknown).replace(nothing.encode(), vm_id.encode()))

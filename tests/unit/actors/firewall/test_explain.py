@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from aetherscale.actors.firewall.model.judge import LAW
+from aetherscale.actors.network.model.views import Obstacle
 from aetherscale.kernel.fault import Fault
 from tests.support.memory_node import MemoryNode
 
@@ -172,3 +173,36 @@ async def test_what_is_no_packet_is_refused(node: MemoryNode, what: str) -> None
     refused = await explained(node, "db", "web", what)
     assert (refused["code"], refused["details"]["field"]) == (400, "port")
     assert "expected what is sent, as tcp/443, udp/53, icmp or icmp/echo-request" in refused["message"]
+
+
+DOCKER: Final = Obstacle((4,), ("out", "in"), "Docker's chain FORWARD drops it", "iptables -I DOCKER-USER -i aeb+")
+MINE: Final = Obstacle((4, 6), ("bridge",), "the chain f drops it", "nft 'insert rule'")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "told"),
+    [
+        ("db", WORLD, "tcp/22", [DOCKER]),
+        ("db", "2001:db8::9", "tcp/22", []),
+        (WORLD, "web", "tcp/80", [DOCKER]),
+        ("web", "db", "tcp/5432", [MINE]),
+        ("db", "host", "icmp", []),
+        ("host", "web", "tcp/80", []),
+        ("web", WORLD, "tcp/22", []),
+        (WORLD, "db", "tcp/80", []),
+    ],
+)
+async def test_what_passes_our_rules_and_others_drop_is_told_with_the_remedy(
+    node: MemoryNode, source: str, target: str, port: str, told: list[Obstacle]
+) -> None:
+    assert (await explained(node, source, target, port))["others"] == []
+    node.networks.obstacles += [DOCKER, MINE]
+    answer = await explained(node, source, target, port)
+    assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
+
+
+async def test_what_a_forward_leads_in_meets_the_filters_of_others(node: MemoryNode) -> None:
+    await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
+    node.networks.obstacles.append(DOCKER)
+    answer = await explained(node, WORLD, "host", "tcp/8080")
+    assert (answer["passes"], answer["way"], len(answer["others"])) == (True, "in", 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.network import filters
 from aetherscale.actors.network.filters import Dropping, dropping, legacy_dropping
@@ -55,21 +58,56 @@ def test_who_drops(chains: str, found: list[Dropping]) -> None:
     assert dropping(chains) == found
 
 
+IN: Final = 'oifname "aeb*" counter packets 0 bytes 0 accept'
+ANSWERS: Final = 'oifname "aeb*" ct state established,related accept'
+
+
 @pytest.mark.parametrize(
-    ("rules", "answered"),
+    ("rules", "drops"),
     [
-        ("", False),
-        ('iifname "aeb*" accept', True),
-        ('iifname "aeb*" counter packets 1 bytes 2 goto filter_FWD_trusted', True),
-        ('iifname "aep*" accept', True),
-        ('oifname "aeb*" ct state established,related accept', False),
-        ('iifname "aebx" accept', False),
+        ("", "all"),
+        (ANSWERS, "all"),
+        (IN, "all"),
+        ('iifname "aebx" accept', "all"),
+        ('iifname "aeb*" accept', "inward"),
+        (f'iifname "aeb*" accept; {ANSWERS}', "inward"),
+        ('iifname "aep*" accept', "inward"),
+        (f'iifname "aeb*" accept; {IN}', "nothing"),
+        (f'iifname "aeb*" counter packets 1 bytes 2 goto filter_FWD_trusted; {IN}', "nothing"),
     ],
 )
-def test_who_has_a_rule_for_our_devices_is_not_told_of(rules: str, answered: bool) -> None:
-    found = [Dropping("ip", "filter", "FORWARD", "docker"), Dropping("inet", "b", "y", "")]
-    assert filters.listings(found) == ["inet b", "ip filter"]
-    assert filters.unanswered(found, {"ip filter": rules}) == found[1 if answered else 0 :]
+def test_who_has_rules_for_our_devices_is_not_told_of(rules: str, drops: str) -> None:
+    docker, mine = Dropping("ip", "filter", "FORWARD", "docker"), Dropping("inet", "b", "y", "")
+    assert filters.listings([docker, mine]) == ["inet b", "ip filter"]
+    still = {"all": [docker], "inward": [replace(docker, begins_inside=False)], "nothing": []}[drops]
+    assert filters.unanswered([docker, mine], {"ip filter": rules}) == [*still, mine]
+
+
+@pytest.mark.parametrize(
+    "each",
+    [Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"), Dropping("bridge", "mine", "f", "")],
+)
+def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) -> None:
+    assert filters.unanswered([each], {f"{each.family} {each.table}": 'iifname "aeb*" accept'}) == []
+
+
+@pytest.mark.parametrize(
+    ("each", "calls", "families", "ways"),
+    [
+        (Dropping("ip", "filter", "FORWARD", ""), (), (4,), ("out", "in")),
+        (Dropping("ip6", "filter", "FORWARD", ""), CALLS[:1], (6,), ("out", "in")),
+        (Dropping("ip", "filter", "FORWARD", ""), CALLS[:1], (4,), ("bridge", "out", "in")),
+        (Dropping("inet", "a", "b", ""), CALLS[1:], (4, 6), ("bridge", "out", "in")),
+        (Dropping("inet", "a", "b", "", begins_inside=False), CALLS, (4, 6), ("in",)),
+        (Dropping("bridge", "a", "b", ""), (), (4, 6), ("bridge",)),
+    ],
+)
+def test_on_which_ways_it_is_an_obstacle(
+    each: Dropping, calls: tuple[str, ...], families: tuple[int, ...], ways: tuple[str, ...]
+) -> None:
+    (found,) = filters.obstacles([each], calls)
+    (told,) = (one for one in filters.findings([each], (), is_known=True) if one.check == filters.CHECK)
+    assert (found.families, found.ways, found.what, found.remedy) == (families, ways, told.found, told.remedy)
 
 
 def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:
@@ -83,7 +121,11 @@ def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:
         ("-P FORWARD DROP\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
         ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", [Dropping("ip", "filter", "FORWARD", "docker", legacy=True)]),
         ("-P FORWARD DROP\n-A FORWARD -j ufw-before-forward\n", [Dropping("ip", "filter", "FORWARD", "ufw", True)]),
-        ("-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER -i aeb+ -j ACCEPT\n", []),
+        ("-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER -i aeb+ -j ACCEPT\n-A DOCKER-USER -o aeb+ -j ACCEPT\n", []),
+        (
+            "-P FORWARD DROP\n-A FORWARD -i aeb+ -j ACCEPT\n-A FORWARD -o aeb+ -m conntrack --ctstate NEW -j ACCEPT\n",
+            [Dropping("ip", "filter", "FORWARD", "", legacy=True, begins_inside=False)],
+        ),
         ("-P FORWARD DROP\n-A FORWARD -i aebx -j ACCEPT\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
         (None, [Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False)]),
     ],
@@ -98,28 +140,26 @@ def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -
         (
             Dropping("ip", "filter", "FORWARD", "docker"),
             "Docker's chain FORWARD of the table ip filter drops what",
-            (
-                "after each boot: iptables -I DOCKER-USER -i aeb+ -j ACCEPT; "
-                "iptables -I DOCKER-USER -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
-            ),
+            ("after each boot: iptables -I DOCKER-USER -i aeb+ -j ACCEPT; iptables -I DOCKER-USER -o aeb+ -j ACCEPT"),
         ),
         (
             Dropping("ip6", "filter", "FORWARD", "docker"),
             "Docker's chain FORWARD of the table ip6 filter",
-            (
-                "after each boot: ip6tables -I DOCKER-USER -i aeb+ -j ACCEPT; "
-                "ip6tables -I DOCKER-USER -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
-            ),
+            ("after each boot: ip6tables -I DOCKER-USER -i aeb+ -j ACCEPT; ip6tables -I DOCKER-USER -o aeb+ -j ACCEPT"),
         ),
         (
             Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False),
             "of iptables-legacy may drop what",
             (
                 "after each boot: iptables-legacy -I FORWARD -i aeb+ -j ACCEPT; "
-                "iptables-legacy -I FORWARD -o aeb+ -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+                "iptables-legacy -I FORWARD -o aeb+ -j ACCEPT"
             ),
         ),
-        (Dropping("ip", "filter", "FORWARD", "ufw"), "ufw's chain FORWARD", "ufw route allow in on aeb+"),
+        (
+            Dropping("ip", "filter", "FORWARD", "ufw"),
+            "ufw's chain FORWARD",
+            "ufw route allow in on aeb+; ufw route allow out on aeb+",
+        ),
         (
             Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"),
             "firewalld's chain filter_FORWARD",
@@ -130,7 +170,7 @@ def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -
             "the chain f of the table inet mine drops what networks of kind nat",
             (
                 "after each boot: nft 'insert rule inet mine f iifname \"aeb*\" accept'; "
-                "nft 'insert rule inet mine f oifname \"aeb*\" ct state established,related accept'"
+                "nft 'insert rule inet mine f oifname \"aeb*\" accept'"
             ),
         ),
         (

@@ -210,7 +210,7 @@ def test_others_who_filter_are_told() -> None:
     assert found["bridge netfilter"].status == "warning"
     assert told(legacy={"iptables-legacy": "-P FORWARD DROP\n"})["other filters"].status == "warning"
     assert "other filters" not in told(chains=None), "nobody looked"
-    rule = 'iifname "aeb*" counter packets 0 bytes 0 accept'
+    rule = "\n".join(f'{side} "aeb*" counter packets 0 bytes 0 accept' for side in ("iifname", "oifname"))
     assert told(chains=DOCKER, tables={"ip filter": rule})["other filters"].status == "ok"
     assert told(chains=DOCKER, tables={"ip6 filter": rule})["other filters"].status == "warning"
 

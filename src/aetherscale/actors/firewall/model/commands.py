@@ -138,6 +138,16 @@ class ExplainOptions(Message, frozen=True):
     """What is sent: `tcp/443`, `udp/53`, `icmp` or `icmp/echo-request`."""
 
 
+class WatchDropsOptions(Message, frozen=True):
+    """Options of `watch-drops`: packets of VMs as they are dropped, with the reason. The status `watching` says that it
+    has begun. Each item has a `drop`. Of each port and kind at most five in a second are told, and a hundred of all;
+    `vm-info` counts all that are dropped at a port. It goes on until the caller leaves.
+    """
+
+    vm_id: Reference = ""
+    """The VM whose packets are meant; "" for all."""
+
+
 class CreateGroup(Struct, frozen=True):
     """Make a group."""
 

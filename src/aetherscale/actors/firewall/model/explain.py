@@ -25,7 +25,7 @@ from aetherscale.actors.firewall.model.topology import (
     Port,
     Topology,
 )
-from aetherscale.actors.network.model.views import NetworkView
+from aetherscale.actors.network.model.views import NetworkView, Obstacle, Way
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.names import ambiguous, begins_id, too_short
 from aetherscale.kernel.rules import shown
@@ -54,6 +54,10 @@ class Explanation(Struct, frozen=True, rename="kebab"):
     """What, as `tcp/80` or `icmp/echo-request`."""
     forward: str | None
     """The forward that leads it to the target, as `8080:80/tcp`; null for none."""
+    way: Way | None
+    """How it gets there: `bridge`, within a bridge; by the host, `out` of a network or `in` to one; null for none of
+    these.
+    """
 
 
 def topology(networks: Iterable[NetworkView], groups: Iterable[state.Group], vms: Iterable[VmView]) -> Topology:
@@ -92,7 +96,37 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
         target=_name(receiver),
         packet=f"{passed.protocol}/{passed.icmp if passed.number is None else passed.number}",
         forward=f"{leads[1].host_port}:{leads[1].guest_port}/{packet.protocol}" if leads is not None else None,
+        way=_way(world, sender, receiver),
     )
+
+
+def hindering(found: Explanation, obstacles: Iterable[Obstacle]) -> list[Obstacle]:
+    """Those that may drop it, though it passes our rules."""
+    versions = {ip_address(end).version for end in (found.source, found.target) if _is_address(end)} or {4, 6}
+    return [
+        each for each in obstacles if found.passes and found.way in each.ways and not versions.isdisjoint(each.families)
+    ]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _way(world: Topology, sender: End, receiver: End) -> Way | None:
+    if isinstance(sender, Host) or isinstance(receiver, Host):
+        return None
+    if isinstance(sender, Machine) and isinstance(receiver, Machine):
+        among = {port.network_id for port in sender.ports} & {port.network_id for port in receiver.ports}
+        return "bridge" if among else "out"
+    machine = sender if isinstance(sender, Machine) else receiver
+    networks = [world.networks[port.network_id] for port in machine.ports] if isinstance(machine, Machine) else []
+    if any(network.kind == "nat" for network in networks):
+        return "out" if machine is sender else "in"
+    return "bridge" if any(network.is_of_host for network in networks) else None
 
 
 def _net(network: NetworkView) -> Net:

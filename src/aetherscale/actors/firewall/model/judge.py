@@ -96,6 +96,22 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
     return Verdict(False, "Of the host, a VM reaches ping and nothing else.")
 
 
+def judge_sent(world: Topology, sender: Machine, receiver: Machine | None, address: Address, packet: Packet) -> Verdict:
+    """Whether a VM may send to an address, which is that of `receiver` where a VM has it. Wherever that leads."""
+    return _sent(world, sender, packet, receiver, _Way(address.version, target=address))
+
+
+def judge_taken(
+    world: Topology, receiver: Machine, network_id: str, sender: Machine | None, address: Address, packet: Packet
+) -> Verdict:
+    """Whether a VM takes what has come to its port in a network from an address, of the VM `sender` or from outside."""
+    if sender is not None:
+        way = _Way(address.version, address, inside=world.networks[network_id])
+        return _taken(world, receiver, packet, sender, way)
+    there = replace(receiver, ports=tuple(port for port in receiver.ports if port.network_id == network_id))
+    return _judged(world, address, there, (packet, packet), _into(world, address, there, packet))
+
+
 def _resolved(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Net | None:
     """The network whose resolver is asked for a name, if that is what it is."""
     if packet.protocol == "icmp" or packet.number != _NAMES:

@@ -116,7 +116,8 @@ class Topology(Struct, frozen=True):
 class Packet(Struct, frozen=True):
     """What begins: a SYN, a first datagram, a question of ICMP. `number` is the port it is sent to, for TCP and UDP."""
 
-    protocol: Literal["tcp", "udp", "icmp"]
+    protocol: Literal["tcp", "udp", "icmp", "other"]
+    """`other` is what only rules for any protocol are about."""
     number: int | None = None
     icmp: str | None = None
     """The type of an ICMP message, by name; None for one that has none."""

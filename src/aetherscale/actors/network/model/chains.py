@@ -72,6 +72,22 @@ SETS: Final = {
 """Each set by its name: family, `set` or `map`, and what it is of."""
 
 
+DROPPED: Final = {
+    ("bridge", "dropped"): "add @drops { iifname . meta mark counter } drop",
+    ("bridge", "dropped_inward"): "add @drops { oifname . meta mark counter } drop",
+    ("inet", "dropped"): "counter drop",
+    ("inet", "dropped_inward"): "counter drop",
+}
+"""What is dropped of what a port has sent, and of what was sent to one, where that is counted, or the law has it. The
+chain has this rule, and while somebody watches those of `droplog.py` before it.
+"""
+
+
+def dropped(family: str) -> str:
+    """The chains of `DROPPED` of a family, while nobody watches."""
+    return "".join(f"\nchain {chain} {{\n    {rule}\n}}" for (of, chain), rule in DROPPED.items() if of == family)
+
+
 def _drop(kind: Drop, to: str = "dropped") -> str:
     return f"meta mark set {kind:d} goto {to}"
 
@@ -79,15 +95,7 @@ def _drop(kind: Drop, to: str = "dropped") -> str:
 _OWN: Final = f"""iifname != @ports counter drop
     iifname . ether saddr != @macs {_drop(Drop.MAC)}"""
 """A port that we know, and its MAC. Who has a source address of its own has both."""
-_GUARD: Final = f"""
-chain dropped {{
-    add @drops {{ iifname . meta mark counter }}
-    drop
-}}
-chain dropped_inward {{
-    add @drops {{ oifname . meta mark counter }}
-    drop
-}}
+_GUARD: Final = f"""{dropped("bridge")}
 chain guard {{
     ether type ip goto guard_ipv4
     ether type ip6 goto guard_ipv6
@@ -276,7 +284,7 @@ chain output {{
 #
 # What is no answer is dropped here already, though the bridge's output hook would do it: that is after conntrack has
 # confirmed the flow, and two sides that each send would be each other's answers.
-INET_CHAINS: Final = f"""
+INET_CHAINS: Final = f"""{dropped("inet")}
 chain prerouting {{
     type filter hook prerouting priority -300; policy accept
     iifname "aep*" counter drop
@@ -292,13 +300,13 @@ chain to_host {{
     ct label {OPENED} ct state established,related accept
     icmp type echo-request accept
     icmpv6 type {{ echo-request, nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} accept
-    counter drop
+    goto dropped
 }}
 chain forward {{
     type filter hook forward priority -150; policy accept
     iifname . oifname @bridges goto within
     iifname "aeb*" oifname "aeb*" ct label {FORWARDED} goto across
-    iifname "aeb*" oifname "aeb*" counter drop
+    iifname "aeb*" oifname "aeb*" counter goto dropped
     iifname "aeb*" goto leaving
     oifname "aeb*" goto entering
 }}
@@ -307,7 +315,7 @@ chain leaving {{
     ct direction original ct status & (confirmed | snat) == confirmed counter drop
     iifname . ip saddr @leads4 meta mark set meta mark | {GUEST:#x} goto beginning
     iifname . ip6 saddr @leads6 meta mark set meta mark | {GUEST:#x} goto beginning
-    counter drop
+    goto dropped
 }}
 chain beginning {{
     ct state new ct label set {BEGUN}
@@ -320,7 +328,7 @@ chain entering {{
     ip6 saddr @masquerade6 counter drop
     oifname . ip daddr @open4 accept
     oifname . ip6 daddr @open6 accept
-    counter drop
+    goto dropped_inward
 }}
 chain output {{
     type filter hook output priority -150; policy accept
@@ -334,7 +342,7 @@ chain output {{
 chain opening {{
     oifname . ip daddr @open4 ct label set {OPENED} accept
     oifname . ip6 daddr @open6 ct label set {OPENED} accept
-    counter drop
+    goto dropped_inward
 }}
 chain postrouting {{
     type nat hook postrouting priority 100; policy accept

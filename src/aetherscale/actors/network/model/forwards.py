@@ -79,7 +79,7 @@ chain across {{
     ct direction reply ct state established,related meta mark set meta mark | {ANSWER:#x} accept
     iifname . ip saddr @leads4 oifname . ip daddr @open4 accept
     iifname . ip6 saddr @leads6 oifname . ip6 daddr @open6 accept
-    counter drop
+    goto dropped_inward
 }}
 chain hairpin {{
     type nat hook postrouting priority 100; policy accept

@@ -1,4 +1,4 @@
-"""A network as callers see it."""
+"""A network as callers see it, and what others are told of its packets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
+Way = Literal["bridge", "out", "in"]
+"""How a packet gets from one end to the other: within a bridge, out of a network by the host, or into one."""
+FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
 
 
@@ -51,3 +54,56 @@ class NetworkView(Struct, frozen=True, rename="kebab"):
     """The version of the network's stream, which is the number of its events; it grows with each change."""
     requested_by: str | None
     """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""
+
+
+class Frame(Struct, frozen=True):
+    """Who sends what to whom."""
+
+    source: str
+    """The IP address that it says it is from, else the MAC; "" where it has neither."""
+    target: str
+    """The IP address that it is sent to, else the MAC."""
+    packet: str
+    """What it is: `tcp/80`, `icmp/echo-request`, `icmp/135`, `protocol 47`, `arp`, `ethertype 0x88cc`."""
+    protocol: FrameProtocol = "other"
+    """Its protocol, where the rules of groups have a word for it."""
+    port: int | None = None
+    """The port that it is sent to, of TCP and UDP."""
+    icmp: str | None = None
+    """The type of an ICMP message, where the rules of groups have a word for it."""
+
+
+class Dropped(Struct, frozen=True):
+    """A packet of a port that was just dropped. A fact of the moment: no event has it."""
+
+    at_us: int
+    """When it was told."""
+    vm_id: str
+    """The VM that the port is of."""
+    other_id: str
+    """The VM of the same network that is the other end; "" for none."""
+    network_id: str
+    """The network that the port is in."""
+    tap: str
+    """The port's device on the host."""
+    kind: str
+    """Why: `ipv4`, `uninvited` …, as the kinds of `dropped`; or `unreachable`, sent to the host or by way of it."""
+    is_inward: bool
+    """Whether it was sent to the port; else the port has sent it."""
+    is_to_host: bool
+    """Whether it was sent to the host itself."""
+    frame: Frame
+    """What it is."""
+
+
+class Obstacle(Struct, frozen=True, rename="kebab"):
+    """A filter of another program on the host, which drops packets that our rules let pass, unless it has a rule."""
+
+    families: tuple[int, ...]
+    """Of which versions of IP."""
+    ways: tuple[Way, ...]
+    """On which ways."""
+    what: str
+    """Whose it is, and what it drops."""
+    remedy: str
+    """What lets ours pass."""

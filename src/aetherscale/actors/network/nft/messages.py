@@ -1,4 +1,7 @@
-"""Messages of nfnetlink about nf_tables (linux/netfilter/nf_tables.h): as bytes, in and out. Nothing here does I/O."""
+"""Messages of nfnetlink, most of them about nf_tables (linux/netfilter/nf_tables.h): as bytes, in and out.
+
+Nothing here does I/O.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,11 @@ _ELEMENTS: Final = 3
 """NFTA_SET_ELEM_LIST_ELEMENTS."""
 
 
-def request(kind: int, sequence: int, family: int, attributes: bytes = b"", *, flags: int = 0) -> bytes:
-    """A message that asks the kernel for something."""
-    body = _FAMILY.pack(family, 0, 0) + attributes
+def request(
+    kind: int, sequence: int, family: int, attributes: bytes = b"", *, flags: int = 0, resource: int = 0
+) -> bytes:
+    """A message that asks the kernel for something; `resource` is the number of what it is about."""
+    body = _FAMILY.pack(family, 0, resource) + attributes
     return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, sequence, 0) + body
 
 

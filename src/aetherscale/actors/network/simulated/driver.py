@@ -23,8 +23,9 @@ from aetherscale.actors.network.model.effects import (
     NetworkSpec,
 )
 from aetherscale.actors.network.model.state import Network
-from aetherscale.actors.network.ports import HostRoutes, Lend
-from aetherscale.actors.network.simulated.host import SimulatedNetworks
+from aetherscale.actors.network.model.views import Obstacle
+from aetherscale.actors.network.ports import DropsWatched, HostRoutes, Lend
+from aetherscale.actors.network.simulated.host import SimulatedDrops, SimulatedNetworks
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
@@ -102,6 +103,10 @@ class SimulatedNetworking:
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""
         return self._host.routes
+
+    async def obstacles(self) -> Sequence[Obstacle]:
+        """As in `HostNetworks`."""
+        return self._host.obstacles
 
     async def restore(self, ports: Mapping[str, Sequence[PortSpec]]) -> None:
         """As in `VmPorts`."""
@@ -201,6 +206,11 @@ class SimulatedNetworking:
         async with self._turn:
             await self._host.interfere("bear", vm_id)
             self._set_rules(vm_id, rules)
+
+    async def watch_drops(self) -> DropsWatched:
+        """As in `Firewall`."""
+        self._host.watching.append(watched := SimulatedDrops(self._host.watching))
+        return watched
 
     def _set_rules(self, vm_id: str, rules: VmRules) -> None:
         if rules == NO_RULES:

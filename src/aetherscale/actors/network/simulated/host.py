@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import Prefix
+from aetherscale.actors.network.model.views import Dropped, Obstacle
 
 
 async def _nothing(step: str, what: str) -> None:
     """No interference."""
+
+
+class SimulatedDrops:
+    """What is dropped while somebody watches, among others who do."""
+
+    def __init__(self, watching: list[SimulatedDrops]) -> None:
+        self._watching = watching
+        self._told: asyncio.Queue[Dropped | None] = asyncio.Queue()
+
+    def put(self, dropped: Dropped) -> None:
+        """Tell of one."""
+        self._told.put_nowait(dropped)
+
+    async def __aiter__(self) -> AsyncIterator[Dropped]:
+        """As in `DropsWatched`."""
+        while (dropped := await self._told.get()) is not None:
+            yield dropped
+
+    def finish(self) -> None:
+        """There will be no more."""
+        self._told.put_nowait(None)
+
+    async def close(self) -> None:
+        """As in `DropsWatched`."""
+        if self in self._watching:
+            self._watching.remove(self)
+            self.finish()
 
 
 class SimulatedNetworks:
@@ -40,7 +69,16 @@ class SimulatedNetworks:
         """Of the host itself."""
         self.lacking: str = ""
         """What the host lacks for networks; "" for nothing."""
+        self.obstacles: list[Obstacle] = []
+        """The filters of others."""
+        self.watching: list[SimulatedDrops] = []
+        """Who watches what is dropped."""
         self.interfere: Callable[[str, str], Awaitable[Any]] = _nothing
+
+    def drop(self, dropped: Dropped) -> None:
+        """A packet is dropped."""
+        for each in self.watching:
+            each.put(dropped)
 
     def lose_bridge(self, name: str) -> None:
         """A bridge goes, whoever removes it. Its taps stay, without a bridge."""
