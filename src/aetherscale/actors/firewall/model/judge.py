@@ -10,7 +10,7 @@ it sends to; and what the receiver's groups say, by the address that it sees as 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from itertools import product
 from typing import Final, Literal
 
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import Forward
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES, Rule
+from aetherscale.actors.firewall.model.matching import fits
 from aetherscale.actors.firewall.model.topology import (
     HOST,
     Address,
@@ -313,7 +314,7 @@ def _sent(world: Topology, sender: Machine, packet: Packet, other: Machine | Non
     if not rules:
         return Verdict(True, LAW[2])
     for group, rule in rules:
-        if _fits(rule, packet, other, way.target, way.version):
+        if fits(rule, packet, other, way.target, way.version):
             return Verdict(True, f"The group {group.name!r} allows it.", group.name, rule)
     return Verdict(False, f"No rule `out` of the groups of {sender.name!r} allows it. {LAW[2]}")
 
@@ -326,7 +327,7 @@ def _taken(world: Topology, receiver: Machine, packet: Packet, other: Machine | 
             return Verdict(True, f"{LAW[0]} Both are in {way.inside.name!r}.")
         return Verdict(False, LAW[0])
     for group, rule in _rules(world, receiver, "in"):
-        if _fits(rule, packet, other, way.source, way.version):
+        if fits(rule, packet, other, way.source, way.version):
             return Verdict(True, f"The group {group.name!r} allows it.", group.name, rule)
     return Verdict(False, f"No group of {receiver.name!r} allows it. {LAW[1]}")
 
@@ -337,25 +338,3 @@ def _rules(world: Topology, machine: Machine, direction: Literal["in", "out"]) -
         for rule in group.rules:
             if rule.direction == direction:
                 yield group, rule
-
-
-def _fits(rule: Rule, packet: Packet, other: Machine | None, address: Address | None, version: int) -> bool:
-    """Whether a rule is about a packet of this IP family, whose other end is this."""
-    if rule.protocol not in ("any", packet.protocol):
-        return False
-    if rule.ports and (packet.number is None or not any(_has(text, packet.number) for text in rule.ports)):
-        return False
-    if rule.types and packet.icmp not in rule.types:
-        return False
-    if rule.group_id is not None:
-        return other is not None and rule.group_id in other.groups
-    if rule.cidr is not None:
-        prefix = ip_network(rule.cidr)
-        # Of an address that is not known there is the family.
-        return address in prefix if address is not None else (prefix.version, prefix.prefixlen) == (version, 0)
-    return True
-
-
-def _has(text: str, number: int) -> bool:
-    first, _, last = text.partition("-")
-    return int(first) <= number <= int(last or first)

@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import Final
 
 from aetherscale.actors.network.model import forwards, leases, looked_up
+from aetherscale.actors.network.model.guard import GUARD, GUARD_IPV6, drop, dropped
 from aetherscale.actors.network.model.marks import ANSWER as ANSWER
 from aetherscale.actors.network.model.marks import BEGUN, COVER_TABLE, FORWARDED, GUEST, LOOKED_UP, OPENED, REPLY
 from aetherscale.actors.network.model.marks import TABLE as TABLE
@@ -72,135 +73,15 @@ SETS: Final = {
 """Each set by its name: family, `set` or `map`, and what it is of."""
 
 
-DROPPED: Final = {
-    ("bridge", "dropped"): "add @drops { iifname . meta mark counter } drop",
-    ("bridge", "dropped_inward"): "add @drops { oifname . meta mark counter } drop",
-    ("inet", "dropped"): "counter drop",
-    ("inet", "dropped_inward"): "counter drop",
-}
-"""What is dropped of what a port has sent, and of what was sent to one, where that is counted, or the law has it. The
-chain has this rule, and while somebody watches those of `droplog.py` before it.
-"""
-
-
-def dropped(family: str) -> str:
-    """The chains of `DROPPED` of a family, while nobody watches."""
-    return "".join(f"\nchain {chain} {{\n    {rule}\n}}" for (of, chain), rule in DROPPED.items() if of == family)
-
-
-def _drop(kind: Drop, to: str = "dropped") -> str:
-    return f"meta mark set {kind:d} goto {to}"
-
-
-_OWN: Final = f"""iifname != @ports counter drop
-    iifname . ether saddr != @macs {_drop(Drop.MAC)}"""
-"""A port that we know, and its MAC. Who has a source address of its own has both."""
-_GUARD: Final = f"""{dropped("bridge")}
-chain guard {{
-    ether type ip goto guard_ipv4
-    ether type ip6 goto guard_ipv6
-    {_OWN}
-    ether type arp goto guard_arp
-    {_drop(Drop.ETHERTYPE)}
-}}
-chain guard_arp {{
-    arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation {{ request, reply }} goto guard_arp_sender
-    {_drop(Drop.ARP)}
-}}
-chain guard_arp_sender {{
-    iifname . arp saddr ether . arp saddr ip @sources4 accept
-    arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether . arp daddr ip @sources4 accept
-    iifname . arp saddr ether != @macs {_drop(Drop.ARP)}
-    iifname . arp saddr ip @allowed4 accept
-    {leases.SENDER}
-    {_drop(Drop.ARP)}
-}}
-chain guard_ipv4 {{
-    iifname . ether saddr . ip saddr @sources4 goto payload4
-    {_OWN}
-    iifname . ip saddr @allowed4 goto payload4
-    {leases.SOURCE}
-    ip saddr 0.0.0.0 ip daddr 255.255.255.255 goto discover
-    {_drop(Drop.IPV4)}
-}}
-chain discover {{
-    ether daddr ff:ff:ff:ff:ff:ff ip frag-off & 0x3fff == 0 udp sport 68 udp dport 67 accept
-    {_drop(Drop.IPV4)}
-}}
-chain payload4 {{
-    ip frag-off & 0x3fff == 0 meta l4proto tcp accept
-    ip frag-off & 0x3fff != 0 {_drop(Drop.HEADER)}
-    udp sport 67 {_drop(Drop.DHCP)}
-    udp dport 68 {_drop(Drop.DHCP)}
-    icmp type {{ redirect, router-advertisement }} {_drop(Drop.ROUTER)}
-    igmp type membership-query {_drop(Drop.ROUTER)}
-    meta l4proto != 255 accept
-    {_drop(Drop.HEADER)}
-}}
-"""
-
-_GUARD_IPV6: Final = f"""
-chain guard_ipv6 {{
-    iifname . ether saddr . ip6 saddr @sources6 goto payload6
-    {_OWN}
-    ip6 saddr :: goto unspecified
-    iifname . ip6 saddr @allowed6 goto payload6
-    ip6 saddr {{ 2000::/3, fc00::/7 }} iifname . @nh,128,64 @formed goto payload6
-    {_drop(Drop.IPV6)}
-}}
-chain unspecified {{
-    ip6 nexthdr icmpv6 icmpv6 type nd-neighbor-solicit goto detection
-    ip6 nexthdr icmpv6 icmpv6 type nd-router-solicit ip6 length 8 accept
-    {_drop(Drop.IPV6)}
-}}
-chain detection {{
-    iifname . @th,64,128 @targets goto detection_options
-    iifname . @th,64,128 @allowed_targets goto detection_options
-    iifname . @th,128,64 @formed goto detection_options
-    {_drop(Drop.NEIGHBOR)}
-}}
-chain detection_options {{
-    ip6 length 24 accept
-    ip6 length 32 @th,192,16 0x0e01 accept
-    {_drop(Drop.NEIGHBOR)}
-}}
-chain payload6 {{
-    ip6 nexthdr tcp meta l4proto tcp accept
-    ip6 nexthdr {{ 0, 43, 44, 51, 59, 60, 135, 139, 140, 253, 254 }} {_drop(Drop.HEADER)}
-    icmpv6 type {{ nd-router-advert, nd-redirect, 138, 151 }} {_drop(Drop.ROUTER)}
-    icmpv6 type {{ nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }} goto neighbor
-    udp sport 547 {_drop(Drop.DHCP)}
-    udp dport 546 {_drop(Drop.DHCP)}
-    meta l4proto != 255 accept
-    {_drop(Drop.HEADER)}
-}}
-chain neighbor {{
-    icmpv6 type nd-router-solicit ip6 length 8 accept
-    icmpv6 type nd-router-solicit ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @nd_macs accept
-    icmpv6 type nd-neighbor-solicit ip6 length 24 accept
-    icmpv6 type nd-neighbor-solicit ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd_macs accept
-    icmpv6 type nd-neighbor-advert iifname . @th,64,128 @targets goto advert_options
-    icmpv6 type nd-neighbor-advert iifname . @th,64,128 @allowed_targets goto advert_options
-    icmpv6 type nd-neighbor-advert iifname . @th,128,64 @formed goto advert_options
-    {_drop(Drop.NEIGHBOR)}
-}}
-chain advert_options {{
-    ip6 length 24 accept
-    ip6 length 32 @th,192,16 0x0201 iifname . @th,208,48 @nd_macs accept
-    {_drop(Drop.NEIGHBOR)}
-}}
-"""
-
-
 # A port that has groups. What a network needs to be one passes. What says a router's or a neighbor's words is on the
 # link, since a router lowers the hop limit. Answers of DHCP come from a resolver of ours, or on a bridge of the host
 # from any machine of it: the guard keeps ports of ours from sending them.
 _BASICS: Final = f"""
 chain uninvited {{
-    {_drop(Drop.UNINVITED, "dropped_inward")}
+    {drop(Drop.UNINVITED, "dropped_inward")}
 }}
 chain forbidden {{
-    {_drop(Drop.FORBIDDEN)}
+    {drop(Drop.FORBIDDEN)}
 }}
 chain basics_in {{
     meta mark & {REPLY:#x} == {REPLY:#x} accept
@@ -232,19 +113,19 @@ chain basics_out_lan {{
 
 def bridge_chains(answers: str) -> str:
     """The chains of the family bridge; `answers` is the one line that accepts answers from outside."""
-    return f"""{_GUARD}{_GUARD_IPV6}{_BASICS}{leases.CHAINS}
+    return f"""{GUARD}{GUARD_IPV6}{_BASICS}{leases.CHAINS}
 chain from_isolated {{
-    {_drop(Drop.UNINVITED, "dropped_inward")}
+    {drop(Drop.UNINVITED, "dropped_inward")}
 }}
 chain from_nat {{
     {answers}
     ether type arp accept
     icmpv6 type {{ nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }} accept
-    {_drop(Drop.UNINVITED, "dropped_inward")}
+    {drop(Drop.UNINVITED, "dropped_inward")}
 }}
 chain from_bridged {{
     meta mark & {REPLY:#x} == {REPLY:#x} accept
-    meta mark & {GUEST:#x} == {GUEST:#x} {_drop(Drop.UNINVITED, "dropped_inward")}
+    meta mark & {GUEST:#x} == {GUEST:#x} {drop(Drop.UNINVITED, "dropped_inward")}
     accept
 }}
 chain prerouting {{

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from aetherscale.actors.network.model.chains import DROPPED, TABLE
+from aetherscale.actors.network.model.guard import DROPPED
+from aetherscale.actors.network.model.marks import TABLE
 from aetherscale.actors.network.model.ruleset import UNNOTED
 
 GROUP: Final = 44531
