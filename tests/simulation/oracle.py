@@ -15,6 +15,7 @@ import msgspec
 
 from aetherscale.eventstore.store import StoredEvent
 from aetherscale.kernel.names import derive_id
+from tests.simulation.oracle_of_ports import ToldPorts
 
 FAILURES: Final = ("panic", "crash", "unknown")
 UP: Final = ("running", "ready", "paused")
@@ -72,18 +73,21 @@ class ToldVm(Told):
     own_failure: Data | None = None
     rules_failure: Data | None = None
     """Why its groups and forwards are not applied; shown where it has no failure of its own."""
+    ports: ToldPorts
 
     def take(self, event: StoredEvent) -> None:
         self.view["failure"] = self.own_failure
         super().take(event)
         self.own_failure = self.view["failure"]
-        self.view["failure"] = self.own_failure or self.rules_failure
+        self.view["failure"] = self.own_failure or self.rules_failure or self.ports.failure
+        self.view["ports"] = self.ports.seen(self.view["phase"])
 
     def is_at_rest(self) -> bool:
         return self.view["phase"] in ("stopped", "failed") and self.view["observed"] in ("absent", "exited")
 
     def come_up(self) -> None:
         self.heard = self.again = False
+        self.ports.begin_run()
         self.set(phase="booting", paused_reason=None)
         self.runs_on(None)
 
@@ -103,6 +107,7 @@ class ToldVm(Told):
 
     def on_VmRequested(self, data: Data) -> None:  # noqa: N802 - named after the event
         spec = data["spec"]
+        self.ports = ToldPorts(spec.get("ports", []))
         self.set(
             id=data["vm-id"],
             name=spec["name"],
@@ -113,7 +118,6 @@ class ToldVm(Told):
             requested="running",
             observed="absent",
             disk_gib=-(-spec["disk-mib"] // 1024),
-            ports=[_port(port) for port in spec.get("ports", [])],
             publish=spec.get("publish", []),
             host_loopback=spec.get("host-loopback", False),
             groups=spec.get("groups", []),
@@ -150,6 +154,7 @@ class ToldVm(Told):
             self.set(phase="stopped")
 
     def on_VmBooted(self, data: Data) -> None:  # noqa: N802
+        self.ports.booted()
         self.set(phase="ready" if self.heard else "running", observed="running")
         self.runs_on(data["accelerator"], data["process-user"])
 
@@ -198,6 +203,7 @@ class ToldVm(Told):
 
     def on_VmExited(self, data: Data) -> None:  # noqa: N802
         self.heard = False
+        self.ports.ended()
         shown = ("reason", "exit-code", "signal", "detail")
         self.set(observed="exited", paused_reason=None, exit={name: data[name] for name in shown})
         self.runs_on(None)
@@ -239,10 +245,26 @@ class ToldVm(Told):
             shown = ("reason", "hint", "log-tail")
             self.rules_failure = {"phase": data["step"], **{name: data[name] for name in shown}}
             return
+        if data["step"] in ("plugging", "unplugging"):
+            shown = ("reason", "hint", "log-tail")
+            self.ports.failure = {"phase": data["step"], **{name: data[name] for name in shown}}
+            return
         if data["retry-at"] is None:
             self.again = False
             self.set(phase="failed")
             self.fail(data, data["step"])
+
+    def on_PortAdded(self, data: Data) -> None:  # noqa: N802
+        self.ports.add(data["port"], self.view["phase"])
+
+    def on_PortPlugged(self, data: Data) -> None:  # noqa: N802
+        self.ports.plug(data["port-id"])
+
+    def on_PortRemoved(self, data: Data) -> None:  # noqa: N802
+        self.ports.remove(data["port-id"], failed=data["failed"])
+
+    def on_PortUnplugged(self, data: Data) -> None:  # noqa: N802
+        self.ports.drop(data["port-id"])
 
     def on_VmUndone(self, data: Data) -> None:  # noqa: N802
         self.set(requested="deleted", phase="failed")
@@ -371,13 +393,6 @@ def _rule(data: Data) -> View:
     if whom := rule["cidr"] or (f"group/{rule['group']}" if rule["group"] else ""):
         text += f":{'from' if rule['direction'] == 'in' else 'to'}={whom}"
     return {"text": text, **rule}
-
-
-def _port(data: Data) -> View:
-    """A port of a VM: what was decided when it was asked for, and by which way the guest learns of it."""
-    addresses = [{"ip": data[name], "from": way} for name, way in (("ipv4", "lease"), ("ipv6", "slaac")) if data[name]]
-    same = {name: data[name] for name in ("network", "network-id", "mac", "tap", "allowed")}
-    return {**same, "addresses": addresses}
 
 
 def _end_in_words(data: Data) -> str:

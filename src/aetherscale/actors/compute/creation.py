@@ -108,9 +108,9 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
     # Before a network is refused for want of it, which has it made on the way.
     allowed = [allowed_address(text) for text in options.allow_addresses]
     _require_different(names, names)
-    found = [_usable_network(world, call.tenant, reference) for reference in names]
+    found = [usable_network(world, call.tenant, reference) for reference in names]
     _require_different([network.id for network in found], names)
-    _require_of_no_network(allowed, found)
+    require_of_no_network(allowed, found)
 
     def is_taken(network_id: str, address: str) -> bool:
         holder = world.named(ADDRESS, NO_TENANT, address_key(network_id, address))
@@ -134,7 +134,7 @@ def _require_different(references: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def _require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkView]) -> None:
+def require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkView]) -> None:
     """Refuse a prefix that no port of the VM may send from. Between two networks it may have each one in the other."""
     for prefix in allowed:
         if networks and not any(allowed_in(network, [prefix]) for network in networks):
@@ -146,13 +146,13 @@ def _require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkVie
             )
 
 
-def _usable_network(world: World, tenant: str, reference: str) -> NetworkView:
+def usable_network(world: World, tenant: str, reference: str, field: str = "virtual-network") -> NetworkView:
     """A network that a VM can have a port in. Raises `Refused` (not found, conflict)."""
     making = None if is_id(reference) else Task("network", "create", reference)
     missing = Refused(
         Reason.NOT_FOUND,
         f"no such network: {reference!r}",
-        field="virtual-network",
+        field=field,
         remedy=(making, ", or: ", Task("network", "list")) if making else Task("network", "list"),
         made_by=making,
     )
@@ -167,7 +167,7 @@ def _usable_network(world: World, tenant: str, reference: str) -> NetworkView:
         raise Refused(
             Reason.CONFLICT,
             f"the network {reference!r} is not ready but {network.phase}",
-            field="virtual-network",
+            field=field,
             retryable=network.phase == "creating",
             remedy=Task("network", "show", reference),
             made_by=Task("network", "create", network.name) if network.phase == "creating" else None,
