@@ -54,3 +54,38 @@ async def test_a_running_guest_is_attached_pings_and_is_detached_again(networked
     assert cards(detached["vm"]) == {"lab": "plugged"}
     assert await taps() == {each["tap"] for each in (web["ports"][0], db["ports"][0])}
     assert await devices(networked, "web") == 1
+
+
+async def test_a_node_that_is_killed_in_the_midst_goes_on_after_its_restart(networked: RunningNode) -> None:
+    await network(networked, "lab", ipv4_prefix="10.9.8.0/24")
+    await network(networked, "dmz", ipv4_prefix="10.9.9.0/24")
+    await guest(networked, "web", "lab")
+    for task, wanted in (("attach-vm", {"lab": "plugged", "dmz": "plugged"}), ("detach-vm", {"lab": "plugged"})):
+        status, _, err = await networked.cli("vm", task.removesuffix("-vm"), "web", "dmz", "--no-wait")
+        assert status == 0, err
+        await networked.kill()
+        await networked.start()
+        done = await networked.task("compute", task, vm_id="web", network="dmz")
+        assert cards(done["vm"]) == wanted
+        assert await taps() == {port["tap"] for port in done["vm"]["ports"]}
+        assert await devices(networked, "web") == len(wanted)
+
+
+async def test_a_stopped_vm_gets_and_loses_ports_for_its_next_boot(networked: RunningNode) -> None:
+    for name in ("lab", "dmz"):
+        await network(networked, name)
+    await guest(networked, "web", "lab")
+    await networked.task("compute", "stop-vm", vm_id="web", kill=True)
+    assert cards((await attach(networked, "web", "dmz"))["vm"]) == {"lab": "unplugged", "dmz": "unplugged"}
+    started = await networked.task("compute", "start-vm", vm_id="web")
+    assert cards(started["vm"]) == {"lab": "plugged", "dmz": "plugged"}
+    assert await devices(networked, "web") == 2
+    # The card of its boot goes while it runs, too.
+    assert cards((await detach(networked, "web", "lab"))["vm"]) == {"dmz": "plugged"}
+    assert await devices(networked, "web") == 1
+    refused = await detach(networked, "web", "dmz")
+    assert (refused["code"], refused["error"]) == (409, "conflict")
+    status, out, _ = await networked.cli("why", "vm", "web", "--all")
+    assert status == 0
+    assert "asked to attach it to the network 'dmz'" in out
+    assert "it was detached from the network 'lab'" in out
