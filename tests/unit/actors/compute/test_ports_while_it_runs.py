@@ -89,11 +89,10 @@ class TestWhileItRuns:
 
     async def test_what_is_so_already_is_no_event(self, node: MemoryNode) -> None:
         await vm(node)
-        before = [each.stream for each in await node.events()]
         assert cards(await attach(node, "lab")) == {"lab": "plugged"}
         assert cards(await detach(node, "dmz")) == {"lab": "plugged"}
-        after = [each.stream for each in await node.events()]
-        assert [stream for stream in after[len(before) :] if stream.startswith("vm-")] == []
+        # Its guest may be heard meanwhile.
+        assert [each for each in await node.types() if each in ("PortAdded", "PortRemoved")] == []
 
     async def test_there_are_as_many_slots_as_there_are_and_a_restart_makes_room(self, node: MemoryNode) -> None:
         await vm(node)
