@@ -229,7 +229,7 @@ async def test_a_tap_that_was_removed_while_no_node_ran_is_made_anew_for_the_pro
     await world.lose_tap(tap_name(WEB, 1))
     await world.lose_tap(tap_name(DB, 0))
     following = Process(world.driver())
-    following.driver.borrow_from(lambda vm_id, number: None)
+    following.driver.borrow_from(lambda vm_id, tap: None)
     await following.start({LAB: state()}, {WEB: [port(WEB), port(WEB, 1)], DB: [port(DB)]})
     assert list(following.driver.cut(WEB)) == [tap_name(WEB, 1)], "no process has been found yet"
     following.driver.borrow_from(guest.lend)

@@ -47,7 +47,7 @@ async def rules(listing: str = RULES) -> list[str]:
 async def next_node(behind: Behind, boot_id: str = BOOT) -> AsyncIterator[Process]:
     """The process after the one that has ended, as it begins."""
     following = Process(HostNetworking(NODE, BOOT, behind.state_dir, allow_unisolated=True))
-    following.driver.borrow_from(lambda vm_id, number: os.dup(behind.tap) if (vm_id, number) == (WEB, 0) else None)
+    following.driver.borrow_from(lambda vm_id, tap: os.dup(behind.tap) if (vm_id, tap) == (WEB, TAP) else None)
     try:
         await following.start({LAB: state(LAB, NAT, boot_id)}, PORTS)
         yield following

@@ -187,7 +187,7 @@ async def test_a_tap_that_is_gone_is_made_anew_for_the_process_that_has_its_desc
     before = await do(looks)
     (other,) = await behind.process.driver.open(DB, [port(DB)])
     assert has_come(other, arp(behind.tap, 10))
-    behind.process.driver.borrow_from(lambda vm_id, number: os.dup(behind.tap) if (vm_id, number) == (WEB, 0) else None)
+    behind.process.driver.borrow_from(lambda vm_id, tap: os.dup(behind.tap) if (vm_id, tap) == (WEB, TAP) else None)
     await do(f"ip link del {TAP}")
     assert await behind.mended() == [f"the tap {TAP} of VM web was removed"]
     assert await do(looks) == before
@@ -205,7 +205,7 @@ async def test_a_guest_with_another_header_than_virtio_1_has_is_cut_off_and_what
     assert await behind.mended() == [f"the tap {TAP} is gone: VM web is without its network until it is restarted"]
     with pytest.raises(OSError, match=os.strerror(errno.EBADFD)):
         fcntl.ioctl(behind.tap, TUNGETVNETHDRSZ, bytes(4))
-    behind.process.driver.borrow_from(lambda vm_id, number: os.dup(behind.tap) if (vm_id, number) == (WEB, 0) else None)
+    behind.process.driver.borrow_from(lambda vm_id, tap: os.dup(behind.tap) if (vm_id, tap) == (WEB, TAP) else None)
     assert await behind.by_the_timer() == [f"the tap {TAP} of VM web was removed"]
     assert not has_come(other, arp(behind.tap, 10))
     assert behind.process.driver.dropped(WEB)[TAP]["mac"] == 1
@@ -218,7 +218,7 @@ async def test_so_is_one_that_was_removed_while_no_node_looked(behind: Behind) -
     await behind.process.driver.close()
     await do(f"ip link del {TAP}")
     following = Process(HostNetworking(NODE, BOOT, behind.state_dir, allow_unisolated=True))
-    following.driver.borrow_from(lambda vm_id, number: os.dup(behind.tap) if (vm_id, number) == (WEB, 0) else None)
+    following.driver.borrow_from(lambda vm_id, tap: os.dup(behind.tap) if (vm_id, tap) == (WEB, TAP) else None)
     await following.start({LAB: state()}, {WEB: [port(WEB)]})
     assert following.reports == [NetworkLost(LAB, f"the tap {TAP} of VM web was removed")]
     assert list(following.driver.cut(WEB)) == []
@@ -228,7 +228,7 @@ async def test_so_is_one_that_was_removed_while_no_node_looked(behind: Behind) -
 async def test_nobody_is_connected_to_a_tap_that_is_anothers(behind: Behind) -> None:
     await do(f"ip link del {TAP} && ip tuntap add {TAP} mode tap")
     assert await behind.mended() == [f"the tap {TAP} is gone: VM web is without its network until it is restarted"]
-    behind.process.driver.borrow_from(lambda vm_id, number: os.dup(behind.tap))
+    behind.process.driver.borrow_from(lambda vm_id, tap: os.dup(behind.tap))
     assert await behind.by_the_timer() == []
     assert list(behind.process.driver.cut(WEB)) == [TAP]
     assert "master" not in await do(f"ip link show {TAP}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.bus.bus import BusUnavailable, NoResponders
-from tests.simulation.world import Violation, World
+from tests.simulation.violation import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 SILENCE_S: Final = 45.0
 """Longer than the time between two signs of life."""
@@ -251,7 +254,7 @@ class Client:
 
 def has_ports(vm: Vm) -> bool:
     """Whether a VM is there, in a network."""
-    return vm.phase != "deleted" and bool(vm.spec.ports)
+    return vm.phase != "deleted" and bool(vm.ports.every)
 
 
 def _of(answer: Chunk) -> Chunk:

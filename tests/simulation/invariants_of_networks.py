@@ -13,6 +13,7 @@ from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.network.model.devices import bridge_name
 from aetherscale.actors.network.model.state import Network
 from aetherscale.kernel.reservations import Holding, Name, NodeKey
+from tests.simulation.hotports import check_cards
 from tests.simulation.violation import Violation
 from tests.simulation.world import World
 
@@ -33,7 +34,7 @@ def keys_of_vm(vm: Vm) -> Iterator[Holding]:
     """
     if has_ports(vm):
         yield Name("vm", vm.spec.name)
-        for port in vm.spec.ports:
+        for port in vm.ports.specs():
             yield NodeKey("mac", port.mac)
             for address in filter(None, (port.ipv4, port.ipv6)):
                 yield NodeKey("address", f"{port.network_id}-{address}")
@@ -63,7 +64,7 @@ def check_networks_of_vms(folded: Folded) -> None:
     networks = {each.id: each.state for each in folded.networks.aggregates.values()}
     used: dict[str, set[str]] = {}
     for vm in (each.state for each in folded.vms.aggregates.values() if has_ports(each.state)):
-        for port in vm.spec.ports:
+        for port in vm.ports.specs():
             used.setdefault(port.network_id, set()).add(vm.id)
             network = networks[port.network_id]
             if network.phase not in ("ready", "restoring"):
@@ -111,16 +112,19 @@ def check_networks(world: World, folded: Folded) -> None:
     may_be_ruled = ruled | left.keys() | {bridge for bridge, phase in of_host.items() if phase == "deleting"}
     if not ruled <= host.ruled_networks <= may_be_ruled:
         raise Violation(f"the log has the networks {ruled}, the host rules of {host.ruled_networks}")
-    places = {port.tap: (vm.id, host.bridge_of(port.network_id)) for vm in vms.values() for port in vm.spec.ports}
+    places = {port.tap: (vm.id, host.bridge_of(port.network_id)) for vm in vms.values() for port in vm.ports.specs()}
     # The ports of a VM that the host has refused to remove may be closed already.
-    closed = {port.tap for vm in vms.values() if vm.requested == "deleted" for port in vm.spec.ports}
+    closed = {port.tap for vm in vms.values() if vm.requested == "deleted" for port in vm.ports.specs()}
     if not places.keys() - closed <= host.ruled_taps <= places.keys():
         raise Violation(f"the log has the ports {places}, the host rules of {host.ruled_taps}")
     if not host.taps.items() <= places.items():
         raise Violation(f"the log has the ports {places}, the host the taps {host.taps}")
     for vm in vms.values():
-        if vm.observed in ("running", "paused") and (lost := {port.tap for port in vm.spec.ports} - host.taps.keys()):
+        if vm.observed in ("running", "paused") and (
+            lost := {port.tap for port in vm.ports.specs()} - host.taps.keys()
+        ):
             raise Violation(f"{vm.id} is {vm.phase} without {lost}")
+        check_cards(world, vm)
     check_rules(world, vms.values())
 
 

@@ -142,7 +142,7 @@ class WatchedNetworks(SimulatedNetworks):
         """The taps of processes that the log names, which the node has found by now."""
         vms = (self._world.vm(vm_id) for vm_id in self._world.vm_ids())
         running = (vm for vm in vms if vm is not None and vm.observed in ("running", "paused"))
-        return {port.tap for vm in running for port in vm.spec.ports}
+        return {tap for vm in running for tap in vm.run.cards}
 
     def has_reconnected(self, deed: int, taps: set[str]) -> None:
         """It has made those of these taps anew that were removed up to this deed."""
@@ -169,6 +169,8 @@ class WatchedNetworks(SimulatedNetworks):
                 continue
             if is_deleted:
                 raise Violation(f"there is a tap {tap} of {vm_id}, which is deleted")
+            if vm is not None and tap not in {port.tap for port in vm.ports.specs()} and tap not in self._foreign:
+                raise Violation(f"there is a tap {tap} of {vm_id}, which has no such port")
             if tap not in self.ruled_taps and not self._is_excused(f"rules of {tap}"):
                 raise Violation(f"the tap {tap} of {vm_id} has no rules")
         for bridge, network_id in self.bridges.items():
@@ -177,7 +179,7 @@ class WatchedNetworks(SimulatedNetworks):
                 raise Violation(f"there is a bridge {bridge} of {network_id}, which is deleted")
         for vm_id, process in world.host.processes.items():
             if not process.gone.is_set() and not getattr(process, "is_orphan", False):
-                for port in world.host.ports.get((vm_id, process.run), ()):
+                for port in process.cards.values():
                     if (lacks := ", ".join(self._lacks_of(port))) != "":
                         raise Violation(f"run {process.run} of {vm_id} executes without its port {port.tap}: {lacks}")
 

@@ -7,11 +7,11 @@ the node disagree on any field of any view, one of them is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv6Address
 from typing import Any, Final
 
 from aetherscale.eventstore.store import StoredEvent
 from tests.simulation.oracle_networks import ToldGroup, ToldNetwork
+from tests.simulation.oracle_of_ports import ToldPorts
 from tests.simulation.telling import Data, Told, View
 
 FAILURES: Final = ("panic", "crash", "unknown")
@@ -37,18 +37,21 @@ class ToldVm(Told):
     own_failure: Data | None = None
     rules_failure: Data | None = None
     """Why its groups and forwards are not applied; shown where it has no failure of its own."""
+    ports: ToldPorts
 
     def take(self, event: StoredEvent) -> None:
         self.view["failure"] = self.own_failure
         super().take(event)
         self.own_failure = self.view["failure"]
-        self.view["failure"] = self.own_failure or self.rules_failure
+        self.view["failure"] = self.own_failure or self.rules_failure or self.ports.failure
+        self.view["ports"] = self.ports.seen(self.view["phase"])
 
     def is_at_rest(self) -> bool:
         return self.view["phase"] in ("stopped", "failed") and self.view["observed"] in ("absent", "exited")
 
     def come_up(self) -> None:
         self.heard = self.again = False
+        self.ports.begin_run()
         self.set(phase="booting", paused_reason=None)
         self.runs_on(None)
 
@@ -68,6 +71,7 @@ class ToldVm(Told):
 
     def on_VmRequested(self, data: Data) -> None:  # noqa: N802 - named after the event
         spec = data["spec"]
+        self.ports = ToldPorts(spec.get("ports", []))
         self.set(
             id=data["vm-id"],
             name=spec["name"],
@@ -78,7 +82,6 @@ class ToldVm(Told):
             requested="running",
             observed="absent",
             disk_gib=-(-spec["disk-mib"] // 1024),
-            ports=[_port(port) for port in spec.get("ports", [])],
             publish=spec.get("publish", []),
             host_loopback=spec.get("host-loopback", False),
             groups=spec.get("groups", []),
@@ -115,6 +118,7 @@ class ToldVm(Told):
             self.set(phase="stopped")
 
     def on_VmBooted(self, data: Data) -> None:  # noqa: N802
+        self.ports.booted()
         self.set(phase="ready" if self.heard else "running", observed="running")
         self.runs_on(data["accelerator"], data["process-user"])
 
@@ -163,6 +167,7 @@ class ToldVm(Told):
 
     def on_VmExited(self, data: Data) -> None:  # noqa: N802
         self.heard = False
+        self.ports.ended()
         shown = ("reason", "exit-code", "signal", "detail")
         self.set(observed="exited", paused_reason=None, exit={name: data[name] for name in shown})
         self.runs_on(None)
@@ -204,10 +209,26 @@ class ToldVm(Told):
             shown = ("reason", "hint", "log-tail")
             self.rules_failure = {"phase": data["step"], **{name: data[name] for name in shown}}
             return
+        if data["step"] in ("plugging", "unplugging"):
+            shown = ("reason", "hint", "log-tail")
+            self.ports.failure = {"phase": data["step"], **{name: data[name] for name in shown}}
+            return
         if data["retry-at"] is None:
             self.again = False
             self.set(phase="failed")
             self.fail(data, data["step"])
+
+    def on_PortAdded(self, data: Data) -> None:  # noqa: N802
+        self.ports.add(data["port"], self.view["phase"])
+
+    def on_PortPlugged(self, data: Data) -> None:  # noqa: N802
+        self.ports.plug(data["port-id"])
+
+    def on_PortRemoved(self, data: Data) -> None:  # noqa: N802
+        self.ports.remove(data["port-id"], failed=data["failed"])
+
+    def on_PortUnplugged(self, data: Data) -> None:  # noqa: N802
+        self.ports.drop(data["port-id"])
 
     def on_VmUndone(self, data: Data) -> None:  # noqa: N802
         self.set(requested="deleted", phase="failed")
@@ -254,17 +275,6 @@ class ToldImage(Told):
 
     def on_ImageDeleted(self, data: Data) -> None:  # noqa: N802
         self.set(phase="deleted")
-
-
-def _port(data: Data) -> View:
-    """A port of a VM: what was decided when it was asked for, and by which way the guest learns of it."""
-    addresses = [{"ip": data["ipv4"], "from": "lease"}] if data["ipv4"] else []
-    if data["ipv6"]:
-        # Formed from the MAC (RFC 4291, appendix A), unless it was chosen.
-        is_formed = "ff:fe" in IPv6Address(data["ipv6"]).packed.hex(":")
-        addresses.append({"ip": data["ipv6"], "from": "slaac" if is_formed else "lease"})
-    same = {name: data[name] for name in ("network", "network-id", "mac", "tap", "allowed")}
-    return {**same, "addresses": addresses}
 
 
 def _end_in_words(data: Data) -> str:

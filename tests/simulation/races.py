@@ -213,7 +213,7 @@ class Reboot(Run):
         self.story.make_peace()
         await self.story.converge(CONVERGES_S)
         [vm] = Folded(world).aggregates()
-        taps = {port.tap for port in vm.state.spec.ports}
+        taps = {port.tap for port in vm.state.ports.specs()}
         require(vm.state.shown == "ready" and len(taps) == 2, f"it is {vm.state.shown} with {taps}")
         require(world.host.live(vm.id) is not None, "it does not run")
         require(world.networks.ruled_taps == world.networks.taps.keys() == taps, f"{world.networks.taps} of {taps}")

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from aetherscale.eventstore.store import StoredEvent
+from tests.simulation import hotports
 from tests.simulation.groups import check_reasons_of_groups
 from tests.simulation.reasons_of_networks import check_reasons_of_networks
 from tests.simulation.violation import Wrong
@@ -54,6 +55,9 @@ class Life:
         self.changes = self.applied = 0
         """Of its groups and forwards: how many there were, and how many of them the kernel has."""
         self.rule_tries = 1
+        self.ports = hotports.PortsOfLife()
+        self.has_begun = False
+        """Whether the run has begun and is to go on, so that what is attached goes into a slot."""
         self.last: tuple[str, Data, int] = ("", {}, 0)
         self.owes = ""
         """What the last event has to be followed by in the same decision."""
@@ -68,6 +72,10 @@ class Life:
         if "run" in data and event.type != "VmStepFailed":
             self.require(data["run"] == self.run, f"the run is {self.run}")
         goes_on = self._goes_on(event.type)
+        if event.type in hotports.EVENTS:
+            self.require(self.wanted != "deleted" or event.type != "PortAdded", "it is going away")
+            wrong = self.ports.take(event.type, data, has_begun=self.has_begun)
+            self.require(not wrong, wrong)
         if (check := getattr(self, f"on_{event.type}", None)) is not None:
             check(data, event.time_us)
         if not goes_on:
@@ -80,7 +88,7 @@ class Life:
 
     def _goes_on(self, event_type: str) -> bool:
         """Whether the step that is pending is the same after an event, with the attempts that it has had."""
-        if event_type in ABOUT_RULES:
+        if event_type in (*ABOUT_RULES, *hotports.EVENTS):
             return True  # has attempts of its own
         if event_type == "VmStopRequested":
             return not self.has_disk  # a disk that is half made is finished
@@ -90,6 +98,8 @@ class Life:
 
     def begin_run(self) -> None:
         self.run += 1
+        self.ports.begin_run()
+        self.has_begun = True
         self.asked = self.again = self.up = False
         self.open = True
         self.ended = None
@@ -98,6 +108,7 @@ class Life:
 
     def on_VmRequested(self, data: Data, at_us: int) -> None:  # noqa: N802 - named after the event
         self.spec = data["spec"]
+        self.ports.begin(self.spec)
         self.groups = {each["group-id"] for each in self.spec.get("groups", [])}
 
     def on_DiskProvisioned(self, data: Data, at_us: int) -> None:  # noqa: N802
@@ -108,6 +119,7 @@ class Life:
 
     def on_VmStopRequested(self, data: Data, at_us: int) -> None:  # noqa: N802
         self.wanted, self.again, self.grace_s = "stopped", False, data["grace-s"]
+        self.has_begun = False
         self.asked = self.asked or self.ended is None
 
     def on_VmDeleteRequested(self, data: Data, at_us: int) -> None:  # noqa: N802
@@ -116,6 +128,7 @@ class Life:
 
     def on_VmRestartRequested(self, data: Data, at_us: int) -> None:  # noqa: N802
         self.wanted, self.again, self.restarts, self.grace_s = "running", True, 0, data["grace-s"]
+        self.has_begun = False
         self.asked = self.asked or self.ended is None
 
     def on_VmStartRequested(self, data: Data, at_us: int) -> None:  # noqa: N802
@@ -137,6 +150,7 @@ class Life:
         # One that is to stop before its boot was answered may run, and end.
         self.require((self.up or (self.asked and self.open)) and self.ended is None, "nothing runs that could end")
         self.ended = data
+        self.has_begun = False
 
     def on_VmExited(self, data: Data, at_us: int) -> None:  # noqa: N802
         reason, seen = data["reason"], (data["exit-code"], data["signal"])
@@ -156,7 +170,8 @@ class Life:
         really = self.deaths.get((self.vm_id, self.run))
         if seen != (None, None) and really is not None:
             self.require(seen == really, f"the process ended as {really}")
-        self.up = self.open = False
+        self.up = self.open = self.has_begun = False
+        self.ports.tries = 1
         self._follow_policy(reason, at_us)
 
     def _follow_policy(self, reason: str, at_us: int) -> None:
@@ -225,6 +240,14 @@ class Life:
         if data["step"] == "applying-rules":
             self.rules_failed(data, at_us)
             return
+        if data["step"] in ("plugging", "unplugging"):
+            pause_s = None if data["retry-at"] is None else (_us(data["retry-at"]) - at_us) / 1_000_000
+            wrong = self.ports.failed(data, pause_s)
+            self.require(not wrong, wrong)
+            self.owes = "PortRemoved" if pause_s is None else ""
+            return
+        if data["retry-at"] is None:
+            self.has_begun = False
         self.require(data["attempt"] == self.tries, f"it is attempt {self.tries}")
         if data["retry-at"] is None:
             self.tries = 1

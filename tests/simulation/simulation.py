@@ -21,6 +21,7 @@ from aetherscale.runtime.app import running
 from aetherscale.settings import Settings
 from tests.simulation.clients import GROUPS, Asked, Client
 from tests.simulation.groups import check_groups
+from tests.simulation.hotports import PortClient
 from tests.simulation.invariants import STREAM, Folded, check_host, check_list, check_log, check_stream, require
 from tests.simulation.invariants_of_networks import check_networks
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop, run
@@ -103,7 +104,7 @@ class Simulation:
 
     def __init__(self, world: World, seed: int, deaths: int) -> None:
         self._world, self._seed, self._wanted = world, seed, deaths
-        self.clients = [Client(world, number) for number in range(CLIENTS)]
+        self.clients = [*(Client(world, number) for number in range(CLIENTS)), PortClient(world, CLIENTS)]
         self._deaths = 0
         self._fault: BaseException | None = None
 

@@ -79,7 +79,7 @@ class SimulatedWires:
         await self._world.pass_through(self._number, "reconnect-ports", self._driver.reconnect)
         networks.has_reconnected(deed, taps)
 
-    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules = NO_RULES) -> list[int]:
+    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules | None = NO_RULES) -> list[int]:
         return await self._world.pass_through(
             self._number, "open-ports", lambda: self._driver.open(vm_id, ports, rules)
         )

@@ -14,7 +14,7 @@ from contextvars import Context
 from typing import Final, TypeVar
 
 from aetherscale.actors.compute.model.decide import COMPUTE
-from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect, PortSpec
+from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost, SimulatedProcess
@@ -29,6 +29,7 @@ from aetherscale.eventstore.projections import Snapshot
 from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.registry import event_types
 from tests.simulation.faults import CALM, Faults
+from tests.simulation.hotports import Draws
 from tests.simulation.jetstream import JetStream
 from tests.simulation.loop import PROCESS, VirtualLoop
 from tests.simulation.networks import WatchedNetworks
@@ -53,6 +54,7 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.chance = random.Random(seed)  # noqa: S311 - a run has to be repeatable
         self.faults = Faults(self.chance)
+        self.ports = Draws(seed)
         self.clock = HostClock(seed, loop.time)
         self.loop = loop
         self.log = MemoryLog(NODE, EPOCH, "0.1.0")
@@ -213,8 +215,6 @@ class WatchedHost(SimulatedHost):
         )
         self._world = world
         self.interfere = self._interfere
-        self.ports: dict[tuple[str, int], tuple[PortSpec, ...]] = {}
-        """The ports that the process of a VM's run was given."""
 
     def exec(self, effect: BootVm) -> SimulatedProcess:
         """Start a process, which has to be the only one of its VM."""
@@ -228,9 +228,8 @@ class WatchedHost(SimulatedHost):
         process = WatchedProcess(self, effect, self._last_pid, self.behaviour(effect.vm_id))
         process.world = self._world
         self.processes[effect.vm_id] = process
-        if effect.ports != tuple(vm.spec.ports):
-            raise Violation(f"{effect.vm_id} got the ports {effect.ports}, the log has {vm.spec.ports}")
-        self.ports[effect.vm_id, effect.run] = effect.ports
+        if effect.ports != vm.run.ports:
+            raise Violation(f"{effect.vm_id} got the ports {effect.ports}, the log has {vm.run.ports}")
         self._world.networks.check()
         return process
 
@@ -252,7 +251,8 @@ class WatchedHost(SimulatedHost):
             process.is_orphan = True
 
     def _behaviour(self, vm_id: str) -> Behaviour:
-        return self._world.faults.behaviour()
+        world = self._world
+        return world.ports.behaviour(world.faults.behaviour(), is_calm=not world.faults.active)
 
     async def _interfere(self, effect: ComputeEffect) -> None:
         trouble = self._world.faults.trouble(type(effect).__name__)

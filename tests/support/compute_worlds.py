@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from qemu.qmp import QMPClient
 
@@ -106,7 +106,7 @@ class SimulatedWorld:
         self.host = SimulatedHost(behaviour=self._behaviour, image_mib=lambda image_id: 25 if image_id == TINY else 1)
         self.images: dict[str, str] = {}
 
-    def driver(self) -> ComputeDriver:
+    def driver(self, ports: Any = None) -> ComputeDriver:
         world = self
 
         class Noting(SimulatedDriver):
@@ -119,7 +119,7 @@ class SimulatedWorld:
                         world.host.image_mib = lambda image_id: None
                 return await super().perform(effect, progress)  # type: ignore[arg-type]
 
-        return Noting(self.host)
+        return Noting(self.host, ports, ports)
 
     def kill(self, booted: Booted) -> None:
         process = self.host.live(booted.vm_id)

@@ -303,10 +303,11 @@ class Guest:
     def __init__(self, vm_id: str, descriptors: Sequence[int]) -> None:
         self._vm_id, self._descriptors = vm_id, descriptors
 
-    def lend(self, vm_id: str, number: int) -> int | None:
+    def lend(self, vm_id: str, tap: str) -> int | None:
         if vm_id != self._vm_id:
             return None
-        return os.dup(self._descriptors[number]) if self._descriptors else os.open(os.devnull, os.O_RDONLY)
+        taps = [tap_name(vm_id, number) for number in range(len(self._descriptors))]
+        return os.dup(self._descriptors[taps.index(tap)]) if taps else os.open(os.devnull, os.O_RDONLY)
 
     def end(self) -> None:
         for descriptor in self._descriptors:

@@ -44,6 +44,7 @@ def lines(directory: Path) -> Iterator[tuple[str, ...]]:
         "PART": "bridge",
         "VM": "web",
         "GROUP": "http",
+        "NETWORK": "lab",
         "HOST": "8080",
         "PORTS": "8080:80",
     }

@@ -177,7 +177,8 @@ def logged(facts: Facts) -> tuple[Topology, Ruleset]:
         for forward in vm.forwards:
             state = vm_evolve.evolve(state, vm_events.ForwardAdded(forward), 0)
         machines.append(state)
-    known.set_vms({vm.id: (vm.spec.ports, vm.rules.for_kernel()) for vm in machines})
+    known.set_rules({vm.id: vm.rules.for_kernel() for vm in machines})
+    known.set_ports({vm.id: vm.ports.specs() for vm in machines})
     views = [vm_presentation.view(vm, "host1", 1) for vm in machines]
     return topology([network_presentation.view(each, "host1", 1) for each in networks], groups, views), known.rules()
 

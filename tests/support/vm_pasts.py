@@ -27,6 +27,7 @@ SPEC = commands.VmSpec(
     autostart=True,
     labels={},
 )
+MORE = commands.PortSpec("8" * 16, "dmz", "web", "aep0123456789ac", "52:54:00:00:00:02", "10.9.9.2", "fd00::2")
 PORT = commands.PortSpec("7" * 16, "lab", "web", "aep0123456789ab", "52:54:00:00:00:01", "10.9.8.2", None)
 WEB, SSH = commands.BorneGroup("a" * 16, "web"), commands.BorneGroup("3" * 16, "ssh")
 FORWARD = commands.Forward("5" * 16, "tcp", "", 8080, 80)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from aetherscale.actors.compute import IDENTITY
+from aetherscale.actors.compute.attaching import PORT_COMMANDS
 from aetherscale.actors.compute.creation import creation
 from aetherscale.actors.compute.driver import HOST_LIMITS
 from aetherscale.actors.compute.model import commands, effects, events
@@ -131,6 +132,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
         "stop-vm": Command(StopVmOptions, _stop, is_stopped, frees=True),
         "restart-vm": Command(VmOptions, _restart, is_up),
         "delete-vm": Command(StopVmOptions, _delete, is_deleted, frees=True),
+        **PORT_COMMANDS,
         **RULE_COMMANDS,
     },
     open_driver=_open_driver,

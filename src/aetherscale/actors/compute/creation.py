@@ -110,12 +110,12 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
     allowed = [allowed_address(text) for text in options.allow_addresses]
     given = _chosen(options, world)
     _require_different(names, names)
-    found = [_usable_network(world, call.tenant, reference) for reference in names]
+    found = [usable_network(world, call.tenant, reference) for reference in names]
     if options.public_ip:
         found.append(public_network(world, call.tenant))
         names = [*names, found[-1].name]
     _require_different([network.id for network in found], names)
-    _require_of_no_network(allowed, found)
+    require_of_no_network(allowed, found)
     if len(found) > commands.MAX_PORTS:
         raise Refused(Reason.BAD_REQUEST, f"a VM has at most {commands.MAX_PORTS} ports", field="public-ip")
 
@@ -171,7 +171,7 @@ def _require_different(references: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def _require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkView]) -> None:
+def require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkView]) -> None:
     """Refuse a prefix that no port of the VM may send from. Between two networks it may have each one in the other."""
     for prefix in allowed:
         if networks and not any(allowed_in(network, [prefix]) for network in networks):
@@ -183,13 +183,13 @@ def _require_of_no_network(allowed: Sequence[str], networks: Sequence[NetworkVie
             )
 
 
-def _usable_network(world: World, tenant: str, reference: str) -> NetworkView:
+def usable_network(world: World, tenant: str, reference: str, field: str = "virtual-network") -> NetworkView:
     """A network that a VM can have a port in. Raises `Refused` (not found, conflict)."""
     making = None if is_id(reference) else Task("network", "create", reference)
     missing = Refused(
         Reason.NOT_FOUND,
         f"no such network: {reference!r}",
-        field="virtual-network",
+        field=field,
         remedy=(making, ", or: ", Task("network", "list")) if making else Task("network", "list"),
         made_by=making,
     )
@@ -204,7 +204,7 @@ def _usable_network(world: World, tenant: str, reference: str) -> NetworkView:
         raise Refused(
             Reason.CONFLICT,
             f"the network {reference!r} is not ready but {network.phase}",
-            field="virtual-network",
+            field=field,
             retryable=network.phase == "creating",
             remedy=Task("network", "show", reference),
             made_by=Task("network", "create", network.name) if network.phase == "creating" else None,

@@ -25,9 +25,8 @@ ADOPT_AT_ONCE: Final = 32
 
 def ports_of(expected: Mapping[str, Vm]) -> Mapping[str, Sequence[PortSpec]]:
     """The ports of all VMs that have some on the host, by the VMs' ids. What is left of a deleted VM has none."""
-    return {
-        vm.id: vm.spec.ports for vm in expected.values() if vm.spec.ports and vm.phase != "deleted" and not vm.is_orphan
-    }
+    there = [vm for vm in expected.values() if vm.phase != "deleted" and not vm.is_orphan]
+    return {vm.id: vm.ports.specs() for vm in there if vm.ports.every}
 
 
 def rules_of(expected: Mapping[str, Vm]) -> Mapping[str, VmRules]:

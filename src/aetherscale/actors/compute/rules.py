@@ -96,7 +96,7 @@ def _add_forward(options: AddForwardOptions, call: Call, vm_id: str, world: Worl
 def _require_way(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
     """Raises `Refused` (conflict) for a VM that the host cannot lead anything of the forward's family to."""
     found: list[str] = []
-    for port in vm.spec.ports:
+    for port in vm.ports.staying():
         network: NetworkView = world.view(networks.KIND, tenant, port.network_id)
         own = port.ipv6 if ":" in forward.address else port.ipv4
         if network.kind == "nat" and (own or not forward.address):

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from aetherscale.actors.compute import logs
 from aetherscale.actors.compute.console import Consoles, Program, Session
 from aetherscale.actors.compute.driver import ComputeDriver, Window
@@ -44,7 +46,10 @@ class ComputeService:
     async def info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `vm-info`, with its process and directory on the host. Raises `Refused`."""
         aggregate = self._world.referred(KIND, options, call)
-        yield result({**self._world.fields(KIND, aggregate), "host": self._driver.on_host(aggregate.id)})
+        on_host, cards = self._driver.on_host(aggregate.id), aggregate.state.run.cards
+        # A port whose card the guest has not yet, or no more, has not lost its tap.
+        on_host = replace(on_host, cut=[tap for tap in on_host.cut if tap in cards])
+        yield result({**self._world.fields(KIND, aggregate), "host": on_host})
 
     async def forwards(self, options: ListForwardsOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `list-forwards`. Raises `Refused`."""

@@ -23,6 +23,7 @@ from aetherscale.actors.network.facts import HostFacts
 from aetherscale.actors.network.groups import Groups
 from aetherscale.actors.network.hands import Hands, open_hands
 from aetherscale.actors.network.inspection import Inspection, Lost, is_connected
+from aetherscale.actors.network.known import Opening
 from aetherscale.actors.network.losses import Losses
 from aetherscale.actors.network.model.dns import Address
 from aetherscale.actors.network.model.effects import (
@@ -67,17 +68,17 @@ class HostNetworking(Groups, HostFacts):
         self._public_bridge = public_bridge
         self._open_hands = partial(open_hands, node, state_dir, upstreams=upstreams, allow_unisolated=allow_unisolated)
         self._boot_id = boot_id
-        self._opening: dict[str, tuple[Sequence[PortSpec], VmRules]] = {}
+        self._opening: dict[str, Opening] = {}
         """The ports of VMs that wait to be opened: the first one makes the rules of all."""
         self._closing: dict[str, Sequence[PortSpec]] = {}
         """The ports of VMs that wait to be closed: the first one closes all, since each by itself takes 20 ms."""
         self._closed: set[str] = set()
-        """The VMs whose ports were closed, and of which the log may not say so yet."""
+        """The taps of ports that were closed, and of which the log may not say so yet."""
         self._plugged: dict[str, int] = {}
         """The taps that are there, with their indexes: those of VMs that were started since the host was."""
         self._bridges: dict[str, int] = {}
         """The indexes of bridges, by the network's id; 0 for one of the host's that is not there."""
-        self._lend: Lend = lambda vm_id, number: None
+        self._lend: Lend = lambda vm_id, tap: None
         self._had_networks = False
         self._left: frozenset[str] | None = None
         """The networks that earlier processes have made since the host was started; None before the first look."""
@@ -146,8 +147,8 @@ class HostNetworking(Groups, HostFacts):
         """As in `VmPorts`."""
         lost: list[Lost] = []
         async with self._turn:
-            self._closed &= ports.keys()
-            self._known.replace_ports({vm_id: each for vm_id, each in ports.items() if vm_id not in self._closed})
+            self._closed &= {port.tap for of_vm in ports.values() for port in of_vm}
+            self._known.replace_ports(ports, but=self._closed)
             if not self._had_networks:
                 return
             hands, rules = await self._opened(), self._known.rules()
@@ -178,7 +179,7 @@ class HostNetworking(Groups, HostFacts):
             lost = [] if self._hands is None else self._inspection(self._hands).missed()
         await self._losses.tell(lost)
 
-    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules = NO_RULES) -> list[int]:
+    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules | None = NO_RULES) -> list[int]:
         """As in `VmPorts`."""
         if not ports:
             return []
@@ -187,10 +188,10 @@ class HostNetworking(Groups, HostFacts):
             await asyncio.sleep(0)
             async with self._turn:
                 hands = await self._opened()
-                self._closed -= self._opening.keys() | {vm_id}
-                self._known.set_opening({**self._opening, vm_id: (ports, rules)}, vm_id)
-                among = dict.fromkeys(port.network_id for port in ports)
-                for network_id in among:
+                opening = {**self._opening, vm_id: (ports, rules)}
+                self._closed -= {port.tap for of_vm, _ in opening.values() for port in of_vm}
+                self._known.set_opening(opening, vm_id)
+                for network_id in dict.fromkeys(port.network_id for port in ports):
                     if self._is_incomplete(hands, network_id):
                         await self._ensure(hands, network_id)
                 await hands.firewall.change(lambda _: self._known.rules())
@@ -198,7 +199,8 @@ class HostNetworking(Groups, HostFacts):
                     opened = await hands.open_taps(vm_id, ports, self._known.bridge)
                 finally:
                     self._plugged |= {port.tap: index for port in ports if (index := taps.index_of(port.tap))}
-                self._telling.begin(hands, among)
+                # The resolvers of its other networks are to know that it is in one more.
+                self._telling.begin(hands, dict.fromkeys(port.network_id for port in self._known.ports_of(vm_id)))
                 return opened
         finally:
             self._opening.pop(vm_id, None)
@@ -231,10 +233,11 @@ class HostNetworking(Groups, HostFacts):
         await hands.links.remove_taps([port.tap for port in every])
         for port in every:
             self._plugged.pop(port.tap, None)
-        self._known.set_vms(dict.fromkeys(ports, ((), NO_RULES)))
-        self._closed |= ports.keys()
+        concerned = [*every, *(port for vm_id in ports for port in self._known.ports_of(vm_id))]
+        self._known.drop_ports(ports)
+        self._closed |= {port.tap for port in every}
         await hands.firewall.change(lambda _: self._known.rules())
-        self._telling.begin(hands, dict.fromkeys(port.network_id for port in every))
+        self._telling.begin(hands, dict.fromkeys(port.network_id for port in concerned))
 
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
         """As in `VmPorts`."""

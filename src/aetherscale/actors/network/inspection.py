@@ -71,9 +71,9 @@ class Inspection:
 
     def missed(self) -> list[Lost]:
         """The taps that were removed while no node looked, of VMs that run: those that could be made anew."""
-        every = [(vm_id, *each) for vm_id, of_vm in self.known.ports.items() for each in enumerate(of_vm)]
-        missed = [(vm_id, number, port) for vm_id, number, port in every if port.tap not in self.plugged]
-        return [(each[2].network_id, _removed(each[2])) for each in missed if self._is_connected_again(*each)]
+        every = [(vm_id, port) for vm_id, of_vm in self.known.ports.items() for port in of_vm]
+        missed = [(vm_id, port) for vm_id, port in every if port.tap not in self.plugged]
+        return [(port.network_id, _removed(port)) for vm_id, port in missed if self._is_connected_again(vm_id, port)]
 
     async def _look_at_network(self, network_id: str, spec: NetworkSpec, name: str) -> list[Lost]:
         bridge = devices.bridge_name(network_id)
@@ -122,11 +122,11 @@ class Inspection:
 
     def tap(self, name: str) -> Lost | None:
         """What is wrong with a tap that is plugged, which is put back."""
-        vm_id, number, port = self._owner_of(name)
+        vm_id, port = self.known.port_at(name)
         link, bridge = self.hands.links.look_at(self.plugged[name]), self.known.bridge(port.network_id)
         if link is None:
             del self.plugged[name]
-            if self._is_connected_again(vm_id, number, port):
+            if self._is_connected_again(vm_id, port):
                 return port.network_id, _removed(port)
             gone = f"the tap {name} is gone: VM {port.hostname} is without its network until it is restarted"
             return port.network_id, gone
@@ -140,9 +140,9 @@ class Inspection:
             return None  # That of an earlier version was the kernel's choice: nothing was lost.
         return port.network_id, f"the tap {name} of VM {port.hostname} was changed: {', '.join(wrong)}"
 
-    def _is_connected_again(self, vm_id: str, number: int, port: PortSpec) -> bool:
+    def _is_connected_again(self, vm_id: str, port: PortSpec) -> bool:
         """Whether the tap of a port, which is gone, is there again for the process that had it."""
-        descriptor = self.lend(vm_id, number)
+        descriptor = self.lend(vm_id, port.tap)
         if descriptor is None:
             return False
         try:
@@ -162,11 +162,6 @@ class Inspection:
         if taps.index_of(bridge):
             index = self.plugged[port.tap]
             self.hands.links.put_back(port.tap, alias, bridge, devices.group_of(vm_id), index=index, mac=port.mac)
-
-    def _owner_of(self, tap: str) -> tuple[str, int, PortSpec]:
-        """The id of the VM whose tap it is, the number of the port, and the port."""
-        vm_id, port = self.known.port_at(tap)
-        return vm_id, self.known.ports_of(vm_id).index(port), port
 
     def _wrong_with_tap(self, port: PortSpec, bridge: str, alias: Alias, link: Link) -> list[str]:
         into, is_ours = taps.index_of(bridge), bridge.startswith(devices.BRIDGE_PREFIX)

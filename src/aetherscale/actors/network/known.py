@@ -6,7 +6,7 @@ kept, and changed with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,6 +21,9 @@ from aetherscale.kernel.fault import Fault
 
 NOTHING: Final = ruleset.compile((), ())
 REMEDY: Final = "remove one of the two forwards"
+
+Opening = tuple[Sequence[PortSpec], VmRules | None]
+"""Ports that a VM is to have beside those that it has, and its rules; None for those that it has."""
 
 Remembered = tuple[VmRules, tuple[ForwardRules, ...]]
 """The rules of a VM, and its forwards with those that are gone, of which flows go on."""
@@ -61,13 +64,24 @@ class Known:
         if self._networks.pop(network_id, None) is not None:
             self._rules = None
 
-    def set_vms(self, changed: Mapping[str, tuple[Sequence[PortSpec], VmRules]]) -> None:
-        """Let these VMs have these ports and rules, and no others. ValueError as `set_rules`."""
-        self.set_rules({vm_id: rules for vm_id, (_, rules) in changed.items()})
-        self.set_ports({vm_id: ports for vm_id, (ports, _) in changed.items()})
+    def add_ports(self, opening: Mapping[str, Opening]) -> None:
+        """Let these VMs have these ports beside those that they have, and these rules. ValueError as `set_rules`."""
+        self.set_rules({vm_id: rules for vm_id, (_, rules) in opening.items() if rules is not None})
+        taps = {port.tap for ports, _ in opening.values() for port in ports}
+        self.set_ports({vm_id: (*self._without(vm_id, taps), *ports) for vm_id, (ports, _) in opening.items()})
 
-    def set_opening(self, opening: Mapping[str, tuple[Sequence[PortSpec], VmRules]], vm_id: str) -> None:
-        """As `set_vms`, at least of this VM: what contradicts others of one does not keep the others.
+    def drop_ports(self, gone: Mapping[str, Sequence[PortSpec]]) -> None:
+        """Let these VMs have these ports no more, and rules only as long as they have a port."""
+        taps = {port.tap for ports in gone.values() for port in ports}
+        left = {vm_id: self._without(vm_id, taps) for vm_id in gone}
+        self.set_rules({vm_id: NO_RULES for vm_id, ports in left.items() if not ports})
+        self.set_ports(left)
+
+    def _without(self, vm_id: str, taps: Container[str]) -> tuple[PortSpec, ...]:
+        return tuple(port for port in self.ports_of(vm_id) if port.tap not in taps)
+
+    def set_opening(self, opening: Mapping[str, Opening], vm_id: str) -> None:
+        """As `add_ports`, at least to this VM: what contradicts others of one does not keep the others.
 
         Raises `Fault`, after which all is as it was.
         """
@@ -75,7 +89,7 @@ class Known:
         before, had = self.remember(opening), {each: self.ports_of(each) for each in opening}
         for among in (opening, {vm_id: opening[vm_id]}):
             try:
-                self.set_vms(among)
+                self.add_ports(among)
                 self.rules()
             except (ValueError, Fault) as contradiction:
                 self.recall(before)
@@ -181,9 +195,10 @@ class Known:
             ruled = [self._ruled(vm_id, port) for vm_id, port in come if port.network_id in self._networks]
             self._rules = ruleset.changed(rules, taps, ruled) if taps or ruled else rules
 
-    def replace_ports(self, ports: Mapping[str, Sequence[PortSpec]]) -> None:
-        """Let these VMs have these ports, and all others none."""
-        self.set_ports({**dict.fromkeys(self._ports, ()), **ports})
+    def replace_ports(self, ports: Mapping[str, Sequence[PortSpec]], but: Container[str] = ()) -> None:
+        """Let these VMs have these ports, but for those with the taps of `but`, and all others none."""
+        kept = {vm_id: [port for port in of_vm if port.tap not in but] for vm_id, of_vm in ports.items()}
+        self.set_ports({**dict.fromkeys(self._ports, ()), **kept})
 
     def rules(self) -> Ruleset:
         """The rules of all networks, and of all ports in them; the same object until one changes. Raises `Fault`."""

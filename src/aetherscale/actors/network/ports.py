@@ -40,8 +40,8 @@ HostRoutes = Mapping[Prefix, str]
 """The prefixes that the host has routes to, each with the device that it leads to."""
 
 
-Lend = Callable[[str, int], int | None]
-"""A copy of the descriptor that the process of a VM has for its port of this number, from 0: the caller closes it.
+Lend = Callable[[str, str], int | None]
+"""A copy of the descriptor that the process of a VM has for its port with this tap: the caller closes it.
 
 None where there is no process, or where this node may not look into it.
 """
@@ -102,14 +102,16 @@ class VmPorts(Protocol):
         """
         ...
 
-    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules = NO_RULES) -> list[int]:
-        """Ensure the VM's networks, the rules of its ports, then its taps: a descriptor for each, which the caller
-        closes.
+    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules | None = NO_RULES) -> list[int]:
+        """Ensure that the VM has these ports, beside those that it has: their networks, their rules, then their taps; a
+        descriptor for each, which the caller closes.
+
+        The VM's rules are these from then on; with None, those that it has.
         """
         ...
 
     async def close_ports(self, vm_id: str, ports: Sequence[PortSpec]) -> None:
-        """Ensure that nothing of the VM's ports is left: the taps first, the rules last."""
+        """Ensure that nothing of these ports of the VM is left: the taps first, the rules last."""
         ...
 
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
@@ -177,7 +179,7 @@ class NoPorts:
     async def reconnect(self) -> None:
         """There is none."""
 
-    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules = NO_RULES) -> list[int]:
+    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules | None = NO_RULES) -> list[int]:
         """No descriptors."""
         assert not ports, f"{vm_id} has ports, and this host has no networks"
         return []

@@ -134,7 +134,8 @@ def _port(port: View) -> str:
     """`fd00::1, 10.64.0.2; MAC 02:…; tap aep…; also allowed 203.0.113.7/32`."""
     addresses = ", ".join(address["ip"] for address in port["addresses"])
     allowed = f"also allowed {', '.join(port['allowed'])}" if port["allowed"] else ""
-    return "; ".join(filter(None, (addresses, f"MAC {port['mac']}", f"tap {port['tap']}", allowed)))
+    card = f"card {port['card']}" if port.get("card", "plugged") != "plugged" else ""
+    return "; ".join(filter(None, (addresses, f"MAC {port['mac']}", f"tap {port['tap']}", allowed, card)))
 
 
 def _dropped(kinds: Mapping[str, int]) -> str:

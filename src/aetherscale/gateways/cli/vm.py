@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aetherscale.gateways.cli import vm_tasks
+from aetherscale.gateways.cli import vm_ports, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, positive, seconds
 from aetherscale.gateways.cli.views import WIDE
@@ -16,6 +16,14 @@ _ENDING = (
     Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
 )
 _DETACH_KEY = Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]")
+_VM = Argument("VM", "the name or id of the VM", completes="vm")
+_NETWORK = Argument("NETWORK", "the name or id of the network", completes="network")
+_ALLOW_ADDRESS = Option(
+    "allow-address",
+    "an address or a prefix that the guest may send from besides its own; may be given more than once",
+    "PREFIX",
+    many=True,
+)
 _LATER = "not in this version: refused"
 
 VM = Group(
@@ -51,12 +59,7 @@ VM = Group(
                     many=True,
                     completes="network",
                 ),
-                Option(
-                    "allow-address",
-                    "an address or a prefix that the guest may send from besides its own; may be given more than once",
-                    "PREFIX",
-                    many=True,
-                ),
+                _ALLOW_ADDRESS,
                 Option(
                     "publish",
                     "a port of the host that leads to one of the guest, like 8080:80; open to the host alone unless an "
@@ -166,6 +169,31 @@ VM = Group(
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=("aetherscale vm delete web", "aetherscale vm delete web db --kill"),
             details="Its events stay in the log: `aetherscale why vm web` and `replay --at` still show it.",
+        ),
+        Command(
+            "attach",
+            "give a VM a port in one more network, while it runs or is stopped",
+            vm_ports.attach_vm,
+            arguments=(_VM, _NETWORK),
+            options=(_ALLOW_ADDRESS, *WAIT_OPTIONS),
+            examples=("aetherscale vm attach web backup",),
+            details=(
+                "The port has its addresses at once, and until the VM is detached. A VM that runs has four slots for "
+                "cards that it is given meanwhile; a restart makes room. A VM that was created without a network takes "
+                "none."
+            ),
+        ),
+        Command(
+            "detach",
+            "take a VM's port in a network away, while it runs or is stopped",
+            vm_ports.detach_vm,
+            arguments=(_VM, _NETWORK),
+            options=WAIT_OPTIONS,
+            examples=("aetherscale vm detach web backup",),
+            details=(
+                "The guest is asked to let go of the card. One that has not done so after 10 s keeps it, without a "
+                "cable, until it is restarted. The last port of a VM stays."
+            ),
         ),
         Command(
             "console",

@@ -28,6 +28,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "ipv6-prefix": ("ipv6",),
     "labels": ("label",),
     "name": ("name", "NAME"),
+    "network": ("network", "NETWORK"),
     "recipe": ("RECIPE",),
     "rules": ("allow",),
     "source": ("SOURCE",),

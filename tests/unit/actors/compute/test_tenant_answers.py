@@ -97,6 +97,8 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
     image_id = (await node.final("images", "image-info", {"image": "tiny"}, tenant=BLUE))["image-id"]
     nothing = "1" * 16
     more: dict[str, dict[str, Any]] = {
+        "attach-vm": {"network": "lab"},
+        "detach-vm": {"network": "lab"},
         "exec-vm": {"command": ["true"]},
         "set-rules": {"rules": []},
         "vm-console": {"session": "s"},

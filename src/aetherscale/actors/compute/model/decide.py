@@ -26,6 +26,8 @@ from aetherscale.actors.compute.model.effects import ComputeObservation, Compute
 from aetherscale.actors.compute.model.events import Step, VmEvent
 from aetherscale.actors.compute.model.evolve import evolve
 from aetherscale.actors.compute.model.pending import pending
+from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort, PortCommand
+from aetherscale.actors.compute.model.portdecisions import change_ports, failed_to_plug, failed_to_unplug
 from aetherscale.actors.compute.model.rulecommands import (
     AddForward,
     AttachGroup,
@@ -41,7 +43,7 @@ from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 
-ComputeMessage = ComputeCommand | RuleCommand | ComputeOutcome | ComputeObservation | ComputeFinding
+ComputeMessage = ComputeCommand | RuleCommand | PortCommand | ComputeOutcome | ComputeObservation | ComputeFinding
 
 RESTART_LIMIT: Final = 5
 """Restarts by policy without a quiet time between them."""
@@ -69,7 +71,7 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
     if isinstance(message, VmOrphan):
         return _orphan(vm, message, at_us)
     if vm is None or vm.phase == "deleted":
-        if isinstance(message, ComputeCommand | RuleCommand):
+        if isinstance(message, ComputeCommand | RuleCommand | PortCommand):
             raise Refused(Reason.NOT_FOUND, "no such VM: it has been deleted" if vm else "no such VM")
         return ()
     match message:
@@ -77,6 +79,8 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
             return _asked(vm, message)
         case AttachGroup() | DetachGroup() | AddForward() | RemoveForward():
             return change_rules(vm, message)
+        case AttachPort() | DetachPort():
+            return change_ports(vm, message)
         case (
             effects.GuestReady()
             | effects.GuestEnded()
@@ -199,6 +203,8 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
             return (events.VmCollected(outcome.kept_in),)
         case effects.RulesApplied():
             return (events.RulesApplied(outcome.revision),)
+        case effects.PortPlugged() | effects.PortUnplugged():
+            return _changed_port(vm, outcome)
         case EffectFailed():
             return _failed(vm, outcome, at_us)
 
@@ -236,7 +242,7 @@ def _restarts(vm: Vm, exited: events.VmExited) -> bool:
 def _failed(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
     step = STEPS.get(vm.phase)
     if step is None:
-        return failed_to_apply(vm, failed, at_us) if isinstance(pending(vm), effects.ApplyRules) else ()
+        return _failed_beside(vm, failed, at_us)
     retry_at = vm.attempt.retry_at(at_us, retryable=failed.retryable)
     event = events.VmStepFailed(
         step=step,
@@ -250,6 +256,29 @@ def _failed(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
     # A VM that never ran is of no use; one that a caller wants stopped is kept all the same.
     undo = retry_at is None and not vm.ever_ran and vm.phase in COMING_UP and vm.requested == "running"
     return (event, events.VmUndone()) if undo else (event,)
+
+
+def _failed_beside(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
+    """What the VM goes on with."""
+    match pending(vm):
+        case effects.ApplyRules():
+            return failed_to_apply(vm, failed, at_us)
+        case effects.PlugPort(port=port):
+            return failed_to_plug(vm, port, failed, at_us)
+        case effects.UnplugPort():
+            return failed_to_unplug(vm, failed, at_us)
+        case _:
+            return ()
+
+
+def _changed_port(vm: Vm, outcome: effects.PortPlugged | effects.PortUnplugged) -> Sequence[VmEvent]:
+    match outcome, pending(vm):
+        case effects.PortPlugged(), effects.PlugPort(port=port):
+            return (events.PortPlugged(port.tap, vm.run.number),)
+        case effects.PortUnplugged(card_left=card_left), effects.UnplugPort(port=port):
+            return (events.PortUnplugged(port.tap, card_left),)
+        case _:
+            return ()
 
 
 def _booted(vm: Vm, booted: effects.Booted) -> events.VmBooted:

@@ -190,7 +190,35 @@ class ApplyRules(Struct, frozen=True):
     not_before_us: int = 0
 
 
-ComputeEffect = ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm | ApplyRules
+class PlugPort(Struct, frozen=True):
+    """Ensure that the running guest has the card of this port: its rules, its tap, the card, in this order."""
+
+    key: str
+    vm_id: str
+    port: PortSpec
+    slot: int
+    """Which of the free slots of its boot the card goes into, from 0."""
+    deadline_s: float = 30.0
+    not_before_us: int = 0
+
+
+class UnplugPort(Struct, frozen=True):
+    """Ensure that nothing of a port is left, whether the VM runs or not: its card, its tap, its rules, in this order.
+
+    A guest that keeps its card for `patience_s` loses the cable of it instead.
+    """
+
+    key: str
+    vm_id: str
+    port: PortSpec
+    patience_s: float = 10.0
+    deadline_s: float = 40.0
+    not_before_us: int = 0
+
+
+ComputeEffect = (
+    ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm | ApplyRules | PlugPort | UnplugPort
+)
 
 
 class DiskProvisioned(Struct, frozen=True):
@@ -252,9 +280,23 @@ class RulesApplied(Struct, frozen=True):
     revision: int
 
 
+class PortPlugged(Struct, frozen=True):
+    """The guest has the card of the port."""
+
+    key: str
+
+
+class PortUnplugged(Struct, frozen=True):
+    """Nothing of the port is left on the host."""
+
+    key: str
+    card_left: bool = False
+    """Whether the guest has the card still, without a cable."""
+
+
 ComputeOutcome = (
     EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Quarantined | RulesApplied
-)
+) | (PortPlugged | PortUnplugged)
 
 
 class GuestReady(Struct, frozen=True):

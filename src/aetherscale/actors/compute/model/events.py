@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from aetherscale.actors.compute.model.commands import VmSpec
+from aetherscale.actors.compute.model.commands import PortSpec, VmSpec
 from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, ProcessUser, ReadyChannel
 from aetherscale.kernel.messages import Event
 
 KIND = "vm"
 """The kind of a VM's stream."""
 
-Step = Literal["provisioning", "booting", "stopping", "removing", "applying-rules"]
+Step = Literal["provisioning", "booting", "stopping", "removing", "applying-rules", "plugging", "unplugging"]
 ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"]
 """The cause of a run's end: a request; a shutdown from inside; a kernel panic; a crash of QEMU; unknown; a reboot."""
 
@@ -182,7 +182,8 @@ class VmStepFailed(Event, frozen=True):
     step: Step
     """The step that failed: `provisioning`, making the disk; `booting`, starting QEMU; `stopping`, ending it;
     `removing`, removing all that the VM has on the host; `applying-rules`, making its groups and forwards those of
-    the kernel, which is tried until it succeeds, while the VM goes on.
+    the kernel, which is tried until it succeeds, while the VM goes on; `plugging`, giving the guest the card of a port
+    that was attached; `unplugging`, removing a port that was detached, which is tried until it succeeds.
     """
     run: int
     """The run in which it failed; 0 before the first."""
@@ -265,6 +266,40 @@ class RulesApplied(Event, frozen=True):
     """The revision of the VM's rules that it has, as counted in `GroupsSet`."""
 
 
+class PortAdded(Event, frozen=True):
+    """A caller attached the VM to a network."""
+
+    port: PortSpec
+    """The port that it has from now on, with the addresses that it has for as long."""
+
+
+class PortPlugged(Event, frozen=True):
+    """The guest was given the card of a port while it runs. The cards of its boot have no such event."""
+
+    port_id: str
+    """The id of the port, which is the name of its tap."""
+    run: int
+    """The number of the run, as in `VmBooted`."""
+
+
+class PortRemoved(Event, frozen=True):
+    """The VM is to have a port no more."""
+
+    port_id: str
+    """The id of the port, which is the name of its tap."""
+    failed: bool = False
+    """Whether that is because the host could not plug it in; otherwise a caller detached it."""
+
+
+class PortUnplugged(Event, frozen=True):
+    """Nothing of a port is left on the host, and its addresses are free."""
+
+    port_id: str
+    """The id of the port, which is the name of its tap."""
+    card_left: bool
+    """Whether the guest keeps the card, without a cable, until its run ends: it was asked for it and did not answer."""
+
+
 class VmDeleteRequested(Event, frozen=True):
     """A caller requested the deletion."""
 
@@ -277,6 +312,8 @@ class VmDeleteRequested(Event, frozen=True):
 class VmDeleted(Event, frozen=True):
     """Nothing of the VM is left on the host."""
 
+
+PortEvent = PortAdded | PortPlugged | PortRemoved | PortUnplugged
 
 VmEvent = (
     VmRequested
@@ -303,6 +340,7 @@ VmEvent = (
     | ForwardAdded
     | ForwardRemoved
     | RulesApplied
+    | PortEvent
     | VmDeleteRequested
     | VmDeleted
 )

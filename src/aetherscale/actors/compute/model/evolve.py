@@ -13,8 +13,12 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.state import (
+    FREE,
+    NO_PORTS,
     SHOWN,
     STOPPING,
+    Port,
+    Ports,
     ProcessIdentity,
     Rules,
     Run,
@@ -36,8 +40,9 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
     # class, each of which takes as long as to make a Struct.
     if state is None:
         if isinstance(event, events.VmRequested):
-            rules = Rules(tuple(event.spec.groups))
-            return Vm(id=event.vm_id, spec=event.spec, phase="provisioning", phase_since_us=at_us, rules=rules)
+            rules, made = Rules(tuple(event.spec.groups)), event.spec.ports
+            ports = Ports(tuple(map(Port, made)), len(made)) if made else NO_PORTS
+            return Vm(event.vm_id, event.spec, "provisioning", at_us, rules=rules, ports=ports)
         assert isinstance(event, events.VmStrayFound), f"a VM's stream does not begin with {type(event).__name__}"
         state = unheard_of(event.vm_id, at_us)
     before, phase = state.phase, next_phase(state, event)
@@ -55,15 +60,20 @@ def _provisioned(vm: Vm, event: events.DiskProvisioned, before: VmPhase, at_us: 
     return replace(
         vm,
         spec=replace(vm.spec, disk_mib=event.disk_mib),
-        run=vm.run.next() if vm.phase == "booting" else vm.run,
+        run=_next_run(vm) if vm.phase == "booting" else vm.run,
         attempt=FIRST,
         has_disk=True,
     )
 
 
+def _next_run(vm: Vm) -> Run:
+    return vm.run.next(vm.ports.staying())
+
+
 def _booted(vm: Vm, event: events.VmBooted, before: VmPhase, at_us: int) -> Vm:
     process = ProcessIdentity(event.pid, event.start_ticks, event.boot_id, event.accelerator, event.process_user)
-    run = replace(vm.run, process=process, since_us=at_us)
+    cards = tuple(port.tap for port in vm.run.ports)
+    run = replace(vm.run, process=process, since_us=at_us, cards=cards)
     return replace(vm, observed="running", run=run, attempt=FIRST, ever_ran=True)
 
 
@@ -82,7 +92,7 @@ def _resumed(vm: Vm, event: events.VmResumed, before: VmPhase, at_us: int) -> Vm
 def _start_requested(vm: Vm, event: events.VmStartRequested, before: VmPhase, at_us: int) -> Vm:
     run = vm.run
     if vm.phase == "booting":
-        run = run.next()
+        run = _next_run(vm)
     elif vm.phase in STOPPING:
         run = replace(run, start_next=True)
     # A stop that is under way goes on with the attempts that it has had.
@@ -132,8 +142,9 @@ def _exited(vm: Vm, event: events.VmExited, before: VmPhase, at_us: int) -> Vm:
         # A VM that has ended by itself and is not restarted is no longer requested to run.
         requested="stopped" if vm.phase == "stopped" else vm.requested,
         observed="exited",
-        run=vm.run.next() if vm.phase == "booting" else Run(vm.run.number),
+        run=_next_run(vm) if vm.phase == "booting" else Run(vm.run.number),
         attempt=FIRST,
+        ports=_done(vm.ports),
         failure=Failure("running", exit_sentence(event), "", event.log_tail) if failed else vm.failure,
         exit=event,
     )
@@ -141,7 +152,7 @@ def _exited(vm: Vm, event: events.VmExited, before: VmPhase, at_us: int) -> Vm:
 
 def _restart_scheduled(vm: Vm, event: events.VmRestartScheduled, before: VmPhase, at_us: int) -> Vm:
     later = Attempt(not_before_us=from_rfc3339(event.not_before))
-    return replace(vm, requested="running", run=vm.run.next(), attempt=later, restarts=event.attempt, failure=None)
+    return replace(vm, requested="running", run=_next_run(vm), attempt=later, restarts=event.attempt, failure=None)
 
 
 def _gave_up(vm: Vm, event: events.VmGaveUp, before: VmPhase, at_us: int) -> Vm:
@@ -179,9 +190,52 @@ def _rules_failed(vm: Vm, event: events.VmStepFailed) -> Vm:
     return replace(vm, rules=replace(vm.rules, attempt=attempt, failure=failure))
 
 
+def _port_added(vm: Vm, event: events.PortAdded, before: VmPhase, at_us: int) -> Vm:
+    every = (*vm.ports.every, Port(event.port))
+    run = _in_slot(vm.run, FREE, event.port.tap) if vm.has_begun else vm.run
+    return replace(vm, run=run, ports=Ports(every, vm.ports.made + 1))
+
+
+def _port_plugged(vm: Vm, event: events.PortPlugged, before: VmPhase, at_us: int) -> Vm:
+    return replace(vm, run=replace(vm.run, cards=(*vm.run.cards, event.port_id)), ports=_done(vm.ports))
+
+
+def _port_removed(vm: Vm, event: events.PortRemoved, before: VmPhase, at_us: int) -> Vm:
+    every = tuple(replace(port, is_leaving=True) if port.id == event.port_id else port for port in vm.ports.every)
+    failure = vm.ports.failure if event.failed else None
+    return replace(vm, ports=Ports(every, vm.ports.made, failure=failure))
+
+
+def _port_unplugged(vm: Vm, event: events.PortUnplugged, before: VmPhase, at_us: int) -> Vm:
+    every = tuple(port for port in vm.ports.every if port.id != event.port_id)
+    run = replace(vm.run, cards=tuple(card for card in vm.run.cards if card != event.port_id))
+    run = run if event.card_left else _in_slot(run, event.port_id, FREE)
+    return replace(vm, run=run, ports=_done(replace(vm.ports, every=every)))
+
+
+def _done(ports: Ports) -> Ports:
+    return replace(ports, attempt=FIRST, failure=None)
+
+
+def _in_slot(run: Run, before: str, after: str) -> Run:
+    """The run, with the first slot that is taken by one port, or by none, taken by another."""
+    if before not in run.slots:
+        return run
+    at = run.slots.index(before)
+    return replace(run, slots=(*run.slots[:at], after, *run.slots[at + 1 :]))
+
+
+def _port_failed(vm: Vm, event: events.VmStepFailed) -> Vm:
+    failure = Failure(event.step, event.reason, event.hint, event.log_tail)
+    attempt = FIRST if event.retry_at is None else vm.ports.attempt.after_failure(event.attempt, event.retry_at)
+    return replace(vm, ports=replace(vm.ports, attempt=attempt, failure=failure))
+
+
 def _step_failed(vm: Vm, event: events.VmStepFailed, before: VmPhase, at_us: int) -> Vm:
     if event.step == "applying-rules":
         return _rules_failed(vm, event)
+    if event.step in ("plugging", "unplugging"):
+        return _port_failed(vm, event)
     if event.retry_at is not None:
         return replace(vm, attempt=vm.attempt.after_failure(event.attempt, event.retry_at))
     return replace(
@@ -237,6 +291,10 @@ FACTS: Final[Mapping[type[VmEvent], Callable[[Vm, Any, VmPhase, int], Vm]]] = {
     events.ForwardAdded: _forward_added,
     events.ForwardRemoved: _forward_removed,
     events.RulesApplied: _rules_applied,
+    events.PortAdded: _port_added,
+    events.PortPlugged: _port_plugged,
+    events.PortRemoved: _port_removed,
+    events.PortUnplugged: _port_unplugged,
     events.VmCleared: _cleared,
     events.VmStrayFound: _orphan_found,
     events.VmCollected: _quarantined,

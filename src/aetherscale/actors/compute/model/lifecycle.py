@@ -40,7 +40,7 @@ PARTS: Final[Mapping[str, tuple[VmPhase, ...]]] = {
 def _effect(phase: VmPhase) -> str | None:
     returned = typing.get_type_hints(PENDING[phase])["return"]
     named = [each.__name__ for each in (*typing.get_args(returned), returned) if isinstance(each, type)]
-    return next((name for name in named if name != "NoneType"), None)
+    return " or ".join(name for name in named if name != "NoneType") or None
 
 
 LIFECYCLE: Final = Lifecycle(

@@ -10,11 +10,14 @@ from aetherscale.actors.compute.model.effects import (
     BootVm,
     ComputeEffect,
     EndVm,
+    PlugPort,
     ProvisionDisk,
     QuarantineVm,
     RemoveVm,
     ShutDownVm,
+    UnplugPort,
 )
+from aetherscale.actors.compute.model.portdecisions import to_plug, to_unplug
 from aetherscale.actors.compute.model.state import Vm, VmPhase
 
 PROVISION_S: Final = 60.0
@@ -56,7 +59,7 @@ def _boot(vm: Vm) -> BootVm:
         memory_mib=vm.spec.memory_mib,
         ready_channel=vm.spec.ready_channel,
         image_format=vm.spec.image_format,
-        ports=tuple(vm.spec.ports),
+        ports=vm.run.ports,
         publish=tuple(vm.spec.publish),
         host_loopback=vm.spec.host_loopback,
         rules=vm.rules.for_kernel(),
@@ -89,7 +92,7 @@ def _remove(vm: Vm) -> RemoveVm:
         key=f"remove-{vm.attempt.number}",
         vm_id=vm.id,
         run=vm.run.number,
-        ports=tuple(vm.spec.ports),
+        ports=vm.ports.specs(),
         not_before_us=vm.attempt.not_before_us,
     )
 
@@ -103,10 +106,37 @@ def _quarantine(vm: Vm) -> QuarantineVm:
     )
 
 
-def _apply_rules(vm: Vm) -> ApplyRules | None:
-    """What is left to do where nothing else is. A boot has the rules of its beginning with it, so all that comes
-    after one is an ensure.
+def _at_rest(vm: Vm) -> ApplyRules | UnplugPort | None:
+    """What is left to do where nothing else is. Ports wait for rules, but not for those that the kernel refuses."""
+    rules = _apply_rules(vm)
+    return rules if rules is not None and vm.rules.failure is None else _unplug(vm) or rules
+
+
+def _while_up(vm: Vm) -> ApplyRules | UnplugPort | PlugPort | None:
+    """The same of a VM that runs. A boot has the rules and the ports of its beginning with it, so all that comes after
+    one is an ensure.
     """
+    rules = _apply_rules(vm)
+    return rules if rules is not None and vm.rules.failure is None else _unplug(vm) or _plug(vm) or rules
+
+
+def _unplug(vm: Vm) -> UnplugPort | None:
+    port = to_unplug(vm)
+    if port is None or vm.requested == "deleted":
+        return None
+    key = f"unplug-{port.tap}-{vm.run.number}-{vm.ports.attempt.number}"
+    return UnplugPort(key, vm.id, port, not_before_us=vm.ports.attempt.not_before_us)
+
+
+def _plug(vm: Vm) -> PlugPort | None:
+    port = to_plug(vm)
+    if port is None or port.tap not in vm.run.slots or vm.requested == "deleted":
+        return None
+    key = f"plug-{port.tap}-{vm.run.number}-{vm.ports.attempt.number}"
+    return PlugPort(key, vm.id, port, vm.run.slots.index(port.tap), not_before_us=vm.ports.attempt.not_before_us)
+
+
+def _apply_rules(vm: Vm) -> ApplyRules | None:
     rules = vm.rules
     if rules.is_applied or vm.requested == "deleted":
         return None
@@ -127,13 +157,13 @@ def _tried(vm: Vm) -> str:
 PENDING: Final[Mapping[VmPhase, Callable[[Vm], ComputeEffect | None]]] = {
     "provisioning": _provision,
     "booting": _boot,
-    "running": _apply_rules,
-    "ready": _apply_rules,
-    "paused": _apply_rules,
+    "running": _while_up,
+    "ready": _while_up,
+    "paused": _while_up,
     "shutting-down": _shut_down,
     "ending": _end,
-    "stopped": _apply_rules,
-    "failed": _apply_rules,
+    "stopped": _at_rest,
+    "failed": _at_rest,
     "clearing": _clear,
     "failing": _clear,
     "removing": _remove,

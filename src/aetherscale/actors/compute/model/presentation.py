@@ -8,14 +8,13 @@ from ipaddress import IPv6Address
 from typing import Final, Literal
 
 from aetherscale.actors.compute.model import events
-from aetherscale.actors.compute.model.effects import PortSpec
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.evolve import evolve
 from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.model.rulecommands import GROUP
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, describe_pause
-from aetherscale.actors.compute.model.state import ProcessIdentity, Vm
-from aetherscale.actors.compute.model.views import AddressView, ExitView, PortView, VmView
+from aetherscale.actors.compute.model.state import Port, ProcessIdentity, Vm
+from aetherscale.actors.compute.model.views import AddressView, CardPhase, ExitView, PortView, VmView
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.network.model import events as networks
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -50,14 +49,14 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         disk_gib=-(-spec.disk_mib // 1024),
         restart=spec.restart,
         autostart=spec.autostart,
-        ports=[_port(port) for port in spec.ports],
+        ports=[_port(vm, port) for port in vm.ports.every],
         publish=spec.publish,
         host_loopback=spec.host_loopback,
         groups=list(vm.rules.groups),
         forwards=list(vm.rules.forwards),
         rules_revision=vm.rules.revision,
         rules_applied=vm.rules.applied,
-        failure=vm.failure or vm.rules.failure,
+        failure=vm.failure or vm.rules.failure or vm.ports.failure,
         revision=revision,
         labels=spec.labels,
         accelerator=process.accelerator if process else None,
@@ -86,9 +85,9 @@ def holds(vm: Vm) -> Sequence[Holding]:
     found: list[Holding] = [Name(events.KIND, vm.name)]
     if vm.spec.image_id:
         found.append(Use(images.KIND, vm.spec.image_id))
-    for network_id in dict.fromkeys(port.network_id for port in vm.spec.ports):
+    for network_id in dict.fromkeys(port.network_id for port in vm.ports.specs()):
         found.append(Use(networks.KIND, network_id))
-    for port in vm.spec.ports:
+    for port in vm.ports.specs():
         found.append(NodeKey(MAC, port.mac))
         found.extend(NodeKey(ADDRESS, address_key(port.network_id, ip)) for ip in (port.ipv4, port.ipv6) if ip)
     found.extend(NodeKey(HOST_PORT, host_port_key(port)) for port in vm.spec.publish)
@@ -102,11 +101,21 @@ def address_key(network_id: str, address: str) -> str:
     return f"{network_id}-{address}"
 
 
-def _port(port: PortSpec) -> PortView:
-    addresses = [AddressView(port.ipv4, "lease")] if port.ipv4 else []
+def _port(vm: Vm, port: Port) -> PortView:
+    spec = port.spec
+    addresses = [AddressView(spec.ipv4, "lease")] if spec.ipv4 else []
     # One that the guest does not form from its MAC was chosen, for the public bridge.
-    addresses += [AddressView(port.ipv6, "slaac" if _is_formed(port.ipv6) else "lease")] if port.ipv6 else []
-    return PortView(port.network, port.network_id, port.mac, port.tap, addresses, port.allowed)
+    addresses += [AddressView(spec.ipv6, "slaac" if _is_formed(spec.ipv6) else "lease")] if spec.ipv6 else []
+    return PortView(spec.network, spec.network_id, spec.mac, spec.tap, addresses, spec.allowed, _card(vm, port))
+
+
+def _card(vm: Vm, port: Port) -> CardPhase:
+    """Where a guest is with the card of a port."""
+    if port.is_leaving:
+        return "unplugging"
+    if port.id in vm.run.cards:
+        return "plugged"
+    return "plugging" if vm.has_begun and port.id in vm.run.slots else "unplugged"
 
 
 def _is_formed(ipv6: str) -> bool:
@@ -138,6 +147,10 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return status("undoing", vm_id=vm.id)
         case events.GroupsSet() | events.ForwardAdded() | events.ForwardRemoved():
             return status("applying-rules", vm_id=vm.id)
+        case events.PortAdded():
+            return status("attaching", vm_id=vm.id, network=event.port.network)
+        case events.PortRemoved():
+            return status("detaching", vm_id=vm.id)
         case _:
             return None
 
@@ -192,5 +205,5 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
 
 
 VM_KIND: Final[Kind[Vm]] = Kind(
-    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=7, keys=(MAC, ADDRESS, HOST_PORT)
+    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=8, keys=(MAC, ADDRESS, HOST_PORT)
 )

@@ -84,7 +84,7 @@ def are_applied(vm: Vm) -> bool:
 
 
 def _attached(vm: Vm, command: AttachGroup) -> Sequence[VmEvent]:
-    if not vm.spec.ports:
+    if not vm.ports.made:
         raise Refused(
             Reason.CONFLICT,
             f"the VM {vm.name!r} is in no network, so that no group can let anything to it",

@@ -8,6 +8,7 @@ from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.model.effects import Forward
 from aetherscale.actors.compute.model.events import VmEvent
+from aetherscale.actors.compute.model.portsentences import describe_port, place_of, summarize_ports
 from aetherscale.actors.compute.model.publishing import written
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
 from aetherscale.kernel.descriptions import Description, Descriptions, consequence, observation, request
@@ -33,6 +34,8 @@ _STEPS: Final = {
     "stopping": "ending it",
     "removing": "removing it",
     "applying-rules": "applying its groups and forwards",
+    "plugging": "plugging a port in",
+    "unplugging": "removing a port",
 }
 
 
@@ -91,6 +94,8 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return consequence("it had never run, so what had been created of it was to be removed")
         case events.GroupsSet() | events.ForwardAdded() | events.ForwardRemoved() | events.RulesApplied():
             return _of_rules(vm, event)
+        case events.PortAdded() | events.PortPlugged() | events.PortRemoved() | events.PortUnplugged():
+            return describe_port(vm, event)
         case events.VmDeleteRequested():
             return request(f"asked to delete it{_how(event)}")
         case events.VmDeleted():
@@ -121,7 +126,7 @@ def _of_rules(
 
 def summarize(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
-    return _summarize(vm) + _rules(vm)
+    return _summarize(vm) + _rules(vm) + summarize_ports(vm)
 
 
 def _rules(vm: Vm) -> str:
@@ -198,8 +203,7 @@ def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:
 
 
 def _in_networks(spec: VmSpec) -> str:
-    addresses = ((port, " and ".join(filter(None, (port.ipv4, port.ipv6)))) for port in spec.ports)
-    return "".join(f", in the network {port.network!r}{own and f' as {own}'}" for port, own in addresses)
+    return "".join(f", in the network {place_of(port)}" for port in spec.ports)
 
 
 def _published(spec: VmSpec) -> str:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from aetherscale.actors.compute.model.commands import DEFAULT_GRACE_S, VmSpec
-from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, ProcessUser, VmRules
+from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, PortSpec, ProcessUser, VmRules
 from aetherscale.actors.compute.model.events import ExitReason, VmEnded, VmExited
 from aetherscale.actors.compute.model.views import Observed, Phase, Requested
 from aetherscale.kernel.attempts import FIRST, Attempt
@@ -70,6 +70,11 @@ class ProcessIdentity(Struct, frozen=True, gc=False):
     process_user: ProcessUser | None = None
 
 
+HOT_SLOTS: Final = 4
+"""Cards that a guest can be given while it runs, at one time."""
+FREE: Final = ""
+
+
 class Run(Struct, frozen=True, gc=False):
     """One boot of a VM. It is replaced whole by the next one and when it ends, so that nothing of it is left behind."""
 
@@ -88,10 +93,16 @@ class Run(Struct, frozen=True, gc=False):
     """Whether a request for its end came before the guest ended by itself."""
     start_next: bool = False
     """Whether another run follows on its end."""
+    ports: tuple[PortSpec, ...] = ()
+    """Those that its boot has."""
+    cards: tuple[str, ...] = ()
+    """The ids of the ports that the guest has the card of, once it was booted."""
+    slots: tuple[str, ...] = (FREE,) * HOT_SLOTS
+    """The id of the port that each slot for cards beside those of the boot is taken by, or `FREE`."""
 
-    def next(self) -> Run:
-        """The run that is booted after this one."""
-        return Run(self.number + 1)
+    def next(self, ports: tuple[PortSpec, ...]) -> Run:
+        """The run that is booted after this one, with these ports."""
+        return Run(self.number + 1, ports=ports)
 
 
 NEVER_RUN: Final = Run()
@@ -129,6 +140,42 @@ class Rules(Struct, frozen=True, gc=False):
 NOTHING_LET_IN: Final = Rules()
 
 
+class Port(Struct, frozen=True, gc=False):
+    """A port of the VM, from the decision that it is to have it until nothing of it is left on the host."""
+
+    spec: PortSpec
+    is_leaving: bool = False
+    """Whether the VM is to have it no more."""
+
+    @property
+    def id(self) -> str:
+        """The name of its tap, which no other port ever has."""
+        return self.spec.tap
+
+
+class Ports(Struct, frozen=True, gc=False):
+    """The ports of the VM. Work on those that come and go has attempts of its own, as that on its rules."""
+
+    every: tuple[Port, ...] = ()
+    """In the order of the guest's cards."""
+    made: int = 0
+    """How many there have been since the VM was requested, which is the number of the next one."""
+    attempt: Attempt = FIRST
+    failure: Failure | None = None
+    """Why the last attempt has failed; None once one has succeeded, or another thing was asked for."""
+
+    def staying(self) -> tuple[PortSpec, ...]:
+        """Those that the VM is to have."""
+        return tuple(port.spec for port in self.every if not port.is_leaving)
+
+    def specs(self) -> tuple[PortSpec, ...]:
+        """All that the host may have anything of."""
+        return tuple(port.spec for port in self.every)
+
+
+NO_PORTS: Final = Ports()
+
+
 class Vm(Struct, frozen=True, gc=False):
     """One VM, as its events add up."""
 
@@ -157,6 +204,7 @@ class Vm(Struct, frozen=True, gc=False):
     exit: VmExited | None = None
     """How the last run ended."""
     rules: Rules = NOTHING_LET_IN
+    ports: Ports = NO_PORTS
 
     @property
     def name(self) -> str:
@@ -177,6 +225,11 @@ class Vm(Struct, frozen=True, gc=False):
     def may_have_orphan(self) -> bool:
         """Whether it may have a process although it is at rest; that is ended first."""
         return self.phase in ("clearing", "failing")
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its run has begun and is to go on: its boot knows nothing of a port that is attached now."""
+        return self.phase == "booting" or self.phase in UP
 
     @property
     def is_down(self) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
-from aetherscale.actors.compute.model.state import FAILED_EXITS, Vm, VmPhase
+from aetherscale.actors.compute.model.state import FAILED_EXITS, UP, Vm, VmPhase
 
 
 class Fork(Struct, frozen=True):
@@ -94,7 +94,7 @@ _EVERYWHERE: Final[tuple[VmPhase, ...]] = (
 )  # fmt: skip
 """Where a VM is not being removed."""
 _UNOCCUPIED: Final[tuple[VmPhase, ...]] = ("running", "ready", "paused", "stopped", "failed")
-"""Where nothing but its rules can be pending."""
+"""Where nothing but its rules and ports that come and go can be pending."""
 
 
 def _each(target: Target, *phases: VmPhase) -> dict[VmPhase | None, Target]:
@@ -167,6 +167,10 @@ TRANSITIONS: Final[Mapping[type[VmEvent], Mapping[VmPhase | None, Target]]] = {
     events.ForwardAdded: _same(*_EVERYWHERE),
     events.ForwardRemoved: _same(*_EVERYWHERE),
     events.RulesApplied: _same(*_UNOCCUPIED),
+    events.PortAdded: _same(*_EVERYWHERE),
+    events.PortPlugged: _same(*UP),
+    events.PortRemoved: _same(*_EVERYWHERE),
+    events.PortUnplugged: _same(*_UNOCCUPIED),
     events.VmCleared: {"clearing": "stopped", "failing": "failed"},
     events.VmStrayFound: {None: "quarantining", "deleted": "quarantining", "stopped": "clearing", "failed": "failing"},
     events.VmCollected: {"quarantining": "deleted"},

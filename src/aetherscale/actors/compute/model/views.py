@@ -23,6 +23,7 @@ Phase = Literal[
 ]
 Requested = Literal["running", "stopped", "deleted"]
 Observed = Literal["absent", "running", "paused", "exited"]
+CardPhase = Literal["plugged", "plugging", "unplugged", "unplugging"]
 
 
 class AddressView(Struct, frozen=True, rename="kebab"):
@@ -48,11 +49,15 @@ class PortView(Struct, frozen=True, rename="kebab"):
     tap: str
     """The name of the port's device on the host."""
     addresses: list[AddressView]
-    """The addresses that are the guest's for as long as the VM exists, before it has booted too; those that others give
+    """The addresses that are the guest's while the VM has the port, before it has booted too. Those that others give
     out are not among them.
     """
     allowed: list[str]
     """Prefixes that the guest may send from besides."""
+    card: CardPhase
+    """Whether the guest has its card: `plugged`, it has; `plugging`, it is being given it; `unplugged`, it gets it with
+    the next boot; `unplugging`, the VM was detached, and what there is of the port on the host is being removed.
+    """
 
 
 class ExitView(Struct, frozen=True, rename="kebab"):
@@ -120,7 +125,8 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """The revision of them that the kernel has: another one while a change is being applied."""
     failure: Failure | None
     """Why the VM has failed, or, with the phase `applying-rules`, why its groups and forwards could not be applied, so
-    that those of before hold, while it goes on; null for neither.
+    that those of before hold, while it goes on; with `plugging` or `unplugging`, why a port could not be attached or
+    detached; null for none of these.
     """
     revision: int
     """The version of the VM's stream, which is the number of its events; it grows with each change."""

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal
 
+from aetherscale.actors.compute.model.commands import MAX_PORTS
 from aetherscale.actors.compute.model.effects import PublishedPort
+from aetherscale.actors.compute.model.state import HOT_SLOTS
 from aetherscale.actors.compute.qemu import usernetwork
 from aetherscale.actors.compute.qemu.identity import machine_uuid
 from aetherscale.kernel.names import ID_PATTERN
@@ -40,8 +42,10 @@ class MachineSpec:
     memory_mib: int
     accelerator: Literal["kvm", "tcg"]
     base_format: Literal["qcow2", "raw"]
-    macs: tuple[str, ...] = ()
-    """Of the network cards on taps, in order; none for one card with user-mode networking."""
+    cards: tuple[tuple[str, str], ...] = ()
+    """Of the network cards on taps, in order, the name of the tap and the MAC; none for one card with user-mode
+    networking.
+    """
     publish: tuple[PublishedPort, ...] = ()
     """The ports of the host that lead to the guest, with user-mode networking."""
 
@@ -49,7 +53,8 @@ class MachineSpec:
         assert re.fullmatch(ID_PATTERN, self.vm_id), f"not a VM's id: {self.vm_id!r}"
         assert self.accelerator in ("kvm", "tcg"), f"not an accelerator: {self.accelerator!r}"
         assert self.base_format in ("qcow2", "raw"), f"not a format: {self.base_format!r}"
-        for mac in self.macs:
+        for tap, mac in self.cards:
+            assert re.fullmatch(r"[a-z0-9]{1,15}", tap), f"not a tap: {tap!r}"
             assert re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac), f"not a MAC: {mac!r}"
         for port in self.publish:
             assert port.protocol in ("tcp", "udp"), f"not a protocol: {port.protocol!r}"
@@ -184,26 +189,44 @@ def _small_devices() -> list[str]:
 def _cards(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
     if not descriptors.taps:
         netdevs = usernetwork.netdevs("user0", spec.publish, descriptors.cable)
-        return [*netdevs, *_card(0, "user0", mac_address(spec.vm_id))]
+        return [*netdevs, *_json("-device", card("net0", "user0", mac_address(spec.vm_id)))]
     words: list[str] = []
-    for number, (tap, mac) in enumerate(zip(descriptors.taps, spec.macs, strict=True)):
-        words += _json("-netdev", {"type": "tap", "id": f"tap{number}", "fd": str(tap)})
-        words += _card(number, f"tap{number}", mac)
+    for number, (descriptor, (tap, mac)) in enumerate(zip(descriptors.taps, spec.cards, strict=True)):
+        words += _slot(f"slot{number}", number)
+        words += _json("-netdev", {"type": "tap", "id": tap, "fd": str(descriptor)})
+        words += _json("-device", {**card(card_id(tap), tap, mac), "bus": f"slot{number}"})
+    for number in range(HOT_SLOTS):
+        words += _slot(hot_slot(number), MAX_PORTS + number)
     return words
 
 
-def tap_of(command: Sequence[str], number: int) -> int | None:
-    """The descriptor that QEMU was started with for its port of this number, from 0; None where it has none."""
+def _slot(name: str, number: int) -> list[str]:
+    """A root port, into which a card can be plugged, and out of it, while the guest runs."""
+    return _json("-device", {"driver": "pcie-root-port", "id": name, "chassis": 1 + number, "io-reserve": 0})
+
+
+def tap_of(command: Sequence[str], tap: str) -> int | None:
+    """The descriptor that QEMU was started with for its port with this tap; None where it was not."""
     for option, value in pairwise(command):
-        if option == "-netdev" and (netdev := json.loads(value)).get("id") == f"tap{number}":
+        if option == "-netdev" and (netdev := json.loads(value)).get("id") == tap:
             return int(netdev["fd"])
     return None
 
 
-def _card(number: int, netdev: str, mac: str) -> list[str]:
+def card_id(tap: str) -> str:
+    """What the card of the port with this tap is called in QEMU. Its netdev is called as the tap is."""
+    return f"net-{tap}"
+
+
+def hot_slot(number: int) -> str:
+    """The bus for a card that the guest is given while it runs, counted from 0."""
+    return f"hot{number}"
+
+
+def card(ident: str, netdev: str, mac: str) -> dict[str, str]:
+    """A network card, as `-device` and `device_add` take it."""
     # No ROM: the firmware would try to boot from the network before it gives up.
-    card = {"driver": "virtio-net-pci", "id": f"net{number}", "netdev": netdev, "mac": mac, "romfile": ""}
-    return _json("-device", card)
+    return {"driver": "virtio-net-pci", "id": ident, "netdev": netdev, "mac": mac, "romfile": ""}
 
 
 def _json(option: str, value: Mapping[str, Any]) -> list[str]:

@@ -39,6 +39,7 @@ from aetherscale.actors.compute.model.effects import (
     EndVm,
     Forward,
     GuestPaused,
+    PlugPort,
     ProvisionDisk,
     Quarantined,
     QuarantineVm,
@@ -46,12 +47,14 @@ from aetherscale.actors.compute.model.effects import (
     RemoveVm,
     ShutdownIgnored,
     ShutDownVm,
+    UnplugPort,
 )
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import ceilings, disk, hostports, identity, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
+from aetherscale.actors.compute.qemu.hotplug import change_port
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
@@ -138,6 +141,8 @@ class QemuDriver:
             if isinstance(effect, ShutDownVm):
                 return await self._shut_down(effect)
             async with self._turn(effect.vm_id):
+                if isinstance(effect, PlugPort | UnplugPort):
+                    return await change_port(effect, await self._alive(self._directory(effect.vm_id)), self._ports)
                 return await self._perform(effect, progress)
         except Fault as fault:
             return EffectFailed.by(effect.key, fault)

@@ -12,10 +12,12 @@ from aetherscale.actors.compute.model.effects import (
     BootVm,
     ComputeEffect,
     EndVm,
+    PlugPort,
     ProvisionDisk,
     QuarantineVm,
     RemoveVm,
     ShutDownVm,
+    UnplugPort,
 )
 from aetherscale.kernel.fault import Fault
 
@@ -27,6 +29,8 @@ OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
     RemoveVm: "remove",
     QuarantineVm: "quarantine",
     ApplyRules: "apply the groups and forwards of",
+    PlugPort: "plug a port into",
+    UnplugPort: "unplug a port of",
 }
 """What each effect does to a VM, as an error says it."""
 

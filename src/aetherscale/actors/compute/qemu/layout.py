@@ -29,6 +29,7 @@ from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.kernel.names import ID_PATTERN
 
@@ -70,6 +71,8 @@ class RunRecord(Struct, frozen=True, rename="kebab"):
     ready_channel: Literal["agent", "channel", "none"]
     pid: int | None = None
     start_ticks: int | None = None
+    taps: dict[str, int] = {}
+    """The descriptors that QEMU has for the ports that were plugged in since, by their taps."""
 
 
 class VmDirectory:
@@ -223,6 +226,12 @@ class VmDirectory:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(msgspec.json.encode(record))
             os.rename(fresh, RECORD, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def note_tap(self, tap: str, descriptor: int) -> None:
+        """Add to the record which descriptor a port has that was plugged in. Raises `OSError`."""
+        record = self.record()
+        if record is not None and record.taps.get(tap) != descriptor:
+            self.write_record(replace(record, taps={**record.taps, tap: descriptor}))
 
     def forget_run(self) -> None:
         """Remove what belongs to a run that is over: its record and its sockets. Raises `OSError`."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from aetherscale.actors.compute.driver import Observe
 from aetherscale.actors.compute.model.effects import VmGone
 from aetherscale.actors.compute.qemu.agent import AgentPort
+from aetherscale.actors.compute.qemu.cards import Cards
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.guest import Guest
 from aetherscale.actors.compute.qemu.identity import machine_uuid
@@ -83,7 +84,8 @@ class Machine:
         self._tasks = tasks
         self._chores = Chores(tasks, f"VM {directory.vm_id}")
         self.guest = Guest(directory, record, self._execute, self._chores, self.reports)
-        self.terminals = Terminals(directory.vm_id, self._execute, self._send_descriptor, tasks)
+        self.terminals = Terminals(directory.vm_id, self._execute, self._give, tasks)
+        self.cards = Cards(self._execute, self._give)
         self._pidfd = pidfd
         self._why_killed = why_killed
         self._monitor: Monitor | None = None
@@ -178,6 +180,8 @@ class Machine:
     def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
         if name == "VSERPORT_CHANGE" and not data.get("open"):
             self.terminals.port_closed(str(data.get("id")))
+        if name == "DEVICE_DELETED":
+            self.cards.card_gone(str(data.get("device")))
         self.guest.on_event(name, data)
 
     def _on_lost(self) -> None:
@@ -235,10 +239,10 @@ class Machine:
             raise Unresponsive("QMP is not connected")
         return await self._monitor.execute(command, **arguments)
 
-    def _send_descriptor(self, descriptor: int) -> None:
+    async def _give(self, descriptor: int, name: str) -> None:
         if self._monitor is None:
             raise Unresponsive("QMP is not connected")
-        self._monitor.send_descriptor(descriptor)
+        await self._monitor.give(descriptor, name)
 
     async def _status(self) -> str:
         return shaped(await self._execute("query-status"), RunState).status

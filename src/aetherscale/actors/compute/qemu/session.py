@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -34,6 +34,10 @@ _BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
 
 T = TypeVar("T")
 OnEvent = Callable[[str, Mapping[str, Any]], None]
+Ask = Callable[..., Awaitable[Any]]
+"""Run a QMP command. Raises `Unresponsive`, `Rejected`."""
+Give = Callable[[int, str], Awaitable[None]]
+"""Hand a descriptor to QEMU, which knows it by this name from then on. Raises as `Ask`."""
 
 
 class Unresponsive(Exception):
@@ -86,6 +90,7 @@ class Monitor:
         self._client.events.event_filter = self._take
         self._on_event = on_event
         self._closing = False
+        self._giving = asyncio.Lock()
 
     @classmethod
     async def connect(
@@ -136,6 +141,13 @@ class Monitor:
             socket.send_fds(self._connection, [b" "], [descriptor])
         except OSError as error:
             raise Unresponsive(f"QMP: a descriptor could not be handed over: {error.strerror or error}") from error
+
+    async def give(self, descriptor: int, name: str) -> None:
+        """Hand over a descriptor, which QEMU knows by this name from then on. Raises `Unresponsive` and `Rejected`."""
+        # One at a time, so that each is taken for what it is.
+        async with self._giving:
+            self.send_descriptor(descriptor)
+            await self.execute("getfd", fdname=name)
 
     async def execute(self, command: str, **arguments: object) -> Any:
         """Run a command and return what it returns. Raises `Unresponsive` and `Rejected`."""

@@ -54,13 +54,15 @@ class Starter:
     def __post_init__(self) -> None:
         self.ports.borrow_from(self.lend_tap)
 
-    def lend_tap(self, vm_id: str, number: int) -> int | None:
+    def lend_tap(self, vm_id: str, tap: str) -> int | None:
         """A copy of the descriptor that the VM's process has for a port, as `network.ports.Lend` has it."""
         machine = self.machines.get(vm_id)
         if machine is None or machine.gone.is_set():
             return None
         try:
-            descriptor = argv.tap_of(processes.arguments_of(machine.pid), number)
+            descriptor = argv.tap_of(processes.arguments_of(machine.pid), tap)
+            if descriptor is None and (record := machine.directory.record()) is not None:
+                descriptor = record.taps.get(tap)
             return None if descriptor is None else machine.copied(descriptor)
         except (OSError, ValueError) as refused:
             log.warning("VM %s: its port cannot be connected again: %s", vm_id, refused)
@@ -91,9 +93,9 @@ class Starter:
     def _spawn(
         self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice, taps: tuple[int, ...]
     ) -> Machine:
-        macs = tuple(port.mac for port in effect.ports)
+        cards = tuple((port.tap, port.mac) for port in effect.ports)
         spec = argv.MachineSpec(
-            effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format, macs, effect.publish
+            effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format, cards, effect.publish
         )
         jail = launch.jail_of(effect.vm_id, choice.group, ceilings.file_limit_bytes(disk_size_mib(directory)))
         directory.forget_run()

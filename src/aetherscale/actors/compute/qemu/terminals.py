@@ -15,13 +15,13 @@ import re
 import secrets
 import shlex
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, Window
 from aetherscale.actors.compute.qemu.agent import AgentPort
-from aetherscale.actors.compute.qemu.session import CharDevice, Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.session import Ask, CharDevice, Give, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.terminalscripts import ON_TERMINAL, RESIZE, START, WATCHED, no_shell, refusal
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -40,19 +40,15 @@ _UNPLUG_TRIES: Final = 20
 _UNPLUG_PAUSE_S: Final = 0.05
 _PIECE_BYTES: Final = 16 * 1024
 
-Ask = Callable[..., Awaitable[Any]]
-"""Run a QMP command. Raises `Unresponsive`, `Rejected`."""
-
 
 class Terminals:
-    """Those of one guest. `send_descriptor` hands one to QEMU, for the next `getfd`; raises `Unresponsive`."""
+    """Those of one guest. `give` hands a descriptor to QEMU; raises `Unresponsive` and `Rejected`."""
 
-    def __init__(self, vm_id: str, execute: Ask, send_descriptor: Callable[[int], None], tasks: Tasks) -> None:
+    def __init__(self, vm_id: str, execute: Ask, give: Give, tasks: Tasks) -> None:
         self._vm_id = vm_id
         self._execute = execute
-        self._send_descriptor = send_descriptor
+        self._give = give
         self._tasks = tasks
-        self._plugging = asyncio.Lock()
         self._open: dict[str, GuestTerminal] = {}
 
     async def open(self, agent: AgentPort, argv: Sequence[str], window: Window, term: str) -> GuestTerminal:
@@ -89,19 +85,17 @@ class Terminals:
         return terminal
 
     async def _plug(self, token: str, terminal: GuestTerminal) -> None:
-        """Give the VM one port more. One at a time, so that each descriptor is taken for what it is."""
+        """Give the VM one port more."""
         ident = _ID + token
-        async with self._plugging:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                await terminal.connect(ours)
-                self._send_descriptor(theirs.fileno())
-                await self._execute("getfd", fdname=ident)
-            data = {"addr": {"type": "fd", "data": {"str": ident}}, "server": False}
-            await self._execute("chardev-add", id=ident, backend={"type": "socket", "data": data})
-            await self._execute(
-                "device_add", driver="virtserialport", id=ident, bus="ports.0", chardev=ident, name=PREFIX + token
-            )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await terminal.connect(ours)
+            await self._give(theirs.fileno(), ident)
+        data = {"addr": {"type": "fd", "data": {"str": ident}}, "server": False}
+        await self._execute("chardev-add", id=ident, backend={"type": "socket", "data": data})
+        await self._execute(
+            "device_add", driver="virtserialport", id=ident, bus="ports.0", chardev=ident, name=PREFIX + token
+        )
 
     async def unplug(self, token: str) -> None:
         """Take a port out again, or what there is of it."""

@@ -30,6 +30,7 @@ from aetherscale.actors.compute.model.effects import (
     Ended,
     EndVm,
     Forward,
+    PlugPort,
     ProvisionDisk,
     Quarantined,
     QuarantineVm,
@@ -37,12 +38,14 @@ from aetherscale.actors.compute.model.effects import (
     RemoveVm,
     ShutdownIgnored,
     ShutDownVm,
+    UnplugPort,
 )
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.hotplug import change_port
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.identifiers import now_us
@@ -75,9 +78,10 @@ class SimulatedDriver:
         self._report = report
         self._ports.borrow_from(self._lend_tap)
 
-    def _lend_tap(self, vm_id: str, number: int) -> int | None:
+    def _lend_tap(self, vm_id: str, tap: str) -> int | None:
         process = self._watched.get(vm_id)
-        return None if process is None or process.gone.is_set() else os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        has_it = process is not None and not process.gone.is_set() and tap in process.cards
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC) if has_it else None
 
     async def reconcile(self, expected: Mapping[str, Vm]) -> None:
         """As in `Driver`."""
@@ -115,6 +119,8 @@ class SimulatedDriver:
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
                 case ApplyRules():
                     return await apply_rules(self._firewall, effect)
+                case PlugPort() | UnplugPort():
+                    return await change_port(effect, self._host.live(effect.vm_id), self._ports)
         except Fault as fault:
             return EffectFailed.by(effect.key, fault)
 

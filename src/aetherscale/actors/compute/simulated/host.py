@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ from aetherscale.actors.compute.model.effects import (
     GuestReady,
     GuestResumed,
     PauseReason,
+    PortSpec,
     PublishedPort,
     ReadyChannel,
     VmGone,
@@ -32,6 +34,7 @@ from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.fault import Fault
 
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _SIGSEGV: Final = 11
@@ -54,6 +57,8 @@ class Behaviour(Struct, frozen=True):
     has_agent: bool = True
     has_terminals: bool = True
     """Whether the guest has what a program on a terminal needs."""
+    unplug_s: float | None = 0.0
+    """How long it takes to let go of a card; None: it has no driver for that."""
     is_unresponsive: bool = False
     """QMP hangs: whatever needs it times out, and only SIGKILL helps."""
 
@@ -74,6 +79,10 @@ class SimulatedProcess:
         self.begun_s = asyncio.get_running_loop().time()
         self.ready_channel = effect.ready_channel
         self.host_ports = {host_port_key(port) for port in effect.publish}
+        self.cards = {port.tap: port for port in effect.ports}
+        """The cards that have a cable, by their taps."""
+        self.slots: dict[int, str] = {}
+        """The taps of the cards that the guest was given while it runs, with a cable or not."""
         self.behaviour = behaviour
         self.gone = asyncio.Event()
         self.guest_ended = asyncio.Event()
@@ -105,6 +114,29 @@ class SimulatedProcess:
     def press_power_button(self) -> None:
         """ACPI power-down."""
         self._after(self.behaviour.shutdown_s, lambda: self.end_guest("shutdown"))
+
+    def plug(self, port: PortSpec, slot: int) -> None:
+        """QMP `device_add`. Raises `Fault` where the slot is taken."""
+        if slot in self.slots:
+            raise Fault(f"QEMU does not take the card: slot {slot} is taken by {self.slots[slot]}")
+        self.cards[port.tap] = port
+        self.slots[slot] = port.tap
+
+    async def unplug(self, tap: str, patience_s: float) -> bool:
+        """QMP `device_del`, then `set_link`. Whether the guest has let go of the card."""
+        takes_s = self.behaviour.unplug_s
+        is_there = tap in self.cards or tap in self.slots.values()
+        answers = not self.behaviour.is_unresponsive and self.paused is None
+        has_let_go = not is_there or (answers and takes_s is not None and takes_s <= patience_s)
+        if is_there:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(takes_s if has_let_go else patience_s):
+                    await self.gone.wait()
+        self.cards.pop(tap, None)
+        if has_let_go or self.gone.is_set():
+            self.slots = {slot: card for slot, card in self.slots.items() if card != tap}
+            return True
+        return False
 
     def become_ready(self) -> None:
         """The inside of the guest says so."""

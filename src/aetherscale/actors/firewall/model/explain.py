@@ -135,8 +135,10 @@ def _net(network: NetworkView) -> Net:
 
 
 def _machine(vm: VmView) -> Machine:
+    # One that is being removed is on its way out of the network.
+    staying = (port for port in vm.ports if port.card != "unplugging")
     ports = tuple(
-        Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in vm.ports
+        Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in staying
     )
     return Machine(vm.id, vm.name, ports, tuple(group.group_id for group in vm.groups), tuple(vm.forwards))
 

@@ -44,7 +44,7 @@ class SimulatedNetworking:
         self._left: frozenset[str] | None = None
         self._are_rules_lost: bool | None = None
         """Whether there were no tables before the first rule was made here; None before."""
-        self._lend: Lend = lambda vm_id, number: None
+        self._lend: Lend = lambda vm_id, tap: None
         self._groups: dict[str, tuple[Rule, ...]] = {}
         self._rules: dict[str, VmRules] = {}
         self._report: Report[NetworkMessage] | None = None
@@ -111,8 +111,9 @@ class SimulatedNetworking:
     async def restore(self, ports: Mapping[str, Sequence[PortSpec]]) -> None:
         """As in `VmPorts`."""
         async with self._turn:
-            self._closed &= ports.keys()
-            self._ports = {vm_id: tuple(each) for vm_id, each in ports.items() if each and vm_id not in self._closed}
+            self._closed &= {port.tap for of_vm in ports.values() for port in of_vm}
+            open_ = {vm_id: [port for port in of_vm if port.tap not in self._closed] for vm_id, of_vm in ports.items()}
+            self._ports = {vm_id: tuple(of_vm) for vm_id, of_vm in open_.items() if of_vm}
             wanted = {port.tap for of_vm in self._ports.values() for port in of_vm}
             await self._host.interfere("replace", "rules")
             self._have_tables(needed=bool(self._networks))
@@ -139,9 +140,9 @@ class SimulatedNetworking:
         """As in `VmPorts`."""
         lost: list[NetworkLost] = []
         async with self._turn:
-            every = [(vm_id, *each) for vm_id, of_vm in self._ports.items() for each in enumerate(of_vm)]
-            for vm_id, number, port in every:
-                if port.tap not in self._host.taps and (descriptor := self._lend(vm_id, number)) is not None:
+            every = [(vm_id, port) for vm_id, of_vm in self._ports.items() for port in of_vm]
+            for vm_id, port in every:
+                if port.tap not in self._host.taps and (descriptor := self._lend(vm_id, port.tap)) is not None:
                     os.close(descriptor)
                     await self._host.interfere("tap", port.tap)
                     self._host.taps[port.tap] = (vm_id, self._bridge(port.network_id))
@@ -150,15 +151,16 @@ class SimulatedNetworking:
         for each in lost:
             await self._report(each)
 
-    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules = NO_RULES) -> list[int]:
+    async def open(self, vm_id: str, ports: Sequence[PortSpec], rules: VmRules | None = NO_RULES) -> list[int]:
         """As in `VmPorts`; there are no descriptors here."""
         async with self._turn:
-            self._set_rules(vm_id, rules)
+            if rules is not None:
+                self._set_rules(vm_id, rules)
             for network_id in dict.fromkeys(port.network_id for port in ports):
                 await self._ensure(network_id)
             if ports:
-                self._ports[vm_id] = tuple(ports)
-                self._closed.discard(vm_id)
+                self._ports[vm_id] = (*self._without(vm_id, ports), *ports)
+                self._closed -= {port.tap for port in ports}
             for port in ports:
                 await self._host.interfere("rule", port.tap)
                 self._host.ruled_taps.add(port.tap)
@@ -173,12 +175,18 @@ class SimulatedNetworking:
             for port in ports:
                 await self._host.interfere("remove", port.tap)
                 self._host.taps.pop(port.tap, None)
-            self._ports.pop(vm_id, None)
-            self._closed.add(vm_id)
+            self._ports[vm_id] = self._without(vm_id, ports)
+            self._closed |= {port.tap for port in ports}
             for port in ports:
                 await self._host.interfere("unrule", port.tap)
                 self._host.ruled_taps.discard(port.tap)
-            self._set_rules(vm_id, NO_RULES)
+            if not self._ports[vm_id]:
+                del self._ports[vm_id]
+                self._set_rules(vm_id, NO_RULES)
+
+    def _without(self, vm_id: str, ports: Sequence[PortSpec]) -> tuple[PortSpec, ...]:
+        taps = {port.tap for port in ports}
+        return tuple(port for port in self._ports.get(vm_id, ()) if port.tap not in taps)
 
     def restore_groups(self, groups: Mapping[str, Sequence[Rule]]) -> None:
         """As in `Firewall`."""

@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events as vms
-from aetherscale.actors.compute.model.commands import BorneGroup, Forward, VmSpec
+from aetherscale.actors.compute.model.commands import BorneGroup, Forward, PortSpec, VmSpec
 from aetherscale.actors.compute.model.presentation import VM_KIND
 from aetherscale.actors.compute.model.sentences import describe_pause
-from aetherscale.actors.compute.model.state import ProcessIdentity, Rules, Run, Vm
+from aetherscale.actors.compute.model.state import Port, Ports, ProcessIdentity, Rules, Run, Vm
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
@@ -48,6 +48,9 @@ FORWARD = Forward("5" * 16, "tcp", "", 8080, 80)
 AT = Forward("6" * 16, "udp", "192.0.2.1", 53, 5353)
 BEARING = replace(VM, rules=Rules((WEB,), (FORWARD,), revision=2, applied=2))
 
+LAB = PortSpec("7" * 16, "lab", "web", "aep0123456789ab", "52:54:00:00:00:01", "10.9.8.2", None)
+IN_LAB = replace(VM, ports=Ports((Port(LAB),), 1))
+
 VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (None, vms.VmRequested("2" * 16, SPEC), "request",
      ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
@@ -69,6 +72,17 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (BEARING, vms.RulesApplied(2), FOLLOWED, "its groups and forwards were applied"),
     (BEARING, vms.VmStepFailed("applying-rules", 3, 2, "no room", "", "", LATER), FOLLOWED,
      f"applying its groups and forwards failed, attempt 2, to be tried again at {LATER}: no room"),
+    (VM, vms.PortAdded(LAB), "request", "asked to attach it to the network 'lab' as 10.9.8.2"),
+    (IN_LAB, vms.PortPlugged(LAB.tap, 3), FOLLOWED, "its guest was given the card for the network 'lab'"),
+    (IN_LAB, vms.PortRemoved(LAB.tap), "request", "asked to detach it from the network 'lab'"),
+    (IN_LAB, vms.PortRemoved(LAB.tap, failed=True), FOLLOWED, "the port in the network 'lab' was to be removed again"),
+    (IN_LAB, vms.PortUnplugged(LAB.tap, card_left=False), FOLLOWED, "it was detached from the network 'lab'"),
+    (IN_LAB, vms.PortUnplugged(LAB.tap, card_left=True), FOLLOWED,
+     "it was detached from the network 'lab'; its guest keeps the card, without a cable, until it is restarted"),
+    (IN_LAB, vms.VmStepFailed("plugging", 3, 3, "no room", "", "", None), FOLLOWED,
+     "plugging a port in failed, attempt 3, not to be tried again: no room"),
+    (IN_LAB, vms.VmStepFailed("unplugging", 3, 2, "no room", "", "", LATER), FOLLOWED,
+     f"removing a port failed, attempt 2, to be tried again at {LATER}: no room"),
     (VM, vms.DiskProvisioned(2048), FOLLOWED, "its disk was created: 2 GiB, based on the image 'tiny'"),
     (VM, vms.DiskProvisioned(2049), FOLLOWED, "its disk was created: 2049 MiB, based on the image 'tiny'"),
     (VM, vms.VmStartRequested(), "request", "asked to start it"),
@@ -136,6 +150,15 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
 DOWN = replace(VM, phase="stopped", requested="stopped")
 FAILURE = Failure("booting", "no room")
 VM_STANDS: list[tuple[Vm, str]] = [
+    (IN_LAB, "it runs, and its guest has not reported yet that it is ready; it is being attached to the network 'lab'"),
+    (replace(IN_LAB, ports=Ports((Port(LAB, is_leaving=True),), 1)),
+     "it runs, and its guest has not reported yet that it is ready; it is being detached from the network 'lab'"),
+    (replace(IN_LAB, ports=Ports((Port(LAB),), 1, failure=Failure("plugging", "no", "", ""))),
+     ("it runs, and its guest has not reported yet that it is ready; "
+      "it is being attached to the network 'lab', which is tried again: no")),
+    (replace(IN_LAB, phase="stopped"), "it was stopped before it ran"),
+    (replace(IN_LAB, run=replace(RUN, cards=(LAB.tap,))),
+     "it runs, and its guest has not reported yet that it is ready"),
     (replace(VM, phase="provisioning"), "its disk is being created"),
     (replace(VM, phase="provisioning", attempt=Attempt(2)), "its disk is being created, attempt 2"),
     (replace(VM, phase="booting", attempt=Attempt(2, LATER_US)),

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import commands, effects
 from aetherscale.actors.compute.model.decide import COMPUTE
+from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort
 from aetherscale.actors.compute.model.presentation import view
 from aetherscale.actors.compute.model.rulecommands import AddForward, AttachGroup, DetachGroup, RemoveForward
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
@@ -26,6 +27,7 @@ from tests.support.vm_pasts import (
     DELETE,
     FORWARD,
     KILL,
+    MORE,
     PORT,
     RESTART,
     SPEC,
@@ -42,6 +44,7 @@ MESSAGES = st.one_of(
     st.builds(AttachGroup, st.just(VM), st.sampled_from([WEB, SSH]), st.booleans()),
     st.builds(DetachGroup, st.just(VM), st.sampled_from([WEB.group_id, SSH.group_id]), st.booleans()),
     st.sampled_from([AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp")]),
+    st.sampled_from([AttachPort(VM, MORE), DetachPort(VM, MORE.network_id), DetachPort(VM, PORT.network_id)]),
     st.builds(effects.GuestReady, st.just(VM), st.integers(1, 4), st.just("channel")),
     st.builds(effects.GuestEnded, st.just(VM), st.integers(1, 4), st.sampled_from(["shutdown", "panic"])),
     st.builds(effects.VmGone, st.just(VM), st.integers(1, 4), st.none(), st.one_of(st.none(), st.just(9))),
@@ -71,6 +74,10 @@ def _host_says(pending: Any, how: str) -> Any:
             return effects.Ended(pending.key)
         case effects.ApplyRules():
             return effects.RulesApplied(pending.key, pending.revision)
+        case effects.PlugPort():
+            return effects.PortPlugged(pending.key)
+        case effects.UnplugPort():
+            return effects.PortUnplugged(pending.key, card_left=pending.port == PORT)
         case effects.QuarantineVm():
             return effects.Quarantined(pending.key, "/kept")
         case _:

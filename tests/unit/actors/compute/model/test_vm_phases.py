@@ -13,8 +13,10 @@ from aetherscale.actors.compute.model.decide import COMPUTE, RESTART_LIMIT, STEP
 from aetherscale.actors.compute.model.evolve import FACTS
 from aetherscale.actors.compute.model.lifecycle import LIFECYCLE, MEANINGS
 from aetherscale.actors.compute.model.pending import PENDING
+from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort
+from aetherscale.actors.compute.model.portdecisions import to_plug, to_unplug
 from aetherscale.actors.compute.model.rulecommands import AddForward, AttachGroup, DetachGroup, RemoveForward
-from aetherscale.actors.compute.model.state import SHOWN, Run, Vm, VmPhase
+from aetherscale.actors.compute.model.state import FREE, SHOWN, Run, Vm, VmPhase
 from aetherscale.actors.compute.model.transitions import TRANSITIONS, edges
 from aetherscale.kernel.errors import Refused
 from tests.support.spec import NOON_US
@@ -25,6 +27,7 @@ from tests.support.vm_pasts import (
     DISK,
     FORWARD,
     KILL,
+    MORE,
     PORT,
     READY,
     REQUESTED,
@@ -42,16 +45,18 @@ from tests.support.vm_pasts import (
 )
 
 PHASES: Final[tuple[VmPhase, ...]] = get_args(VmPhase)
-EFFECTS: Final[dict[VmPhase, type[Any] | None]] = {
+AT_REST: Final = (effects.ApplyRules, effects.UnplugPort)
+WHILE_UP: Final = (*AT_REST, effects.PlugPort)
+EFFECTS: Final[dict[VmPhase, type[Any] | tuple[type[Any], ...] | None]] = {
     "provisioning": effects.ProvisionDisk,
     "booting": effects.BootVm,
-    "running": effects.ApplyRules,
-    "ready": effects.ApplyRules,
-    "paused": effects.ApplyRules,
+    "running": WHILE_UP,
+    "ready": WHILE_UP,
+    "paused": WHILE_UP,
     "shutting-down": effects.ShutDownVm,
     "ending": effects.EndVm,
-    "stopped": effects.ApplyRules,
-    "failed": effects.ApplyRules,
+    "stopped": AT_REST,
+    "failed": AT_REST,
     "clearing": effects.EndVm,
     "failing": effects.EndVm,
     "removing": effects.RemoveVm,
@@ -59,8 +64,8 @@ EFFECTS: Final[dict[VmPhase, type[Any] | None]] = {
     "quarantining": effects.QuarantineVm,
     "deleted": None,
 }
-APPLYING: Final = {phase for phase, effect in EFFECTS.items() if effect is effects.ApplyRules}
-"""Where it is pending that its rules be applied, unless they are; nothing else is there."""
+APPLYING: Final = {phase for phase, effect in EFFECTS.items() if isinstance(effect, tuple)}
+"""Where nothing is pending but what has attempts of its own: its rules, and its ports that come and go."""
 Edge = tuple[VmPhase | None, type[Any], VmPhase]
 Explored = tuple[dict[Hashable, Vm], set[Edge]]
 
@@ -77,7 +82,13 @@ def said(vm: Vm) -> Iterator[Any]:
     if vm.spec.restart == "on-failure" and vm.spec.autostart:  # how it comes up again is no matter to its rules
         yield from (AttachGroup(VM, WEB), DetachGroup(VM, WEB.group_id))
         yield from (AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp"))
-    effect = COMPUTE.pending(vm)
+    if vm.spec.restart == "never" and vm.spec.autostart:  # nor to its ports
+        yield from (AttachPort(VM, MORE), DetachPort(VM, MORE.network_id))
+    yield from answered(COMPUTE.pending(vm), run)
+
+
+def answered(effect: effects.ComputeEffect | None, run: int) -> Iterator[Any]:
+    """All that the host may answer to an effect."""
     if effect is not None:
         yield from (failed(effect.key), failed(effect.key, retryable=False))
     match effect:
@@ -95,6 +106,10 @@ def said(vm: Vm) -> Iterator[Any]:
             yield effects.Quarantined(effect.key, "/kept")
         case effects.ApplyRules():
             yield effects.RulesApplied(effect.key, effect.revision)
+        case effects.PlugPort():
+            yield effects.PortPlugged(effect.key)
+        case effects.UnplugPort():
+            yield from (effects.PortUnplugged(effect.key), effects.PortUnplugged(effect.key, card_left=True))
         case None:
             pass
 
@@ -106,7 +121,8 @@ def alike(vm: Vm) -> Hashable:
     past = (vm.has_disk, vm.ever_ran, vm.rolled_back, vm.is_orphan, vm.failure is None, vm.restarts == RESTART_LIMIT)
     spec = (vm.spec.restart, vm.spec.autostart, vm.spec.image_id)
     rules = (vm.rules.is_applied, bool(vm.rules.forwards))
-    return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec, rules)
+    ports = (len(vm.ports.every), to_plug(vm) is None, to_unplug(vm) is None, FREE in run.slots)
+    return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec, rules, ports)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +169,9 @@ def test_the_table_is_what_happens(explored: Explored) -> None:
 def test_the_effect_that_is_pending_follows_from_the_phase_alone(explored: Explored) -> None:
     states, _ = explored
     found = {(vm.phase, type(effect) if (effect := COMPUTE.pending(vm)) else None) for vm in states.values()}
-    assert found == set(EFFECTS.items()) | {(phase, None) for phase in APPLYING}
+    every = {phase: effect if isinstance(effect, tuple) else (effect,) for phase, effect in EFFECTS.items()}
+    expected = {(phase, effect) for phase, of_phase in every.items() for effect in of_phase}
+    assert found == expected | {(phase, None) for phase in APPLYING}
 
 
 def test_the_tables_are_total() -> None:
@@ -162,8 +180,9 @@ def test_the_tables_are_total() -> None:
     for by_event in (TRANSITIONS, FACTS):
         assert set(by_event) == set(get_args(events.VmEvent))
     assert sorted(phase for part in LIFECYCLE.parts.values() for phase in part) == sorted(PHASES)
-    named = {phase: effect.__name__ if effect else None for phase, effect in EFFECTS.items()}
-    assert {phase: each.pending for phase, each in LIFECYCLE.phases.items()} == named
+    for phase, effect in EFFECTS.items():
+        named = [each.__name__ for each in (effect if isinstance(effect, tuple) else (effect,)) if each is not None]
+        assert LIFECYCLE.phases[phase].pending == (" or ".join(named) or None)
     assert set(STEPS) == {phase for phase, effect in EFFECTS.items() if effect is not None} - APPLYING
 
 
@@ -172,7 +191,9 @@ def test_what_is_blocked_has_failed_and_nothing_of_a_run_is_left_to_the_next(exp
     for vm in states.values():
         assert not vm.attempt.blocked or vm.shown == "failed"
         assert vm.attempt.number == 1 or COMPUTE.pending(vm) is not None
-        assert vm.phase != "booting" or replace(vm.run, is_ready=False) == Run(vm.run.number)
+        assert vm.phase != "booting" or replace(vm.run, is_ready=False, ports=(), slots=Run().slots) == Run(
+            vm.run.number
+        )
 
 
 @pytest.mark.parametrize(("past", "event"), [

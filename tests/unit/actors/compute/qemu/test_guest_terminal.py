@@ -75,9 +75,10 @@ class Qemu:
         elif command == "closefd":
             self.holds.remove(arguments["fdname"])
 
-    def take(self, descriptor: int) -> None:
+    async def give(self, descriptor: int, name: str) -> None:
         self.close()
         self.guest = socket.socket(fileno=os.dup(descriptor))
+        await self.execute("getfd", fdname=name)
 
     def close(self) -> None:
         if self.guest is not None:
@@ -87,7 +88,7 @@ class Qemu:
 class World:
     def __init__(self) -> None:
         self.agent, self.qemu, self.tasks = Agent(), Qemu(), Tasks("test")
-        self.terminals = Terminals("vm", self.qemu.execute, self.qemu.take, self.tasks)
+        self.terminals = Terminals("vm", self.qemu.execute, self.qemu.give, self.tasks)
 
     async def open(self) -> GuestTerminal:
         return await self.terminals.open(self.agent, ["sh"], SIZE, "xterm")  # type: ignore[arg-type]

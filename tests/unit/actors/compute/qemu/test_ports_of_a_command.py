@@ -1,23 +1,49 @@
-"""Which descriptor QEMU has for a port, as its own command line says."""
+"""The cards of a command line: which descriptor each has, and which slots there are for others."""
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
+from typing import Any
+
+from aetherscale.actors.compute.model.commands import MAX_PORTS
+from aetherscale.actors.compute.model.state import HOT_SLOTS
 from aetherscale.actors.compute.qemu import argv
 from aetherscale.actors.compute.qemu.argv import Descriptors, MachineSpec
 
 VM = "2123456789abcdef"
+TAPS = [f"aep{number:012x}" for number in range(MAX_PORTS)]
 
 
 def command(*taps: int) -> list[str]:
-    macs = tuple(f"52:54:00:00:00:0{number}" for number in range(len(taps)))
-    return argv.command_line("qemu", MachineSpec(VM, 1, 128, "tcg", "qcow2", macs), Descriptors(3, 4, 5, 6, 7, taps))
+    cards = tuple((TAPS[number], f"52:54:00:00:00:0{number}") for number in range(len(taps)))
+    return argv.command_line("qemu", MachineSpec(VM, 1, 128, "tcg", "qcow2", cards), Descriptors(3, 4, 5, 6, 7, taps))
+
+
+def devices(words: list[str], driver: str) -> list[dict[str, Any]]:
+    made = [json.loads(value) for option, value in pairwise(words) if option == "-device"]
+    return [each for each in made if each["driver"] == driver]
 
 
 def test_each_port_has_the_descriptor_that_it_was_given() -> None:
     words = command(20, 21, 35)
-    assert [argv.tap_of(words, number) for number in range(4)] == [20, 21, 35, None]
+    assert [argv.tap_of(words, tap) for tap in TAPS[:4]] == [20, 21, 35, None]
 
 
 def test_one_with_user_mode_networking_has_none_and_so_has_a_process_that_has_ended() -> None:
-    assert argv.tap_of(command(), 0) is None
-    assert argv.tap_of([], 0) is None
+    assert argv.tap_of(command(), TAPS[0]) is None
+    assert argv.tap_of([], TAPS[0]) is None
+
+
+def test_each_card_is_in_a_slot_of_its_own_and_as_many_are_free_as_there_are_to_be() -> None:
+    words = command(*range(20, 20 + MAX_PORTS))
+    slots = devices(words, "pcie-root-port")
+    assert len({each["chassis"] for each in slots}) == len({each["id"] for each in slots}) == MAX_PORTS + HOT_SLOTS
+    taken = [each["bus"] for each in devices(words, "virtio-net-pci")]
+    free = [each["id"] for each in slots if each["id"] not in taken]
+    assert len(set(taken)) == MAX_PORTS
+    assert free == [argv.hot_slot(number) for number in range(HOT_SLOTS)]
+
+
+def test_a_guest_with_user_mode_networking_has_no_slot() -> None:
+    assert devices(command(), "pcie-root-port") == []

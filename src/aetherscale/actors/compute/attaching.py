@@ -1,0 +1,41 @@
+"""The tasks of a VM's ports while it is there: names become ids, and the addresses of a port are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aetherscale.actors.compute.creation import require_of_no_network, usable_network
+from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.events import KIND
+from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOptions, DetachPort, DetachVmOptions
+from aetherscale.actors.compute.model.portdecisions import are_plugged
+from aetherscale.actors.compute.model.presentation import ADDRESS, address_key
+from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.network.model import events as networks
+from aetherscale.actors.network.ports import allowed_address, port_in
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.reservations import NO_TENANT
+from aetherscale.runtime.component import Command, World
+
+
+def _attach(options: AttachVmOptions, call: Call, vm_id: str, world: World) -> AttachPort:
+    vm: Vm = world.find(KIND, call.tenant, vm_id).state
+    network = usable_network(world, call.tenant, options.network, "network")
+    allowed = [allowed_address(text) for text in options.allow_addresses]
+    require_of_no_network(allowed, [network])
+
+    def is_taken(address: str) -> bool:
+        return world.named(ADDRESS, NO_TENANT, address_key(network.id, address)) is not None
+
+    return AttachPort(vm_id, port_in(network, vm_id, vm.name, vm.ports.made, is_taken, allowed))
+
+
+def _detach(options: DetachVmOptions, call: Call, vm_id: str, world: World) -> DetachPort:
+    return DetachPort(vm_id, world.find(networks.KIND, call.tenant, options.network).id)
+
+
+PORT_COMMANDS: Final[Mapping[str, Command[Vm, ComputeMessage]]] = {
+    "attach-vm": Command(AttachVmOptions, _attach, are_plugged),
+    "detach-vm": Command(DetachVmOptions, _detach, are_plugged),
+}

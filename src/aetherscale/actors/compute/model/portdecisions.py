@@ -1,0 +1,132 @@
+"""What follows when a caller attaches a VM to a network or detaches it, and when the host could not do it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model.commands import MAX_PORTS, PortSpec
+from aetherscale.actors.compute.model.events import Step, VmEvent
+from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort, PortCommand
+from aetherscale.actors.compute.model.ruledecisions import LONGEST_WAIT, require_wanted
+from aetherscale.actors.compute.model.state import FREE, HOT_SLOTS, UP, Port, Vm
+from aetherscale.kernel.attempts import ATTEMPT_LIMIT, backoff
+from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.failures import EffectFailed
+
+
+def change_ports(vm: Vm, command: PortCommand) -> Sequence[VmEvent]:
+    """The events that follow; none where things are as they were asked to be. Raises `Refused`."""
+    require_wanted(vm)
+    match command:
+        case AttachPort():
+            return _attached(vm, command.port)
+        case DetachPort():
+            return _detached(vm, port_in_network(vm, command.network_id))
+
+
+def port_in_network(vm: Vm, network_id: str) -> Port | None:
+    """The port of a VM in a network: it has one, or none. One that is leaving is there until nothing is left of it."""
+    return next((port for port in vm.ports.every if port.spec.network_id == network_id), None)
+
+
+def to_plug(vm: Vm) -> PortSpec | None:
+    """The next port of which the guest is to be given the card."""
+    return next((port for port in vm.ports.staying() if port.tap not in vm.run.cards), None)
+
+
+def to_unplug(vm: Vm) -> PortSpec | None:
+    """The next port of which nothing is to be left."""
+    return next((port.spec for port in vm.ports.every if port.is_leaving), None)
+
+
+def failed_to_plug(vm: Vm, port: PortSpec, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
+    """It is tried again, or else the VM is to have the port no more."""
+    retry_at = vm.ports.attempt.retry_at(at_us, retryable=failed.retryable)
+    event = _failed(vm, "plugging", failed, retry_at)
+    return (event,) if retry_at is not None else (event, events.PortRemoved(port.tap, failed=True))
+
+
+def failed_to_unplug(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
+    """What is to be gone is never given up."""
+    return (_failed(vm, "unplugging", failed, backoff(at_us, min(vm.ports.attempt.number, LONGEST_WAIT))),)
+
+
+def are_plugged(vm: Vm) -> bool:
+    """Whether a VM's ports are as they are to be; raises `Refused` where that does not come.
+
+    One that comes up or goes down is not asked before that has ended, since its next boot may have what this one lacks.
+    """
+    if vm.requested == "deleted":
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before its ports were changed")
+    failure, leaving = vm.ports.failure, to_unplug(vm)
+    if failure is not None:
+        why, again = Task("why", "vm", vm.name), f"it is tried again: {failure.reason}"
+        if failure.phase == "plugging" and leaving is not None:
+            what = f"the VM {vm.name!r} could not be attached to the network {leaving.network!r}: {failure.reason}"
+            raise failure.refused(what, instead=why, vm_id=vm.id)
+        if failure.phase == "unplugging" and leaving is not None and vm.ports.attempt.number > ATTEMPT_LIMIT:
+            what = f"the VM {vm.name!r} could not be detached from the network {leaving.network!r}; {again}"
+            raise failure.refused(what, instead=why, vm_id=vm.id)
+    if leaving is not None:
+        return False
+    return vm.is_down or vm.phase == "failed" or (vm.phase in UP and to_plug(vm) is None)
+
+
+def _attached(vm: Vm, port: PortSpec) -> Sequence[VmEvent]:
+    if not vm.ports.made:
+        raise Refused(
+            Reason.CONFLICT,
+            f"the VM {vm.name!r} was created without a network, and has user-mode networking instead of ports",
+            field="vm-id",
+            remedy="create a VM in a network",
+        )
+    before = port_in_network(vm, port.network_id)
+    if before is not None and not before.is_leaving:
+        return ()
+    if before is not None:
+        raise Refused(
+            Reason.CONFLICT,
+            f"the VM {vm.name!r} is being detached from the network {port.network!r}",
+            field="network",
+            retryable=True,
+            remedy=Task("vm", "show", vm.name),
+        )
+    if len(vm.ports.every) >= MAX_PORTS:
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} has {MAX_PORTS} ports, and no VM more", field="network")
+    if vm.has_begun and FREE not in vm.run.slots:
+        raise Refused(
+            Reason.CONFLICT,
+            f"the VM {vm.name!r} was given {HOT_SLOTS} cards since it was started, and has no slot for another",
+            field="network",
+            remedy=("a restart makes room: ", Task("vm", "restart", vm.name)),
+        )
+    return (events.PortAdded(port),)
+
+
+def _detached(vm: Vm, port: Port | None) -> Sequence[VmEvent]:
+    if port is None or port.is_leaving:
+        return ()
+    # One that may yet fail to be plugged in is none to rely on.
+    begun = {*vm.run.cards, *(each.tap for each in vm.run.ports)}
+    if not any(each.tap != port.id and (each.tap in begun or not vm.has_begun) for each in vm.ports.staying()):
+        raise Refused(
+            Reason.CONFLICT,
+            f"the VM {vm.name!r} has no other port that its guest has the card of; without any it would have user-mode "
+            "networking from its next start on",
+            field="network",
+            remedy="attach it to another network first",
+        )
+    return (events.PortRemoved(port.id),)
+
+
+def _failed(vm: Vm, step: Step, failed: EffectFailed, retry_at: str | None) -> events.VmStepFailed:
+    return events.VmStepFailed(
+        step=step,
+        run=vm.run.number,
+        attempt=vm.ports.attempt.number,
+        reason=failed.reason,
+        hint=failed.hint,
+        log_tail=failed.log_tail,
+        retry_at=retry_at,
+    )
