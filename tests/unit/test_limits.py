@@ -11,7 +11,7 @@ import pytest
 
 from aetherscale.actors.compute import console as console_module
 from aetherscale.actors.compute.console import INPUT_LIMIT, SESSION_LIMIT, Consoles
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions
+from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions
 from aetherscale.actors.compute.qemu.ports import LINE_LIMIT_BYTES, ReadyPort
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost

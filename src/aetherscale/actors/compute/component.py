@@ -12,14 +12,10 @@ from aetherscale.actors.compute.creation import creation
 from aetherscale.actors.compute.driver import HOST_LIMITS
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import (
-    ConsoleInputOptions,
-    ConsoleOptions,
     CreateVmOptions,
-    ExecOptions,
     ListVmsOptions,
     LogsOptions,
     StopVmOptions,
-    TerminalOptions,
     VmOptions,
 )
 from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
@@ -34,6 +30,12 @@ from aetherscale.actors.compute.model.presentation import (
     is_up,
 )
 from aetherscale.actors.compute.model.rulecommands import ListForwardsOptions
+from aetherscale.actors.compute.model.sessioncommands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    ExecOptions,
+    TerminalOptions,
+)
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import HOST_PORTS
 from aetherscale.actors.compute.rules import FIREWALL_COMPONENT, RULE_COMMANDS

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal, NamedTuple
 
 from aetherscale.actors.compute.driver import ComputeDriver, Console, Terminal, Window
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions
+from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused

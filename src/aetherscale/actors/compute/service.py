@@ -12,17 +12,16 @@ from msgspec.structs import replace
 from aetherscale.actors.compute import logs
 from aetherscale.actors.compute.console import Consoles, Program, Session
 from aetherscale.actors.compute.driver import ComputeDriver, Window
-from aetherscale.actors.compute.model.commands import (
-    ConsoleInputOptions,
-    ConsoleOptions,
-    ExecOptions,
-    LogsOptions,
-    TerminalOptions,
-    VmOptions,
-)
+from aetherscale.actors.compute.model.commands import LogsOptions, VmOptions
 from aetherscale.actors.compute.model.events import KIND
 from aetherscale.actors.compute.model.rulecommands import GROUP, ListForwardsOptions, lets_in
 from aetherscale.actors.compute.model.sentences import describe_pause
+from aetherscale.actors.compute.model.sessioncommands import (
+    ConsoleInputOptions,
+    ConsoleOptions,
+    ExecOptions,
+    TerminalOptions,
+)
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused

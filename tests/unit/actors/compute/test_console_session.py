@@ -12,7 +12,7 @@ import pytest
 from aetherscale.actors.compute import console
 from aetherscale.actors.compute.console import PIECE_BYTES, Consoles, Program, Session
 from aetherscale.actors.compute.driver import Window
-from aetherscale.actors.compute.model.commands import ConsoleInputOptions
+from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions
 from aetherscale.actors.compute.readers import Reader, Readers
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.compute.simulated.host import SimulatedHost

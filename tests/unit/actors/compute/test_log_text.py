@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aetherscale.actors.compute.driver import LogRange
-from aetherscale.actors.compute.model.commands import EXEC_INPUT_BYTES, ExecOptions, LogsOptions
+from aetherscale.actors.compute.model.commands import LogsOptions
+from aetherscale.actors.compute.model.sessioncommands import EXEC_INPUT_BYTES, ExecOptions
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.service import ComputeService
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver

@@ -12,16 +12,14 @@ import pytest
 from msgspec import inspect
 
 from aetherscale.actors.compute.model.commands import (
-    ConsoleInputOptions,
-    ConsoleOptions,
     CreateVmOptions,
-    ExecOptions,
     ListVmsOptions,
     LogsOptions,
     StopVmOptions,
     VmOptions,
 )
 from aetherscale.actors.compute.model.publishing import parse_published
+from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions, ConsoleOptions, ExecOptions
 from aetherscale.actors.images.model.commands import (
     BuildImageOptions,
     ImageOptions,

@@ -50,8 +50,7 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
         case events.DiskProvisioned():
             return consequence(f"its disk was created: {_disk(event.disk_mib)}, based on the image {vm.spec.image!r}")
         case events.VmStartRequested():
-            after_stop = ", after the stop that was under way" if vm.phase in STOPPING else ""
-            return request(f"asked to start it{after_stop}")
+            return request(f"asked to start it{', after the stop that was under way' if vm.phase in STOPPING else ''}")
         case events.VmBooted():
             whose = _WHOSE.get(event.process_user or "own", "")
             return consequence(
