@@ -171,7 +171,7 @@ class Kernel:
             listed = self._nft.run("list map bridge aetherscale ingress\n")
         except NftError:
             return {}
-        return dict(re.findall(r'"(aep[0-9a-f]{12})" : goto (\w+)', listed))
+        return dict(re.findall(r'"(aep[0-9a-f]{12})" : jump (\w+)', listed))
 
     def led(self) -> dict[str, int]:
         found: dict[str, int] = {}
