@@ -181,7 +181,7 @@ REFUSALS = [
     ("vm create db --image blank --network lab --network lab", 2, "the network 'lab' is named twice", "name it once"),
     ("vm create db --image blank --network lab", 3, "no such network: 'lab'", "aetherscale network create lab"),
     ("vm create db --image blank --vpn v", 1, "'vpn' does not work in this version", "leave"),
-    ("vm create db --image blank --address 192.0.2.7", 2, "--address: addresses are chosen for the port", "leave"),
+    ("vm create db --image blank --address 192.0.2.7", 2, "addresses are chosen for the port", "leave"),
     ("vm create db --image blank --init-script README.md", 1, "'init-script' does not work", "leave"),
     ("vm create db --image blank --ssh-key README.md", 1, "'ssh-keys' does not work", "leave"),
     ("vm create db --image blank --group g", 2, "a VM without a network has no port that a group", "name a network"),
