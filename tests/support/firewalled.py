@@ -21,6 +21,7 @@ from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network import firewall
 from aetherscale.actors.network.flows import Flows
 from aetherscale.actors.network.model.addresses import ipv6_of
+from aetherscale.actors.network.model.chains import NOTE
 from aetherscale.actors.network.model.effects import OF_HOST, NetworkKind
 from aetherscale.actors.network.model.groups import GroupRules, compile_group
 from aetherscale.actors.network.model.ruleset import NetworkRules, PortRules, Ruleset, compile, delta, replace_all
@@ -299,10 +300,10 @@ def rule(text: str) -> Rule:
 
 
 def listed(nft: Nftables) -> list[str]:
-    """All that the kernel has of rules but counts and flows, with the elements of a set in order."""
+    """All that the kernel has of rules but counts, flows and the note, with the elements of a set in order."""
     said = re.sub(r"counter packets \d+ bytes \d+", "counter", nft.run("list ruleset"))
     said = re.sub(r"(flags dynamic,timeout\n(?:\t*timeout 1m\n)?)\t*elements = \{[^}]*\}\n", r"\1", said)
-    said = re.sub(r"(set drops \{[^}]*?)elements = \{[^}]*\}\n", r"\1\n", said)
+    said = re.sub(rf"(set (?:drops|{NOTE}) {{[^}}]*?)elements = {{[^}}]*}}\n", r"\1\n", said)
 
     def ordered(elements: re.Match[str]) -> str:
         return "elements = " + str(sorted(part.strip() for part in elements[1].split(",")))
