@@ -95,11 +95,27 @@ class Shell:
                 await good(self.node, "vm", "create", name, "--image", "blank")
             elif vms[name] == "stopped":
                 await good(self.node, "vm", "start", name)
+        await self.prepare_vms(line)
+
+    async def prepare_vms(self, line: str) -> None:
+        """The VMs that are there have what an example is about, and those that are in its way are gone."""
+        if "vm attach" in line or "vm detach" in line:
+            await self.prepare_attached(attached="vm detach" in line)
         if "--for stopped" in line:
             await good(self.node, "vm", "stop", "web", "--kill")
         if "image delete tiny" in line:
             for vm in await self.node.vms():
                 await good(self.node, "vm", "delete", vm["id"], "--kill")
+
+    async def prepare_attached(self, *, attached: bool) -> None:
+        """The VM of an example is in a network, and there is another one that it is in, or is not yet."""
+        await good(self.node, "vm", "delete", "web", "--kill")
+        await self.remove_networks("name", "backup")
+        await good(self.node, "network", "create", "backup")
+        if "lan" not in {each["name"] for each in await told(self.node, "network", "list")}:
+            await good(self.node, "network", "create", "lan")
+        names = ("lan", "backup") if attached else ("lan",)
+        await good(self.node, "vm", "create", "web", "--image", "blank", *(f"--network={name}" for name in names))
 
     async def prepare_group(self, line: str) -> None:
         """The group of an example is not there yet, or is, and no rule of another one names it."""

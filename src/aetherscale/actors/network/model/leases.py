@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from aetherscale.actors.network.model.marks import Drop
+
 LEASED: Final = "leased"
 """The set of the leased addresses, each with its tap."""
 LEASING: Final = "leasing"
@@ -33,11 +35,17 @@ SETS: Final = {
     "leasers": ("bridge", "set", f"type ifname; size {MOST_KEPT}; flags dynamic,timeout; timeout 1d"),
 }
 
+# No rule that looks an address up says that it is ARP or IPv4: nft would list the key by the address's name, and not
+# read its own list again.
 # Of BOOTP (RFC 951), behind the 8 bytes of UDP: the first byte is 2 in a reply; `yiaddr`, and `chaddr`.
 CHAINS: Final = f"""
 chain leased_source {{
     meta random & 0xf0000000 == 0 update @{LEASED} {{ iifname . @nh,96,32 timeout {LASTS} }}
     goto payload4
+}}
+chain leased_probe {{
+    iifname . @nh,192,32 @{LEASED} accept
+    meta mark set {Drop.ARP:d} goto dropped
 }}
 chain lease {{
     @th,64,8 != 2 return
@@ -47,11 +55,11 @@ chain lease {{
     update @leasers {{ oifname limit rate over {MOST_AN_HOUR}/hour burst {MOST_AT_ONCE} packets }} return
     add @{LEASED} {{ oifname . @th,192,32 timeout {LASTS} }}
 }}
-"""
+"""  # noqa: S608 - it is nft's language
 LEARN: Final = f"ether type ip udp sport 67 udp dport 68 oifname @{LEASING} jump lease"
 """Learns from what is about to be sent to a tap."""
 SOURCE: Final = f"iifname . @nh,96,32 @{LEASED} goto leased_source"
 """Lets a packet of IPv4 pass whose source is leased."""
 SENDER: Final = f"""iifname . @nh,112,32 @{LEASED} accept
-    arp operation request arp saddr ip 0.0.0.0 iifname . @nh,192,32 @{LEASED} accept"""
+    arp operation request arp saddr ip 0.0.0.0 goto leased_probe"""
 """The same of ARP; and the question whether anybody has the address already."""
