@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Final
 
-_ATTACH, _DETACH, _SINGLESTEP, _GETREGS, _SETREGS, _PEEKTEXT, _POKETEXT = 16, 17, 9, 12, 13, 1, 4
+_ATTACH, _DETACH, _SINGLESTEP, _GETREGS, _SETREGS, _PEEKTEXT = 16, 17, 9, 12, 13, 1
 _SYSCALL: Final = 0x050F
 _REGISTERS: Final = 27
 """struct user_regs_struct, 64 bits each."""
@@ -26,14 +27,12 @@ def system_call(pid: int, number: int, first: int = 0) -> int | None:
 
     Only the first thread is made to do it, and a filter may kill that one alone: whoever calls this ends the rest.
     """
-    _ptrace(_ATTACH, pid)
-    os.waitpid(pid, _ALL)
     before, registers = (ctypes.c_ulonglong * _REGISTERS)(), (ctypes.c_ulonglong * _REGISTERS)()
-    _ptrace(_GETREGS, pid, 0, ctypes.addressof(before))
+    while not _attached_behind_a_call(pid, before):
+        time.sleep(0.001)
     ctypes.memmove(registers, before, ctypes.sizeof(before))
-    ctypes.set_errno(0)
-    text = _libc.ptrace(_PEEKTEXT, pid, before[_RIP], None)
-    _ptrace(_POKETEXT, pid, before[_RIP], text & ~0xFFFF | _SYSCALL)
+    # The call that it waits in is made once more, as another one. Nothing is written where other threads may be.
+    registers[_RIP] -= 2
     registers[_RAX], registers[_RDI], registers[_RSI], registers[_RDX] = number, first, 0, 0
     registers[_ORIG_RAX] = (1 << 64) - 1  # it is in no call that would have to be begun again
     _ptrace(_SETREGS, pid, 0, ctypes.addressof(registers))
@@ -48,10 +47,21 @@ def system_call(pid: int, number: int, first: int = 0) -> int | None:
         _ptrace(_DETACH, pid, 0, signal.SIGSYS)
         return None
     _ptrace(_GETREGS, pid, 0, ctypes.addressof(registers))
-    _ptrace(_POKETEXT, pid, before[_RIP], text)
     _ptrace(_SETREGS, pid, 0, ctypes.addressof(before))
     _ptrace(_DETACH, pid)
     return ctypes.c_longlong(registers[_RAX]).value
+
+
+def _attached_behind_a_call(pid: int, registers: ctypes.Array[ctypes.c_ulonglong]) -> bool:
+    """Stop a process where it is in a system call, and read its registers; let it go on where it is in none."""
+    _ptrace(_ATTACH, pid)
+    os.waitpid(pid, _ALL)
+    _ptrace(_GETREGS, pid, 0, ctypes.addressof(registers))
+    ctypes.set_errno(0)
+    if _libc.ptrace(_PEEKTEXT, pid, registers[_RIP] - 2, None) & 0xFFFF == _SYSCALL:
+        return True
+    _ptrace(_DETACH, pid)
+    return False
 
 
 def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
