@@ -123,6 +123,9 @@ class Drops:
             await self._switch(True)
         except BaseException:
             self._forget()
+            # However it ended: the kernel may log already, for nobody.
+            with suppress(Fault, OSError):
+                await asyncio.shield(self._switch(False))
             raise
         self._tasks.spawn(self._read(opened), "watch")
 
