@@ -48,7 +48,8 @@ def _of_port(port: dict[str, Any], network: dict[str, Any]) -> list[str]:
     tap, mac = port["tap"], port["mac"]
     addresses = [each["ip"] for each in port["addresses"]]
     facts = [f"the link {tap} up in {bridge_name(network['id'])}", f"the ports element {tap}"]
-    facts += [f"the from_host element {tap}", f"the macs element {tap} {mac}", f"the nd_macs element {tap}"]
+    facts += [f"the {each} element {tap}" for each in ("ingress", "egress", "from_host", "nd_macs")]
+    facts += [f"the macs element {tap} {mac}"]
     facts += [f"the sources4 element {tap} {mac} {ip}" for ip in addresses if ":" not in ip]
     for ip in [link_local(mac), *(ip for ip in addresses if ":" in ip)]:
         facts += [f"the sources6 element {tap} {mac} {ip}", f"the targets element {tap}"]
