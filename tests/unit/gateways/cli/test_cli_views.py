@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -57,7 +56,6 @@ def listed(
 ) -> list[str]:
     """The lines of a table of VMs on a terminal of a width."""
     monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((int(columns), 24)))
     out = Output(json=False)
     out.terminal = True
     show_table(out, "vm", vms, NOW_US, wide=wide)

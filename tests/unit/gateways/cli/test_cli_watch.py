@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from types import SimpleNamespace
 from typing import Any, Final
@@ -53,7 +52,7 @@ def test_both_ends_are_told_where_the_sender_may_be_a_lie(
 
 def test_on_a_terminal_it_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     lines = shown(capsys, vm="w" * 40, source=LONG6, target=LONG6, kind="ipv6", other="db\x1b[31m")
     assert len(lines) > 2
     assert all(len(line) < COLUMNS and "\x1b" not in line for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 
@@ -45,7 +44,7 @@ def test_a_paragraph_is_broken_between_words_and_indented(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     Output(json=False).paragraph("  12:00:00.000  " + "word-by-word " * 12, 16)
     first, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("  12:00:00.000  word-by-word")
@@ -62,7 +61,7 @@ def test_on_a_terminal_fields_and_what_stands_beside_the_data_are_broken_between
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     out = Output(json=False)
     command = f"next: aetherscale vm create {'--label a=b ' * 9}"
     out.fields([("short", "a  b"), ("troubles", LONG), ("next", command)])
@@ -83,7 +82,7 @@ def test_an_error_that_names_what_was_typed_is_broken_and_the_command_of_its_hin
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     hint = f"aetherscale network create --help {'--kind ' * 10}"
     Output(json=False).failure(bad_usage(f"aetherscale network create: --kind: {LONG}", hint))
     *error, last = capsys.readouterr().err.splitlines()
@@ -96,7 +95,7 @@ def test_the_way_to_confirm_a_bridge_is_a_line_of_its_own_that_fits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((COLUMNS, 24)))
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
     Output(json=False).note(NEXT)
     lines = capsys.readouterr().err.splitlines()
     assert "    aetherscale host setup bridge --confirm" in lines
