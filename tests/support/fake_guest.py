@@ -67,8 +67,11 @@ class FakeGuest:
             except BlockingIOError:
                 return got
 
-    def until(self, wanted: bytes) -> list[bytes]:
-        """All that has come up to and with a frame that has `wanted` in it, which has to come."""
+    def until(self, wanted: bytes, patience_s: float = PATIENCE_S) -> list[bytes]:
+        """All that has come up to and with a frame that has `wanted` in it, which has to come.
+
+        Raises AssertionError where nothing has come for so long. Then all that has come can be asked for again.
+        """
         got: list[bytes] = []
         while True:
             for at, frame in enumerate(new := self.received()):
@@ -76,7 +79,8 @@ class FakeGuest:
                 if wanted in frame:
                     self.told = new[at + 1 :]
                     return got
-            if not select.select([self.descriptor], [], [], PATIENCE_S)[0]:
+            if not select.select([self.descriptor], [], [], patience_s)[0]:
+                self.told = got
                 raise AssertionError(f"{self.tap} did not receive {wanted!r}, but {got}")
 
     def has_seen(self, wanted: bytes) -> bool:

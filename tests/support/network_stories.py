@@ -98,7 +98,7 @@ class Story:
                 elif key == "hush":
                     talking.close()
                     assert talk is not None
-                    assert (talk.lost, talk.passed) == ({}, {}), moment
+                    assert (talk.lost, talk.passed) == ({}, {}), f"{moment}: {talk.lost}, {talk.passed}, of {talk.sent}"
                     self.exchanged, self.spoofed = talk.sent, talk.spoofed
                 elif not task:
                     await self._restart()
