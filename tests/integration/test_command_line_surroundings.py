@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 STATUSES = frozenset(range(6))
 AT_ONCE = 4
-SHARE = int(os.environ.get("AETHERSCALE_FUZZ_SHARE", "9"))
+SHARE = int(os.environ.get("AETHERSCALE_FUZZ_SHARE", "13"))
 """Each surroundings gets every so many-th command, another share each: all of all, which is 1, takes many minutes."""
 PYTHONS_OWN = ("Traceback", "this is a fault of", "Exception ignored", "Error in sys", "Logging error")
 

@@ -20,7 +20,7 @@ from tests.support.raw_images import bare_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-EVERY = int(os.environ.get("AETHERSCALE_KILLS_EVERY", "6"))
+EVERY = int(os.environ.get("AETHERSCALE_KILLS_EVERY", "9"))
 """Which calls are tried: each so-manieth."""
 
 STEPS: tuple[tuple[str, str, dict[str, Any], int], ...] = (

@@ -26,7 +26,7 @@ def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_whatever_happens_everything_comes_right() -> None:
-    ended = simulation("--seeds", "60")
+    ended = simulation("--seeds", "40")
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
     assert "0 violations" in ended.stdout
 

@@ -10,6 +10,7 @@ import pytest
 
 from aetherscale.actors.compute.model.events import PortUnplugged, VmStepFailed
 from aetherscale.actors.compute.model.state import HOT_SLOTS
+from aetherscale.actors.compute.simulated.host import SimulatedProcess
 from aetherscale.kernel.fault import Fault
 from tests.support.memory_node import MemoryNode
 
@@ -52,6 +53,17 @@ def has(node: MemoryNode) -> set[str]:
     """The taps of the cards that the one process of the host has."""
     [process] = [each for each in node.host.processes.values() if not each.gone.is_set()]
     return set(process.cards)
+
+
+def patience_ends_with(monkeypatch: pytest.MonkeyPatch, told: asyncio.Event) -> None:
+    """Let a guest have its time until then, instead of so many seconds."""
+    plain = SimulatedProcess.unplug
+
+    async def unplug(process: SimulatedProcess, tap: str, _: float) -> bool:
+        await told.wait()
+        return await plain(process, tap, 0)
+
+    monkeypatch.setattr(SimulatedProcess, "unplug", unplug)
 
 
 class TestWhileItRuns:
@@ -105,7 +117,11 @@ class TestWhileItRuns:
         await node.final("compute", "restart-vm", {"vm-id": "vm"})
         assert cards(await attach(node))["dmz"] == "plugged"
 
-    async def test_a_guest_that_keeps_its_card_has_it_without_a_cable(self, node: MemoryNode) -> None:
+    async def test_a_guest_that_keeps_its_card_has_it_without_a_cable(
+        self, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        patience_ends_with(monkeypatch, at_once := asyncio.Event())
+        at_once.set()
         made = await vm(node)
         tap = (await attach(node))["vm"].ports[1].tap
         node.host.processes[made.id].pause("user")
@@ -115,7 +131,10 @@ class TestWhileItRuns:
         [event] = [each.event for each in await node.events() if isinstance(each.event, PortUnplugged)]
         assert event.card_left
 
-    async def test_rules_take_their_turn_in_the_midst_of_the_guests_time(self, node: MemoryNode) -> None:
+    async def test_rules_take_their_turn_in_the_midst_of_the_guests_time(
+        self, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        patience_ends_with(monkeypatch, told := asyncio.Event())
         made = await vm(node)
         await node.final("firewall", "create-group", {"name": "web", "rules": []})
         await attach(node)
@@ -126,6 +145,7 @@ class TestWhileItRuns:
             await asyncio.sleep(0)
         bears = await node.final("firewall", "attach-group", {"vm-id": "vm", "group": "web"})
         assert cards(bears)["dmz"] == "unplugging"
+        told.set()
         assert cards(await leaving) == {"lab": "plugged"}
 
 
