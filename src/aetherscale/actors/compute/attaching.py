@@ -12,9 +12,11 @@ from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOp
 from aetherscale.actors.compute.model.portdecisions import are_plugged
 from aetherscale.actors.compute.model.presentation import ADDRESS, address_key
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.rules import has_way
 from aetherscale.actors.network.model import events as networks
 from aetherscale.actors.network.ports import allowed_address, port_in
 from aetherscale.kernel.calls import Call
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.reservations import NO_TENANT
 from aetherscale.runtime.component import Command, World
 
@@ -32,7 +34,30 @@ def _attach(options: AttachVmOptions, call: Call, vm_id: str, world: World) -> A
 
 
 def _detach(options: DetachVmOptions, call: Call, vm_id: str, world: World) -> DetachPort:
-    return DetachPort(vm_id, world.find(networks.KIND, call.tenant, options.network).id)
+    network_id = world.find(networks.KIND, call.tenant, options.network).id
+    _require_ways(world, call.tenant, world.find(KIND, call.tenant, vm_id).state, network_id)
+    return DetachPort(vm_id, network_id)
+
+
+def _require_ways(world: World, tenant: str, vm: Vm, network_id: str) -> None:
+    """Raises `Refused` (conflict) where forwards to the VM would have no way to it without its port in this network."""
+    ports = list(vm.ports.staying())
+    left = [port for port in ports if port.network_id != network_id]
+    lost = [
+        f"{each.host_port}/{each.protocol}"
+        for each in vm.rules.forwards
+        if has_way(world, tenant, ports, each) and not has_way(world, tenant, left, each)
+    ]
+    if lost:
+        raise Refused(
+            Reason.CONFLICT,
+            f"the forwards to the VM {vm.name!r} would lead nowhere: {', '.join(lost)}",
+            field="network",
+            remedy=(
+                "remove them first, or attach the VM to another network of the kind nat: ",
+                Task("forward", "list", vm.name),
+            ),
+        )
 
 
 PORT_COMMANDS: Final[Mapping[str, Command[Vm, ComputeMessage]]] = {

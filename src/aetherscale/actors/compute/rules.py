@@ -5,10 +5,10 @@ Callers ask for them under the name of the component `firewall`; what they chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from aetherscale.actors.compute.model.commands import BorneGroup, Forward
+from aetherscale.actors.compute.model.commands import BorneGroup, Forward, PortSpec
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.events import KIND
 from aetherscale.actors.compute.model.presentation import HOST_PORT
@@ -93,15 +93,25 @@ def _add_forward(options: AddForwardOptions, call: Call, vm_id: str, world: Worl
     return AddForward(vm_id, forward)
 
 
+def has_way(world: World, tenant: str, ports: Iterable[PortSpec], forward: Forward) -> bool:
+    """Whether the host can lead anything of a forward's family to a VM with these ports."""
+    return any(
+        _network(world, tenant, port).kind == "nat"
+        and bool(not forward.address or (port.ipv6 if ":" in forward.address else port.ipv4))
+        for port in ports
+    )
+
+
+def _network(world: World, tenant: str, port: PortSpec) -> NetworkView:
+    network: NetworkView = world.view(networks.KIND, tenant, port.network_id)
+    return network
+
+
 def _require_way(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
-    """Raises `Refused` (conflict) for a VM that the host cannot lead anything of the forward's family to."""
-    found: list[str] = []
-    for port in vm.ports.staying():
-        network: NetworkView = world.view(networks.KIND, tenant, port.network_id)
-        own = port.ipv6 if ":" in forward.address else port.ipv4
-        if network.kind == "nat" and (own or not forward.address):
-            return
-        found.append(f"{port.network} ({network.kind})")
+    """Raises `Refused` (conflict) for a VM that the host has no way to."""
+    if has_way(world, tenant, vm.ports.staying(), forward):
+        return
+    found = [f"{port.network} ({_network(world, tenant, port).kind})" for port in vm.ports.staying()]
     family = {True: " with IPv6", False: " with IPv4"}[":" in forward.address] if forward.address else ""
     raise Refused(
         Reason.CONFLICT,

@@ -175,6 +175,25 @@ class TestTheNetwork:
         await detach(node)
         assert (await node.final("network", "delete-network", {"network": "dmz"}))["type"] == "result"
 
+    async def test_one_that_forwards_need_is_kept_until_they_are_gone(self, node: MemoryNode) -> None:
+        for name in ("nat1", "nat2"):
+            await node.final("network", "create-network", {"name": name, "kind": "nat"})
+        await vm(node, network=["nat1", "lab", "nat2"])
+        forward = {"vm-id": "vm", "host-port": 8080, "guest-port": 80}
+        assert (await node.final("firewall", "add-forward", forward))["type"] == "result"
+        assert cards(await detach(node, "nat1")) == {"lab": "plugged", "nat2": "plugged"}
+        refused = await detach(node, "nat2")
+        assert (refused["code"], refused["details"]["field"]) == (409, "network")
+        assert "lead nowhere: 8080/tcp" in refused["message"]
+        assert "aetherscale firewall forward list vm" in refused["message"] + str(refused)
+        assert (await detach(node, "lab"))["type"] == "result"
+        refused = await detach(node, "nat2")
+        assert "no other port" not in refused["message"]
+        await attach(node)
+        removed = await node.final("firewall", "remove-forward", {"vm-id": "vm", "host-port": 8080})
+        assert removed["type"] == "result", removed
+        assert cards(await detach(node, "nat2")) == {"dmz": "plugged"}
+
     async def test_one_that_is_not_there_is_refused_with_what_makes_it(self, node: MemoryNode) -> None:
         await vm(node)
         refused = await attach(node, "nowhere")
