@@ -9,6 +9,8 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from aetherscale.actors.network.dnsmasq.resolvers import Resolvers
 from tests.integration.conftest import MakeNode
 from tests.support.cli import told
 from tests.support.network_namespaces import missing, network_namespace
-from tests.support.node import PATIENCE_S, RunningNode
+from tests.support.node import PATIENCE_S, ROOT, RunningNode
 
 _NUMBERS = itertools.count(1)
 
@@ -122,6 +124,25 @@ async def test_guests_of_one_network_reach_each_other_by_name_and_nobody_else(ne
     for address in (far["ports"][0]["addresses"][0]["ip"], "10.9.8.1", "10.9.8.200"):
         assert "0 packets received" in await typed(networked, "db", f"ping -c 1 -w 2 {address}")
     assert "NXDOMAIN" in await typed(networked, "db", "nslookup far.other.internal; nslookup example.org")
+    await what_a_group_drops_is_told(networked)
+
+
+async def what_a_group_drops_is_told(node: RunningNode) -> None:
+    """`firewall watch` tells it as it happens, and says why."""
+    for line in (("group", "create", "closed"), ("attach", "web", "closed")):
+        status, _, err = await node.cli("firewall", *line)
+        assert status == 0, err
+    command = (sys.executable, "-m", "aetherscale", "firewall", "watch", "web")
+    watching = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=node.environment, cwd=ROOT)
+    assert watching.stdout is not None
+    told = asyncio.ensure_future(watching.stdout.readuntil(b"included."))
+    while not told.done():
+        assert "0 packets received" in await typed(node, "db", "ping -4 -c 1 -w 1 web")
+    said = (await told).decode()
+    assert re.search(r"web: icmp/echo-request from db, 10\.9\.8\.\d+ \(uninvited\)\n", said), said
+    assert "No group of 'web' allows it." in said
+    watching.send_signal(signal.SIGINT)
+    assert await watching.wait() == 0
 
 
 async def test_a_guest_in_two_networks_finds_the_machines_of_both_by_name(networked: RunningNode) -> None:
