@@ -14,6 +14,7 @@ from aetherscale.kernel.names import ID_PATTERN, IMAGE_NAME_PATTERN, NAME_PATTER
 
 MOST_SHOWN: Final = 80
 """How many characters of a wrong value are shown to its sender."""
+_MEMBER: Final = re.compile(r"\[\d+\]\Z")
 
 
 class Broken(Struct, frozen=True):
@@ -34,7 +35,11 @@ def broken(shape: inspect.Type, value: Any, about: str = "") -> Broken | None:
             return broken(inner, value, (shape.extra_json_schema or {}).get("description", "") or about)
         case inspect.UnionType(types=members):
             found = [broken(member, value, about) for member in members]
-            return None if None in found else next((each for each in found if each and each.rule), None)
+            if None in found:
+                return None
+            # Of a list it is the member that is wrong, rather than that it is a list.
+            worded = [each for each in found if each is not None and each.rule]
+            return min(worded, key=lambda each: each.value is value, default=None)
         case inspect.NoneType():
             return None if value is None else Broken(value, "")
         case inspect.StrType():
@@ -56,11 +61,11 @@ _described = cache(inspect.type_info)
 
 
 def broken_field(kind: Any, field: str, body: Mapping[str, Any]) -> Broken | None:
-    """The broken part of one field of a message, which is there."""
-    described = _described(kind)
+    """The broken part of one field of a message, which is there; of a list (`field[0]`), its first broken member."""
+    described, name = _described(kind), _MEMBER.sub("", field)
     for known in described.fields if isinstance(described, inspect.StructType) else ():
-        if known.encode_name == field:
-            return broken(known.type, body.get(field))
+        if known.encode_name == name:
+            return broken(known.type, body.get(name))
     return None
 
 

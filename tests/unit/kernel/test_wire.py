@@ -223,6 +223,9 @@ class Shaped(Message, frozen=True):
         (b'{"inner": "x"}', "x: field 'inner': got 'x', expected the letter b"),
         (b'{"either": "x"}', "x: field 'either': got 'x', expected the letter c"),
         (b'{"many": "x"}', "x: field 'many': got 'x', expected the letter d"),
+        (b'{"many": ["d", "x"]}', "x: field 'many[1]': got 'x', expected the letter d"),
+        (b'{"many": [1]}', "x: field 'many[0]': got 1, expected the letter d"),
+        (b'{"many": 1}', "x: field 'many': got 1, expected the letter d"),
         (b'{"bare": "x"}', "x: field 'bare': Expected `str` matching regex '^f$'"),
     ],
 )
