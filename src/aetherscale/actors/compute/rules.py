@@ -118,7 +118,9 @@ def _require_way(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
         f"the VM {vm.name!r} is in no network of the kind nat{family}, so that the host has no way to it"
         + (f"; it is in {', '.join(found)}" if found else ""),
         field="vm-id",
-        remedy="create a VM in a network of the kind nat",
+        remedy=(
+            "attach it to a network of the kind nat" if vm.ports.made else "create a VM in a network of the kind nat"
+        ),
     )
 
 
