@@ -34,7 +34,7 @@ def rules_of(expected: Mapping[str, Vm]) -> Mapping[str, VmRules]:
     is left that could need them, and they may be gone already.
     """
     there = [vm for vm in expected.values() if vm.requested != "deleted" or not (vm.is_down or vm.phase == "deleted")]
-    return {vm.id: rules for vm in there if (rules := vm.rules.for_kernel()) != NO_RULES}
+    return {vm.id: rules for vm in there if (rules := vm.rules.standing) != NO_RULES}
 
 
 async def _tried(work: Awaitable[None], what: str) -> None:

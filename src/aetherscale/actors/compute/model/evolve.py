@@ -177,11 +177,15 @@ def _forward_removed(vm: Vm, event: events.ForwardRemoved, before: VmPhase, at_u
 def _changed(vm: Vm, rules: Rules, *, keep_established: bool = False) -> Vm:
     # One change that cuts flows cuts those of all that are applied together.
     keeps = keep_established and (rules.is_applied or rules.keep_established)
-    return replace(vm, rules=replace(rules, revision=rules.revision + 1, keep_established=keeps, attempt=FIRST))
+    in_force = vm.rules.standing.groups if keeps else None
+    changed = replace(rules, revision=rules.revision + 1, keep_established=keeps, in_force=in_force, attempt=FIRST)
+    return replace(vm, rules=changed)
 
 
 def _rules_applied(vm: Vm, event: events.RulesApplied, before: VmPhase, at_us: int) -> Vm:
-    return replace(vm, rules=replace(vm.rules, applied=event.revision, attempt=FIRST, failure=None))
+    in_force = None if event.revision == vm.rules.revision else vm.rules.in_force
+    rules = replace(vm.rules, applied=event.revision, in_force=in_force, attempt=FIRST, failure=None)
+    return replace(vm, rules=rules)
 
 
 def _rules_failed(vm: Vm, event: events.VmStepFailed) -> Vm:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.model.commands import DEFAULT_GRACE_S, VmSpec
 from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, PortSpec, ProcessUser, VmRules
@@ -123,6 +124,10 @@ class Rules(Struct, frozen=True, gc=False):
     """The revision that the kernel has, at least: a boot makes it have the present ones too."""
     keep_established: bool = False
     """Whether each change since that one keeps the flows that it no longer allows."""
+    in_force: tuple[str, ...] | None = None
+    """The ids of the groups that the kernel has, where such flows are to be kept; None where they are the present ones
+    or need not be known.
+    """
     attempt: Attempt = FIRST
     failure: Failure | None = None
     """Why the last attempt has failed; None once one has succeeded."""
@@ -135,6 +140,14 @@ class Rules(Struct, frozen=True, gc=False):
     def for_kernel(self) -> VmRules:
         """What the kernel is to know of them."""
         return VmRules(tuple(sorted(group.group_id for group in self.groups)), self.forwards)
+
+    @property
+    def standing(self) -> VmRules:
+        """What a kernel is given at a start: the rules that were set last, but for ones with which flows are to be
+        kept. A start keeps none, and the step that does is to find them.
+        """
+        present = self.for_kernel()
+        return present if self.in_force is None else replace(present, groups=self.in_force)
 
 
 NOTHING_LET_IN: Final = Rules()

@@ -313,6 +313,16 @@ class TestAtAStart:
         vm = state_of(*BEARS_WEB, events.GroupsSet([SSH]), events.ForwardAdded(FORWARD))
         assert rules_of({VM: vm}) == {VM: VmRules((SSH.group_id,), (FORWARD,))}
 
+    def test_but_of_groups_with_which_flows_are_to_be_kept_only_once_they_are(self) -> None:
+        kept = (*BEARS_WEB, events.GroupsSet([SSH], keep_established=True))
+        assert rules_of({VM: state_of(*kept)}) == {VM: VmRules((WEB.group_id,))}
+        more = (*kept, events.GroupsSet([], keep_established=True))
+        assert rules_of({VM: state_of(*more)}) == {VM: VmRules((WEB.group_id,))}
+        for past in ((*kept, events.RulesApplied(2)), (*more, events.RulesApplied(2), events.GroupsSet([SSH]))):
+            assert rules_of({VM: state_of(*past)}) == {VM: VmRules((SSH.group_id,))}
+        assert rules_of({VM: state_of(*more, events.RulesApplied(3))}) == {}
+        assert rules_of({VM: state_of(*more, events.ForwardAdded(FORWARD))}) == {VM: VmRules((), (FORWARD,))}
+
     def test_also_of_one_at_rest_and_of_one_that_still_has_its_time(self) -> None:
         for past in ((*BEARS_WEB, STOPPING, exited("user")), (*BEARS_WEB, DELETING)):
             assert rules_of({VM: state_of(*past)}) == {VM: VmRules((WEB.group_id,))}
