@@ -26,13 +26,14 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="dnsmasq is not installed"),
 ]
 
-SAMPLE = (("before apply_group", 4),)
-"""That is the step `keep`."""
+SAMPLE = (("before apply_rules", 4), ("before apply_group", 5))
+"""Those are the steps `narrow` and `keep`, whose flow has to outlive a start that knows the new rules already."""
 REACHED = ("after rules", "after apply_group", "after apply_rules", "after remove_group", "after restore")
 STEPS: Steps = (
     ("lab", "network.create-network", {"name": "lab", "kind": "nat", "ipv4-prefix": "10.9.8.0/24"}),
     ("http", "firewall.create-group", {"name": "http", "rules": ["in:tcp:80", "in:udp:4000"]}),
     ("admin", "firewall.create-group", {"name": "admin", "rules": ["in:tcp:22:from=group/http", "in:udp:4000"]}),
+    ("ssh", "firewall.create-group", {"name": "ssh", "rules": ["in:tcp:22"]}),
     ("web", "compute.create-vm", vm("web", "lab", groups=["http"])),
     ("db", "compute.create-vm", vm("db", "lab")),
     ("talk", "", {}),
@@ -40,8 +41,11 @@ STEPS: Steps = (
     ("out", "firewall.set-rules", {"group": "http", "rules": ["in:tcp:80", "in:udp:4000", "out:udp:53,4000"]}),
     ("forward", "firewall.add-forward", {"vm-id": "web", "host-port": 8080, "guest-port": 80}),
     ("restart", "", {}),
-    ("more", "firewall.attach-group", {"vm-id": "web", "group": "admin"}),
-    # From here on the flow goes on because it was kept.
+    ("more", "firewall.attach-group", {"vm-id": "db", "group": "ssh"}),
+    # What web has begun goes on because it is kept.
+    ("narrow", "firewall.detach-group", {"vm-id": "db", "group": "admin", "keep-established": True}),
+    ("wide", "firewall.attach-group", {"vm-id": "db", "group": "admin"}),
+    # And from here on it is kept again.
     ("keep", "firewall.set-rules", {"group": "admin", "rules": ["in:tcp:23"], "keep-established": True}),
     ("again", "", {}),
     ("hush", "", {}),
@@ -50,6 +54,7 @@ STEPS: Steps = (
     ("detach", "firewall.detach-group", {"vm-id": "db", "group": "admin"}),
     ("unweb", "compute.delete-vm", {"vm-id": "web", "kill": True}),
     ("undb", "compute.delete-vm", {"vm-id": "db", "kill": True}),
+    ("unssh", "firewall.delete-group", {"group": "ssh"}),
     ("unadmin", "firewall.delete-group", {"group": "admin"}),
     ("unhttp", "firewall.delete-group", {"group": "http"}),
     ("unlab", "network.delete-network", {"network": "lab"}),

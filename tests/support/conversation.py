@@ -49,6 +49,12 @@ def guest_of(pid: int, view: dict[str, Any], number: int = 0) -> FakeGuest:
     return FakeGuest(port["tap"], port["mac"], ipv4, ipv6, descriptor_of(pid, port["tap"]))
 
 
+def taken_by_qemu(guest: FakeGuest) -> int:
+    """How many frames the guest's own QEMU has read: all that were read of the tap but those that the guest has."""
+    [read] = re.findall(rf"^ *{guest.tap}:(?: +\d+){{9}} +(\d+)", Path("/proc/thread-self/net/dev").read_text(), re.M)
+    return int(read) - guest.read
+
+
 class Conversation:
     """Two guests talk, and try to deceive each other, until it is left. `lost` and `passed` are what went wrong."""
 
@@ -59,8 +65,10 @@ class Conversation:
         """Frames that did not arrive, by the number of the exchange."""
         self.passed: Counter[str] = Counter()
         """Spoofed frames that arrived, by their names."""
-        self._taken: set[str] = set()
-        """The taps of guests whose QEMU has taken one more frame, as it does when its firmware resets the card."""
+        self._taken: dict[str, int] = {}
+        """How many frames the QEMU of a guest had taken when the last one came, by the guest's tap. It takes one more
+        when its firmware resets the card.
+        """
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._talk)
         self._failure: BaseException | None = None
@@ -121,10 +129,9 @@ class Conversation:
             except AssertionError:
                 self.lost[number] += 1
                 return
-            if not any(marker in frame for frame in come):
-                if friend.tap in self._taken:
-                    self.lost[number] += 1
-                self._taken.add(friend.tap)
+            if not any(marker in frame for frame in come) and taken_by_qemu(friend) == self._taken.get(friend.tap, 0):
+                self.lost[number] += 1
+        self._taken[friend.tap] = taken_by_qemu(friend)
         for frame in come:
             if frame in names:
                 self.passed[names[frame]] += 1

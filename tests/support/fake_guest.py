@@ -49,6 +49,8 @@ class FakeGuest:
     descriptor: int
     told: list[bytes] = field(default_factory=list)
     """What it has received so far and nobody has asked for."""
+    read: int = 0
+    """How many frames it has received."""
 
     @property
     def local(self) -> str:
@@ -64,6 +66,7 @@ class FakeGuest:
         while True:
             try:
                 got.append(os.read(self.descriptor, 65536)[len(VNET_HDR) :])
+                self.read += 1
             except BlockingIOError:
                 return got
 
