@@ -88,10 +88,10 @@ async def test_a_vm_boots_with_a_port_there_and_so_does_another(switch: Switch) 
             await ensure(driver, provision(vm_id=vm_id), DiskProvisioned)
             await ensure(driver, on(switch, vm_id), Booted)
         if isinstance(switch, Real):
-            assert vde_switches.ports_in_use(Path(switch.path)) == 2
+            await vde_switches.until_in_use(Path(switch.path), 2)
         await ensure(driver, END, Ended)
         if isinstance(switch, Real):
-            assert vde_switches.ports_in_use(Path(switch.path)) == 1
+            await vde_switches.until_in_use(Path(switch.path), 1)
         await ensure(driver, replace(END, vm_id=OTHER_VM), Ended)
 
 

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,9 @@ def missing() -> str:
 
 
 @contextmanager
-def vde_switch(path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A switch of vde2 whose directory this is, until the end, or until it is ended."""
-    words = ["vde_switch", "-sock", str(path), *options]
+def vde_switch(path: Path, *options: str, within: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """A switch of vde2 whose directory this is, until the end, or until it is ended. `within` are words before it."""
+    words = [*within, "vde_switch", "-sock", str(path), *options]
     # It ends with its stdin, which is its console.
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         try:
@@ -42,9 +42,15 @@ def vde_switch(path: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(PATIENCE_S)
 
 
-def ports_in_use(path: Path) -> int:
-    """How many ports of a real switch have something plugged in: each has a socket in its directory."""
-    return sum(1 for each in path.iterdir() if each.name != "ctl" and each.is_socket())
+async def until_in_use(path: Path, ports: int) -> None:
+    """Wait until so many ports of a real switch have something plugged in: each has a socket in its directory.
+
+    It takes a port away at its leisure, once the process that had it has gone.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := sum(each.name != "ctl" for each in path.iterdir())) != ports:  # noqa: ASYNC110 - of a program
+            await asyncio.sleep(0.02)
+    assert found == ports
 
 
 @dataclass

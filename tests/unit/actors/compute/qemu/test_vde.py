@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import struct
 from contextlib import AbstractContextManager
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from aetherscale.actors.compute import needs
 from aetherscale.actors.compute.qemu import vde
 from aetherscale.kernel.fault import Fault
+from aetherscale.settings import Settings
 from tests.support.vde_switches import ADDRESS, PretendSwitch, datagrams
 
 VM = "0123456789abcdef"
@@ -145,3 +148,13 @@ def test_a_node_that_is_not_let_in_is_told_the_mode(tmp_path: Path, monkeypatch:
     with pytest.raises(Fault, match=r"may not write to /run/lab\.ctl/ctl") as fault:
         vde.require("/run/lab.ctl")
     assert fault.value.remedy == "vde_switch -sock /run/lab.ctl -mode 660 -group aetherscale -daemon"
+
+
+@pytest.mark.parametrize("path", ["/usr/bin/vde_switch", None])
+def test_doctor_says_whether_there_can_be_a_switch_and_that_few_need_one(
+    path: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: path if name == "vde_switch" else None)
+    (found,) = [each for each in needs.findings(Settings(tmp_path, "host1")) if each.check == "vde"]
+    assert found.status == "ok"
+    assert ("apt-get install --no-install-recommends vde2" in found.found) == (path is None)
