@@ -180,6 +180,7 @@ REFUSALS = [
     ("vm create db --image blank --memory 9999G", 2, "got 10238976, expected at most 1048576 MiB of memory", ""),
     ("vm create db --image blank --network lab --network lab", 2, "the network 'lab' is named twice", "name it once"),
     ("vm create db --image blank --network lab", 3, "no such network: 'lab'", "aetherscale network create lab"),
+    ("vm create db --image blank --network vde:lab", 2, "got 'vde:lab', expected an absolute path of the host", ""),
     ("vm create db --image blank --vpn v", 1, "'vpn' does not work in this version", "leave"),
     ("vm create db --image blank --address 192.0.2.7", 2, "addresses are chosen for the port", "leave"),
     ("vm create db --image blank --init-script README.md", 1, "'init-script' does not work", "leave"),

@@ -15,7 +15,10 @@ from tests.support.node import RunningNode
 GOLDEN = Path(__file__).parents[1] / "golden" / "state-0.1"
 LAST = 35
 """Its last event."""
-LATER = {"publish": [], "host-loopback": False, "groups": [], "forwards": [], "rules-revision": 0, "rules-applied": 0}
+LATER = {
+    "publish": [], "host-loopback": False, "groups": [], "forwards": [], "rules-revision": 0, "rules-applied": 0,
+    "switches": [],
+}  # fmt: skip
 """What VMs have had since."""
 
 

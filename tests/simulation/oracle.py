@@ -84,6 +84,7 @@ class ToldVm(Told):
             disk_gib=-(-spec["disk-mib"] // 1024),
             publish=spec.get("publish", []),
             host_loopback=spec.get("host-loopback", False),
+            switches=spec.get("switches", []),
             groups=spec.get("groups", []),
             forwards=[],
             rules_revision=0,

@@ -13,6 +13,7 @@ from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
 from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
 from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
+from aetherscale.actors.compute.model.switches import SwitchPort, is_switch, parse_switches
 from aetherscale.actors.compute.publicly import public_network
 from aetherscale.actors.compute.rules import borne_groups, port_of
 from aetherscale.actors.images.model import events as images
@@ -26,6 +27,7 @@ from aetherscale.actors.network.ports import (
     allowed_address,
     allowed_in,
     chosen_address,
+    mac_on_switch,
     port_in,
 )
 from aetherscale.kernel.calls import Call
@@ -74,6 +76,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         publish=_published(options, call, vm_id, world),
         host_loopback=options.host_loopback,
         groups=borne_groups(world, call.tenant, options.groups),
+        switches=_switches(options, vm_id, limits),
     )
     return commands.CreateVm(vm_id, spec)
 
@@ -105,7 +108,8 @@ def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
 
 def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: World) -> list[PortSpec]:
     """The ports of a VM, with the addresses that they have for ever. Raises `Refused`."""
-    names = [options.virtual_network] if isinstance(options.virtual_network, str) else options.virtual_network or []
+    switches = [reference for reference in _named(options) if is_switch(reference)]
+    names = [reference for reference in _named(options) if not is_switch(reference)]
     # Before a network is refused for want of it, which has it made on the way.
     allowed = [allowed_address(text) for text in options.allow_addresses]
     given = _chosen(options, world)
@@ -116,7 +120,7 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
         names = [*names, found[-1].name]
     _require_different([network.id for network in found], names)
     require_of_no_network(allowed, found)
-    if len(found) > commands.MAX_PORTS:
+    if len(found) + len(switches) > commands.MAX_PORTS:
         raise Refused(Reason.BAD_REQUEST, f"a VM has at most {commands.MAX_PORTS} ports", field="public-ip")
 
     def is_taken(network_id: str, address: str) -> bool:
@@ -135,6 +139,19 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
         )
         for index, network in enumerate(found)
     ]
+
+
+def _named(options: CreateVmOptions) -> list[str]:
+    """The networks and switches that a VM is to have ports in, as they were written."""
+    return [options.virtual_network] if isinstance(options.virtual_network, str) else options.virtual_network or []
+
+
+def _switches(options: CreateVmOptions, vm_id: str, limits: HostLimits) -> list[SwitchPort]:
+    """The ports of a VM on VDE switches. Raises `Refused` (bad request, conflict)."""
+    paths = parse_switches(_named(options))
+    for path in paths:
+        limits.require_switch(path)
+    return [SwitchPort(path, mac_on_switch(vm_id, path)) for path in paths]
 
 
 def _chosen(options: CreateVmOptions, world: World) -> list[str]:

@@ -34,6 +34,12 @@ class HostLimits(Protocol):
         """
         ...
 
+    def require_switch(self, path: str) -> None:
+        """Raises `Refused` (conflict) where the host has no VDE switch at this path, or one that this node may not use,
+        with what to type.
+        """
+        ...
+
 
 def beyond_host(memory_mib: int, most_mib: int, why: str) -> Refused:
     """The refusal of more memory than a guest can have on this host."""

@@ -21,6 +21,7 @@ from aetherscale.processes import launch, users
 from aetherscale.settings import Settings
 
 QEMU: Final = (7, 2)
+VDE_SWITCH: Final = "vde_switch"
 CALL_S: Final = 20.0
 """How long a program may take to print its version."""
 OWN_USERS: Final = "for a user of its own for each VM: sudo aetherscale host setup"
@@ -33,6 +34,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
     yield from _supervision(settings)
     yield from _accelerator(settings)
     yield from _apart(settings)
+    yield _switches()
 
 
 def _qemu(settings: Settings) -> Iterator[Finding]:
@@ -144,6 +146,14 @@ def _apart(settings: Settings) -> Iterator[Finding]:
     if len(parts) == 2 and not base.shares_files(*parts):
         found = f"{parts[0]} and {parts[1]} are on different file systems, so each VM has a copy of its image"
         yield Finding("images and VMs", "warning", found, "put both on one, and nothing is copied")
+
+
+def _switches() -> Finding:
+    """Whether VMs can have ports on VDE switches, which few need: that they cannot is no fault of the host."""
+    path = shutil.which(VDE_SWITCH)
+    found = f"{path}; aetherscale vm create --network vde:/run/lab.ctl has a card on one"
+    lacking = f"{VDE_SWITCH} is not installed; only a VM with --network vde:… needs it"
+    return Finding("vde", "ok", found if path else f"{lacking}: apt-get install {launch.WITHOUT_MORE} vde2")
 
 
 def _said(*command: str) -> str:

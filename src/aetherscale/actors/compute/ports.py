@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Final, Protocol
 
 from aetherscale.actors.compute.model.effects import Forward
+from aetherscale.actors.compute.model.switches import CONTROL
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.fault import Fault
+from aetherscale.processes.launch import WITHOUT_MORE
 
 HOST_PORTS: Final = "host-ports"
 """The name of `HostPorts`."""
@@ -29,4 +33,21 @@ def taken(forward: Forward) -> Refused:
         f"a program of the host listens at the port {number}, which a forward would take from it",
         field="host-port",
         remedy=f"take another port of the host; this one is listened at by: ss -lnp 'sport = :{forward.host_port}'",
+    )
+
+
+def missing_switch(path: str, group: str = "") -> Fault:
+    """What is wrong where there is nothing of a VDE switch at a path; `group` as in `unusable_switch`."""
+    line = unusable_switch(path, "", group).remedy
+    return Fault(
+        f"there is no VDE switch at {path}: {path}{CONTROL} is missing",
+        remedy=f"apt-get install {WITHOUT_MORE} vde2; {line}",
+    )
+
+
+def unusable_switch(path: str, why: str, group: str = "") -> Fault:
+    """What is wrong with the VDE switch at a path; `group` is that of a node which is no root, and has to be let in."""
+    mode = f" -mode 660 -group {quote(group)}" if group else ""
+    return Fault(
+        f"the VDE switch at {path} cannot be used: {why}", remedy=f"vde_switch -sock {quote(path)}{mode} -daemon"
     )

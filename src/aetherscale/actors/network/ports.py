@@ -275,6 +275,11 @@ def port_in(
     )
 
 
+def mac_on_switch(vm_id: str, path: str) -> str:
+    """The MAC address of a VM's card on the VDE switch at this path, the same for ever."""
+    return mac_of(derive_id("switch", vm_id, path))
+
+
 def _given(given: Sequence[str], version: int, network: NetworkView, is_taken: Callable[[str], bool]) -> str | None:
     """The address of a family that a caller has chosen; None for none. Raises `Refused` (conflict)."""
     address = next((each for each in given if ip_address(each).version == version), None)

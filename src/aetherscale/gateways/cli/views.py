@@ -121,6 +121,8 @@ def _with_ports(vm: View) -> dict[str, Any]:
         match name:
             case "ports":
                 shown |= {f"port {port['network']}": _port(port) for port in value}
+            case "switches":
+                shown |= {f"port vde:{switch['path']}": f"MAC {switch['mac']}; not filtered" for switch in value}
             case "leased":
                 shown |= {f"leased {of_tap.get(tap, tap)}": ", ".join(addresses) for tap, addresses in value.items()}
             case "dropped":

@@ -54,7 +54,8 @@ VM = Group(
                 Option("no-autostart", "do not start it again after a reboot of the host"),
                 Option(
                     "network",
-                    "a network to be in; may be given more than once; user-mode networking if not given",
+                    "a network to be in, or vde: and the path of a VDE switch of the host, where nothing is filtered; "
+                    "may be given more than once; user-mode networking if not given",
                     "NETWORK",
                     many=True,
                     completes="network",
@@ -106,7 +107,10 @@ VM = Group(
             details=(
                 "A VM is ready when its guest has reported so. With an image that cannot report it, the command "
                 "returns as soon as the VM runs. If the wait ends first (exit status 5), that is not a failure: the VM "
-                "continues to boot."
+                "continues to boot.\n\n"
+                "With --network vde:/run/lab.ctl it has a card on the VDE switch of the host in that directory, where "
+                "vde_switch has to run: docs/networks.md says how. Nothing that passes there is filtered: groups, the "
+                "protection against spoofing and resolvers are of networks."
             ),
         ),
         Command(

@@ -148,6 +148,21 @@ async def test_a_vm_without_a_network_and_a_deleted_one(node: MemoryNode) -> Non
     assert (await explained(node, "web", "db", "tcp/80"))["code"] == 404
 
 
+@pytest.mark.parametrize(("source", "target", "port"), [
+    ("lonely", "db", "tcp/80"), ("db", "lonely", "tcp/80"), ("lonely", WORLD, "tcp/80"), (WORLD, "lonely", "icmp"),
+    ("lonely", "host", "tcp/8080"), ("lonely", "host", "icmp"), ("lonely", "other", "tcp/80"),
+])  # fmt: skip
+async def test_nothing_is_said_of_what_a_vm_on_switches_alone_reaches(
+    node: MemoryNode, source: str, target: str, port: str
+) -> None:
+    for name in ("lonely", "other"):
+        await good(node, "compute", "create-vm", image="i", name=name, **{"virtual-network": "vde:/run/lab.ctl"})
+    await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
+    passes, because, _ = decided(await explained(node, source, target, port))
+    assert not passes
+    assert because.endswith("is in no network: what its VDE switches lead to is not known here.")
+
+
 async def test_the_vms_of_another_tenant_are_not_there(node: MemoryNode) -> None:
     assert (await explained(node, WORLD, "web", "tcp/80", tenant="blue"))["code"] == 404
 

@@ -212,6 +212,15 @@ class TestTables:
         assert lines[harmless_one + 1].strip() == "1 packet (later)"
         assert "dropped aepgone  2 packets (mac): from a MAC that is not the port's" in lines
 
+    def test_a_port_on_a_switch_has_a_line_that_says_what_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        known = {"accelerator": None, "isolation": None, "process-user": None}
+        switches = [{"path": "/run/lab.ctl", "mac": "02:00:00:00:00:01"}]
+        shown = {**vm("web", "a"), **known, "ports": [], "switches": switches}
+        show_vm_to_human(Output(json=False), shown, NOW_US)
+        lines = capsys.readouterr().out.splitlines()
+        assert "port vde:/run/lab.ctl  MAC 02:00:00:00:00:01; not filtered" in lines
+        assert not [line for line in lines if line.startswith("switches")]
+
     def test_every_kind_of_dropped_packets_is_explained(self) -> None:
         assert set(DROPPED) == {kind.name.lower() for kind in Drop}
 

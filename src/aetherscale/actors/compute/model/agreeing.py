@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aetherscale.actors.compute.model.commands import CreateVmOptions
+from aetherscale.actors.compute.model.switches import is_switch
 from aetherscale.kernel.errors import Reason, Refused
 
 
@@ -28,7 +29,12 @@ def only_what_agrees(options: CreateVmOptions) -> None:
 
     Raises `Refused`.
     """
-    alone = not (options.virtual_network or options.public_ip)
+    names = options.virtual_network or []
+    named = [names] if isinstance(names, str) else names
+    in_network = options.public_ip or not all(map(is_switch, named))
+    alone = not (named or options.public_ip)
+    where = "in a network" if in_network else "on a VDE switch"
+    none = "a VM without a network" if alone else "a VM whose only ports are on VDE switches"
     discords = (
         (
             options.addresses and not options.public_ip,
@@ -37,21 +43,21 @@ def only_what_agrees(options: CreateVmOptions) -> None:
             "ask for a public address too, or leave this out",
         ),
         (
-            alone and options.allow_addresses,
+            options.allow_addresses and not in_network,
             "allow-addresses",
-            "a VM without a network has no port that may have more addresses",
+            f"{none} has no port that may have more addresses",
             "name a network, or leave this out",
         ),
         (
-            alone and options.groups,
+            options.groups and not in_network,
             "groups",
-            "a VM without a network has no port that a group could let anything to",
+            f"{none} has no port that a group could let anything to",
             "name a network, or leave this out",
         ),
         (
             options.host_loopback and not alone,
             "host-loopback",
-            "a VM in a network does not reach the host's loopback",
+            f"a VM {where} does not reach the host's loopback",
             "leave out one of the two",
         ),
     )
@@ -61,7 +67,7 @@ def only_what_agrees(options: CreateVmOptions) -> None:
     if options.publish and not alone:
         raise Refused(
             Reason.NOT_IMPLEMENTED,
-            "ports of a VM in a network cannot be published in this version",
+            f"ports of a VM {where} cannot be published in this version",
             field="publish",
             remedy="leave out one of the two: a VM without a network has user-mode networking, which can",
         )

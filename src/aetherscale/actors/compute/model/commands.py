@@ -16,7 +16,8 @@ from aetherscale.actors.compute.model.effects import Forward as Forward
 from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
 from aetherscale.actors.compute.model.effects import VmRules as VmRules
-from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
+from aetherscale.actors.compute.model.switches import SwitchPort
+from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, NetworkReference, Reference
 from aetherscale.kernel.wire import Message
 
 RestartPolicy = Literal["always", "on-failure", "never"]
@@ -38,7 +39,9 @@ MAX_GROUPS: Final = 16
 """Groups that one VM can bear."""
 
 
-NetworkNames = Annotated[list[Reference], Meta(max_length=MAX_PORTS, description=f"at most {MAX_PORTS} networks")]
+NetworkNames = Annotated[
+    list[NetworkReference], Meta(max_length=MAX_PORTS, description=f"at most {MAX_PORTS} networks")
+]
 AllowedAddresses = Annotated[
     list[Annotated[str, Meta(max_length=64)]], Meta(max_length=MAX_ALLOWED, description=f"at most {MAX_ALLOWED}")
 ]
@@ -76,10 +79,11 @@ class CreateVmOptions(Message, frozen=True):
     """Whether the VM is started again after a reboot of the host."""
     labels: Labels = field(default_factory=dict)
     """Labels of the VM, at most 64: text of one line, at most 256 characters, by key."""
-    virtual_network: Reference | NetworkNames | None = None
+    virtual_network: NetworkReference | NetworkNames | None = None
     """The networks that the VM has ports in: one, or a list, in the order of the guest's network cards, each of them
     once. null or an empty list for user-mode networking: the guest reaches the world, but not the host's loopback, and
-    nothing reaches it but by `publish`.
+    nothing reaches it but by `publish`. `vde:/run/lab.ctl` is a port on the VDE switch of the host whose directory that
+    is; its card comes after those in networks. What passes there is not filtered.
     """
     allow_addresses: AllowedAddresses = field(default_factory=list)
     """Addresses and prefixes that the VM may send from besides its own, in all of its ports, as a router or a host of
@@ -201,6 +205,8 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """
     groups: list[BorneGroup] = []
     """The groups that the VM bears from the beginning. Not in schemas 1 to 3."""
+    switches: list[SwitchPort] = []
+    """The ports of the VM on VDE switches, whose cards come after those of `ports`. Not in schemas 1 to 4."""
 
 
 class CreateVm(Struct, frozen=True):

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from aetherscale.actors.compute.model.switches import SwitchPort
 from aetherscale.kernel.failures import EffectFailed
 
 ReadyChannel = Literal["agent", "channel", "none"]
@@ -120,7 +121,9 @@ class BootVm(Struct, frozen=True):
     ready_channel: ReadyChannel
     image_format: Literal["qcow2", "raw"] = "qcow2"
     ports: tuple[PortSpec, ...] = ()
-    """The guest's network cards, in order; none for one with user-mode networking."""
+    """The guest's network cards, in order; without any, and without `switches`, one with user-mode networking."""
+    switches: tuple[SwitchPort, ...] = ()
+    """Its cards on VDE switches of the host, after those."""
     publish: tuple[PublishedPort, ...] = ()
     """The ports of the host that lead to the guest."""
     host_loopback: bool = False

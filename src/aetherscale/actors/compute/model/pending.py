@@ -60,6 +60,7 @@ def _boot(vm: Vm) -> BootVm:
         ready_channel=vm.spec.ready_channel,
         image_format=vm.spec.image_format,
         ports=vm.run.ports,
+        switches=tuple(vm.spec.switches),
         publish=tuple(vm.spec.publish),
         host_loopback=vm.spec.host_loopback,
         rules=vm.rules.for_kernel(),

@@ -75,9 +75,10 @@ def are_plugged(vm: Vm) -> bool:
 
 def _attached(vm: Vm, port: PortSpec) -> Sequence[VmEvent]:
     if not vm.ports.made:
+        instead = "ports on VDE switches alone" if vm.spec.switches else "user-mode networking instead of ports"
         raise Refused(
             Reason.CONFLICT,
-            f"the VM {vm.name!r} was created without a network, and has user-mode networking instead of ports",
+            f"the VM {vm.name!r} was created without a network, and has {instead}",
             field="vm-id",
             remedy="create a VM in a network",
         )
@@ -92,7 +93,7 @@ def _attached(vm: Vm, port: PortSpec) -> Sequence[VmEvent]:
             retryable=True,
             remedy=Task("vm", "show", vm.name),
         )
-    if len(vm.ports.every) >= MAX_PORTS:
+    if len(vm.ports.every) + len(vm.spec.switches) >= MAX_PORTS:
         raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} has {MAX_PORTS} ports, and no VM more", field="network")
     if vm.has_begun and FREE not in vm.run.slots:
         raise Refused(
@@ -110,10 +111,13 @@ def _detached(vm: Vm, port: Port | None) -> Sequence[VmEvent]:
     # One that may yet fail to be plugged in is none to rely on.
     begun = {*vm.run.cards, *(each.tap for each in vm.run.ports)}
     if not any(each.tap != port.id and (each.tap in begun or not vm.has_begun) for each in vm.ports.staying()):
+        if vm.spec.switches:
+            why = "a VM that was created in a network stays in one, whatever switches it is on"
+        else:
+            why = "without any it would have user-mode networking from its next start on"
         raise Refused(
             Reason.CONFLICT,
-            f"the VM {vm.name!r} has no other port that its guest has the card of; without any it would have user-mode "
-            "networking from its next start on",
+            f"the VM {vm.name!r} has no other port that its guest has the card of; {why}",
             field="network",
             remedy="attach it to another network first",
         )

@@ -50,6 +50,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         restart=spec.restart,
         autostart=spec.autostart,
         ports=[_port(vm, port) for port in vm.ports.every],
+        switches=spec.switches,
         publish=spec.publish,
         host_loopback=spec.host_loopback,
         groups=list(vm.rules.groups),
@@ -90,6 +91,7 @@ def holds(vm: Vm) -> Sequence[Holding]:
     for port in vm.ports.specs():
         found.append(NodeKey(MAC, port.mac))
         found.extend(NodeKey(ADDRESS, address_key(port.network_id, ip)) for ip in (port.ipv4, port.ipv6) if ip)
+    found.extend(NodeKey(MAC, switch.mac) for switch in vm.spec.switches)
     found.extend(NodeKey(HOST_PORT, host_port_key(port)) for port in vm.spec.publish)
     found.extend(NodeKey(HOST_PORT, host_port_key(forward)) for forward in vm.rules.forwards)
     found.extend(Use(GROUP, group.group_id) for group in vm.rules.groups)
@@ -205,5 +207,5 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
 
 
 VM_KIND: Final[Kind[Vm]] = Kind(
-    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=8, keys=(MAC, ADDRESS, HOST_PORT)
+    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=9, keys=(MAC, ADDRESS, HOST_PORT)
 )

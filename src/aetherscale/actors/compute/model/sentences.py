@@ -202,7 +202,8 @@ def _orphan(vm: Vm | None, event: events.VmStrayFound) -> Description:
 
 
 def _in_networks(spec: VmSpec) -> str:
-    return "".join(f", in the network {place_of(port)}" for port in spec.ports)
+    networks = "".join(f", in the network {place_of(port)}" for port in spec.ports)
+    return networks + "".join(f", on the VDE switch {switch.path}" for switch in spec.switches)
 
 
 def _published(spec: VmSpec) -> str:

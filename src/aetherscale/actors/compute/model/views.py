@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from aetherscale.actors.compute.model.effects import BorneGroup, Forward, ProcessUser, PublishedPort, ReadyChannel
+from aetherscale.actors.compute.model.switches import SwitchPort
 from aetherscale.kernel.failures import Failure
 
 Phase = Literal[
@@ -108,7 +109,11 @@ class VmView(Struct, frozen=True, rename="kebab"):
     autostart: bool
     """Whether the VM is started again after a reboot of the host."""
     ports: list[PortView]
-    """The ports of the VM in networks, in the order of the guest's network cards; empty with user-mode networking."""
+    """The ports of the VM in networks, in the order of the guest's network cards."""
+    switches: list[SwitchPort]
+    """The ports of the VM on VDE switches of the host, whose cards come after those. What passes there is not filtered,
+    and no address of the guest there is known. Where both lists are empty, the guest has user-mode networking.
+    """
     publish: list[PublishedPort]
     """The ports of the host that lead to the guest, with user-mode networking."""
     host_loopback: bool

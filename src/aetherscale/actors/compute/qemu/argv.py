@@ -43,9 +43,11 @@ class MachineSpec:
     accelerator: Literal["kvm", "tcg"]
     base_format: Literal["qcow2", "raw"]
     cards: tuple[tuple[str, str], ...] = ()
-    """Of the network cards on taps, in order, the name of the tap and the MAC; none for one card with user-mode
-    networking.
+    """Of the network cards on taps, in order, the name of the tap and the MAC; without any, and without `switch_cards`,
+    there is one card with user-mode networking.
     """
+    switch_cards: tuple[str, ...] = ()
+    """Of those on VDE switches, in order, the MAC."""
     publish: tuple[PublishedPort, ...] = ()
     """The ports of the host that lead to the guest, with user-mode networking."""
 
@@ -53,8 +55,9 @@ class MachineSpec:
         assert re.fullmatch(ID_PATTERN, self.vm_id), f"not a VM's id: {self.vm_id!r}"
         assert self.accelerator in ("kvm", "tcg"), f"not an accelerator: {self.accelerator!r}"
         assert self.base_format in ("qcow2", "raw"), f"not a format: {self.base_format!r}"
-        for tap, mac in self.cards:
+        for tap, _ in self.cards:
             assert re.fullmatch(r"[a-z0-9]{1,15}", tap), f"not a tap: {tap!r}"
+        for mac in (*(mac for _, mac in self.cards), *self.switch_cards):
             assert re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac), f"not a MAC: {mac!r}"
         for port in self.publish:
             assert port.protocol in ("tcp", "udp"), f"not a protocol: {port.protocol!r}"
@@ -67,9 +70,10 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """The descriptors that QEMU inherits, by their numbers: two files, three listening sockets, a tap for each card.
+    """The descriptors that QEMU inherits, by their numbers: two files, three listening sockets, a tap for each card; of
+    each card on a VDE switch what its frames cross, and what keeps its port there, which QEMU is not told of.
 
-    Without taps `cable` are the two ends of what is between the card and user-mode networking; None for nothing.
+    Without any card `cable` are the two ends of what is between that of user-mode networking and it; None for nothing.
     """
 
     base: int
@@ -78,11 +82,13 @@ class Descriptors:
     agent: int
     ready: int
     taps: tuple[int, ...] = ()
+    switches: tuple[tuple[int, int], ...] = ()
     cable: tuple[int, int] | None = None
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
-        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *(self.cable or ()))
+        switches = (descriptor for each in self.switches for descriptor in each)
+        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *switches, *(self.cable or ()))
 
 
 def mac_address(vm_id: str) -> str:
@@ -187,7 +193,7 @@ def _small_devices() -> list[str]:
 
 
 def _cards(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
-    if not descriptors.taps:
+    if not descriptors.taps and not descriptors.switches:
         netdevs = usernetwork.netdevs("user0", spec.publish, descriptors.cable)
         return [*netdevs, *_json("-device", card("net0", "user0", mac_address(spec.vm_id)))]
     words: list[str] = []
@@ -195,6 +201,11 @@ def _cards(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
         words += _slot(f"slot{number}", number)
         words += _json("-netdev", {"type": "tap", "id": tap, "fd": str(descriptor)})
         words += _json("-device", {**card(card_id(tap), tap, mac), "bus": f"slot{number}"})
+    for index, ((frames, _), mac) in enumerate(zip(descriptors.switches, spec.switch_cards, strict=True)):
+        number, name = len(descriptors.taps) + index, f"vde{index}"
+        words += _slot(f"slot{number}", number)
+        words += _json("-netdev", {"type": "dgram", "id": name, "local": {"type": "fd", "str": str(frames)}})
+        words += _json("-device", {**card(card_id(name), name, mac), "bus": f"slot{number}"})
     for number in range(HOT_SLOTS):
         words += _slot(hot_slot(number), MAX_PORTS + number)
     return words

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from aetherscale.actors.compute.driver import beyond_host
-from aetherscale.actors.compute.qemu import accel
+from aetherscale.actors.compute.model import switches
+from aetherscale.actors.compute.qemu import accel, vde
 from aetherscale.actors.compute.qemu.disk import MIB
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
@@ -89,6 +90,13 @@ class HostCeilings:
             require_file_size(disk_mib)
         except Fault as fault:
             raise _refused(Reason.BAD_REQUEST, fault, "disk-gib") from fault
+
+    def require_switch(self, path: str) -> None:
+        """As in `driver.HostLimits`."""
+        try:
+            vde.require(path)
+        except Fault as fault:
+            raise _refused(Reason.CONFLICT, fault, switches.FIELD) from fault
 
 
 def _refused(reason: Reason, fault: Fault, field: str) -> Refused:

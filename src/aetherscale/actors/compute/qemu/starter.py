@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Found, Observe, Process
 from aetherscale.actors.compute.model.effects import BootVm
-from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork
+from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork, vde
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings
 from aetherscale.actors.compute.qemu.console import SerialLine
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 _FIND_LIMIT_S: Final = 2.0
 _FIND_PAUSE_S: Final = 0.005
+
+_Lent = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+"""The descriptors of a VM's taps, and of its ports on VDE switches, as in `argv.Descriptors`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +86,25 @@ class Starter:
         await self.ceilings.require_cpus(effect.cpus, choice.accelerator, qemu, jail)
         progress(f"starting QEMU ({choice.accelerator})")
         hostports.require(effect.publish)
-        taps = await self.ports.open(effect.vm_id, effect.ports, effect.rules)
-        try:
-            return self._spawn(qemu, effect, directory, choice, tuple(taps))
-        finally:
+        with ExitStack() as lent:
+            plugs: list[vde.Plug] = []
+            for switch in effect.switches:
+                plugs.append(await vde.plug_in(switch.path, effect.vm_id))
+                lent.callback(plugs[-1].close)
+            taps = await self.ports.open(effect.vm_id, effect.ports, effect.rules)
             for tap in taps:
-                os.close(tap)
+                lent.callback(os.close, tap)
+            return self._spawn(qemu, effect, directory, choice, (tuple(taps), tuple(each.filenos() for each in plugs)))
 
-    def _spawn(
-        self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice, taps: tuple[int, ...]
-    ) -> Machine:
-        cards = tuple((port.tap, port.mac) for port in effect.ports)
-        spec = argv.MachineSpec(
-            effect.vm_id, effect.cpus, effect.memory_mib, choice.accelerator, effect.image_format, cards, effect.publish
-        )
+    def _spawn(self, qemu: str, effect: BootVm, directory: VmDirectory, choice: Choice, lent: _Lent) -> Machine:
+        spec = _machine_spec(effect, choice)
         jail = launch.jail_of(effect.vm_id, choice.group, ceilings.file_limit_bytes(disk_size_mib(directory)))
         directory.forget_run()
         intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
         directory.write_record(intent)
         with ExitStack() as opened:
-            cable = None if taps or effect.host_loopback else _cable(opened)
-            descriptors = _descriptors(directory, opened, taps, cable)
+            cable = None if any(lent) or effect.host_loopback else _cable(opened)
+            descriptors = _descriptors(directory, opened, lent, cable)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
@@ -195,6 +196,19 @@ class Starter:
         return machine
 
 
+def _machine_spec(effect: BootVm, choice: Choice) -> argv.MachineSpec:
+    return argv.MachineSpec(
+        effect.vm_id,
+        effect.cpus,
+        effect.memory_mib,
+        choice.accelerator,
+        effect.image_format,
+        cards=tuple((port.tap, port.mac) for port in effect.ports),
+        switch_cards=tuple(switch.mac for switch in effect.switches),
+        publish=effect.publish,
+    )
+
+
 def _cable(opened: ExitStack) -> tuple[int, int]:
     """What is between the card and user-mode networking, where the guest is not to reach the host's loopback."""
     card, stack = usernetwork.cable()
@@ -202,14 +216,14 @@ def _cable(opened: ExitStack) -> tuple[int, int]:
 
 
 def _descriptors(
-    directory: VmDirectory, opened: ExitStack, taps: tuple[int, ...], cable: tuple[int, int] | None
+    directory: VmDirectory, opened: ExitStack, lent: _Lent, cable: tuple[int, int] | None
 ) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
     qmp, agent, ready = (
         opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, qmp, agent, ready, taps, cable)
+    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:

@@ -41,7 +41,7 @@ from aetherscale.actors.compute.model.effects import (
     UnplugPort,
 )
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.ports import taken
+from aetherscale.actors.compute.ports import missing_switch, taken
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
@@ -174,6 +174,9 @@ class SimulatedDriver:
                 "stop another VM, or create this one with less: --memory",
                 retryable=False,
             )
+        for switch in effect.switches:
+            if switch.path in self._host.missing_switches:
+                raise missing_switch(switch.path)
         for port in effect.publish:
             if self._host.has_taken(port, effect.vm_id):
                 raise Fault(

@@ -31,6 +31,8 @@ from aetherscale.actors.compute.model.effects import (
     VmGone,
 )
 from aetherscale.actors.compute.model.publishing import host_port_key
+from aetherscale.actors.compute.model.switches import FIELD
+from aetherscale.actors.compute.ports import missing_switch
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
@@ -253,6 +255,8 @@ class SimulatedHost:
         self.disks: dict[str, int] = {}
         self.taken_ports: set[str] = set()
         """The ports of the host that its other programs have, by their keys (`host_port_key`)."""
+        self.missing_switches: set[str] = set()
+        """The paths at which there is no VDE switch: it has one at each other."""
         self.kept: dict[str, int] = {}
         """Disks that were quarantined, by the name under which they are kept."""
         self.processes: dict[str, SimulatedProcess] = {}
@@ -280,6 +284,12 @@ class SimulatedHost:
         """As in `HostLimits`; its disk holds files of any size."""
         if memory_mib > self.memory_mib:
             raise beyond_host(memory_mib, self.memory_mib, "it is all that this host has")
+
+    def require_switch(self, path: str) -> None:
+        """As in `HostLimits`."""
+        if path in self.missing_switches:
+            fault = missing_switch(path)
+            raise Refused(Reason.CONFLICT, fault.reason, field=FIELD, remedy=fault.remedy)
 
     def live(self, vm_id: str) -> SimulatedProcess | None:
         """The process of a VM, where there is one."""

@@ -140,7 +140,8 @@ def _machine(vm: VmView) -> Machine:
     ports = tuple(
         Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in staying
     )
-    return Machine(vm.id, vm.name, ports, tuple(group.group_id for group in vm.groups), tuple(vm.forwards))
+    groups = tuple(group.group_id for group in vm.groups)
+    return Machine(vm.id, vm.name, ports, groups, tuple(vm.forwards), bool(vm.switches))
 
 
 def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:

@@ -66,6 +66,8 @@ class Machine(Struct, frozen=True):
     ports: tuple[Port, ...] = ()
     groups: tuple[str, ...] = ()
     forwards: tuple[Forward, ...] = ()
+    on_switches: bool = False
+    """Whether it has ports on VDE switches, so that without others it has no user-mode networking."""
 
     def by(self, address: Address) -> Machine:
         """The VM by one of its addresses: with the port that has it, and no other."""

@@ -47,3 +47,25 @@ def test_each_card_is_in_a_slot_of_its_own_and_as_many_are_free_as_there_are_to_
 
 def test_a_guest_with_user_mode_networking_has_no_slot() -> None:
     assert devices(command(), "pcie-root-port") == []
+
+
+def test_a_card_on_a_switch_is_after_those_in_networks_and_its_stream_is_inherited_alone() -> None:
+    spec = MachineSpec(VM, 1, 128, "tcg", "qcow2", ((TAPS[0], "52:54:00:00:00:00"),), ("02:00:00:00:00:01",))
+    given = Descriptors(3, 4, 5, 6, 7, (20,), ((30, 31),))
+    words = argv.command_line("qemu", spec, given)
+    netdevs = [json.loads(value) for option, value in pairwise(words) if option == "-netdev"]
+    assert netdevs[1] == {"type": "dgram", "id": "vde0", "local": {"type": "fd", "str": "30"}}
+    assert [(each["netdev"], each["mac"], each["bus"]) for each in devices(words, "virtio-net-pci")] == [
+        (TAPS[0], "52:54:00:00:00:00", "slot0"),
+        ("vde0", "02:00:00:00:00:01", "slot1"),
+    ]
+    assert len(devices(words, "pcie-root-port")) == 2 + HOT_SLOTS
+    assert set(given.all()) == {3, 4, 5, 6, 7, 20, 30, 31}
+    assert not [word for word in words if "31" in word]
+
+
+def test_a_guest_on_a_switch_alone_has_no_user_mode_networking() -> None:
+    spec = MachineSpec(VM, 1, 128, "tcg", "qcow2", switch_cards=("02:00:00:00:00:01",))
+    words = argv.command_line("qemu", spec, Descriptors(3, 4, 5, 6, 7, switches=((30, 31),)))
+    assert [json.loads(value)["type"] for option, value in pairwise(words) if option == "-netdev"] == ["dgram"]
+    assert len(devices(words, "pcie-root-port")) == 1 + HOT_SLOTS
