@@ -18,7 +18,7 @@ from tests.support.kills import Account, started_again, until_answered
 from tests.support.node import RunningNode, guests
 from tests.support.raw_images import bare_image
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(7200)]
 
 EVERY = int(os.environ.get("AETHERSCALE_KILLS_EVERY", "9"))
 """Which calls are tried: each so-manieth."""
