@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.network.model.addresses import ipv6_of, link_local_of, mac_of
 from aetherscale.actors.network.model.devices import advertiser_name, bridge_name, service_name
@@ -99,6 +100,25 @@ async def test_a_lease_goes_on_with_the_next_process(world: World, guest: MakeGu
     renewal = made.dhcp(REQUEST, options=[(50, WEB.ipv4.packed)])
     address, granted = made.exchange(renewal)
     assert (address, granted[53]) == (str(WEB.ipv4), bytes([ACK]))
+
+
+async def test_an_address_that_is_another_vms_now_is_given_to_it_at_once(world: World, guest: MakeGuest) -> None:
+    """Though dnsmasq has leased it to another for a day, and not always to the last one that had it."""
+    pid = await world.ensure(network(), WEB)
+    made = web_in(guest)
+
+    def lease(mac: str) -> str:
+        address, _ = made.exchange(made.dhcp(DISCOVER, mac=mac))
+        assert WEB.ipv4 is not None
+        address, granted = made.exchange(made.dhcp(REQUEST, mac=mac, options=[(50, WEB.ipv4.packed)]))
+        assert granted[53] == bytes([ACK])
+        return address
+
+    assert lease(WEB_MAC) == str(WEB.ipv4)
+    assert await world.ensure(network()) == pid
+    for mac, asks in ((FOREIGN_MAC, False), (DB_MAC, True), (FOREIGN_MAC, True), (WEB_MAC, True)):
+        assert await world.ensure(network(), replace(WEB, vm="next", mac=mac)) == pid
+        assert not asks or lease(mac) == str(WEB.ipv4)
 
 
 # --- router advertisements and routes ---

@@ -66,6 +66,13 @@ class Directory:
         statedir.make(self.path)
         self.path.chmod(0o755)
 
+    def read(self, name: str) -> str:
+        """A file as it was written last; "" where it is not there. Raises `OSError`."""
+        try:
+            return (self.path / name).read_text()
+        except FileNotFoundError:
+            return ""
+
     def write(self, name: str, text: str) -> bool:
         """Ensure that a file is this; whether it was not. Raises `OSError`."""
         path, content = self.path / name, text.encode()

@@ -226,7 +226,7 @@ class Resolvers:
     ) -> None:
         every = list(ports)
         texts = {
-            dns.LEASES: dns.leases(every),
+            dns.LEASES: dns.leases(every, directory.read(dns.LEASES)),
             dns.NAMES: dns.names(network, every),
             dns.ELSEWHERE: dns.elsewhere(network, elsewhere),
         }

@@ -40,6 +40,8 @@ ADVERTISE_S: Final = 60
 """A router advertisement comes at least so often, to guests that did not ask."""
 ROUTER_LIFETIME_S: Final = 9000
 """For so long guests keep the router without being told of it again: the most that RFC 4861 has."""
+MOST_FORMER: Final = 16
+"""MACs that an address had before and that may still lease it: dnsmasq reads some fifty in a line."""
 MOST_LEASES: Final = 65536
 """More than a network has ports; dnsmasq's own limit is 1000."""
 
@@ -187,9 +189,29 @@ def _advertisements(network: DnsNetwork, prefix: IPv6Network) -> list[str]:
     ]
 
 
-def leases(ports: Iterable[DnsPort]) -> str:
-    """The dhcp-hostsfile: the IPv4 address and the name that each MAC gets. SIGHUP reads it anew."""
-    return "".join(f"{port.mac},{port.written[0]},{port.vm}\n" for port in ports if port.ipv4 is not None)
+def leases(ports: Iterable[DnsPort], before: str = "") -> str:
+    """The dhcp-hostsfile: the IPv4 address and the name that each MAC gets. SIGHUP reads it anew.
+
+    dnsmasq keeps an address that a MAC has leased from others until the lease ends, unless the host that it is now for
+    has that MAC too. So a line goes on with the MACs that `before`, the file as it was, has of its address, and is a
+    comment while the address is nobody's. Those are of ports that are gone, and come again with no other.
+    """
+    had = {address: macs for macs, address in map(_macs_and_address, before.splitlines()) if macs}
+    lines = []
+    for port in ports:
+        if port.ipv4 is not None:
+            address = port.written[0]
+            former = [mac for mac in had.pop(address, ()) if mac != port.mac][:MOST_FORMER]
+            lines.append(",".join((port.mac, *former, address, port.vm)))
+    lines += (f"#{','.join((*macs, address))}" for address, macs in had.items())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _macs_and_address(line: str) -> tuple[list[str], str]:
+    """The MACs of a line of that file, the latest first, and its address."""
+    words = line.removeprefix("#").split(",")
+    macs = [word for word in words if _MAC.fullmatch(word)]
+    return macs, words[len(macs)] if macs and len(words) > len(macs) else ""
 
 
 def names(network: DnsNetwork, ports: Iterable[DnsPort]) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aetherscale.actors.network.model.addresses import ipv6_of, mac_of, resolver_of
 from aetherscale.actors.network.model.dns import (
+    MOST_FORMER,
     NOTHING_ELSEWHERE,
     Address,
     DnsNetwork,
@@ -98,6 +99,25 @@ def test_a_port_is_in_the_files_with_what_it_has() -> None:
     assert names(network(), ports) == (
         "10.64.7.2 web.lab.internal web\nfd00:7::ff:fe00:11 web.lab.internal web\nfd00:7::3 db.lab.internal db\n"
     )
+
+
+def test_an_address_goes_with_the_macs_that_it_had_before() -> None:
+    web, db, late = (DnsPort(vm, mac_of(vm), IPv4Address("10.64.7.2")) for vm in ("web", "db", "late"))
+    other = DnsPort("other", mac_of("other"), IPv4Address("10.64.7.3"))
+    first = leases([web, other])
+    gone = leases([other], first)
+    assert gone == f"{other.mac},10.64.7.3,other\n#{web.mac},10.64.7.2\n"
+    assert leases([other], gone) == gone
+    taken = leases([db, other], gone)
+    assert taken == f"{db.mac},{web.mac},10.64.7.2,db\n{other.mac},10.64.7.3,other\n"
+    assert leases([late], leases([], taken)) == (
+        f"{late.mac},{db.mac},{web.mac},10.64.7.2,late\n#{other.mac},10.64.7.3\n"
+    )
+    text = ""
+    for number in range(2 * MOST_FORMER):
+        text = leases([DnsPort("x", mac_of(str(number)), IPv4Address("10.64.7.2"))], text)
+    macs = [mac_of(str(number)) for number in reversed(range(MOST_FORMER - 1, 2 * MOST_FORMER))]
+    assert text == f"{','.join(macs)},10.64.7.2,x\n"
 
 
 @pytest.mark.parametrize("kind", ["isolated", "nat"])
