@@ -46,7 +46,8 @@ async def test_a_running_guest_is_attached_pings_and_is_detached_again(networked
     assert await taps() == {each["tap"] for each in (web["ports"][0], db["ports"][0], port)}
     lease = port["addresses"][0]["ip"]
     await until(networked, "web", "cat /sys/class/net/eth1/address", port["mac"])
-    await typed(networked, "web", f"ip link set eth1 up; ip addr add {lease}/24 dev eth1; ip addr show eth1")
+    await until(networked, "web", "ip addr show eth1", f"inet {lease}/24")
+    await until(networked, "web", "cat /etc/resolv.conf", r"nameserver 10\.9\.9\.254")
     far = db["ports"][0]["addresses"][0]["ip"]
     assert "1 packets received" in await until(networked, "web", f"ping -c 1 -w 5 {far}", "1 packets received")
     assert "1 packets received" in await until(networked, "db", "ping -6 -c 1 -w 5 web", "1 packets received")
@@ -54,6 +55,12 @@ async def test_a_running_guest_is_attached_pings_and_is_detached_again(networked
     assert cards(detached["vm"]) == {"lab": "plugged"}
     assert await taps() == {each["tap"] for each in (web["ports"][0], db["ports"][0])}
     assert await devices(networked, "web") == 1
+    for line in ("grep -c 10.9.9.254 /etc/resolv.conf", "ps | grep -c '[u]dhcpc.*eth1'"):
+        await until(networked, "web", line, r"\n0\r\n")
+    # And again, as another VM: with another MAC, at the address that the one before has leased.
+    again = (await attach(networked, "web", "dmz"))["vm"]["ports"][1]
+    assert (again["addresses"][0]["ip"], again["mac"] != port["mac"]) == (lease, True)
+    await until(networked, "web", "ip addr show eth1", f"inet {lease}/24")
 
 
 async def test_a_node_that_is_killed_in_the_midst_goes_on_after_its_restart(networked: RunningNode) -> None:

@@ -36,8 +36,15 @@ def taken(forward: Forward) -> Refused:
     )
 
 
-def missing_switch(path: str, group: str = "") -> Fault:
-    """What is wrong where there is nothing of a VDE switch at a path; `group` as in `unusable_switch`."""
+def missing_switch(path: str, group: str = "", *, is_taken: bool = False) -> Fault:
+    """What is wrong where there is nothing of a VDE switch at a path; `group` as in `unusable_switch`. `is_taken` is
+    whether something else is there: vde_switch would make a directory of before its own, and remove it at its end.
+    """
+    if is_taken:
+        return Fault(
+            f"there is no VDE switch at {path}: {path}{CONTROL} is missing, and something else is there",
+            remedy="name the directory of a switch (vde_switch -sock), or a path at which nothing is yet",
+        )
     line = unusable_switch(path, "", group).remedy
     return Fault(
         f"there is no VDE switch at {path}: {path}{CONTROL} is missing",

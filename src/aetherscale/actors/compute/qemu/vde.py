@@ -137,7 +137,7 @@ def _fault(path: str, error: OSError) -> Fault:
     group = "" if os.geteuid() == 0 else _own_group()
     match error.errno:
         case number if number in _NO_SWITCH:
-            return missing_switch(path, group)
+            return missing_switch(path, group, is_taken=os.path.lexists(path))
         case errno.ECONNREFUSED:
             return unusable_switch(path, f"nothing listens at {path}{CONTROL}, which an ended switch has left", group)
         case errno.EACCES | errno.EPERM:

@@ -44,6 +44,7 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "button-heard": ("usr/sbin/button-heard",),
     "guest-agent": ("usr/sbin/guest-agent",),
     "data-disk": ("usr/sbin/data-disk",),
+    "network-card": ("usr/sbin/network-card",),
     "udhcpc.script": ("usr/share/udhcpc.script",),
     "resolv-conf": ("usr/sbin/resolv-conf",),
     "host-name": ("usr/sbin/host-name",),

@@ -106,12 +106,21 @@ async def test_what_is_no_switch_is_told_with_what_it_did(
 
 def test_where_there_is_no_switch_the_remedy_makes_one(tmp_path: Path) -> None:
     lab = tmp_path / "lab 1"
-    for _ in range(2):
-        with pytest.raises(Fault, match=f"there is no VDE switch at {lab}: {lab}/ctl is missing") as fault:
-            vde.require(str(lab))
-        assert fault.value.remedy.startswith(f"apt-get install --no-install-recommends vde2; vde_switch -sock '{lab}'")
-        assert fault.value.retryable
-        lab.mkdir(exist_ok=True)
+    with pytest.raises(Fault, match=f"there is no VDE switch at {lab}: {lab}/ctl is missing") as fault:
+        vde.require(str(lab))
+    assert fault.value.remedy.startswith(f"apt-get install --no-install-recommends vde2; vde_switch -sock '{lab}'")
+    assert fault.value.retryable
+
+
+def test_what_is_there_and_no_switch_is_not_made_one(tmp_path: Path) -> None:
+    """Of a directory, `vde_switch -sock /tmp` say, it takes the mode, and all of it at its end."""
+    lab, file = tmp_path / "lab", tmp_path / "file"
+    lab.mkdir()
+    file.touch()
+    for path in (lab, file):
+        with pytest.raises(Fault, match=f"there is no VDE switch at {path}: .*something else is there") as fault:
+            vde.require(str(path))
+        assert fault.value.remedy.startswith("name the directory of a switch")
     (lab / "ctl").touch()
     with pytest.raises(Fault, match="nothing listens at"):
         vde.require(str(lab))
