@@ -143,7 +143,9 @@ def is_name(text: str) -> bool:
 
 
 def name_like(text: str, *, image: bool = False) -> str:
-    """A valid name that is as much like a text as can be; "" where nothing is left of it."""
+    """A valid name that is as much like a text as can be; "" where nothing is left of it, and for a list or a path."""
+    if any(mark in text for mark in ",/:"):
+        return ""
     kept = r"[^a-z0-9._]+" if image else r"[^a-z0-9]+"
     return re.sub(kept, "-", text.lower()).lstrip("0123456789-._")[:63].rstrip("-._")
 

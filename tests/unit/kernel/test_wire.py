@@ -122,7 +122,16 @@ def test_of_a_part_of_an_id_no_name_is_made(reference: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("VM1", "vm1"), ("web-", "web"), ("1a", "a"), ("My Web.Server", "my-web-server"), ("é", ""), ("a" * 70, "a" * 63)],
+    [
+        ("VM1", "vm1"),
+        ("web-", "web"),
+        ("1a", "a"),
+        ("My Web.Server", "my-web-server"),
+        ("é", ""),
+        ("lab,dmz", ""),
+        ("vde:/run/x", ""),
+        ("a" * 70, "a" * 63),
+    ],
 )
 def test_a_name_that_would_do_is_one(text: str, name: str) -> None:
     assert name_like(text) == name

@@ -76,7 +76,8 @@ def _not_let_in(vm: Mapping[str, Any], rule: str) -> str:
     if not vm["groups"]:
         return (
             f"nothing from outside reaches {name} yet, since it bears no group; to let this in: aetherscale firewall "
-            f"group create {name} --allow {rule}; aetherscale firewall attach {name} {name}"
+            f"group create {name} --allow {rule}; aetherscale firewall attach {name} {name}. Then {name} takes nothing "
+            "else, not even from its own network"
         )
     borne = vm["groups"][0]["group"]
     return f"no group of {name} lets this in yet; a rule that would, for one such as {borne}: {rule}"

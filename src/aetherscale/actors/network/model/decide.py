@@ -22,7 +22,7 @@ from aetherscale.actors.network.model.events import NetworkEvent
 from aetherscale.actors.network.model.state import TRANSITIONS, Network
 from aetherscale.kernel.attempts import FIRST, backoff
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.failures import EffectFailed, Failure
 from aetherscale.kernel.reservations import in_use
 
@@ -59,7 +59,9 @@ def _delete(network: Network | None, command: DeleteNetwork) -> Sequence[Network
     if network.phase == "deleting" and not network.attempt.blocked:
         return ()
     if command.used_by:
-        raise in_use(f"the network {network.name!r}", command.used_by)
+        first = Task("vm", "show", command.used_by[0].name)
+        remedy = ("detach each from it, or delete it where this is its only network; of the first: ", first)
+        raise in_use(f"the network {network.name!r}", command.used_by, remedy)
     return (events.NetworkDeleteRequested(),)
 
 

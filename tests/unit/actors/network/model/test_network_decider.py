@@ -114,7 +114,9 @@ def test_one_that_is_in_use_is_not_deleted_and_the_users_are_named() -> None:
     given(REQUESTED, UP).when(commands.DeleteNetwork(ID, users)).is_refused(409, words)
     with pytest.raises(Refused) as refused:
         NETWORKS.decide(given(REQUESTED, UP).state, commands.DeleteNetwork(ID, users), NOON_US)
-    assert hint(refused.value.remedy) == "aetherscale vm delete vm0"
+    assert hint(refused.value.remedy) == (
+        "detach each from it, or delete it where this is its only network; of the first: aetherscale vm show vm0"
+    )
 
 
 @pytest.mark.parametrize("past", [(REQUESTED,), (REQUESTED, UP), (REQUESTED, UP, DOWN)])
