@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aetherscale.bus.refusals import words_of
 from aetherscale.components import LATER, any_object, identities
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
@@ -171,7 +172,8 @@ def _chapter(chapter: Chapter, elsewhere: str, *, here: bool) -> Sequence[str]:
     return lines
 
 
-_LISTS = " and ".join((", ".join(f"`{kind} list`" for kind in KINDS[:-1]), f"`{KINDS[-1]} list`"))
+_LISTED = [f"`{words_of(kind)} list`" for kind in KINDS]
+_LISTS = f"{', '.join(_LISTED[:-1])} and {_LISTED[-1]}"
 _NAME = Argument("NAME", "the name or id of the object, also of a deleted one", completes="KIND")
 
 REPLAY = Command(
