@@ -158,9 +158,12 @@ async def test_nothing_is_said_of_what_a_vm_on_switches_alone_reaches(
     for name in ("lonely", "other"):
         await good(node, "compute", "create-vm", image="i", name=name, **{"virtual-network": "vde:/run/lab.ctl"})
     await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
-    passes, because, _ = decided(await explained(node, source, target, port))
-    assert not passes
-    assert because.endswith("is in no network: what its VDE switches lead to is not known here.")
+    refused = await explained(node, source, target, port)
+    assert (refused["code"], refused["details"]["field"]) == (
+        409,
+        "from" if target not in ("lonely", "other") else "to",
+    )
+    assert "is on VDE switches alone" in refused["message"]
 
 
 async def test_the_vms_of_another_tenant_are_not_there(node: MemoryNode) -> None:

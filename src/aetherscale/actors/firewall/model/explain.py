@@ -74,10 +74,13 @@ def topology(networks: Iterable[NetworkView], groups: Iterable[state.Group], vms
 def explain(world: Topology, source: str, target: str, what: str) -> Explanation:
     """Whether `what` gets from one end to the other: VMs by name or id, `host`, or addresses.
 
-    Raises `Refused`: bad request where one of the three is not understood, not found where there is no such VM.
+    Raises `Refused`: bad request where one of the three is not understood, not found where there is no such VM,
+    conflict for one that is on VDE switches alone.
     """
     packet = _packet(what)
     sender, receiver = _end(world, source, "from"), _end(world, target, "to")
+    _require_known(receiver, "to")
+    _require_known(sender, "from")
     doubt = _doubt(world, sender, receiver, packet)
     asked = _asked(world, sender, receiver)
     leads = forwarded(world, asked, packet) if asked is not None else None
@@ -98,6 +101,15 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
         forward=f"{leads[1].host_port}:{leads[1].guest_port}/{packet.protocol}" if leads is not None else None,
         way=_way(world, sender, receiver),
     )
+
+
+def _require_known(end: End, field: Literal["from", "to"]) -> None:
+    if isinstance(end, Machine) and not end.ports and end.on_switches:
+        raise Refused(
+            Reason.CONFLICT,
+            f"the VM {end.name!r} is on VDE switches alone: what passes there is not filtered, and not known here",
+            field=field,
+        )
 
 
 def hindering(found: Explanation, obstacles: Iterable[Obstacle]) -> list[Obstacle]:

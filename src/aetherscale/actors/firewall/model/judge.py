@@ -73,9 +73,6 @@ Ways = Iterator[_Way | Verdict]
 
 def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdict:
     """Whether a packet that begins something gets from one to the other. No forward leads it: see `led`."""
-    for end in (receiver, sender):
-        if isinstance(end, Machine) and not end.ports and end.on_switches:
-            return _only_on_switches(end)
     if isinstance(receiver, Machine) and not receiver.ports:
         return Verdict(False, f"The VM {receiver.name!r} is in no network: it has user-mode networking.")
     if isinstance(sender, Machine) and not sender.ports:
@@ -98,10 +95,6 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
     if packet.protocol == "icmp" and packet.icmp == _PING:
         return Verdict(True, "Of the host, a VM reaches ping.")
     return Verdict(False, "Of the host, a VM reaches ping and nothing else.")
-
-
-def _only_on_switches(machine: Machine) -> Verdict:
-    return Verdict(False, f"The VM {machine.name!r} is in no network: what its VDE switches lead to is not known here.")
 
 
 def judge_sent(world: Topology, sender: Machine, receiver: Machine | None, address: Address, packet: Packet) -> Verdict:
@@ -144,8 +137,6 @@ def led(world: Topology, sender: End, receiver: Host, packet: Packet, to: tuple[
     """
     machine, forward = to
     if isinstance(sender, Machine) and not sender.ports:
-        if sender.on_switches:
-            return _only_on_switches(sender)
         sender = HOST
     port = next((each for each in machine.ports if world.networks[each.network_id].kind == "nat"), None)
     if port is None:
