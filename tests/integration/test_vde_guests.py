@@ -48,9 +48,12 @@ async def local_address(node: RunningNode, name: str) -> str:
 
 async def reaches(node: RunningNode, name: str, address: str, *, patience_s: int = 25) -> bool:
     """Whether a guest has an answer from an address of its link in time."""
-    status, _ = await told(
-        node, name, f"ping -6 -c {patience_s} -w {patience_s} -I eth0 {address} | grep -qm1 'bytes from'"
-    )
+    return await is_answered(node, name, f"-6 -I eth0 {address}", patience_s=patience_s)
+
+
+async def is_answered(node: RunningNode, name: str, words: str, *, patience_s: int = 25) -> bool:
+    """Whether one of the pings of a guest is answered in time: a switch may lose one, as any does."""
+    status, _ = await told(node, name, f"ping -c {patience_s} -w {patience_s} {words} | grep -qm1 'bytes from'")
     return status == 0
 
 
@@ -73,9 +76,9 @@ async def test_guests_of_one_switch_reach_each_other_whatever_becomes_of_the_nod
         assert await reaches(node, "db", address)
         for name, own in (("web", "192.0.2.1/24"), ("db", "192.0.2.2/24")):
             assert (await told(node, name, f"ip addr add {own} dev eth0"))[0] == 0
-        assert (await told(node, "db", "ping -c 1 -W 30 192.0.2.1"))[0] == 0
+        assert await is_answered(node, "db", "192.0.2.1")
         # Frames as large as a card sends them.
-        assert (await told(node, "db", "ping -c 1 -W 30 -s 1472 192.0.2.1"))[0] == 0
+        assert await is_answered(node, "db", "-s 1472 192.0.2.1")
         status, shown, _ = await node.cli("vm", "show", "web")
         assert status == 0
         assert re.search(rf"port vde:{lab} +MAC {port['mac']}; not filtered", shown)
