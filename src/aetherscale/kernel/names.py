@@ -51,15 +51,6 @@ Reference = Annotated[
 ]
 """A reference to an object, as users write it."""
 
-NetworkReference = Annotated[
-    str,
-    Meta(
-        pattern=rf"(?:{NAME_PATTERN})|(?:{ID_PATTERN})|(?:\Avde:)",
-        description=f"a name ({NAME_RULE}), {ID_RULE}, or 'vde:' and the path of a VDE switch",
-    ),
-]
-"""A reference to a network, or to a VDE switch of the host, whose path is checked where it is used."""
-
 ImageReference = Annotated[
     str,
     Meta(

@@ -16,8 +16,8 @@ from aetherscale.actors.compute.model.effects import Forward as Forward
 from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
 from aetherscale.actors.compute.model.effects import VmRules as VmRules
-from aetherscale.actors.compute.model.switches import SwitchPort
-from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, NetworkReference, Reference
+from aetherscale.actors.compute.model.switches import NetworkReference, SwitchPort
+from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
 from aetherscale.kernel.wire import Message
 
 RestartPolicy = Literal["always", "on-failure", "never"]

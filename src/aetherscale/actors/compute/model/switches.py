@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.names import ID_PATTERN, ID_RULE, NAME_PATTERN, NAME_RULE
 from aetherscale.kernel.rules import shown
 
 FIELD: Final = "virtual-network"
@@ -21,6 +22,15 @@ CONTROL: Final = "/ctl"
 """The socket in a switch's directory that ports are asked of."""
 MAX_PATH_BYTES: Final = 107 - len(CONTROL)
 """The longest path of a switch: that of its socket has to fit into an address (unix(7), `sun_path`)."""
+
+NetworkReference = Annotated[
+    str,
+    Meta(
+        pattern=rf"(?:{NAME_PATTERN})|(?:{ID_PATTERN})|(?:\A{PREFIX})",
+        description=f"a name ({NAME_RULE}), {ID_RULE}, or {PREFIX!r} and the path of a VDE switch",
+    ),
+]
+"""A reference to a network, or to a VDE switch of the host, whose path is checked where it is used."""
 
 _NOT_IN_A_LINE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
