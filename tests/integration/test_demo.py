@@ -154,7 +154,7 @@ async def test_the_demo_goes_from_nothing_to_a_ready_vm_and_back(
     assert "Hello" not in closed.split("vm stop")[0]
     assert re.search(rf"{led} does not pass\.\nNo group of 'web' allows it\.", closed)
     assert re.search(rf"{led} passes by the rule in:tcp:80\.\nThe group 'http' allows it\.", closed)
-    assert re.findall(r"event \| .*  (VmReady)  ", demo.text) == ["VmReady"] * 2
+    assert re.findall(r"event \| .*  (VmReady)  ", demo.text) == ["VmReady"] * 2, demo.text
     assert "No bridge, no tap, no rule and no resolver of the network is left." in demo.text
 
 
