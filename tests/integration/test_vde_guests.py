@@ -47,8 +47,9 @@ async def local_address(node: RunningNode, name: str) -> str:
 
 
 async def reaches(node: RunningNode, name: str, address: str, *, patience_s: int = 25) -> bool:
-    """Whether a guest has an answer from an address of its link in time. Its ping ends at once where it has none itself,
-    as in its first second.
+    """Whether a guest has an answer from an address of its link in time.
+
+    Its ping ends at once where it has no address itself, as in its first second.
     """
     await local_address(node, name)
     return await is_answered(node, name, f"-6 -I eth0 {address}", patience_s=patience_s)

@@ -133,7 +133,11 @@ _FRAMES_LED: Final = (
 
 def obstacles(found: Sequence[Dropping], calls: tuple[str, ...]) -> list[Obstacle]:
     """The same, for those who ask about one packet; `calls` as in `findings`."""
-    return [Obstacle(_families(each), _ways(each, calls), _sentence(each), _remedy(each)) for each in found]
+    others = [Obstacle(_families(each), _ways(each, calls), _sentence(each), _remedy(each)) for each in found]
+    if calls:
+        families = tuple(version for family, version in (("ip", 4), ("ip6", 6)) if set(_CALLED[family]) & set(calls))
+        others.append(Obstacle(families, ("led",), f"{', '.join(calls)}: {_FRAMES_LED}", _calls_off(calls)))
+    return others
 
 
 def _families(each: Dropping) -> tuple[int, ...]:
@@ -144,7 +148,7 @@ def _ways(each: Dropping, calls: tuple[str, ...]) -> tuple[Way, ...]:
     if each.family == "bridge":
         return ("bridge",)
     within: tuple[Way, ...] = ("bridge",) if any(call in _CALLED[each.family] for call in calls) else ()
-    return (*within, "out", "in") if each.begins_inside else ("in",)
+    return (*within, "out", "in", "led") if each.begins_inside else ("in",)
 
 
 def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: bool) -> Iterator[Finding]:
@@ -157,12 +161,13 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
     if calls:
         routed = [each for each in found if each.family != "bridge" and each.begins_inside]
         what = _FRAMES_DROPPED if routed or not is_known else _FRAMES_LED
-        remedy = (
-            f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}"
-        )
-        yield Finding("bridge netfilter", "warning", f"{', '.join(calls)}: {what}", remedy)
+        yield Finding("bridge netfilter", "warning", f"{', '.join(calls)}: {what}", _calls_off(calls))
     if is_known and not found:
         yield Finding(CHECK, "ok", "nobody else drops what networks forward")
+
+
+def _calls_off(calls: tuple[str, ...]) -> str:
+    return f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}"
 
 
 def _name(each: Dropping) -> str:

@@ -195,6 +195,7 @@ async def test_what_is_no_packet_is_refused(node: MemoryNode, what: str) -> None
 
 DOCKER: Final = Obstacle((4,), ("out", "in"), "Docker's chain FORWARD drops it", "iptables -I DOCKER-USER -i aeb+")
 MINE: Final = Obstacle((4, 6), ("bridge",), "the chain f drops it", "nft 'insert rule'")
+CALLS: Final = Obstacle((4,), ("led",), "bridge-nf-call-iptables: a VM does not reach itself", "sysctl -w")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +220,35 @@ async def test_what_passes_our_rules_and_others_drop_is_told_with_the_remedy(
     assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
 
 
-async def test_what_a_forward_leads_in_meets_the_filters_of_others(node: MemoryNode) -> None:
+@pytest.mark.parametrize(
+    ("source", "way", "told"), [(WORLD, "in", [DOCKER]), ("web", "led", [CALLS]), ("db", "led", [CALLS])]
+)
+async def test_what_a_forward_leads_meets_the_filters_of_others(
+    node: MemoryNode, source: str, way: str, told: list[Obstacle]
+) -> None:
     await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
-    node.networks.obstacles.append(DOCKER)
-    answer = await explained(node, WORLD, "host", "tcp/8080")
-    assert (answer["passes"], answer["way"], len(answer["others"])) == (True, "in", 1)
+    await good(node, "firewall", "set-rules", group="http", rules=["in:tcp:80"])
+    node.networks.obstacles += [DOCKER, MINE, CALLS]
+    answer = await explained(node, source, "host", "tcp/8080")
+    assert (answer["passes"], answer["way"]) == (True, way)
+    assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
+
+
+async def test_addresses_of_two_ip_families_are_said_to_be_so(node: MemoryNode) -> None:
+    """Both VMs have one of each."""
+    views = {name: (await good(node, "compute", "vm-info", vm_id=name))["vm"] for name in ("web", "db")}
+    (web4, web6), (db4, _) = (
+        sorted((one.ip for one in views[name].ports[0].addresses), key=len) for name in ("web", "db")
+    )
+    for source, target in (("2001:db8::7", web4), (WORLD, web6), (web4, "2001:db8::7"), (web6, WORLD)):
+        assert decided(await explained(node, source, target, "tcp/80")) == (
+            False,
+            "The two addresses are not of one IP family.",
+            None,
+        )
+    answer = await explained(node, db4, web6, "tcp/80")
+    assert answer["because"] == "The two have no IP family in common that has such a packet."
+    await good(node, "network", "create-network", name="six", kind="nat", ipv4_prefix="none")
+    await good(node, "compute", "create-vm", image="i", name="only", virtual_network="six")
+    for source, target in ((WORLD, "only"), ("only", WORLD)):
+        assert (await explained(node, source, target, "tcp/80"))["because"] == "The VM 'only' has no IPv4 address."

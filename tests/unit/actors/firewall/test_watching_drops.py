@@ -124,6 +124,14 @@ async def test_what_the_host_does_not_take_has_the_sentence_of_explain(node: Mem
         assert (view.because, view.direction, view.target) == (explained["because"], "out", address)
 
 
+async def test_what_the_host_sends_from_the_address_of_its_router_is_not_from_elsewhere(node: MemoryNode) -> None:
+    for vm, number, because in (("web", 22, f"No group of 'web' allows it. {LAW[1]}"), ("db", 80, LAW[0])):
+        sent = Frame("10.64.0.1", "10.64.0.2", f"tcp/{number}", "tcp", number)
+        (view,) = await told(node, await dropped(node, vm, "uninvited", sent))
+        explained = await node.final("firewall", "explain", {"from": "host", "to": vm, "port": f"tcp/{number}"})
+        assert (view.because, explained["because"]) == (because, because)
+
+
 async def test_what_no_rule_of_a_group_has_a_word_for_is_judged_too(node: MemoryNode) -> None:
     (view,) = await told(node, await dropped(node, "web", "uninvited", Frame(WORLD, "10.64.0.2", "protocol 47")))
     assert view.because == f"No group of 'web' allows it. {LAW[1]}"

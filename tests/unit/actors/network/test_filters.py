@@ -94,10 +94,10 @@ def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) ->
 @pytest.mark.parametrize(
     ("each", "calls", "families", "ways"),
     [
-        (Dropping("ip", "filter", "FORWARD", ""), (), (4,), ("out", "in")),
-        (Dropping("ip6", "filter", "FORWARD", ""), CALLS[:1], (6,), ("out", "in")),
-        (Dropping("ip", "filter", "FORWARD", ""), CALLS[:1], (4,), ("bridge", "out", "in")),
-        (Dropping("inet", "a", "b", ""), CALLS[1:], (4, 6), ("bridge", "out", "in")),
+        (Dropping("ip", "filter", "FORWARD", ""), (), (4,), ("out", "in", "led")),
+        (Dropping("ip6", "filter", "FORWARD", ""), CALLS[:1], (6,), ("out", "in", "led")),
+        (Dropping("ip", "filter", "FORWARD", ""), CALLS[:1], (4,), ("bridge", "out", "in", "led")),
+        (Dropping("inet", "a", "b", ""), CALLS[1:], (4, 6), ("bridge", "out", "in", "led")),
         (Dropping("inet", "a", "b", "", begins_inside=False), CALLS, (4, 6), ("in",)),
         (Dropping("bridge", "a", "b", ""), (), (4, 6), ("bridge",)),
     ],
@@ -105,9 +105,21 @@ def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) ->
 def test_on_which_ways_it_is_an_obstacle(
     each: Dropping, calls: tuple[str, ...], families: tuple[int, ...], ways: tuple[str, ...]
 ) -> None:
-    (found,) = filters.obstacles([each], calls)
+    found, *_ = filters.obstacles([each], calls)
     (told,) = (one for one in filters.findings([each], (), is_known=True) if one.check == filters.CHECK)
     assert (found.families, found.ways, found.what, found.remedy) == (families, ways, told.found, told.remedy)
+
+
+@pytest.mark.parametrize(("calls", "families"), [(CALLS[:1], (4,)), (CALLS[1:], (6,)), (CALLS, (4, 6))])
+def test_where_frames_are_handed_to_the_rules_of_the_host_it_is_one_of_what_comes_back(
+    calls: tuple[str, ...], families: tuple[int, ...]
+) -> None:
+    """Nobody else has to drop anything for it."""
+    assert filters.obstacles([], ()) == []
+    (found,) = filters.obstacles([], calls)
+    (told,) = (one for one in filters.findings([], calls, is_known=True) if one.check == "bridge netfilter")
+    assert (found.families, found.ways, found.what, found.remedy) == (families, ("led",), told.found, told.remedy)
+    assert "does not reach itself" in found.what
 
 
 def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:

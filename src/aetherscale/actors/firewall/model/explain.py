@@ -55,8 +55,8 @@ class Explanation(Struct, frozen=True, rename="kebab"):
     forward: str | None
     """The forward that leads it to the target, as `8080:80/tcp`; null for none."""
     way: Way | None
-    """How it gets there: `bridge`, within a bridge; by the host, `out` of a network or `in` to one; null for none of
-    these.
+    """How it gets there: `bridge`, within a bridge; by the host, `out` of a network or `in` to one; `led` by a forward,
+    back into the network that it is from; null for none of these.
     """
 
 
@@ -99,7 +99,7 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
         target=_name(receiver),
         packet=f"{passed.protocol}/{passed.icmp if passed.number is None else passed.number}",
         forward=f"{leads[1].host_port}:{leads[1].guest_port}/{packet.protocol}" if leads is not None else None,
-        way=_way(world, sender, receiver),
+        way=_way(world, sender, receiver, is_led=leads is not None),
     )
 
 
@@ -128,12 +128,12 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _way(world: Topology, sender: End, receiver: End) -> Way | None:
+def _way(world: Topology, sender: End, receiver: End, *, is_led: bool) -> Way | None:
     if isinstance(sender, Host) or isinstance(receiver, Host):
         return None
     if isinstance(sender, Machine) and isinstance(receiver, Machine):
         among = {port.network_id for port in sender.ports} & {port.network_id for port in receiver.ports}
-        return "bridge" if among else "out"
+        return ("led" if is_led else "bridge") if among else "out"
     machine = sender if isinstance(sender, Machine) else receiver
     networks = [world.networks[port.network_id] for port in machine.ports] if isinstance(machine, Machine) else []
     if any(network.kind == "nat" for network in networks):

@@ -110,7 +110,8 @@ def judge_taken(
         way = _Way(address.version, address, inside=world.networks[network_id])
         return _taken(world, receiver, packet, sender, way)
     there = replace(receiver, ports=tuple(port for port in receiver.ports if port.network_id == network_id))
-    return _judged(world, address, there, (packet, packet), _into(world, address, there, packet))
+    origin = Host(address) if address in world.networks[network_id].routers else address
+    return _judged(world, origin, there, (packet, packet), _into(world, origin, there, packet))
 
 
 def _resolved(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Net | None:
@@ -162,7 +163,8 @@ def _between(world: Topology, sender: Machine, receiver: Machine) -> Ways:
                     elif routed:
                         # The host sends it by an address of its own, where it comes from a network of the kind nat.
                         yield _Way(version, None, target, translated=one.kind == "nat")
-    yield Verdict(False, f"The VMs {sender.name!r} and {receiver.name!r} have no network in common.")
+    if not {port.network_id for port in sender.ports} & {port.network_id for port in receiver.ports}:
+        yield Verdict(False, f"The VMs {sender.name!r} and {receiver.name!r} have no network in common.")
 
 
 def _of(port: Port, network: Net, version: int) -> Sequence[Address | None]:
@@ -194,18 +196,26 @@ def _into(world: Topology, sender: Host | Address, receiver: Machine, packet: Pa
                 for target in _of(port, network, version):
                     yield _Way(version, given or network.router(version), target)
         else:
-            yield from _entering(world, sender, receiver.name, port)
+            yield from _entering(world, sender, receiver, port)
 
 
-def _entering(world: Topology, source: Address, name: str, port: Port) -> Ways:
+def _entering(world: Topology, source: Address, receiver: Machine, port: Port) -> Ways:
     """From outside to a port in a network that the host routes."""
     targets = [target for target in port.addresses if target.version == source.version]
     if (owner := world.routed(source)) is not None:
         yield Verdict(False, f"{source} is of the network {owner.name!r}: from elsewhere it does not enter.")
     elif not targets:
-        yield Verdict(False, f"The VM {name!r} has no IPv{source.version} address.")
+        yield _without(world, receiver, source.version)
     else:
         yield from (_Way(source.version, source, target) for target in targets)
+
+
+def _without(world: Topology, machine: Machine, version: int) -> Verdict:
+    """That it has no address of an IP family, or was not asked about by that."""
+    whole = world.machines[machine.id].ports
+    if any(address.version == version for port in whole for address in port.addresses):
+        return Verdict(False, "The two addresses are not of one IP family.")
+    return Verdict(False, f"The VM {machine.name!r} has no IPv{version} address.")
 
 
 def _to_host(world: Topology, sender: Machine, receiver: Host) -> Ways:
@@ -235,7 +245,7 @@ def _to_world(world: Topology, sender: Machine, receiver: Address) -> Ways:
         elif network.is_of_host:
             yield _Way(receiver.version, None, receiver)
         elif not any(source.version == receiver.version for source in port.addresses):
-            yield Verdict(False, f"The VM {sender.name!r} has no IPv{receiver.version} address.")
+            yield _without(world, sender, receiver.version)
         elif owner is not None and owner.id != network.id:
             yield Verdict(False, f"{receiver} is of the network {owner.name!r}, which {sender.name!r} is not in.")
         else:

@@ -9,8 +9,10 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
-Way = Literal["bridge", "out", "in"]
-"""How a packet gets from one end to the other: within a bridge, out of a network by the host, or into one."""
+Way = Literal["bridge", "out", "in", "led"]
+"""How a packet gets from one end to the other: within a bridge; out of a network by the host, or into one; or led by a
+forward of the host, back into the network that it is from.
+"""
 FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
 
