@@ -120,7 +120,7 @@ async def explain(log: PastLog, past: Past, kind: Kind[Any], aggregate: Aggregat
         summary=kind.descriptions.summarize(aggregate.state),
         chapters=[*causes, *told],
         left_out=left_out,
-        mentions=[mention async for mention in _mentions(log, past, recorded[0], kind)],
+        mentions=[mention async for mention in _mentions(log, past, recorded[0], kind, aggregate)],
     )
 
 
@@ -167,23 +167,33 @@ def _fields(of: Struct, name: str) -> Iterator[str]:
                 yield from _fields(part, name)
 
 
-async def _mentions(log: PastLog, past: Past, origin: Recorded, kind: Kind[Any]) -> AsyncIterator[Mention]:
-    """The objects of other kinds that the request of this one names by their id, each with the last turn it has taken
-    since then: what was lost of a network may be what this one has there.
+def _used(past: Past, other: Kind[Any], origin: Recorded, aggregate: Aggregate[Any]) -> Iterator[str]:
+    """The ids of the objects of another kind that this one uses; of a deleted one those that it was requested with."""
+    if aggregate.state.phase == "deleted":
+        yield from dict.fromkeys(_fields(origin.event, f"{other.name}_id"))
+        return
+    registry = past.registries[other.name]
+    yield from (each for each in registry.aggregates if aggregate.id in registry.uses_of(other.name, each).users)
+
+
+async def _mentions(
+    log: PastLog, past: Past, origin: Recorded, kind: Kind[Any], aggregate: Aggregate[Any]
+) -> AsyncIterator[Mention]:
+    """The objects of other kinds that this one uses, each with the last turn it has taken since this one was requested:
+    what was lost of a network may be what this one has there.
     """
-    others = [other for other in past.kinds if other.name != kind.name]
-    named = [(other, id_) for other in others for id_ in dict.fromkeys(_fields(origin.event, f"{other.name}_id"))]
-    for other, mentioned in named:
-        aggregate = past.registries[other.name].aggregates.get(mentioned)
-        if aggregate is None:
+    others = (other for other in past.kinds if other.name != kind.name)
+    for other, mentioned in [(each, id_) for each in others for id_ in _used(past, each, origin, aggregate)]:
+        used = past.registries[other.name].aggregates.get(mentioned)
+        if used is None:
             continue
-        recorded = await log.stream(stream_name(other.name, aggregate.id))
+        recorded = await log.stream(stream_name(other.name, used.id))
         first, *later = chapters(other, [each for each in recorded if each.seq <= past.position])
-        text = f"{other.descriptions.summarize(aggregate.state)}; {first.actor} {first.sentences[0].text}"
+        text = f"{other.descriptions.summarize(used.state)}; {first.actor} {first.sentences[0].text}"
         turns = [each.sentences for each in later if each.role == "turn" and each.sentences[0].seq > origin.seq]
         if turns:
             text += f"; at {turns[-1][0].time} {'; '.join(sentence.text for sentence in turns[-1])}"
-        yield Mention(other.name, aggregate.id, aggregate.state.name, text)
+        yield Mention(other.name, used.id, used.state.name, text)
 
 
 def _chapter(kind: Kind[Any], recorded: Recorded, role: Literal["request", "turn"], sentence: Sentence) -> Chapter:

@@ -192,6 +192,23 @@ class TestWhy:
         lab, _ = (await why(node, "web")).mentions
         assert f"Z a part of it was lost on the host: the tap {port.tap} of VM web was removed" in lab.text
 
+    async def test_what_it_uses_now_is_mentioned_and_of_a_deleted_one_what_it_was_requested_with(
+        self, node: MemoryNode
+    ) -> None:
+        async def mentioned() -> list[str]:
+            return [mention.name for mention in (await why(node, "web")).mentions]
+
+        for name in ("lab", "dmz"):
+            await node.final("network", "create-network", {"name": name})
+        await node.final("firewall", "create-group", {"name": "http"})
+        await node.final("compute", "create-vm", {**WEB, "virtual-network": "lab"})
+        await node.final("compute", "attach-vm", {"vm-id": "web", "network": "dmz"})
+        assert (await node.final("compute", "detach-vm", {"vm-id": "web", "network": "lab"}))["type"] == "result"
+        assert (await node.final("firewall", "attach-group", {"vm-id": "web", "group": "http"}))["type"] == "result"
+        assert sorted(await mentioned()) == ["dmz", "http", "tiny"]
+        await node.final("compute", "delete-vm", {"vm-id": "web", "kill": True})
+        assert sorted(await mentioned()) == ["lab", "tiny"]
+
     async def test_only_the_last_request_and_the_origin_are_told(self, node: MemoryNode) -> None:
         await node.final("compute", "create-vm", WEB, key="first")
         for _ in range(3):
