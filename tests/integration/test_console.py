@@ -60,6 +60,20 @@ async def test_a_wait_that_is_cut_short_or_runs_out_leaves_the_vm_booting(
     await console_of_a_vm_that_ends(node, terminal)
 
 
+async def test_a_node_that_dies_during_a_wait_goes_on_with_what_it_has_taken(
+    node: RunningNode, terminal: Terminal
+) -> None:
+    await terminal.start(*aetherscale("vm", "create", "web", "--image", "tiny"), env=node.environment)
+    await terminal.until("web: running  1 s")
+    await node.kill()
+    assert await terminal.end() == 5
+    assert "no node answers" in terminal.said
+    assert "vm web was at: running. The work continues when the node is back; this is not a failure" in terminal.said
+    assert (await node.cli("vm", "wait", "web"))[0] == 4
+    await node.start()
+    assert "web" in await good(node, "vm", "wait", "web")
+
+
 async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     """Keys go to the guest, the detach key leaves, and the terminal is as it was."""
     before = terminal.mode

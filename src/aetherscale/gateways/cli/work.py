@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import WAIT_RAN_OUT, Failure, near
+from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, near
 from aetherscale.gateways.cli.grammar import Option
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.standard import Unwritable
@@ -55,6 +55,9 @@ def carry_out(
             failure.is_interrupt = True
             raise failure from None
         except Failure as failure:
+            if failure.status == NO_NODE and progress.phase:
+                # What was told is durable: a node that has gone since takes it up when it is back.
+                raise _cut_short(kind, reference, progress, failure.message, when=" when the node is back") from None
             if not failure.hint and failure.code == FAILED_CODE:
                 failure.hint = f"aetherscale why {kind} {progress.subject}"
             raise
@@ -127,10 +130,10 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
             progress.step(str(word))
 
 
-def _cut_short(kind: str, reference: str, progress: Progress, what: str) -> Failure:
+def _cut_short(kind: str, reference: str, progress: Progress, what: str, when: str = "") -> Failure:
     look = f"aetherscale {words_of(kind)} show {progress.subject}"
     if progress.phase:
-        so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work continues; this is not a failure"
+        so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work continues{when}; this is not a failure"
     else:
         so_far = f"{kind} {progress.subject} has not been heard of yet; the work may have begun"
     return Failure(
