@@ -187,7 +187,7 @@ _EXPLAIN = Command(
     options=(
         Option("from", "a VM, `host`, or an address", "END", needed=True, completes="vm"),
         Option("to", "a VM, `host`, or an address", "END", needed=True, completes="vm"),
-        Option("port", "what is sent: tcp/443, udp/53, icmp", "WHAT", needed=True),
+        Option("port", "what is sent: tcp/443, udp/53, icmp or icmp/echo-request", "WHAT", needed=True),
         AT,
     ),
     examples=(

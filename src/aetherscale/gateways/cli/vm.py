@@ -184,7 +184,7 @@ VM = Group(
             details=(
                 "The port has its addresses at once, and until the VM is detached. A VM that runs has four slots for "
                 "cards that it is given meanwhile; a restart makes room. A VM that was created without a network takes "
-                "none."
+                "none. Ports on VDE switches are chosen when a VM is created, and stay."
             ),
         ),
         Command(

@@ -9,7 +9,7 @@ from typing import Final
 
 from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
-from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.failures import USAGE, Failure
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.parse import Parsed
 from aetherscale.kernel.names import ID_PATTERN, is_id
@@ -53,16 +53,24 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
         return failure
     field, *_ = re.split(r"[.\[]", str(failure.details.get("field") or ""))
     if word := _word(field, parsed.node):
-        shown = failure.message.replace(f"field '{field}'", word, 1).replace(f"'{field}'", word, 1)
+        shown = re.sub(rf"(?:field )?'{re.escape(field)}(?:\[[0-9]+\])?'", lambda _: word, failure.message, count=1)
         if shown.startswith(_VALUE):
             shown = f"{parsed.name}: {word}: {shown}"
         text = parsed.texts.get(word.removeprefix("--"))
         if text is not None:
             # What was read as a number of MiB, or of seconds, was typed as 2G, or as 5m.
             shown = _NUMBER.sub(lambda found: f"got {text!r}, expected", shown, count=1)
+        elif word.startswith("--") and word not in shown:
+            shown = f"{word}: {shown}"
         failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
+        if text is not None and "," in text and _is_list(word, parsed.node) and failure.status == USAGE:
+            failure.hint = failure.hint or f"several are typed as {word} ONE {word} OTHER"
     failure.hint = again(_named(failure.hint, parsed, parsed.node), parsed)
     return failure
+
+
+def _is_list(word: str, command: Command) -> bool:
+    return any(f"--{option.name}" == word and option.many for option in command.options)
 
 
 def _named(text: str, parsed: Parsed, command: Command) -> str:

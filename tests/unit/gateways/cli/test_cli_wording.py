@@ -77,6 +77,8 @@ class TestWording:
             ("vm exec T x", "command", "COMMAND"),
             ("vm create --image t --label a=b", "labels.a", "--label"),
             ("vm create --image t --network n", "virtual-network", "--network"),
+            ("vm create --image t --network n", "virtual-network[0]", "--network"),
+            ("vm create --image t --group n", "groups[11]", "--group"),
         ):
             said = f"compute.create-vm: field '{field.partition('.')[0]}': got 1"
             failure = typed(Failure(400, said, details={"field": field}), parsed(line))
@@ -104,6 +106,29 @@ class TestWording:
             assert failure.shown == f"aetherscale {path}: {got}, expected {expected}"
             assert failure.hint == hint
             assert failure.message.startswith("got "), "a program reads what the node said"
+
+    def test_an_option_that_is_missing_is_named(self) -> None:
+        def shown(line: str, message: str, field: str) -> str:
+            return typed(Failure(400, message, details={"field": field}), parsed(line)).shown
+
+        why = "a bridged network is a bridge of the host: which one?"
+        assert shown("network create n --kind bridged", why, "bridge") == f"--bridge: {why}"
+        assert shown("network create n --kind bridged --bridge br0", why, "bridge") == why
+        assert shown("image show n", "no such image: 'n'", "image") == "no such image: 'n'"
+
+    def test_commas_in_an_option_that_is_typed_for_each_are_seen(self) -> None:
+        def hint(line: str, field: str, own: str = "", code: int = 400) -> str:
+            return typed(
+                Failure(code, "got 'a,b', expected a name", hint=own, details={"field": field}), parsed(line)
+            ).hint
+
+        assert hint("vm create --image t --network a,b", "virtual-network[0]") == (
+            "several are typed as --network ONE --network OTHER"
+        )
+        assert hint("vm create --image t --network a,b", "virtual-network", "do it") == "do it"
+        assert hint("vm create --image t --network ab", "virtual-network") == ""
+        assert hint("vm create --image t --network a,b", "virtual-network", code=500) == ""
+        assert hint("vm create a,b --image t", "name") == ""
 
     def test_every_option_of_the_wire_is_filled_by_some_word(self) -> None:
         fields = {field.encode_name for kind in WIRE for field in msgspec.structs.fields(kind)}
