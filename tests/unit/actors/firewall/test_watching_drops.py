@@ -125,8 +125,9 @@ async def test_what_the_host_does_not_take_has_the_sentence_of_explain(node: Mem
 
 
 async def test_what_the_host_sends_from_the_address_of_its_router_is_not_from_elsewhere(node: MemoryNode) -> None:
+    router = (await good(node, "network", "network-info", network="lab"))["network"].router[0]
     for vm, number, because in (("web", 22, f"No group of 'web' allows it. {LAW[1]}"), ("db", 80, LAW[0])):
-        sent = Frame("10.64.0.1", "10.64.0.2", f"tcp/{number}", "tcp", number)
+        sent = Frame(router, "10.64.0.2", f"tcp/{number}", "tcp", number)
         (view,) = await told(node, await dropped(node, vm, "uninvited", sent))
         explained = await node.final("firewall", "explain", {"from": "host", "to": vm, "port": f"tcp/{number}"})
         assert (view.because, explained["because"]) == (because, because)
