@@ -114,6 +114,35 @@ class TestTheDriver:
         await driver.apply_rules(WEB, VmRules(("c" * 16,)))
         assert not comes(other, frame, web)
 
+    async def test_what_a_change_has_cut_stays_cut_where_a_later_one_keeps_flows(
+        self, world: World, process: Process, guests: Guests
+    ) -> None:
+        await process.ensure()
+        driver = process.driver
+        await driver.apply_group(GROUP, [rule("in:tcp:80")])
+        web = await guests.open(process, WEB, VmRules((GROUP,)))
+        other = await guests.open(process, DB, VmRules())
+        await have_met(web, other)
+        cut, kept = tcp(other, web, 4, (9, 80), ACK), tcp(other, web, 4, (9, 81), ACK)
+        assert comes(other, cut, web)
+        await driver.apply_group(GROUP, [rule("in:tcp:81:from=10.9.8.0/24")])
+        assert not comes(other, cut, web)
+        assert comes(other, kept, web)
+        await driver.apply_group(GROUP, [rule("in:tcp:82")], keep_established=True)
+        assert (comes(other, cut, web), comes(other, kept, web)) == (False, True)
+        # The same where the VM's groups change, and what it has begun itself.
+        await driver.apply_group("b" * 16, [rule("out:tcp:7")])
+        await driver.apply_rules(WEB, VmRules(("b" * 16,)), keep_established=True)
+        assert (comes(other, cut, web), comes(other, kept, web)) == (False, True)
+        sent = tcp(web, other, 4, (5, 7), ACK)
+        assert comes(web, sent, other)
+        await driver.apply_group("b" * 16, [rule("out:tcp:8")])
+        assert not comes(web, sent, other)
+        assert not comes(other, kept, web)
+        await driver.apply_group("b" * 16, [rule("out:tcp:9")], keep_established=True)
+        assert not comes(web, sent, other)
+        assert not comes(other, kept, web)
+
     @pytest.mark.parametrize(
         ("words", "what"),
         [

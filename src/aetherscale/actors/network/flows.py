@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -17,8 +17,13 @@ from aetherscale.actors.network.nft.nftables import Nftables, NftError
 
 REMOVE: Final = f"add table bridge {FLOWS_TABLE}\ndelete table bridge {FLOWS_TABLE}\n"
 _OTHER: Final = {"sent": "taken", "taken": "sent"}
+_BEGUN: Final[Mapping[str, Literal["in", "out"]]] = {"sent": "out", "taken": "in"}
 _WITNESS: Final = re.compile(r"\tchain (as_[0-9a-f]{32}) \{\n\t\}\n")
 """An empty chain, whose name is a digest of how the table was made and of how nft lists it."""
+
+
+Allows = Callable[[Literal["in", "out"], str, Flow], bool]
+"""Whether a flow that has begun in this direction, of tcp or udp, is allowed."""
 
 
 class Concerned(Struct, frozen=True):
@@ -52,8 +57,11 @@ class Flows:
         self._nft.run(REMOVE + flows.table())
         self._nft.run(f"add chain bridge {FLOWS_TABLE} {_witness(self._listed())}\n")
 
-    def keep(self, concerned: Concerned) -> str:
-        """A text of nft that lets these flows go on, whatever the rules say. OSError: they cannot be read."""
+    def keep(self, concerned: Concerned, allows: Allows) -> str:
+        """A text of nft that lets these flows go on that are allowed, whatever the rules will say.
+
+        One that an earlier change has cut is not, however long the kernel remembers it. OSError: they cannot be read.
+        """
         self._keeps = True
         lines: list[str] = []
         for kind, lasts in flows.KINDS.items():
@@ -62,7 +70,8 @@ class Flows:
             for what, other in _OTHER.items():
                 # What has ended needs no longer be known; what was kept before is in both sets, and is of one.
                 ended = kept[what] - have[other]
-                found = {flow for flow in have[what] - kept[what] - kept[other] if concerned.has(flow)}
+                new = (flow for flow in have[what] - kept[what] - kept[other] if concerned.has(flow))
+                found = {flow for flow in new if allows(_BEGUN[what], kind[:-1], flow)}
                 lines += _commands("delete", f"kept_{what}_{kind}", ended)
                 lines += _commands("add", f"kept_{what}_{kind}", found)
                 lines += _commands("add", f"{other}_{kind}", found, f" timeout {lasts}")

@@ -161,6 +161,11 @@ class Known:
         return self._bears.get(vm_id, NO_RULES)
 
     @property
+    def every_rules(self) -> Mapping[str, VmRules]:
+        """The rules of VMs by their ids; none of a VM without any."""
+        return self._bears
+
+    @property
     def groups(self) -> Mapping[str, GroupRules]:
         """By their ids."""
         return self._groups

@@ -28,6 +28,8 @@ class GroupRules(Struct, frozen=True):
     outgoing: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
     """The ids of the groups whose members they are about."""
+    rules: tuple[Rule, ...] = ()
+    """What they were made of."""
 
 
 NO_RULES: Final = GroupRules()
@@ -68,7 +70,7 @@ def compile_group(rules: Sequence[Rule]) -> GroupRules:
     incoming = [line for rule in rules if rule.direction == "in" for line in _lines(rule)]
     outgoing = [line for rule in rules if rule.direction == "out" for line in _lines(rule)]
     names = frozenset(rule.group_id for rule in rules if rule.group_id is not None)
-    return GroupRules(tuple(incoming), tuple(outgoing), names)
+    return GroupRules(tuple(incoming), tuple(outgoing), names, tuple(rules))
 
 
 def members(group_id: str) -> str:
