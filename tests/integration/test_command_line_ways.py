@@ -188,7 +188,7 @@ class TestFirstVersion:
         _, networks, _ = await node.cli("network", "list", "--json")
         assert [each["name"] for each in json.loads(networks)] == ["lab"]
         status, said = await flat("create-vm", "--image", "blank", "--network", "No")
-        assert (status, "virtual-network" in said) == (2, True)
+        assert (status, "--network: got 'No'" in said) == (2, True)
 
 
 class TestOnATerminal:
