@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,4 @@ async def test_what_passed_is_told_of_each_moment(make_node: MakeNode, tmp_path:
         "firewall", "explain", "--from", "web", "--to", "host", "--port", "icmp", "--at", "1"
     )
     assert (status, "no such VM: 'web'" in err) == (3, True)
+    assert re.search(r"at event 1 there was none; what there was: aetherscale (--\S+ \S+ )*replay --at 1\n", err), err

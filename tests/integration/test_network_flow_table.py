@@ -54,7 +54,9 @@ class TestListing:
             assert comes(one, one.ping(to(other, version), b"x", mac=other.mac), other)
             assert comes(one, one.packet(to(other, version), 47, b"x" * 20, mac=other.mac), other)
             assert comes(one, tcp(one, other, version, (9, 81)), other)
-        host.nft.run(host.flows.keep(Concerned(frozenset({one.tap, other.tap}), frozenset()), lambda *_: True))
+        host.nft.run(
+            host.flows.keep(Concerned(frozenset({one.tap, other.tap}), frozenset()), lambda *_: True, lambda *_: False)
+        )
         sets = re.findall(r"\tset (\w+) \{", nft("-t", "list", "table", "bridge", "aetherscale_flows"))
         for name in sets:
             listed = nft("list", "set", "bridge", "aetherscale_flows", name)
@@ -201,7 +203,7 @@ class TestKeeping:
             assert comes(other, frame, web)
         assert comes(web, outward, other)
         concerned = Concerned(frozenset({web.tap}), frozenset())
-        host.nft.run(host.flows.keep(concerned, lambda *_: True))
+        host.nft.run(host.flows.keep(concerned, lambda *_: True, lambda *_: False))
         host.group(GROUP, "out:tcp:1")
         for _ in range(2):
             assert comes(other, inward, web)

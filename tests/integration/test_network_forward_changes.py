@@ -137,6 +137,26 @@ async def test_a_forward_that_is_gone_takes_its_flows_with_it_unless_they_are_ke
     web.close()
 
 
+@pytest.mark.parametrize("was_kept", [False, True])
+async def test_what_ends_with_the_last_group_does_not_come_back_with_another(
+    routed: Process, asker: socket.socket, was_kept: bool
+) -> None:
+    """A port without groups takes nothing from the host, whatever is kept."""
+    closed = "d" * 16
+    web = await guest(routed, LEADS_NO_MORE)
+    await routed.driver.apply_group(closed, [rule("in:udp:9")])
+    asker.connect((web.ipv4, 80))
+    assert not is_cut(asker, web)
+    if was_kept:
+        await routed.driver.apply_group(OPEN, [rule("in:udp:81")], keep_established=True)
+        assert not is_cut(asker, web)
+    await routed.driver.apply_rules(WEB, NO_RULES, keep_established=True)
+    assert is_cut(asker, web)
+    await routed.driver.apply_rules(WEB, VmRules((closed,)), keep_established=True)
+    assert is_cut(asker, web)
+    web.close()
+
+
 async def test_a_port_of_the_host_that_leads_to_another_vm_is_refused_and_all_is_as_it_was(
     routed: Process, world: World
 ) -> None:

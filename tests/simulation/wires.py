@@ -64,6 +64,9 @@ class SimulatedWires:
     def is_of_host(self, address: str) -> bool:
         return self._driver.is_of_host(address)
 
+    def has_address(self, address: str) -> bool:
+        return self._driver.has_address(address)
+
     def routes(self) -> HostRoutes:
         return self._driver.routes()
 

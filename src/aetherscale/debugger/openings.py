@@ -9,6 +9,7 @@ from aetherscale.actors.firewall.model import events as groups
 from aetherscale.actors.firewall.model.explain import Explanation, explain, topology
 from aetherscale.actors.network.model import events as networks
 from aetherscale.debugger.past import Past
+from aetherscale.kernel.errors import Reason, Refused, Task
 
 
 def explained(past: Past, tenant: str, source: str, target: str, port: str) -> Explanation:
@@ -16,4 +17,10 @@ def explained(past: Past, tenant: str, source: str, target: str, port: str) -> E
     of_networks: list[Any] = past.views(networks.KIND, tenant)
     of_vms: list[Any] = past.views(vms.KIND, tenant)
     rules = [each.state for each in past.objects(groups.KIND, tenant)]
-    return explain(topology(of_networks, rules, of_vms), source, target, port)
+    try:
+        return explain(topology(of_networks, rules, of_vms), source, target, port)
+    except Refused as missing:
+        if missing.reason is Reason.NOT_FOUND:
+            when = Task("replay", options={"at": str(past.position)})
+            missing.remedy = (f"at event {past.position} there was none; what there was: ", when)
+        raise

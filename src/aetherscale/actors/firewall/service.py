@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events as vms
 from aetherscale.actors.firewall.model import events as groups
 from aetherscale.actors.firewall.model.commands import ExplainOptions, WatchDropsOptions
 from aetherscale.actors.firewall.model.drops import DropView, drop_view
-from aetherscale.actors.firewall.model.explain import explain, hindering, topology
+from aetherscale.actors.firewall.model.explain import addresses_in, explain, hindering, topology
 from aetherscale.actors.firewall.model.topology import Topology
 from aetherscale.actors.network.model import events as networks
 from aetherscale.actors.network.model.views import Dropped
@@ -30,10 +31,11 @@ class FirewallService:
 
     async def explain(self, options: ExplainOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `explain`. Raises `Refused` (bad request, not found)."""
-        world = self._topology(self._views(vms.KIND, call), call)
-        found = explain(world, options.source, options.target, options.port)
         host: HostNetworks = self._world.port(HOST_NETWORKS)
-        others = hindering(found, await host.obstacles()) if found.passes and found.way else []
+        own = frozenset(each for each in addresses_in(options.source, options.target) if host.has_address(str(each)))
+        world = replace(self._topology(self._views(vms.KIND, call), call), own=own)
+        found = explain(world, options.source, options.target, options.port)
+        others = hindering(found, await host.obstacles()) if found.way else []
         yield result({**to_builtins(found), "others": [{"what": each.what, "remedy": each.remedy} for each in others]})
 
     async def watch(self, options: WatchDropsOptions, call: Call) -> AsyncIterator[Chunk]:

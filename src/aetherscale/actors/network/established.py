@@ -1,4 +1,6 @@
-"""Which flows the rules allowed before a change. Those are what it may keep: what an earlier one has cut stays cut."""
+"""Which flows the rules of one moment allow. A change may keep what those of before it allow: what an earlier one has
+cut stays cut.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from aetherscale.actors.network.nft.flows import Flow
 Direction = Literal["in", "out"]
 
 
-class Before:
-    """The groups and the rules of VMs as they are when it is made. Of networks and ports nothing changes meanwhile."""
+class Allowed:
+    """By the groups and the rules of VMs as they are when it is made; networks and ports stay as they are meanwhile."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -49,6 +51,11 @@ class Before:
             and (rule.group_id is None or self._is_member(rule.group_id, port, flow.remote))
             for rule in rules
         )
+
+    def ends(self, direction: Direction, protocol: str, flow: Flow) -> bool:
+        """Whether it ends, kept or not: of a port without groups all that neither it nor its own network has begun."""
+        vm_id, _ = self._known.port_at(flow.tap) if self._known.is_at(flow.tap) else ("", None)
+        return direction == "in" and not self._bears.get(vm_id) and not self.allows(direction, protocol, flow)
 
     def _is_inside(self, port: PortSpec, address: IPv4Address | IPv6Address) -> bool:
         """Whether an address is of another VM of the port's network, which the host is not."""

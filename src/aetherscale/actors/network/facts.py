@@ -9,7 +9,7 @@ from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.actors.network.netlink import taps
 from aetherscale.actors.network.netlink.faults import no_bridge_of_host
 from aetherscale.actors.network.ports import HostRoutes
-from aetherscale.actors.network.routes import host_routes, is_of_host
+from aetherscale.actors.network.routes import has_address, host_routes, is_of_host
 from aetherscale.kernel.errors import Reason, Refused
 
 
@@ -39,6 +39,10 @@ class HostFacts:
     def is_of_host(self, address: str) -> bool:
         """As in `HostNetworks`."""
         return is_of_host(address)
+
+    def has_address(self, address: str) -> bool:
+        """As in `HostNetworks`."""
+        return has_address(address)
 
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from aetherscale.actors.network import flows
-from aetherscale.actors.network.flows import Allows, Concerned, Flows
+from aetherscale.actors.network.flows import Asked, Concerned, Flows
 from aetherscale.actors.network.leases import Leases
 from aetherscale.actors.network.model import chains, droplog, ruleset
 from aetherscale.actors.network.model.ruleset import Ruleset
@@ -114,9 +114,12 @@ class Firewall:
                 return
             self.applied = wanted
 
-    async def keep(self, concerned: Concerned, allows: Allows) -> None:
-        """Let the flows of these go on that are allowed, whatever the rules will say. Raises `Fault`, `OSError`."""
-        if text := await asyncio.to_thread(self._flows.keep, concerned, allows):
+    async def keep(self, concerned: Concerned, allows: Asked, ends: Asked) -> None:
+        """Let the flows of these go on that are allowed and do not end, whatever the rules will say.
+
+        Raises `Fault`, `OSError`.
+        """
+        if text := await asyncio.to_thread(self._flows.keep, concerned, allows, ends):
             async with self._turn:
                 await self._run(lambda: self._run_part(text))
 

@@ -22,8 +22,8 @@ _WITNESS: Final = re.compile(r"\tchain (as_[0-9a-f]{32}) \{\n\t\}\n")
 """An empty chain, whose name is a digest of how the table was made and of how nft lists it."""
 
 
-Allows = Callable[[Literal["in", "out"], str, Flow], bool]
-"""Whether a flow that has begun in this direction, of tcp or udp, is allowed."""
+Asked = Callable[[Literal["in", "out"], str, Flow], bool]
+"""Something of a flow that has begun in this direction, of tcp or udp."""
 
 
 class Concerned(Struct, frozen=True):
@@ -57,10 +57,11 @@ class Flows:
         self._nft.run(REMOVE + flows.table())
         self._nft.run(f"add chain bridge {FLOWS_TABLE} {_witness(self._listed())}\n")
 
-    def keep(self, concerned: Concerned, allows: Allows) -> str:
-        """A text of nft that lets these flows go on that are allowed, whatever the rules will say.
+    def keep(self, concerned: Concerned, allows: Asked, ends: Asked) -> str:
+        """A text of nft that lets these flows go on that are allowed and do not end, whatever the rules will say.
 
-        One that an earlier change has cut is not, however long the kernel remembers it. OSError: they cannot be read.
+        One that an earlier change has cut is not allowed, however long the kernel remembers it; what ends is kept no
+        longer. OSError: they cannot be read.
         """
         self._keeps = True
         lines: list[str] = []
@@ -70,8 +71,12 @@ class Flows:
             for what, other in _OTHER.items():
                 # What has ended needs no longer be known; what was kept before is in both sets, and is of one.
                 ended = kept[what] - have[other]
+                of = _BEGUN[what], kind[:-1]
                 new = (flow for flow in have[what] - kept[what] - kept[other] if concerned.has(flow))
-                found = {flow for flow in new if allows(_BEGUN[what], kind[:-1], flow)}
+                found = {flow for flow in new if allows(*of, flow) and not ends(*of, flow)}
+                over = {flow for flow in kept[what] if concerned.has(flow) and ends(*of, flow)}
+                ended -= over
+                lines += self._forgotten(kind, what, over)
                 lines += _commands("delete", f"kept_{what}_{kind}", ended)
                 lines += _commands("add", f"kept_{what}_{kind}", found)
                 lines += _commands("add", f"{other}_{kind}", found, f" timeout {lasts}")
@@ -87,19 +92,26 @@ class Flows:
         self._keeps = False
         lines: list[str] = []
         for kind in flows.KINDS:
-            for what, other in _OTHER.items():
+            for what in _OTHER:
                 kept = self._reader.read(f"kept_{what}_{kind}")
                 self._keeps = self._keeps or bool(kept)
                 found = [flow for flow in kept if concerned().has(flow)]
-                lines += _commands("delete", f"kept_{what}_{kind}", found)
-                # One may time out meanwhile: what is added first is there to be deleted.
-                lines += _commands("add", f"{other}_{kind}", found)
-                lines += _commands("delete", f"{other}_{kind}", found)
+                lines += self._forgotten(kind, what, found)
         return "".join(lines)
 
     def close(self) -> None:
         """Let go. The table stays."""
         self._reader.close()
+
+    def _forgotten(self, kind: str, what: str, flows_of: Iterable[Flow]) -> list[str]:
+        """Commands by which these are no longer kept."""
+        found, other = list(flows_of), f"{_OTHER[what]}_{kind}"
+        # One may time out meanwhile: what is added first is there to be deleted.
+        return [
+            *_commands("delete", f"kept_{what}_{kind}", found),
+            *_commands("add", other, found),
+            *_commands("delete", other, found),
+        ]
 
     def _stands(self) -> bool:
         try:

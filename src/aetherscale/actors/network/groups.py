@@ -16,7 +16,7 @@ from aetherscale.actors.compute.model.commands import VmRules
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network import needs
 from aetherscale.actors.network.drops import Drops, Watched
-from aetherscale.actors.network.established import Before
+from aetherscale.actors.network.established import Allowed
 from aetherscale.actors.network.flows import Concerned
 from aetherscale.actors.network.hands import Hands
 from aetherscale.actors.network.known import REMEDY, Known
@@ -141,14 +141,14 @@ class Groups(ABC):
     ) -> None:
         """Change what is known, then the kernel. Where that is refused, what is known is as before."""
         concerned = lru_cache(1)(partial(self._concerned, vm_ids))
-        before = Before(self._known) if keep_established else None
+        before = Allowed(self._known) if keep_established else None
         try:
             change()
             if not self._known.networks:
                 return
             hands, beside = await self._opened(), ""
             if before is not None:
-                await hands.firewall.keep(concerned(), before.allows)
+                await hands.firewall.keep(concerned(), before.allows, Allowed(self._known).ends)
             else:
                 beside = hands.firewall.let_go(concerned)
             await hands.firewall.change(lambda _: self._known.rules(), beside)

@@ -64,6 +64,10 @@ class HostNetworks(Protocol):
         """Whether an address is the host's own, or that of a router of it."""
         ...
 
+    def has_address(self, address: str) -> bool:
+        """Whether an address is the host's own."""
+        ...
+
     def routes(self) -> HostRoutes:
         """The routes of the host now, but for its default routes and those of our own bridges."""
         ...

@@ -41,9 +41,12 @@ def default_device() -> str:
 
 def is_of_host(address: str) -> bool:
     """Whether an address is one of the host's own, or that of a router that it sends to."""
+    return ip_address(address) in _routers() or has_address(address)
+
+
+def has_address(address: str) -> bool:
+    """Whether an address is one of the host's own."""
     wanted = ip_address(address)
-    if wanted in _routers():
-        return True
     with socket.socket(socket.AF_INET if wanted.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((address, 0))

@@ -32,7 +32,7 @@ _RULES = (
 def _create(context: Context) -> None:
     values = context.values
     options = {"name": values["NAME"], "rules": values["allow"]}
-    _work(context, "create-group", options, use="vm create --image tiny --network lab --group")
+    _work(context, "create-group", options, use="firewall attach VM")
 
 
 def _set(context: Context) -> None:
@@ -94,7 +94,8 @@ def _explain(context: Context) -> None:
     context.out.paragraph(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
     context.out.paragraph(found["because"])
     for other in found.get("others", ()):
-        context.out.paragraph(f"But now {other['what']}. To let it pass, {other['remedy']}")
+        aim = "let it pass" if found["passes"] else "have it so"
+        context.out.paragraph(f"But now {other['what']}. To {aim}, {other['remedy']}")
 
 
 def _now(context: Context) -> Any:

@@ -18,7 +18,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "addresses": ("address",),
     "allow-addresses": ("allow-address",),
     "command": ("COMMAND",),
-    "group": ("GROUP", "group"),
+    "group": ("GROUP", "group", "NAME"),
     "groups": ("group",),
     "guest-port": ("PORTS",),
     "host-address": ("address",),
@@ -63,14 +63,20 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
         elif word.startswith("--") and word not in shown:
             shown = f"{word}: {shown}"
         failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
-        if text is not None and "," in text and _is_list(word, parsed.node) and failure.status == USAGE:
-            failure.hint = failure.hint or f"several are typed as {word} ONE {word} OTHER"
+        if failure.status == USAGE and not failure.hint:
+            failure.hint = _of_commas(word, failure.message, parsed.node)
     failure.hint = again(_named(failure.hint, parsed, parsed.node), parsed)
     return failure
 
 
-def _is_list(word: str, command: Command) -> bool:
-    return any(f"--{option.name}" == word and option.many for option in command.options)
+def _of_commas(word: str, message: str, command: Command) -> str:
+    """How several values are typed, where what was refused looks like several; "" where it does not."""
+    if not re.search(r"got '[^',]+,[^',]", message):
+        return ""
+    if any(f"--{option.name}" == word and option.many for option in command.options):
+        return f"several are typed as {word} ONE {word} OTHER"
+    is_list = any(argument.name == word and argument.many for argument in command.arguments)
+    return f"several are typed with spaces between: {word} {word}" if is_list else ""
 
 
 def _named(text: str, parsed: Parsed, command: Command) -> str:

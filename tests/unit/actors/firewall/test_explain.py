@@ -177,7 +177,11 @@ async def test_an_end_that_is_not_there_is_not_found(node: MemoryNode, field: st
     assert "vm list" in refused["details"]["hint"]
 
 
-@pytest.mark.parametrize("address", ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0", "127.0.0.1", "::1"])  # noqa: S104
+@pytest.mark.parametrize(
+    "address",
+    ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0", "127.0.0.1", "::1", "fe80::1", "169.254.0.9",  # noqa: S104
+     "10.64.0.0/24", "fd00::/64", "fd00::x"],
+)  # fmt: skip
 async def test_an_address_of_many_devices_or_of_none_is_refused(node: MemoryNode, address: str) -> None:
     refused = await explained(node, address, "web", "tcp/80")
     assert (refused["code"], refused["details"]["field"]) == (400, "from")
@@ -232,6 +236,34 @@ async def test_what_a_forward_leads_meets_the_filters_of_others(
     answer = await explained(node, source, "host", "tcp/8080")
     assert (answer["passes"], answer["way"]) == (True, way)
     assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
+
+
+@pytest.mark.parametrize(("source", "target"), [("db", "198.51.100.7"), ("198.51.100.7", "db")])
+async def test_an_address_that_the_host_has_is_the_hosts(node: MemoryNode, source: str, target: str) -> None:
+    assert (await explained(node, source, target, "icmp"))["passes"] == (source == "db")
+    node.networks.addresses.add("198.51.100.7")
+    own, other = ("host" if "." in end else end for end in (source, target))
+    as_host = await explained(node, own, other, "tcp/22")
+    answer = await explained(node, source, target, "tcp/22")
+    assert (answer["passes"], answer["because"]) == (as_host["passes"], as_host["because"])
+    assert not answer["passes"]
+
+
+async def test_what_a_vm_sends_to_itself_does_not_leave_it(node: MemoryNode) -> None:
+    for port in ("tcp/80", "tcp/22", "icmp"):
+        passes, because, _ = decided(await explained(node, "web", "web", port))
+        assert (passes, because) == (True, "What a VM sends to itself does not leave it.")
+
+
+async def test_where_frames_are_handed_to_the_rules_of_the_host_a_no_of_what_comes_back_is_in_doubt_too(
+    node: MemoryNode,
+) -> None:
+    await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=22)
+    node.networks.obstacles += [DOCKER, MINE, CALLS]
+    answer = await explained(node, "db", "host", "tcp/8080")
+    assert (answer["passes"], answer["way"]) == (False, "led")
+    assert answer["others"] == [{"what": CALLS.what, "remedy": CALLS.remedy}]
+    assert (await explained(node, WORLD, "host", "tcp/8080"))["others"] == []
 
 
 async def test_addresses_of_two_ip_families_are_said_to_be_so(node: MemoryNode) -> None:

@@ -12,7 +12,7 @@ from aetherscale.actors.compute.model.commands import PortSpec, VmRules
 from aetherscale.actors.firewall.model import topology as law
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.firewall.model.judge import judge_sent, judge_taken
-from aetherscale.actors.network.established import Before
+from aetherscale.actors.network.established import Allowed
 from aetherscale.actors.network.known import Known
 from aetherscale.actors.network.model.addresses import link_local_of, mac_of
 from aetherscale.actors.network.model.devices import tap_name
@@ -83,7 +83,7 @@ def test_what_is_allowed_is_what_the_law_says(kind: NetworkKind) -> None:
     for _ in range(300):
         rules = {group_id: [random_rule(chance) for _ in range(chance.randint(0, 3))] for group_id in GROUPS}
         made = known(kind, {vm_id: tuple(chance.sample(GROUPS, chance.randint(0, 2))) for vm_id in VMS}, rules)
-        topology, before = as_the_law_has_it(kind, made, rules), Before(made)
+        topology, before = as_the_law_has_it(kind, made, rules), Allowed(made)
         web = topology.machines[VMS[0]]
         (own,) = made.ports_of(VMS[0])
         others = [(other, address) for other in VMS[1:] for address in topology.machines[other].ports[0].addresses]
@@ -109,23 +109,23 @@ def flow(vm_id: str, remote: str, number: int = 80) -> Flow:
 
 def test_it_is_of_the_moment_when_it_was_made() -> None:
     made = known("nat", {VMS[0]: (GROUPS[0],)}, {GROUPS[0]: [Rule("in", "tcp", ("80",))]})
-    before = Before(made)
+    before = Allowed(made)
     made.set_groups({GROUPS[0]: compile_group([])})
     made.set_rules({VMS[0]: VmRules((GROUPS[1],))})
     assert before.allows("in", "tcp", flow(VMS[0], WORLD[0]))
-    assert not Before(made).allows("in", "tcp", flow(VMS[0], WORLD[0]))
+    assert not Allowed(made).allows("in", "tcp", flow(VMS[0], WORLD[0]))
 
 
 def test_of_a_port_that_is_not_known_nothing_is_allowed() -> None:
-    assert not Before(known("nat", {}, {})).allows("out", "tcp", flow("f" * 16, WORLD[0]))
+    assert not Allowed(known("nat", {}, {})).allows("out", "tcp", flow("f" * 16, WORLD[0]))
     made = known("nat", {}, {})
     made.forget_network(LAB)
-    assert not Before(made).allows("out", "tcp", flow(VMS[0], WORLD[0]))
+    assert not Allowed(made).allows("out", "tcp", flow(VMS[0], WORLD[0]))
 
 
 @pytest.mark.parametrize(("kind", "is_allowed"), [("bridged", True), ("public", False)])
 def test_on_a_bridge_of_the_host_without_groups(kind: NetworkKind, is_allowed: bool) -> None:
-    before = Before(known(kind, {}, {}))
+    before = Allowed(known(kind, {}, {}))
     assert before.allows("in", "tcp", flow(VMS[0], WORLD[0])) == is_allowed
     assert before.allows("out", "tcp", flow(VMS[0], WORLD[0]))
 
@@ -135,7 +135,7 @@ def test_on_a_bridge_of_the_host_members_are_not_known_by_address(has_member: bo
     borne: dict[str, tuple[str, ...]] = {VMS[0]: (GROUPS[0],)}
     if has_member:
         borne[VMS[1]] = (GROUPS[1],)
-    before = Before(known("bridged", borne, {GROUPS[0]: [Rule("in", "tcp", ("80",), group_id=GROUPS[1])]}))
+    before = Allowed(known("bridged", borne, {GROUPS[0]: [Rule("in", "tcp", ("80",), group_id=GROUPS[1])]}))
     assert before.allows("in", "tcp", flow(VMS[0], WORLD[0])) == has_member
     assert not before.allows("in", "tcp", flow(VMS[0], WORLD[0], 81))
 
@@ -143,8 +143,8 @@ def test_on_a_bridge_of_the_host_members_are_not_known_by_address(has_member: bo
 def test_what_a_vm_may_send_from_besides_its_own_addresses_is_its() -> None:
     made = known("nat", {VMS[1]: (GROUPS[0],), VMS[2]: (GROUPS[1],)},
                  {GROUPS[0]: [Rule("in", "tcp", group_id=GROUPS[1])]})  # fmt: skip
-    assert not Before(made).allows("in", "tcp", flow(VMS[0], "172.17.0.9"))
+    assert not Allowed(made).allows("in", "tcp", flow(VMS[0], "172.17.0.9"))
     made.set_ports({VMS[2]: [port(VMS[2], "nat", ("172.17.0.0/16",))]})
     for vm_id in VMS[:2]:
-        assert Before(made).allows("in", "tcp", flow(vm_id, "172.17.0.9"))
-        assert not Before(made).allows("in", "tcp", flow(vm_id, "172.18.0.9"))
+        assert Allowed(made).allows("in", "tcp", flow(vm_id, "172.17.0.9"))
+        assert not Allowed(made).allows("in", "tcp", flow(vm_id, "172.18.0.9"))

@@ -117,16 +117,19 @@ class TestWording:
         assert shown("image show n", "no such image: 'n'", "image") == "no such image: 'n'"
 
     def test_commas_in_an_option_that_is_typed_for_each_are_seen(self) -> None:
-        def hint(line: str, field: str, own: str = "", code: int = 400) -> str:
+        def hint(line: str, field: str, own: str = "", code: int = 400, got: str = "a,b") -> str:
             return typed(
-                Failure(code, "got 'a,b', expected a name", hint=own, details={"field": field}), parsed(line)
+                Failure(code, f"got {got!r}, expected a name", hint=own, details={"field": field}), parsed(line)
             ).hint
 
         assert hint("vm create --image t --network a,b", "virtual-network[0]") == (
             "several are typed as --network ONE --network OTHER"
         )
         assert hint("vm create --image t --network a,b", "virtual-network", "do it") == "do it"
-        assert hint("vm create --image t --network ab", "virtual-network") == ""
+        for got in ("ab", "ab,", ",ab"):
+            assert hint(f"vm create --image t --network {got}", "virtual-network", got=got) == ""
+        assert hint("vm delete a,b", "vm-id") == "several are typed with spaces between: NAME NAME"
+        assert hint("vm show a,b", "vm-id") == ""
         assert hint("vm create --image t --network a,b", "virtual-network", code=500) == ""
         assert hint("vm create a,b --image t", "name") == ""
 

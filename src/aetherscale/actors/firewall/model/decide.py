@@ -9,7 +9,8 @@ tries again. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from msgspec.structs import replace
@@ -74,8 +75,15 @@ def _delete(group: Group, command: DeleteGroup) -> Sequence[GroupEvent]:
     if group.phase == "deleting" and not group.is_failed:
         return ()
     if command.used_by:
-        raise in_use(f"the group {group.name!r}", command.used_by, _freed(command.used_by[0]))
+        firsts = {user.kind: user for user in reversed(command.used_by)}
+        ways = [_freed(user) for user in firsts.values()]
+        raise in_use(f"the group {group.name!r}", command.used_by, tuple(chain.from_iterable(_apart(ways))))
     return (events.GroupDeleteRequested(),)
+
+
+def _apart(ways: Sequence[Remedy]) -> Iterator[Remedy]:
+    for number, way in enumerate(ways):
+        yield ("; ", *way) if number else way
 
 
 def _freed(user: User) -> Remedy:

@@ -16,6 +16,7 @@ from aetherscale.actors.firewall.model.judge import forwarded, judge, led
 from aetherscale.actors.firewall.model.rules import short
 from aetherscale.actors.firewall.model.topology import (
     HOST,
+    Address,
     End,
     Group,
     Host,
@@ -24,6 +25,7 @@ from aetherscale.actors.firewall.model.topology import (
     Packet,
     Port,
     Topology,
+    Verdict,
 )
 from aetherscale.actors.network.model.views import NetworkView, Obstacle, Way
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -88,6 +90,8 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
     if asked is not None and leads is not None:
         verdict = led(world, sender, asked, packet, leads)
         receiver, passed = leads[0], replace(packet, number=leads[1].guest_port)
+    elif isinstance(sender, Machine) and isinstance(receiver, Machine) and sender.id == receiver.id:
+        verdict = Verdict(True, "What a VM sends to itself does not leave it.")
     else:
         verdict = judge(world, sender, receiver, packet)
     return Explanation(
@@ -112,11 +116,18 @@ def _require_known(end: End, field: Literal["from", "to"]) -> None:
         )
 
 
+def addresses_in(*ends: str) -> list[Address]:
+    """Those of the ends that are addresses."""
+    return [ip_address(end) for end in ends if _is_address(end)]
+
+
 def hindering(found: Explanation, obstacles: Iterable[Obstacle]) -> list[Obstacle]:
-    """Those that may drop it, though it passes our rules."""
+    """Those that may drop it, though it passes our rules; and those by which our rules see another packet."""
     versions = {ip_address(end).version for end in (found.source, found.target) if _is_address(end)} or {4, 6}
     return [
-        each for each in obstacles if found.passes and found.way in each.ways and not versions.isdisjoint(each.families)
+        each
+        for each in obstacles
+        if (found.passes or each.ways == ("led",)) and found.way in each.ways and not versions.isdisjoint(each.families)
     ]
 
 
@@ -163,6 +174,8 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
     try:
         address = ip_address(text)
     except ValueError:
+        if "/" in text or ":" in text:
+            raise _no_address_of_one(text, field) from None
         return _called(world, text, field)
     if address.is_loopback:
         raise Refused(
@@ -171,8 +184,18 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
             field=field,
         )
     if getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified:
-        raise Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address of one device", field=field)
+        raise _no_address_of_one(text, field)
+    if address.is_link_local:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"got {shown(text)}, expected a VM by its name, {_HOST}, or an address that is not of a link alone",
+            field=field,
+        )
     return world.machine_at(address) or (Host(address) if world.is_of_host(address) else address)
+
+
+def _no_address_of_one(text: str, field: Literal["from", "to"]) -> Refused:
+    return Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address of one device", field=field)
 
 
 def _asked(world: Topology, sender: End, receiver: End) -> Host | None:

@@ -93,6 +93,8 @@ class Topology(Struct, frozen=True):
     networks: Mapping[str, Net]
     groups: Mapping[str, Group]
     machines: Mapping[str, Machine]
+    own: frozenset[Address] = frozenset()
+    """Addresses that the host is known to have besides."""
 
     def machine_at(self, address: Address) -> Machine | None:
         """The VM that has an address in a network, by that address."""
@@ -101,9 +103,13 @@ class Topology(Struct, frozen=True):
         return found.by(address) if found is not None else None
 
     def is_of_host(self, address: Address) -> bool:
-        """Whether the log has an address as one of the host's: as that of a router, or as that of a forward."""
-        return any(address in network.routers for network in self.networks.values()) or any(
-            forward.address == str(address) for machine in self.machines.values() for forward in machine.forwards
+        """Whether an address is known for one of the host's, as that of a router, or as that of a forward."""
+        return (
+            address in self.own
+            or any(address in network.routers for network in self.networks.values())
+            or any(
+                forward.address == str(address) for machine in self.machines.values() for forward in machine.forwards
+            )
         )
 
     def owner(self, address: Address) -> Net | None:

@@ -100,6 +100,10 @@ class SimulatedNetworking:
         """As in `HostNetworks`."""
         return address in self._host.addresses
 
+    def has_address(self, address: str) -> bool:
+        """As in `HostNetworks`."""
+        return address in self._host.addresses
+
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""
         return self._host.routes
