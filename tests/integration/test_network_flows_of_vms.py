@@ -60,6 +60,16 @@ class Guests:
         return guest
 
 
+async def open_to_80(process: Process, guests: Guests) -> tuple[FakeGuest, FakeGuest]:
+    """A guest whose group lets port 80 of TCP in, and one without groups beside it; they have met."""
+    await process.ensure()
+    await process.driver.apply_group(GROUP, [rule("in:tcp:80")])
+    web = await guests.open(process, WEB, VmRules((GROUP,)))
+    other = await guests.open(process, DB, VmRules())
+    await have_met(web, other)
+    return web, other
+
+
 @pytest.fixture
 def guests() -> Iterator[Guests]:
     made = Guests()
@@ -94,12 +104,8 @@ class TestTheDriver:
     async def test_flows_end_with_their_rule_unless_they_are_kept(
         self, world: World, process: Process, guests: Guests, keep: bool
     ) -> None:
-        await process.ensure()
         driver = process.driver
-        await driver.apply_group(GROUP, [rule("in:tcp:80")])
-        web = await guests.open(process, WEB, VmRules((GROUP,)))
-        other = await guests.open(process, DB, VmRules())
-        await have_met(web, other)
+        web, other = await open_to_80(process, guests)
         frame = tcp(other, web, 4, (9, 80), ACK)
         assert comes(other, frame, web)
         await driver.apply_group(GROUP, [], keep_established=keep)
@@ -117,12 +123,8 @@ class TestTheDriver:
     async def test_what_a_change_has_cut_stays_cut_where_a_later_one_keeps_flows(
         self, world: World, process: Process, guests: Guests
     ) -> None:
-        await process.ensure()
         driver = process.driver
-        await driver.apply_group(GROUP, [rule("in:tcp:80")])
-        web = await guests.open(process, WEB, VmRules((GROUP,)))
-        other = await guests.open(process, DB, VmRules())
-        await have_met(web, other)
+        web, other = await open_to_80(process, guests)
         cut, kept = tcp(other, web, 4, (9, 80), ACK), tcp(other, web, 4, (9, 81), ACK)
         assert comes(other, cut, web)
         await driver.apply_group(GROUP, [rule("in:tcp:81:from=10.9.8.0/24")])

@@ -6,18 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Literal
 
 from aetherscale.actors.compute.model.commands import PortSpec
 from aetherscale.actors.firewall.model.commands import Rule
+from aetherscale.actors.network.flows import Direction
 from aetherscale.actors.network.hands import host_addresses
 from aetherscale.actors.network.known import Known
 from aetherscale.actors.network.model.addresses import link_local_of
 from aetherscale.actors.network.model.effects import OF_HOST
 from aetherscale.actors.network.model.groups import NO_RULES
 from aetherscale.actors.network.nft.flows import Flow
-
-Direction = Literal["in", "out"]
 
 
 class Allowed:
@@ -54,7 +52,10 @@ class Allowed:
 
     def ends(self, direction: Direction, protocol: str, flow: Flow) -> bool:
         """Whether it ends, kept or not: of a port without groups all that neither it nor its own network has begun."""
-        vm_id, _ = self._known.port_at(flow.tap) if self._known.is_at(flow.tap) else ("", None)
+        try:
+            vm_id, _ = self._known.port_at(flow.tap)
+        except KeyError:
+            return direction == "in"
         return direction == "in" and not self._bears.get(vm_id) and not self.allows(direction, protocol, flow)
 
     def _is_inside(self, port: PortSpec, address: IPv4Address | IPv6Address) -> bool:

@@ -16,13 +16,15 @@ from aetherscale.actors.network.nft.flows import Flow, FlowReader
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 
 REMOVE: Final = f"add table bridge {FLOWS_TABLE}\ndelete table bridge {FLOWS_TABLE}\n"
+Direction = Literal["in", "out"]
+"""Who has begun a flow of a port: others, or the port."""
 _OTHER: Final = {"sent": "taken", "taken": "sent"}
-_BEGUN: Final[Mapping[str, Literal["in", "out"]]] = {"sent": "out", "taken": "in"}
+_BEGUN: Final[Mapping[str, Direction]] = {"sent": "out", "taken": "in"}
 _WITNESS: Final = re.compile(r"\tchain (as_[0-9a-f]{32}) \{\n\t\}\n")
 """An empty chain, whose name is a digest of how the table was made and of how nft lists it."""
 
 
-Asked = Callable[[Literal["in", "out"], str, Flow], bool]
+Asked = Callable[[Direction, str, Flow], bool]
 """Something of a flow that has begun in this direction, of tcp or udp."""
 
 

@@ -240,10 +240,6 @@ class Known:
         """The port with this tap, and the id of its VM. KeyError: there is none."""
         return self._at[tap]
 
-    def is_at(self, tap: str) -> bool:
-        """Whether there is a port with this tap."""
-        return tap in self._at
-
     def stamp(self, network_id: str) -> int:
         """A number that is another one after each change of the ports in a network."""
         return self._stamps.get(network_id, 0)
