@@ -2,6 +2,9 @@
 
 bin := ".venv/bin"
 
+# Python keeps what it compiled, also where the environment says otherwise: a test run starts some thousand processes.
+export PYTHONDONTWRITEBYTECODE := ""
+
 # List the recipes.
 _default:
     @'{{ just_executable() }}' --list --unsorted
@@ -77,6 +80,10 @@ judges count="10000" seed=`date +%s`:
 # A hundred thousand rule sets as strangers send them: each is refused with its field, or nft loads it.
 rulesets count="100000" seed=`date +%s`:
     AETHERSCALE_RULESETS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s -n0 tests/integration/test_firewall_fuzz.py
+
+# Every command in all surroundings that nobody wishes for, and every word in each place: the suite runs a share of them.
+surroundings share="1":
+    AETHERSCALE_FUZZ_SHARE={{ share }} {{ bin }}/pytest -q -n 2 tests/integration/test_command_line_surroundings.py
 
 # Exactly what CI runs.
 check: test

@@ -17,12 +17,12 @@ from tests.support.command_lines import commands
 from tests.support.node import PATIENCE_S, RunningNode
 from tests.support.surroundings import BYTES, Surroundings, hostile, lines
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-
 STATUSES = frozenset(range(6))
 AT_ONCE = 4
-SHARE = int(os.environ.get("AETHERSCALE_FUZZ_SHARE", "13"))
-"""Each surroundings gets every so many-th command, another share each: all of all, which is 1, takes many minutes."""
+SHARE = int(os.environ.get("AETHERSCALE_FUZZ_SHARE", "37"))
+"""Each surroundings gets every so many-th command, another share each; `just surroundings` runs all of all."""
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900 if SHARE > 10 else 7200)]
+
 PYTHONS_OWN = ("Traceback", "this is a fault of", "Exception ignored", "Error in sys", "Logging error")
 
 
