@@ -92,7 +92,7 @@ class NatsBus:
         self._inbox = self.inbox()
         """Below it each request has a token of its own: who answers one cannot guess where others are answered."""
         self._hears_replies = False
-        self._hearing: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Event | None = None
         """The roundtrip that waits for the end of this turn of the loop."""
         self._closed = False
 
@@ -268,8 +268,15 @@ class NatsBus:
     async def _heard(self, connection: Connection) -> None:
         """As `_roundtrip`; those who ask in one turn of the loop, as at the start of a node, share one."""
         if self._hearing is None:
-            self._hearing = self._tasks.spawn(self._ask_at_the_end_of_the_turn(connection), "roundtrip")
-        await asyncio.wait([self._hearing])
+            self._hearing = self._begin_to_ask(connection)
+        await self._hearing.wait()
+
+    def _begin_to_ask(self, connection: Connection) -> asyncio.Event:
+        """An event that is set when the round trip has ended, also where it is cancelled before its first step."""
+        ended = asyncio.Event()
+        asked = self._tasks.spawn(self._ask_at_the_end_of_the_turn(connection), "roundtrip")
+        asked.add_done_callback(lambda _: ended.set())
+        return ended
 
     async def _ask_at_the_end_of_the_turn(self, connection: Connection) -> None:
         await asyncio.sleep(0)

@@ -34,7 +34,8 @@ _HEADER_LINE: Final = b"NATS/1.0"
 _HEADER_KEY = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_LINES = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\x00-\x1f\x7f]*\r\n)*")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-_TOKEN = re.compile(r"[^\x00-\x20\x7f.]+")
+_PART = r"[^\x00-\x20\x7f.]+"
+_PATTERN = re.compile(rf"(?:(?!>\.){_PART}\.)*{_PART}")
 _PLAIN = r"(?![*>](?:\.|\Z))[^\x00-\x20\x7f.]+"
 _PLAIN_SUBJECT = re.compile(rf"{_PLAIN}(?:\.{_PLAIN})*")
 
@@ -253,8 +254,7 @@ def check_subject(subject: str) -> None:
 
 def check_pattern(subject: str) -> None:
     """Raise ValueError unless `subject` can be subscribed: `*` for one token, `>` for all the rest."""
-    *before, last = subject.split(".")
-    if ">" in before or not all(_TOKEN.fullmatch(token) for token in (*before, last)):
+    if not _PATTERN.fullmatch(subject):
         raise ValueError(f"subject {subject[:200]!r} cannot be subscribed to")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -147,12 +148,15 @@ class NodeWorld:
 
     def _know_unrecorded_uses(self) -> None:
         """An old log does not have the uses; they follow from what aggregates are."""
+        holders: defaultdict[Use, dict[str, str]] = defaultdict(dict)
         for kind, component in self._components.items():
             for holder, aggregate in self._registries[kind].aggregates.items():
                 for held in component.holds(aggregate.state):
                     if isinstance(held, Use):
-                        uses = self._registries[held.kind].uses
-                        uses.setdefault(use_stream(held.kind, held.id), Uses()).users.setdefault(holder, kind)
+                        holders[held][holder] = kind
+        for used, users in holders.items():
+            known = self._registries[used.kind].uses.setdefault(use_stream(used.kind, used.id), Uses()).users
+            known.update({holder: kind for holder, kind in users.items() if holder not in known})
 
 
 class Sight:

@@ -44,7 +44,10 @@ def show_table(out: Output, kind: str, views: Sequence[View], now_us: int, *, wi
 
 
 def _value(view: View, column: Column) -> Any:
-    return next((view[field] for field in (column.field, *column.otherwise) if view[field] is not None), None)
+    value = view[column.field]
+    if value is not None or not column.otherwise:
+        return value
+    return next((view[field] for field in column.otherwise if view[field] is not None), None)
 
 
 def _cell(value: Any, unit: Unit, now_us: int, brief: bool) -> str:
