@@ -63,7 +63,7 @@ async def test_a_forward_says_where_it_leads_and_what_is_to_be_done_for_it(make_
         "8080/tcp leads to port 80 of web ("
     )
     (forward,) = await told(node, "firewall", "forward", "list")
-    assert forward.keys() == {"vm-id", "name", "forward", "let-in", "rule"}
+    assert forward.keys() == {"vm-id", "name", "forward", "let-in", "from", "rule"}
     await good(node, "firewall", "detach", "web", "http")
     status, _, err = await node.cli("firewall", "forward", "add", "web", "8081:81")
     assert status == 0

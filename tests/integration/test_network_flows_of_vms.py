@@ -51,13 +51,18 @@ class Guests:
     def __init__(self) -> None:
         self.made: list[FakeGuest] = []
 
-    async def open(self, process: Process, vm_id: str, rules: VmRules) -> FakeGuest:
+    async def open(self, process: Process, vm_id: str, rules: VmRules | None) -> FakeGuest:
         of = port(vm_id)
         (descriptor,) = await process.driver.open(vm_id, [of], rules)
         os.set_blocking(descriptor, False)
         guest = FakeGuest(of.tap, of.mac, str(of.ipv4), "fd12:3456:789a:1::7", descriptor)
         self.made.append(guest)
         return guest
+
+    def close(self, guest: FakeGuest) -> None:
+        """Let go of the tap of one, which stays."""
+        guest.close()
+        self.made = [each for each in self.made if each is not guest]
 
 
 async def open_to_80(process: Process, guests: Guests) -> tuple[FakeGuest, FakeGuest]:
@@ -119,6 +124,24 @@ class TestTheDriver:
         assert comes(other, frame, web) == keep
         await driver.apply_rules(WEB, VmRules(("c" * 16,)))
         assert not comes(other, frame, web)
+
+    @pytest.mark.parametrize("begins", [True, False])
+    @pytest.mark.parametrize("vm_id", [WEB, DB])
+    async def test_what_was_kept_ends_where_either_vm_begins_another_run(
+        self, world: World, process: Process, guests: Guests, vm_id: str, begins: bool
+    ) -> None:
+        """A tap that is opened anew without rules is of the same run."""
+        of = {WEB: VmRules((GROUP,)), DB: VmRules()}
+        web, other = await open_to_80(process, guests)
+        frame = tcp(other, web, 4, (9, 80), ACK)
+        assert comes(other, frame, web)
+        await process.driver.apply_group(GROUP, [], keep_established=True)
+        assert comes(other, frame, web)
+        guests.close(web if vm_id == WEB else other)
+        anew = await guests.open(process, vm_id, of[vm_id] if begins else None)
+        web, other = (anew, other) if vm_id == WEB else (web, anew)
+        await have_met(web, other)
+        assert comes(other, frame, web) == (not begins)
 
     async def test_what_a_change_has_cut_stays_cut_where_a_later_one_keeps_flows(
         self, world: World, process: Process, guests: Guests

@@ -6,6 +6,7 @@ The host is a network namespace with our rules and theirs, its guests are descri
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -37,8 +38,9 @@ def host() -> Iterator[Firewalled]:
         yield made
 
 
-def obstacles(way: str) -> list[Obstacle]:
-    return [each for each in needs.obstacles() if way in each.ways]
+def obstacles(way: str = "") -> list[Obstacle]:
+    """Those of others; whether the host forwards is not asked here."""
+    return [each for each in needs.obstacles() if way in (*each.ways, "") and "does not forward" not in each.what]
 
 
 def gets_out(host: Firewalled, guest: FakeGuest, world: FakeGuest, bridge: str) -> bool:
@@ -64,7 +66,7 @@ def test_what_they_drop_is_told_until_what_it_says_was_typed(host: Firewalled, p
     host.ports[guest.tap] = replace(host.ports[guest.tap], forwards=(forward,))
     host.apply()
     host.acquaint(lab.bridge, guest)
-    assert needs.obstacles() == []
+    assert obstacles() == []
     assert gets_out(host, guest, world, lab.bridge)
     assert gets_in(host, guest, world, 5353)
 
@@ -72,9 +74,9 @@ def test_what_they_drop_is_told_until_what_it_says_was_typed(host: Firewalled, p
     (told, *_) = obstacles("out")
     assert told.what.lower().startswith(f"{program}'s chain")
     assert not gets_out(host, guest, world, lab.bridge)
-    for each in needs.obstacles():
+    for each in obstacles():
         type_it(host.nft, each.remedy)
-    assert needs.obstacles() == []
+    assert obstacles() == []
     assert gets_out(host, guest, world, lab.bridge)
     host.replace()
     assert gets_in(host, guest, world, 5353)
@@ -95,7 +97,7 @@ def test_libvirt_drops_what_is_of_its_own_bridge_alone(host: Firewalled) -> None
     lab, world = host.network(1, "nat"), host.outside()
     guest = host.guest(lab, 2)
     host.acquaint(lab.bridge, guest)
-    assert needs.obstacles() == []
+    assert obstacles() == []
     assert gets_out(host, guest, world, lab.bridge)
 
 
@@ -105,3 +107,15 @@ def test_none_of_their_rules_is_touched_by_ours(host: Firewalled) -> None:
     host.network(1, "nat")
     host.replace()
     assert [host.nft.run(f"list table {each}") for each in ("ip filter", "ip6 filter", "inet firewalld")] == theirs
+
+
+@pytest.mark.parametrize(("setting", "version"), [("net/ipv4/ip_forward", 4), ("net/ipv6/conf/all/forwarding", 6)])
+def test_a_host_that_does_not_forward_is_told_until_it_does(host: Firewalled, setting: str, version: int) -> None:
+    path = Path("/proc/sys", setting)
+    path.write_text("0")
+    (told,) = (each for each in needs.obstacles() if each.families == (version,))
+    assert told.what == f"this host does not forward IPv{version} ({setting.replace('/', '.')} = 0)"
+    assert {"out", "in", "led"} == set(told.ways)
+    assert f"{setting.replace('/', '.')}=1" in told.remedy
+    path.write_text("1")
+    assert not any(each.families == (version,) for each in needs.obstacles())

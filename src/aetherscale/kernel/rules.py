@@ -110,7 +110,8 @@ def _is_text(shape: inspect.StrType, value: Any) -> bool:
 
 
 def _wrong_text(shape: inspect.StrType, value: Any, about: str) -> Broken:
-    most = f" of at most {shape.max_length} characters" if shape.max_length is not None else ""
+    least = f"{shape.min_length} to" if shape.min_length else "at most"
+    most = f" of {least} {shape.max_length} characters" if shape.max_length is not None else ""
     instead = ""
     if isinstance(value, str) and shape.pattern is not None:
         if ID_PATTERN in shape.pattern and begins_id(value):

@@ -51,8 +51,8 @@ def test_what_is_within_its_bounds_breaks_nothing(kind: Any, value: Any) -> None
         (Annotated[int, Meta(ge=1, description="MiB")], 0, "a whole number from 1 (MiB)"),
         (bool, 1, "true or false"),
         (str, 1, "a text"),
-        (Short, "", "a text of at most 3 characters"),
-        (Short, "abcd", "a text of at most 3 characters"),
+        (Short, "", "a text of 1 to 3 characters"),
+        (Short, "abcd", "a text of 1 to 3 characters"),
         (Pair, [], "a list of 1 to 2 members"),
         (Pair, [1, 2, 3], "a list of 1 to 2 members"),
         (Pair, {}, "a list of 1 to 2 members"),
@@ -60,7 +60,7 @@ def test_what_is_within_its_bounds_breaks_nothing(kind: Any, value: Any) -> None
         (list[int], "x", "a list"),
         (dict[str, int], [], "an object"),
         (dict[str, Ports], {"a": 1, "b": 0}, "a whole number from 1 to 10"),
-        (dict[Short, int], {"abcd": 1}, "a text of at most 3 characters"),
+        (dict[Short, int], {"abcd": 1}, "a text of 1 to 3 characters"),
         (Ports | None, 0, "a whole number from 1 to 10"),
         (Literal["a", "b"], "c", "one of a, b"),
         (Name, "-", "a name"),
@@ -71,7 +71,7 @@ def test_what_is_beyond_them_is_told_with_the_rule(kind: Any, value: Any, expect
 
 
 def test_a_text_that_is_too_long_is_told_by_its_length() -> None:
-    assert broken(inspect.type_info(Short), "abcd") == Broken("4 characters", "a text of at most 3 characters")
+    assert broken(inspect.type_info(Short), "abcd") == Broken("4 characters", "a text of 1 to 3 characters")
     letters = inspect.type_info(Annotated[str, Meta(max_length=3, pattern="^[a-z]+$")])
     assert broken(letters, "$$$") == Broken("$$$", "a text of at most 3 characters")
 

@@ -12,7 +12,7 @@ from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOp
 from aetherscale.actors.compute.model.portdecisions import are_plugged
 from aetherscale.actors.compute.model.presentation import ADDRESS, address_key
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.rules import has_way
+from aetherscale.actors.compute.rules import versions_led
 from aetherscale.actors.network.model import events as networks
 from aetherscale.actors.network.ports import allowed_address, port_in
 from aetherscale.kernel.calls import Call
@@ -46,7 +46,7 @@ def _require_ways(world: World, tenant: str, vm: Vm, network_id: str) -> None:
     lost = [
         f"{each.host_port}/{each.protocol}"
         for each in vm.rules.forwards
-        if has_way(world, tenant, ports, each) and not has_way(world, tenant, left, each)
+        if versions_led(world, tenant, ports, each) and not versions_led(world, tenant, left, each)
     ]
     if lost:
         raise Refused(

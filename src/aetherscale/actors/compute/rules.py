@@ -93,13 +93,13 @@ def _add_forward(options: AddForwardOptions, call: Call, vm_id: str, world: Worl
     return AddForward(vm_id, forward)
 
 
-def has_way(world: World, tenant: str, ports: Iterable[PortSpec], forward: Forward) -> bool:
-    """Whether the host can lead anything of a forward's family to a VM with these ports."""
-    return any(
-        _network(world, tenant, port).kind == "nat"
-        and bool(not forward.address or (port.ipv6 if ":" in forward.address else port.ipv4))
-        for port in ports
-    )
+def versions_led(world: World, tenant: str, ports: Iterable[PortSpec], forward: Forward) -> frozenset[int]:
+    """The versions of IP in which the host can lead a forward to a VM with these ports: to the first that it routes."""
+    routed = next((port for port in ports if _network(world, tenant, port).kind == "nat"), None)
+    if routed is None:
+        return frozenset()
+    asked = (4, 6) if not forward.address else (6,) if ":" in forward.address else (4,)
+    return frozenset(version for version in asked if (routed.ipv6 if version == 6 else routed.ipv4))
 
 
 def _network(world: World, tenant: str, port: PortSpec) -> NetworkView:
@@ -109,7 +109,7 @@ def _network(world: World, tenant: str, port: PortSpec) -> NetworkView:
 
 def _require_way(world: World, tenant: str, vm: Vm, forward: Forward) -> None:
     """Raises `Refused` (conflict) for a VM that the host has no way to."""
-    if has_way(world, tenant, vm.ports.staying(), forward):
+    if versions_led(world, tenant, vm.ports.staying(), forward):
         return
     found = [f"{port.network} ({_network(world, tenant, port).kind})" for port in vm.ports.staying()]
     family = {True: " with IPv6", False: " with IPv4"}[":" in forward.address] if forward.address else ""

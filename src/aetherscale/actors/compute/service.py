@@ -23,6 +23,7 @@ from aetherscale.actors.compute.model.sessioncommands import (
     TerminalOptions,
 )
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.rules import versions_led
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Aggregate
@@ -57,9 +58,12 @@ class ComputeService:
         found = [(vm, forward) for vm in vms for forward in vm.state.rules.forwards]
         for vm, forward in sorted(found, key=lambda each: (each[1].host_port, each[1].protocol, each[0].id)):
             groups = [self._world.view(GROUP, call.tenant, group.group_id) for group in vm.state.rules.groups]
-            open_to = any(lets_in(rule, forward) for group in groups for rule in group.rules)
-            told = {"vm-id": vm.id, "name": vm.state.name, "forward": forward}
-            yield item({**told, "let-in": open_to, "rule": f"in:{forward.protocol}:{forward.guest_port}"})
+            versions = versions_led(self._world, call.tenant, vm.state.ports.staying(), forward)
+            rules = [rule for group in groups for rule in group.rules if lets_in(rule, forward, versions)]
+            prefixes = {rule.cidr for rule in rules}
+            whence = [] if None in prefixes else sorted(prefixes)
+            told = {"vm-id": vm.id, "name": vm.state.name, "forward": forward, "let-in": bool(rules), "from": whence}
+            yield item({**told, "rule": f"in:{forward.protocol}:{forward.guest_port}"})
         yield result({"count": len(found)})
 
     async def logs(self, options: LogsOptions, call: Call) -> AsyncIterator[Chunk]:

@@ -194,7 +194,8 @@ class HostNetworking(Groups, HostFacts):
                 for network_id in dict.fromkeys(port.network_id for port in ports):
                     if self._is_incomplete(hands, network_id):
                         await self._ensure(hands, network_id)
-                await hands.firewall.change(lambda _: self._known.rules())
+                begun = [each for each, (_, of_run) in opening.items() if of_run is not None]
+                await hands.firewall.change(lambda _: self._known.rules(), self._ended(hands, begun))
                 try:
                     opened = await hands.open_taps(vm_id, ports, self._known.bridge)
                 finally:

@@ -127,7 +127,7 @@ _FRAMES_DROPPED: Final = (
 )
 _FRAMES_LED: Final = (
     "a VM does not reach itself by a port of the host that leads to it, and its neighbors reach it there as if "
-    "they had asked it directly"
+    "they had asked it directly; those that bear groups get no answers"
 )
 
 

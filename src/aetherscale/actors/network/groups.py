@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -161,6 +161,13 @@ class Groups(ABC):
         except BaseException:
             undo()
             raise
+
+    def _ended(self, hands: Hands, vm_ids: Collection[str]) -> str:
+        """A text of nft by which what was kept for earlier runs of VMs goes on no longer. Raises `Fault`."""
+        try:
+            return hands.firewall.let_go(lru_cache(1)(partial(self._concerned, vm_ids))) if vm_ids else ""
+        except OSError as failure:
+            raise Fault(f"the rules of networks cannot be changed: {failure.strerror or failure}") from failure
 
     def _concerned(self, vm_ids: Iterable[str]) -> Concerned:
         """Whose flows are meant."""

@@ -188,10 +188,19 @@ def look(settings: Settings, root: Path = Path("/")) -> Seen:
 
 
 def obstacles(root: Path = Path("/")) -> list[Obstacle]:
-    """The filters of others that drop what our rules let pass, as the host has them now."""
+    """Why the host drops now what our rules let pass: filters of others, and that it does not forward."""
     _, chains, tables = _nftables(look_at_chains=True)
-    found = filters.unanswered(filters.dropping(chains or ""), tables)
-    return filters.obstacles([*found, *filters.legacy_dropping(_legacy(root))], _calls(root / "proc"))
+    found = [*filters.unanswered(filters.dropping(chains or ""), tables), *filters.legacy_dropping(_legacy(root))]
+    proc = root / "proc"
+    return [*_not_forwarding(routing.routing(proc)), *filters.obstacles(found, _calls(proc))]
+
+
+def _not_forwarding(now: routing.Routing) -> Iterator[Obstacle]:
+    typed = f"sysctl -w {' '.join(f'{written(path)}={value}' for path, value in routing.wanted(now))}"
+    for version, path, on in ((4, IPV4, now.ipv4), (6, IPV6, now.ipv6)):
+        if on is False:
+            what = f"this host does not forward IPv{version} ({written(path)} = 0)"
+            yield Obstacle((version,), ("out", "in", "led"), what, typed)
 
 
 def _calls(proc: Path) -> tuple[str, ...]:

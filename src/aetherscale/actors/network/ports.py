@@ -110,7 +110,8 @@ class VmPorts(Protocol):
         """Ensure that the VM has these ports, beside those that it has: their networks, their rules, then their taps; a
         descriptor for each, which the caller closes.
 
-        The VM's rules are these from then on; with None, those that it has.
+        The VM's rules are these from then on, and a run of it begins: what was kept of flows of an earlier one ends.
+        With None it runs, and has the rules that it has.
         """
         ...
 

@@ -94,7 +94,7 @@ def _explain(context: Context) -> None:
     context.out.paragraph(f"{found['packet']} from {found['source']} to {found['target']}{leads} {word}{rule}.")
     context.out.paragraph(found["because"])
     for other in found.get("others", ()):
-        aim = "let it pass" if found["passes"] else "have it so"
+        aim = "let it pass" if found["passes"] else "end that"
         context.out.paragraph(f"But now {other['what']}. To {aim}, {other['remedy']}")
 
 

@@ -34,6 +34,12 @@ def _ports(text: str) -> tuple[int, int]:
     raise ValueError(f"expected HOST:GUEST, two ports from 1 to {LAST_PORT}, as 8080:80")
 
 
+def _address(text: str) -> str:
+    if not text:
+        raise ValueError("expected an address of the host, as 192.0.2.7, or no such option for all of them")
+    return text
+
+
 def _attach(context: Context) -> None:
     _bear(context, "attach-group")
 
@@ -117,13 +123,16 @@ def _list(context: Context) -> None:
     if context.out.json:
         context.out.value([{name: value for name, value in item.items() if name != "type"} for item in items])
     elif items:
-        rows = [
-            (forward_text(item["forward"]), item["name"], "yes" if item["let-in"] else f"no: {item['rule']}")
-            for item in items
-        ]
+        rows = [(forward_text(item["forward"]), item["name"], _let_in(item)) for item in items]
         context.out.table(("FORWARD", "VM", "LET IN"), rows, layout=Layout(fold=("VM",)))
     else:
         context.suggest("no forwards; to add one: aetherscale firewall forward add web 8080:80")
+
+
+def _let_in(item: Mapping[str, Any]) -> str:
+    if not item["let-in"]:
+        return f"no: {item['rule']}"
+    return f"yes, from {', '.join(item['from'])}" if item["from"] else "yes"
 
 
 _VM = Argument("VM", "the name or id of the VM", completes="vm")
@@ -167,7 +176,7 @@ VM_COMMANDS: Final[tuple[Command | Group, ...]] = (
                 arguments=(_VM, Argument("PORTS", "the port of the host and that of the guest, as 8080:80", _ports)),
                 options=(
                     _UDP,
-                    Option("address", "the address of the host; all of them if not given", "ADDRESS"),
+                    Option("address", "the address of the host; all of them if not given", "ADDRESS", _address),
                     *WAIT_OPTIONS,
                 ),
                 examples=(

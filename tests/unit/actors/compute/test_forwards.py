@@ -78,7 +78,7 @@ class TestForwards:
 
     async def test_the_same_once_more_is_no_event(self, node: MemoryNode) -> None:
         await vm(node)
-        first = await firewall(node, "add-forward", host_port=8080, guest_port=80, host_address="0.0.0.0")  # noqa: S104
+        first = await firewall(node, "add-forward", host_port=8080, guest_port=80, host_address="")
         before = len(await node.events())
         again = await firewall(node, "add-forward", host_port=8080, guest_port=80)
         assert again["vm"].forwards == first["vm"].forwards
@@ -86,7 +86,8 @@ class TestForwards:
 
     @pytest.mark.parametrize(
         "address",
-        ["127.0.0.1", "::1", "224.0.0.1", "ff02::1", "0.1.2.3", "fe80::1", "::ffff:1.2.3.4", "240.0.0.1",
+        ["127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1",  # noqa: S104
+         "0.1.2.3", "fe80::1", "::ffff:1.2.3.4", "240.0.0.1",
          "2001:db8::1%x", "x", "1.2.3", "1.2.3.4/32", " 1.2.3.4", "1.2.3.4; drop"],
     )  # fmt: skip
     async def test_an_address_that_no_host_is_reached_at_is_refused(self, node: MemoryNode, address: str) -> None:
@@ -124,3 +125,15 @@ class TestForwards:
         assert [each["forward"].host_port for each in items] == [8080]
         assert (await firewall(node, "list-forwards", "nowhere"))["code"] == 404
         assert [each["type"] for each in await node.ask("firewall", "list-forwards", tenant="blue")] == ["result"]
+
+    async def test_a_list_says_from_where_it_is_let_in_and_of_which_family(self, node: MemoryNode) -> None:
+        members = "in:tcp:80:from=group/"
+        await group(node, "some", f"{members}web", "in:tcp:81:from=192.0.2.0/24", "in:tcp:81:from=2001:db8::/32")
+        await group(node, "more", "in:tcp:82:from=2001:db8::/32", "in:tcp:83", "in:tcp:83:from=192.0.2.0/24")
+        await vm(node, groups=["some", "more"])
+        for number, address in ((80, ""), (81, ""), (82, "198.51.100.1"), (83, "")):
+            await firewall(node, "add-forward", host_port=number, guest_port=number, host_address=address)
+        *items, _ = await node.ask("firewall", "list-forwards")
+        assert [(each["forward"].host_port, each["let-in"], each["from"]) for each in items] == [
+            (80, False, []), (81, True, ["192.0.2.0/24", "2001:db8::/32"]), (82, False, []), (83, True, []),
+        ]  # fmt: skip

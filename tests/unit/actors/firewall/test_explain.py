@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any, Final
 
 import pytest
@@ -180,11 +181,56 @@ async def test_an_end_that_is_not_there_is_not_found(node: MemoryNode, field: st
 @pytest.mark.parametrize(
     "address",
     ["ff02::1", "224.0.0.1", "0.0.0.0", "::", "fe80::1%eth0", "127.0.0.1", "::1", "fe80::1", "169.254.0.9",  # noqa: S104
-     "10.64.0.0/24", "fd00::/64", "fd00::x"],
+     "255.255.255.255", "10.64.0.0/24", "fd00::/64", "fd00::x"],
 )  # fmt: skip
 async def test_an_address_of_many_devices_or_of_none_is_refused(node: MemoryNode, address: str) -> None:
     refused = await explained(node, address, "web", "tcp/80")
     assert (refused["code"], refused["details"]["field"]) == (400, "from")
+
+
+async def test_an_address_of_a_whole_network_is_refused(node: MemoryNode) -> None:
+    prefix = ip_network((await good(node, "network", "network-info", network="lab"))["network"].ipv4)
+    for address in (prefix.broadcast_address, prefix.network_address):
+        refused = await explained(node, "web", str(address), "icmp")
+        assert (refused["code"], refused["details"]["field"]) == (400, "to")
+        assert "expected the address of one device" in refused["message"]
+
+
+@pytest.mark.parametrize("field", ["from", "to"])
+async def test_an_address_of_ipv4_within_ipv6_is_refused_with_what_is_meant(node: MemoryNode, field: str) -> None:
+    options = {"from": "web", "to": "db", "port": "icmp", field: "::ffff:192.0.2.7"}
+    refused = await node.final("firewall", "explain", options)
+    assert (refused["code"], refused["details"]["field"]) == (400, field)
+    assert refused["message"].endswith("expected the address itself, as 192.0.2.7")
+
+
+@pytest.mark.parametrize("source", ["host", WORLD, "2001:db8::7", "alone"])
+async def test_of_a_network_nobody_outside_reaches_what_is_no_vm(node: MemoryNode, source: str) -> None:
+    await good(node, "compute", "create-vm", image="i", name="alone")
+    await good(node, "network", "create-network", name="inner", ipv4_prefix="10.99.0.0/24")
+    for name, unused in (("lab", 200), ("inner", 200)):
+        lab = (await good(node, "network", "network-info", network=name))["network"]
+        for resolver in lab.resolver:
+            passes, because, _ = decided(await explained(node, source, resolver, "udp/53"))
+            where = f"of the network {name!r}: it is the resolver, which only its VMs reach."
+            assert (passes, because) == (False, f"{resolver} is {where}")
+        nobody = str(ip_network(lab.ipv4)[unused])
+        passes, because, _ = decided(await explained(node, source, nobody, "tcp/80"))
+        assert (passes, because) == (False, f"{nobody} is of the network {name!r}: no VM has it.")
+    passes, because, _ = decided(await explained(node, source, "198.51.100.9", "udp/53"))
+    assert (passes, "is in no network" in because) == (True, source == "alone")
+
+
+async def test_of_a_vm_that_does_not_run_it_is_said(node: MemoryNode) -> None:
+    await good(node, "compute", "stop-vm", vm_id="db", kill=True)
+    assert (await explained(node, "web", "db", "tcp/5432"))["because"].endswith(" But 'db' is stopped.")
+    assert (await explained(node, "db", "web", "tcp/80"))[
+        "because"
+    ] == "The group 'http' allows it. But 'db' is stopped."
+    assert "stopped" not in (await explained(node, "web", "db", "tcp/22"))["because"]
+    await good(node, "firewall", "add-forward", vm_id="db", host_port=8080, guest_port=80)
+    await good(node, "firewall", "attach-group", vm_id="db", group="http")
+    assert (await explained(node, WORLD, "host", "tcp/8080"))["because"].endswith(" But 'db' is stopped.")
 
 
 @pytest.mark.parametrize(

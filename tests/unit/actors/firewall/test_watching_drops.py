@@ -136,6 +136,9 @@ async def test_what_the_host_sends_from_the_address_of_its_router_is_not_from_el
 async def test_what_no_rule_of_a_group_has_a_word_for_is_judged_too(node: MemoryNode) -> None:
     (view,) = await told(node, await dropped(node, "web", "uninvited", Frame(WORLD, "10.64.0.2", "protocol 47")))
     assert view.because == f"No group of 'web' allows it. {LAW[1]}"
+    reported = Frame("fe80::1", "ff02::16", "icmp/143", "icmp")
+    (view,) = await told(node, await dropped(node, "web", "uninvited", reported))
+    assert view.because.endswith("as every machine does with IPv6: harmless.")
     (view,) = await told(node, await dropped(node, "web", "uninvited", Frame("", "", "ethertype 0x88cc")))
     assert view.because == "The groups of a VM are about IP alone."
 

@@ -58,11 +58,10 @@ def parse_host_address(text: str, field: str) -> str:
         address = ip_address(text)
     except ValueError:
         raise _no_address(text, field) from None
-    if address.is_unspecified:
-        return ""
     is_mapped = address.version == 6 and (address.ipv4_mapped is not None or address.scope_id is not None)
     never = (address.is_loopback, address.is_multicast, address.is_link_local, address.is_reserved, is_mapped)
-    if any(never) or (address.version == 4 and int(address) < 1 << 24):
+    # Nor is 0.0.0.0 all of them, which are of both families.
+    if any(never) or int(address) < 1 << 24:
         raise _no_address(text, field)
     return str(address)
 

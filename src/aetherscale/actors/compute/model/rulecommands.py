@@ -5,6 +5,7 @@ They are facts of the VM, in its stream. Callers ask for them under the name of 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -74,7 +75,7 @@ class ListForwardsOptions(Message, frozen=True):
     """Options of `list-forwards`: an item for each forward, by the port of the host.
 
     An item has `vm-id`, the VM's `name`, the `forward`, whether a rule of the VM's groups lets any of it in (`let-in`),
-    and a `rule` that would let in all of it.
+    the prefixes that it is let in from (`from`; none for anywhere), and a `rule` that would let in all of it.
     """
 
     vm_id: Reference = ""
@@ -113,11 +114,17 @@ class RemoveForward(Struct, frozen=True):
     protocol: Transport
 
 
-def lets_in(rule: Rule, forward: Forward) -> bool:
-    """Whether a rule of a group lets anything of a forward in."""
+def lets_in(rule: Rule, forward: Forward, versions: Container[int]) -> bool:
+    """Whether a rule of a group lets anything in of a forward that leads somewhere in these versions of IP.
+
+    Who comes by a forward is no member of a group.
+    """
+    if rule.direction != "in" or rule.protocol not in ("any", forward.protocol) or rule.group_id is not None:
+        return False
     spans = (span.partition("-") for span in rule.ports)
     of_ports = not rule.ports or any(int(low) <= forward.guest_port <= int(high or low) for low, _, high in spans)
-    return rule.direction == "in" and rule.protocol in ("any", forward.protocol) and of_ports
+    own = (4, 6) if rule.cidr is None else (6,) if ":" in rule.cidr else (4,)
+    return of_ports and any(version in versions for version in own)
 
 
 RuleCommand = AttachGroup | DetachGroup | AddForward | RemoveForward

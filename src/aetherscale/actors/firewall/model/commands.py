@@ -82,7 +82,7 @@ class RuleOptions(Message, frozen=True):
 
 RuleText = Annotated[
     str,
-    Meta(min_length=1, max_length=1024, description="a rule, as in:tcp:80,443 or in:tcp:22:from=10.0.0.0/8"),
+    Meta(max_length=1024, description="a rule, as in:tcp:80,443 or in:tcp:22:from=10.0.0.0/8"),
 ]
 """A rule in short: `DIRECTION:PROTOCOL[:PORTS or TYPES][:from=WHOM or :to=WHOM]`, where WHOM is a prefix or
 `group/NAME`.

@@ -27,6 +27,10 @@ BECAUSE: Final[Mapping[str, str]] = {
 """What no port may send, whatever its groups allow: why, by the kind."""
 
 
+_REPORTS: Final = tuple(f"icmp/{number}" for number in (130, 131, 132, 143))
+_MULTICAST: Final = "It asks for multicast groups, or reports them, as every machine does with IPv6: harmless."
+
+
 class DropView(Struct, frozen=True, rename="kebab"):
     """A packet that was dropped."""
 
@@ -74,7 +78,7 @@ def drop_view(dropped: Dropped, world: Topology) -> DropView:
         target=frame.target,
         other=other.name if other is not None else None,
         packet=frame.packet,
-        because=BECAUSE.get(dropped.kind) or _by_the_law(dropped, world),
+        because=BECAUSE.get(dropped.kind) or (_MULTICAST if frame.packet in _REPORTS else _by_the_law(dropped, world)),
     )
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model.views import VmView
 from aetherscale.actors.firewall.model import state
 from aetherscale.actors.firewall.model.commands import ICMP_TYPES
-from aetherscale.actors.firewall.model.judge import forwarded, judge, led
+from aetherscale.actors.firewall.model.judge import judge, led
 from aetherscale.actors.firewall.model.rules import short
 from aetherscale.actors.firewall.model.topology import (
     HOST,
@@ -26,6 +26,7 @@ from aetherscale.actors.firewall.model.topology import (
     Port,
     Topology,
     Verdict,
+    forwarded,
 )
 from aetherscale.actors.network.model.views import NetworkView, Obstacle, Way
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -35,6 +36,7 @@ from aetherscale.kernel.rules import shown
 _LAST_PORT: Final = 65535
 _PING: Final = "echo-request"
 _HOST: Final = "host"
+_RUNS: Final = ("booting", "running", "ready", "stopping")
 
 
 class Explanation(Struct, frozen=True, rename="kebab"):
@@ -96,7 +98,7 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
         verdict = judge(world, sender, receiver, packet)
     return Explanation(
         passes=verdict.passes,
-        because=f"{verdict.because}{doubt}",
+        because=f"{verdict.because}{doubt}{_resting(sender, receiver) if verdict.passes else ''}",
         group=verdict.group,
         rule=short(verdict.rule) if verdict.rule is not None else None,
         source=_name(sender),
@@ -164,7 +166,8 @@ def _machine(vm: VmView) -> Machine:
         Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in staying
     )
     groups = tuple(group.group_id for group in vm.groups)
-    return Machine(vm.id, vm.name, ports, groups, tuple(vm.forwards), bool(vm.switches))
+    at_rest = "" if vm.phase in _RUNS else vm.phase
+    return Machine(vm.id, vm.name, ports, groups, tuple(vm.forwards), bool(vm.switches), at_rest)
 
 
 def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
@@ -183,7 +186,10 @@ def _end(world: Topology, text: str, field: Literal["from", "to"]) -> End:
             f"got {shown(text)}, expected {_HOST} or another address of it: nothing leads from the loopback to a VM",
             field=field,
         )
-    if getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified:
+    if (mapped := getattr(address, "ipv4_mapped", None)) is not None:
+        raise Refused(Reason.BAD_REQUEST, f"got {shown(text)}, expected the address itself, as {mapped}", field=field)
+    of_all = getattr(address, "scope_id", None) is not None or address.is_multicast or address.is_unspecified
+    if of_all or world.is_broadcast(address):
         raise _no_address_of_one(text, field)
     if address.is_link_local:
         raise Refused(
@@ -219,6 +225,11 @@ def _doubt(world: Topology, sender: End, receiver: End, packet: Packet) -> str:
     if isinstance(sender, Machine):
         return f" {receiver} is taken for an address of the world, not for one of the host."
     return f" {receiver} is taken for an address of the host."
+
+
+def _resting(*ends: End) -> str:
+    """That a VM does not run, so that nothing passes for the moment."""
+    return "".join(f" But {end.name!r} is {end.at_rest}." for end in ends if isinstance(end, Machine) and end.at_rest)
 
 
 def _called(world: Topology, text: str, field: Literal["from", "to"]) -> Machine:

@@ -76,8 +76,9 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
     if isinstance(receiver, Machine) and not receiver.ports:
         return Verdict(False, f"The VM {receiver.name!r} is in no network: it has user-mode networking.")
     if isinstance(sender, Machine) and not sender.ports:
-        if isinstance(receiver, Machine):
-            return judge(world, HOST, receiver, packet)
+        verdict = judge(world, HOST, receiver, packet)
+        if isinstance(receiver, Machine) or not verdict.passes:
+            return verdict
         return Verdict(True, f"The VM {sender.name!r} is in no network: user-mode networking sends as the host does.")
     if isinstance(receiver, Machine):
         ways = (
@@ -85,16 +86,15 @@ def judge(world: Topology, sender: End, receiver: End, packet: Packet) -> Verdic
         )
         return _judged(world, sender, receiver, (packet, packet), ways)
     if not isinstance(sender, Machine):
-        return Verdict(True, "No VM is concerned: the firewall of networks has no say in it.")
+        return _beside(world, receiver)
     if not isinstance(receiver, Host) and (network := _resolved(world, sender, receiver, packet)) is not None:
         return Verdict(True, f"Names are always asked of the resolver of the network, here {network.name!r}.")
     ways = _to_host(world, sender, receiver) if isinstance(receiver, Host) else _to_world(world, sender, receiver)
     verdict = _judged(world, sender, receiver, (packet, packet), ways)
     if not verdict.passes or not isinstance(receiver, Host):
         return verdict
-    if packet.protocol == "icmp" and packet.icmp == _PING:
-        return Verdict(True, "Of the host, a VM reaches ping.")
-    return Verdict(False, "Of the host, a VM reaches ping and nothing else.")
+    pings = packet.icmp == _PING
+    return Verdict(pings, f"Of the host, a VM reaches ping{'.' if pings else ' and nothing else.'}")
 
 
 def judge_sent(world: Topology, sender: Machine, receiver: Machine | None, address: Address, packet: Packet) -> Verdict:
@@ -114,21 +114,21 @@ def judge_taken(
     return _judged(world, origin, there, (packet, packet), _into(world, origin, there, packet))
 
 
+def _beside(world: Topology, receiver: Host | Address) -> Verdict:
+    """Neither end is a VM. An address of a network of ours is reached from within that alone."""
+    network = world.owner(receiver) if not isinstance(receiver, Host) else None
+    if network is None or network.is_of_host:
+        return Verdict(True, "No VM is concerned: the firewall of networks has no say in it.")
+    whose = "it is the resolver, which only its VMs reach" if receiver in network.resolvers else "no VM has it"
+    return Verdict(False, f"{receiver} is of the network {network.name!r}: {whose}.")
+
+
 def _resolved(world: Topology, sender: Machine, receiver: Address, packet: Packet) -> Net | None:
     """The network whose resolver is asked for a name, if that is what it is."""
     if packet.protocol == "icmp" or packet.number != _NAMES:
         return None
     networks = (world.networks[port.network_id] for port in sender.ports)
     return next((network for network in networks if receiver in network.resolvers), None)
-
-
-def forwarded(world: Topology, receiver: Host, packet: Packet) -> tuple[Machine, Forward] | None:
-    """The VM that a port of the host leads to, and the forward: one at the address comes before one of all."""
-    every = [(machine, forward) for machine in world.machines.values() for forward in machine.forwards]
-    leads = [each for each in every if (each[1].protocol, each[1].host_port) == (packet.protocol, packet.number)]
-    at = str(receiver.address) if receiver.address is not None else None
-    fitting = [each for each in leads if each[1].address in ("", at) or at is None]
-    return max(fitting, key=lambda each: each[1].address == at, default=None)
 
 
 def led(world: Topology, sender: End, receiver: Host, packet: Packet, to: tuple[Machine, Forward]) -> Verdict:
@@ -264,7 +264,7 @@ def _led(world: Topology, sender: End, asked: Address | None, port: Port) -> Way
         if (owner := world.routed(sender)) is not None:
             yield Verdict(False, f"{sender} is of the network {owner.name!r}: from elsewhere it does not enter.")
         elif all(target.version != sender.version for target in targets):
-            yield Verdict(False, "The forward leads to no address of that IP family.")
+            yield Verdict(False, f"Asked there, the forward leads to no address of IPv{sender.version}.")
         else:
             yield _Way(sender.version, sender, asked)
     else:

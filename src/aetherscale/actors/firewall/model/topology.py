@@ -13,6 +13,7 @@ from aetherscale.actors.compute.model.commands import Forward
 from aetherscale.actors.firewall.model.commands import Rule
 
 Address = IPv4Address | IPv6Address
+_ALL: Final = IPv4Address("255.255.255.255")
 
 
 class Net(Struct, frozen=True):
@@ -68,6 +69,8 @@ class Machine(Struct, frozen=True):
     forwards: tuple[Forward, ...] = ()
     on_switches: bool = False
     """Whether it has ports on VDE switches, so that without others it has no user-mode networking."""
+    at_rest: str = ""
+    """The word for its phase, where its guest takes nothing in that; "" where it does."""
 
     def by(self, address: Address) -> Machine:
         """The VM by one of its addresses: with the port that has it, and no other."""
@@ -112,6 +115,13 @@ class Topology(Struct, frozen=True):
             )
         )
 
+    def is_broadcast(self, address: Address) -> bool:
+        """Whether an address is that of all on a link, or of a whole prefix of a network."""
+        if address == _ALL:
+            return True
+        prefixes = [ip_network(network.ipv4) for network in self.networks.values() if network.ipv4 is not None]
+        return any(address in (each.broadcast_address, each.network_address) for each in prefixes)
+
     def owner(self, address: Address) -> Net | None:
         """The network that has an address among its own."""
         return next((each for each in self.networks.values() if each.has(address)), None)
@@ -134,6 +144,15 @@ class Packet(Struct, frozen=True):
     def begins(self) -> bool:
         """Whether conntrack takes it for the first of a flow; another message of ICMP is one of a flow or of none."""
         return self.icmp in (None, "echo-request")
+
+
+def forwarded(world: Topology, receiver: Host, packet: Packet) -> tuple[Machine, Forward] | None:
+    """The VM that a port of the host leads to, and the forward: one at the address comes before one of all."""
+    every = [(machine, forward) for machine in world.machines.values() for forward in machine.forwards]
+    leads = [each for each in every if (each[1].protocol, each[1].host_port) == (packet.protocol, packet.number)]
+    at = str(receiver.address) if receiver.address is not None else None
+    fitting = [each for each in leads if each[1].address in ("", at) or at is None]
+    return max(fitting, key=lambda each: each[1].address == at, default=None)
 
 
 class Verdict(Struct, frozen=True, rename="kebab", omit_defaults=True):

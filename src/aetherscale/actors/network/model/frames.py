@@ -20,6 +20,7 @@ VLAN: Final = 0x8100
 _PROTOCOLS: Final[Mapping[int, FrameProtocol]] = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}
 _ICMP4: Final = {numbers[0]: name for name, numbers in ICMP_TYPES.items() if numbers[0] is not None}
 _ICMP6: Final = {numbers[1]: name for name, numbers in ICMP_TYPES.items()}
+_OPTIONS: Final = 0
 _SOURCE: Final = slice(6, 12)
 """Where a header of Ethernet has who sends."""
 _FRAGMENT_OFFSET: Final = 0x1FFF
@@ -35,12 +36,17 @@ def read(ethertype: int, header: bytes, payload: bytes) -> Frame:
         return _ip(source, target, payload[9], rest, _ICMP4)
     if ethertype == IPV6 and len(payload) >= 40 and payload[0] >> 4 == 6:
         source, target = (str(IPv6Address(payload[at : at + 16])) for at in (8, 24))
-        return _ip(source, target, payload[6], payload[40:], _ICMP6)
+        return _ip(source, target, *_behind_options(payload[6], payload[40:]), _ICMP6)
     if ethertype == ARP and len(payload) >= 28 and payload[:6] == b"\0\1\x08\0\6\4":
         source, target = (str(IPv4Address(payload[at : at + 4])) for at in (14, 24))
         return Frame(source, target, "arp")
     packet = {IPV4: "ip", IPV6: "ip6", ARP: "arp", VLAN: "vlan"}.get(ethertype, f"ethertype {ethertype:#06x}")
     return Frame(_mac(header[_SOURCE]), _mac(header[:6]), packet)
+
+
+def _behind_options(number: int, rest: bytes) -> tuple[int, bytes]:
+    """The protocol and its beginning behind a header of hop-by-hop options, as reports of multicast groups have one."""
+    return (rest[0], rest[(rest[1] + 1) * 8 :]) if number == _OPTIONS and len(rest) >= 2 else (number, rest)
 
 
 def _ip(source: str, target: str, number: int, rest: bytes, types: Mapping[int, str]) -> Frame:

@@ -99,13 +99,13 @@ class Dropped(Struct, frozen=True):
 
 
 class Obstacle(Struct, frozen=True, rename="kebab"):
-    """A filter of another program on the host, which drops packets that our rules let pass, unless it has a rule."""
+    """Why the host drops packets that our rules let pass: a filter of another program, or a setting."""
 
     families: tuple[int, ...]
     """Of which versions of IP."""
     ways: tuple[Way, ...]
     """On which ways."""
     what: str
-    """Whose it is, and what it drops."""
+    """What it is, and what it drops."""
     remedy: str
     """What lets ours pass."""

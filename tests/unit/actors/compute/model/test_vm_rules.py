@@ -147,10 +147,17 @@ class TestForwards:
             (Rule("in", "udp", ("80",)), False),
             (Rule("out", "tcp", ("80",)), False),
             (Rule("in", "icmp"), False),
+            (Rule("in", "tcp", group_id="a" * 16, group="others"), False),
         ],
     )
     def test_what_lets_it_in_is_about_the_port_of_the_guest(self, rule: Rule, lets: bool) -> None:
-        assert lets_in(rule, FORWARD) is lets
+        assert lets_in(rule, FORWARD, (4, 6)) is lets
+
+    @pytest.mark.parametrize(("cidr", "versions"), [(None, {4, 6}), ("192.0.2.0/24", {4}), ("2001:db8::/32", {6})])
+    def test_what_lets_it_in_is_of_a_family_that_it_leads_to(self, cidr: str | None, versions: set[int]) -> None:
+        rule = Rule("in", "tcp", ("80",), cidr=cidr)
+        assert {version for version in (4, 6) if lets_in(rule, FORWARD, {version})} == versions
+        assert not lets_in(rule, FORWARD, ())
 
 
 class TestWhatIsPending:

@@ -53,6 +53,10 @@ def test_a_packet_of_ipv6() -> None:
     assert read(IPV6, HEADER, ping) == Frame(ONE6, OTHER6, "icmp/echo-request", "icmp", None, "echo-request")
     solicited = frames.ipv6(ONE6, OTHER6, frames.ICMP6, frames.icmp6(ONE6, OTHER6, 135, bytes(20)))
     assert read(IPV6, HEADER, solicited).packet == "icmp/135"
+    report = b"\x3a\0\5\2\0\0\1\0" + frames.icmp6(ONE6, OTHER6, 143, bytes(4))
+    assert read(IPV6, HEADER, frames.ipv6(ONE6, OTHER6, 0, report)).packet == "icmp/143"
+    for cut in (b"", b"\x3a", b"\x3a\xff"):
+        assert read(IPV6, HEADER, frames.ipv6(ONE6, OTHER6, 0, cut)).packet in ("protocol 0", "icmp")
     # As of IPv4 the number would have a name.
     assert read(IPV6, HEADER, frames.ipv6(ONE6, OTHER6, frames.ICMP6, b"\x08\0")).packet == "icmp/8"
 
