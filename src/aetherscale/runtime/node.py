@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from aetherscale.eventstore.log import EventLog
@@ -87,7 +87,7 @@ class Node:
         self._keepers = {name: actor for actor in self.actors.values() for name in actor.component.kind.names}
         self._reconciler = Reconciler(self.reconcile)
 
-    @property
+    @cached_property
     def serve(self) -> Mapping[str, Serve]:
         """How calls are taken under the name of each component."""
         return {actor.component.name: self._serving(actor) for actor in self.actors.values()}

@@ -86,9 +86,9 @@ def holds(vm: Vm) -> Sequence[Holding]:
     found: list[Holding] = [Name(events.KIND, vm.name)]
     if vm.spec.image_id:
         found.append(Use(images.KIND, vm.spec.image_id))
-    for network_id in dict.fromkeys(port.network_id for port in vm.ports.specs()):
-        found.append(Use(networks.KIND, network_id))
-    for port in vm.ports.specs():
+    ports = vm.ports.specs()
+    found.extend(Use(networks.KIND, network_id) for network_id in dict.fromkeys(port.network_id for port in ports))
+    for port in ports:
         found.append(NodeKey(MAC, port.mac))
         found.extend(NodeKey(ADDRESS, address_key(port.network_id, ip)) for ip in (port.ipv4, port.ipv6) if ip)
     found.extend(NodeKey(MAC, switch.mac) for switch in vm.spec.switches)
