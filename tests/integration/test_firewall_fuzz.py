@@ -48,7 +48,7 @@ NETWORKS = (NetworkRules("aeb000000000001", "nat", IPv4Network("10.64.0.0/16")),
 _LINE = re.compile(
     r"((iifname @m_|ether daddr @c_)[0-9a-f]{16} |ip6? [sd]addr [0-9a-f.:]+(/[0-9]+)? |ether type ip6? )?"
     r"((tcp|udp) dport (\{ )?[0-9, -]+( \})? |icmp(v6)? type (\{ )?[0-9, ]+( \})? |(ether type ip6? )?"
-    r"meta l4proto (tcp|udp|icmp|ipv6-icmp) )?accept"
+    r"meta l4proto (tcp|udp|1|58) )?accept"
 )
 """All that a rule may be: numbers, prefixes, ids."""
 

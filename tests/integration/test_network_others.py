@@ -5,6 +5,7 @@ The host is a network namespace with our rules and theirs, its guests are descri
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.network import needs
+from aetherscale.actors.network.model import flows, ruleset
 from aetherscale.actors.network.model.ruled import ForwardRules
 from aetherscale.actors.network.model.views import Obstacle
 from tests.support import firewalled, others
@@ -119,3 +121,19 @@ def test_a_host_that_does_not_forward_is_told_until_it_does(host: Firewalled, se
     assert f"{setting.replace('/', '.')}=1" in told.remedy
     path.write_text("1")
     assert not any(each.families == (version,) for each in needs.obstacles())
+
+
+def test_nothing_of_the_rules_is_a_name_that_the_host_may_not_know(host: Firewalled) -> None:
+    """A small Debian has no /etc/protocols."""
+    lab = host.network(1, "nat")
+    group = host.group(GROUP, "in:icmp", "out:icmp:echo-request", "in:tcp:80", "out:udp", "in:any:from=192.0.2.0/24")
+    guest = host.guest(lab, 2, groups=(group,))
+    leads = tuple(ForwardRules(each, None, 5353, 53) for each in ("tcp", "udp"))
+    host.ports[guest.tap] = replace(host.ports[guest.tap], forwards=leads)
+    rules = flows.table() + ruleset.replace_all(host.ruleset())
+    # It is there to be hidden on most machines, and read by what was started before.
+    hide = "if [ -e /etc/protocols ]; then mount --bind /dev/null /etc/protocols; fi; exec nft --check --file -"
+    said = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", hide], input=rules, capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stderr) == (0, "")

@@ -142,6 +142,7 @@ class _Way(Struct, frozen=True):
     """Those of the flows whose answers go this way."""
     icmp: str
     icmp_number: str
+    """By number: its name is in /etc/protocols, which a small Debian does not have."""
     errors: str
     later: str
     """Matches a fragment that is not the first."""
@@ -169,7 +170,7 @@ def _way(way: str, v: int) -> _Way:
         own="sent" if out else "taken",
         others="taken" if out else "sent",
         icmp="icmp" if v == 4 else "icmpv6",
-        icmp_number="icmp" if v == 4 else "ipv6-icmp",
+        icmp_number="1" if v == 4 else "58",
         errors="{ 3, 11, 12 }" if v == 4 else "{ 1, 2, 3, 4 }",
         later="ip frag-off & 0x1fff != 0" if v == 4 else "frag frag-off != 0",
         flow=f"{tap} . {pair} . th {near} . th {far}",

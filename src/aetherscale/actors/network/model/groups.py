@@ -150,7 +150,8 @@ def _what(rule: Rule, version: int) -> Iterator[str]:
         raise ValueError(f"{rule.protocol} has no ports")
     if rule.protocol == "any":
         yield ""
-    for family, name, proto, place in ((4, "icmp", "icmp", 0), (6, "icmpv6", "ipv6-icmp", 1)):
+    # By number: the name of ICMPv6 is in /etc/protocols, which a small Debian does not have.
+    for family, name, proto, place in ((4, "icmp", "1", 0), (6, "icmpv6", "58", 1)):
         if rule.protocol != "icmp" or version not in (0, family):
             continue
         if rule.types:
