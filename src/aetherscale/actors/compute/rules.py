@@ -22,6 +22,7 @@ from aetherscale.actors.compute.model.rulecommands import (
     GroupOfVmOptions,
     RemoveForward,
     RemoveForwardOptions,
+    versions_of,
 )
 from aetherscale.actors.compute.model.ruledecisions import are_applied
 from aetherscale.actors.compute.model.state import Vm
@@ -98,7 +99,7 @@ def versions_led(world: World, tenant: str, ports: Iterable[PortSpec], forward: 
     routed = next((port for port in ports if _network(world, tenant, port).kind == "nat"), None)
     if routed is None:
         return frozenset()
-    asked = (4, 6) if not forward.address else (6,) if ":" in forward.address else (4,)
+    asked = versions_of(forward.address)
     return frozenset(version for version in asked if (routed.ipv6 if version == 6 else routed.ipv4))
 
 

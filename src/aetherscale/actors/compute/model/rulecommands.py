@@ -123,8 +123,12 @@ def lets_in(rule: Rule, forward: Forward, versions: Container[int]) -> bool:
         return False
     spans = (span.partition("-") for span in rule.ports)
     of_ports = not rule.ports or any(int(low) <= forward.guest_port <= int(high or low) for low, _, high in spans)
-    own = (4, 6) if rule.cidr is None else (6,) if ":" in rule.cidr else (4,)
-    return of_ports and any(version in versions for version in own)
+    return of_ports and any(version in versions for version in versions_of(rule.cidr or ""))
+
+
+def versions_of(address: str) -> tuple[int, ...]:
+    """The versions of IP of an address or a prefix; both where it is ""."""
+    return (4, 6) if not address else (6,) if ":" in address else (4,)
 
 
 RuleCommand = AttachGroup | DetachGroup | AddForward | RemoveForward
