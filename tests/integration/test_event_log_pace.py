@@ -87,6 +87,26 @@ async def test_the_loop_commits_itself_where_the_disk_is_quick(
     assert [event.version for event in await store.read_stream("vm-1")] == list(range(1, PROVEN + 4))
 
 
+async def test_what_is_ready_does_not_wait_for_a_commit_in_the_loop(
+    store: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "QUICK_S", float("inf"))
+    order: list[str] = []
+    commit = LogWriting.commit
+
+    def noting(self: LogWriting, appends: Sequence[Append]) -> Sequence[Outcome]:
+        order.append("committed")
+        return commit(self, appends)
+
+    monkeypatch.setattr(LogWriting, "commit", noting)
+    assert isinstance(store.access, SqliteBackend)
+    for version in range(PROVEN + 1):
+        order.clear()
+        asyncio.get_running_loop().call_soon(order.append, "ready")
+        await store.access.commit([append_of(write("vm-1", version))])
+    assert order == ["ready", "committed"]
+
+
 async def test_a_connection_is_not_idle_while_a_call_that_was_cancelled_is_at_work(tmp_path: Path) -> None:
     path = tmp_path / "some.db"
     connection = await Connection.open(lambda: connect(path, "rwc", any_thread=True), path)

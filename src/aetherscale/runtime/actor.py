@@ -178,23 +178,24 @@ class Actor(Generic[S, M]):
     # --- in the mailbox ------------------------------------------------------------------------------------------
 
     async def _asked(self, command: Command[S, M], options: Any, call: Call, target: str) -> Handled[S]:
-        digest = digest_of(call)
-        if call.keyed and (accepted := await self._log.accepted(call.tenant, call.command_id)) is not None:
-            return await self._repeated(command, options, call, accepted)
+        """Decide on a command and append. Whether it is a repeat, the append itself tells."""
+        digest = digest_of(call) if call.keyed else None
         for _ in range(CONFLICT_LIMIT):
             aggregate = self.registry.aggregates.get(target)
             sight = Sight(self._world, self._kind, target)
             try:
-                message = command.prepare(options, call, target, sight)
+                envelope = self._meant(command.prepare(options, call, target, sight), call)
+                decided = self._decide(aggregate, envelope)
             except Refused as refused:
+                # A command that was accepted once has its answer, whatever is in its way by now.
+                if (accepted := await self._accepted(call)) is not None:
+                    return await self._repeated(command, options, call, accepted)
                 await self._on_the_way.make(refused, call)
                 continue
-            envelope = Envelope(
-                message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
-            )
             try:
-                kept = digest if call.keyed else None
-                return await self._decide(aggregate, target, envelope, kept, sight.seen, urgent=command.frees)
+                return await self._record(
+                    aggregate, target, envelope, decided, digest, sight.seen, urgent=command.frees
+                )
             except WrongVersion:
                 continue
             except AlreadyAccepted as repeat:
@@ -214,11 +215,12 @@ class Actor(Generic[S, M]):
                     return
             aggregate = self.registry.aggregates.get(aggregate_id)
             envelope = self._said(aggregate, message)
-            if aggregate is None and not self.component.decider.decide(None, message, envelope.at_us):
+            decided = self._decide(aggregate, envelope)
+            if aggregate is None and not decided:
                 log.warning("the host reports about %s, which the log does not know: %s", aggregate_id, message)
                 return
             try:
-                await self._decide(aggregate, aggregate_id, envelope, None, urgent=True)
+                await self._record(aggregate, aggregate_id, envelope, decided, None, urgent=True)
             except WrongVersion:
                 continue
             except StorageFull as full:
@@ -238,22 +240,32 @@ class Actor(Generic[S, M]):
         cause = event_id(self._log.node, self._log.epoch, aggregate.seq)
         return Envelope(message, aggregate.tenant, actor, own_id, aggregate.correlation_id, cause, self._clock())
 
-    async def _decide(
+    def _meant(self, message: M, call: Call) -> Envelope[M]:
+        """The caller's message."""
+        return Envelope(
+            message, call.tenant, call.actor, call.command_id, call.correlation_id, call.causation_id, self._clock()
+        )
+
+    def _decide(self, aggregate: Aggregate[S] | None, envelope: Envelope[M]) -> Sequence[Event]:
+        state = aggregate.state if aggregate else None
+        return self.component.decider.decide(state, envelope.message, envelope.at_us)
+
+    async def _record(
         self,
         aggregate: Aggregate[S] | None,
         target: str,
         envelope: Envelope[M],
+        decided: Sequence[Event],
         digest: bytes | None,
         seen: Sequence[Seen] = (),
         *,
         urgent: bool,
     ) -> Handled[S]:
-        """Decide and append. Raises `Refused`, `WrongVersion`, `AlreadyAccepted`, `StorageFull`."""
-        state = aggregate.state if aggregate else None
-        decided = self.component.decider.decide(state, envelope.message, envelope.at_us)
+        """Append what was decided. Raises `Refused`, `WrongVersion`, `AlreadyAccepted`, `StorageFull`."""
         writes: list[Write] = []
         if decided:
             stream = stream_name(self._kind, target)
+            state = aggregate.state if aggregate else None
             writes.append(Write(stream, aggregate.version if aggregate else 0, tuple(decided)))
             writes.extend(self._reservations(target, state, decided, envelope))
             writes.extend(Write(each.stream, each.version, ()) for each in seen)
@@ -312,6 +324,10 @@ class Actor(Generic[S, M]):
 
     # --- answers -------------------------------------------------------------------------------------------------
 
+    async def _accepted(self, call: Call) -> Accepted | None:
+        """The record of a call that was accepted before."""
+        return await self._log.accepted(call.tenant, call.command_id) if call.keyed else None
+
     async def _repeated(self, command: Command[S, M], options: Any, call: Call, accepted: Accepted) -> Handled[S]:
         """The record of a command that was accepted before."""
         reference = "" if command.creates else self.component.reference_of(options, call)
@@ -321,8 +337,7 @@ class Actor(Generic[S, M]):
         self, command: Command[S, M], options: Any, call: Call, refused: Refused
     ) -> AsyncIterator[Chunk]:
         """The answer to a call whose object is not there: its old answer, where it had been accepted before."""
-        accepted = await self._log.accepted(call.tenant, call.command_id) if call.keyed else None
-        if accepted is None:
+        if (accepted := await self._accepted(call)) is None:
             raise refused
         handled = await self._repeated(command, options, call, accepted)
         async for chunk in self._narrator.narrate(handled, self._watches.follow(handled.own[0][1].id), call):

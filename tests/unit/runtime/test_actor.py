@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.eventstore.backend import Outcome
 from aetherscale.eventstore.memory import MemoryBackend
-from aetherscale.eventstore.store import Append, InDoubt
+from aetherscale.eventstore.store import Append, InDoubt, Reading
 from tests.support.memory_fixtures import WEB, node, words
 from tests.support.memory_node import PATIENCE_S, MemoryNode
 
@@ -41,6 +41,29 @@ class TestAnswers:
         first = [chunk for chunk in await node.ask("compute", "create-vm", WEB, key="k") if "step" not in chunk]
         await node.final("compute", "stop-vm", {"vm-id": "web"})
         assert await node.ask("compute", "create-vm", WEB, key="k") == first
+
+    async def test_a_first_command_costs_no_trip_to_the_log_but_its_append(
+        self, node: MemoryNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[object] = []
+        ask = MemoryBackend.ask
+
+        async def noting(self: MemoryBackend, question: Callable[[Reading], object]) -> object:
+            asked.append(question)
+            return await ask(self, question)
+
+        monkeypatch.setattr(MemoryBackend, "ask", noting)
+        await node.final("compute", "create-vm", WEB, key="first")
+        assert not asked
+        await node.final("compute", "create-vm", WEB, key="first")
+        assert asked
+
+    async def test_a_repeat_that_would_be_refused_by_now_gets_the_answer_of_the_first(self, node: MemoryNode) -> None:
+        first = await node.final("compute", "create-vm", WEB, key="k")
+        await node.final("compute", "delete-vm", {"vm-id": "web"})
+        await node.final("images", "delete-image", {"image": WEB["image"]})
+        assert (await node.final("compute", "create-vm", WEB))["code"] == 404
+        assert await node.final("compute", "create-vm", WEB, key="k") == first
 
     async def test_a_repeat_joins_what_is_under_way(self, node: MemoryNode) -> None:
         answers = await asyncio.gather(*(node.final("compute", "create-vm", WEB, key="k") for _ in range(5)))

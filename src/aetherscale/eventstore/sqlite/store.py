@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -104,10 +105,14 @@ class SqliteBackend(SqliteAccess):
         self._broken = False
 
     async def commit(self, appends: Sequence[Append]) -> Sequence[Outcome]:
-        """As in `Backend`. Where that is sure to be short, it is done here and now: see `pace.py`."""
+        """As in `Backend`. Where that is sure to be short, the loop waits for it: see `pace.py`."""
+        here = self._pace.may_wait(appends)
+        if here:
+            # What is ready by now does not wait too, above all the reply to the append before.
+            await asyncio.sleep(0)
         begun = time.perf_counter()
         try:
-            if self._writer.is_idle and self._pace.may_wait(appends):
+            if here and self._writer.is_idle:
                 return self._writer.run_here(lambda: self._writing.commit(appends))
             return await self._writer.run(lambda: self._writing.commit(appends))
         except (InDoubt, Damaged):
