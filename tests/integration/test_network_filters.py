@@ -6,7 +6,9 @@ The host is a network namespace with our rules, its guests are descriptors of ta
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,4 +78,28 @@ def test_guests_of_one_network_reach_each_other(host: Firewalled, tmp_path: Path
     type_it(host, warning.remedy)
     web.send(web.udp(db.ipv6, b"passes", mac=db.mac))
     assert not any(b"dropped" in frame for frame in db.until(b"passes"))
+    assert told(tmp_path).status == "ok"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_host_reaches_a_guest_whose_groups_let_it_in(host: Firewalled, tmp_path: Path, version: int) -> None:
+    lab = host.network(1, "nat")
+    guest = host.guest(lab, 2, groups=(host.group("1111111111111111", "in:udp:4000"),))
+    address = {4: guest.ipv4, 6: guest.ipv6}[version]
+    host.neighbor(lab.bridge, address, guest.mac)
+
+    def send(payload: bytes) -> None:
+        family = {4: socket.AF_INET, 6: socket.AF_INET6}[version]
+        # A sender whose packet is dropped is told so by the kernel.
+        with socket.socket(family, socket.SOCK_DGRAM) as sender, suppress(PermissionError):
+            sender.sendto(payload, (address, 4000))
+
+    host.nft.run("table inet mine {\n chain o { type filter hook output priority 0; policy drop; \n }\n}")
+    send(b"dropped")
+    warning = told(tmp_path)
+    assert warning.status == "warning"
+    assert "what the host itself sends" in warning.found
+    type_it(host, warning.remedy)
+    send(b"passes")
+    assert not any(b"dropped" in frame for frame in guest.until(b"passes"))
     assert told(tmp_path).status == "ok"

@@ -1,4 +1,4 @@
-"""Who else on the host drops what passes it, and what to type so that packets of virtual networks pass too.
+"""Who else on the host drops what passes it or what it sends, and what to type so that packets of networks pass too.
 
 An accept of ours is no accept of theirs: a packet passes only where every base chain of its hook lets it. Nothing of
 others is changed here. Nor is theirs one of ours: what they let in is judged by our rules still.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -35,16 +35,21 @@ _CALLED: Final[Mapping[str, tuple[str, ...]]] = {
 """The settings by which a family is asked about what passes a bridge."""
 
 _OPENING: Final = re.compile(r"\s*(?P<kind>table|chain) (?P<name>.+) \{")
-_DROPS: Final = re.compile(r"\s*type filter hook forward priority .*; policy drop;")
+_DROPS: Final = re.compile(r"\s*type filter hook (?P<hook>forward|output) priority .*; policy drop;")
+_TO: Final = re.compile(r"\b(?:jump|goto) (\S+)")
 _OUT: Final = re.compile(rf'iifname "(?:{BRIDGE_PREFIX}|{TAP_PREFIX})\*"')
 """A rule about whatever comes from our devices."""
 _IN: Final = re.compile(rf'oifname "{BRIDGE_PREFIX}\*" (?!ct state)')
 """A rule about whatever goes to them, and not about answers alone."""
 _LEGACY_OUT: Final = f" -i {BRIDGE_PREFIX}+ "
 _LEGACY_IN: Final = re.compile(rf" -o {BRIDGE_PREFIX}\+ -j")
+_LEGACY_RULE: Final = re.compile(r"^-A (\S+)(.*)$", re.MULTILINE)
 _PLAIN: Final = re.compile(r"\w+ [\w-]+", re.ASCII)
 _JUMP: Final = re.compile(r" -[jg] (\S+)")
-_LEGACY_DROPS: Final = re.compile(r"^-P FORWARD (?:DROP|REJECT)$", re.MULTILINE)
+_LEGACY_DROPS: Final = re.compile(r"^-P (FORWARD|OUTPUT) (?:DROP|REJECT)$", re.MULTILINE)
+
+
+Hook = Literal["forward", "output"]
 
 
 class Dropping(Struct, frozen=True):
@@ -61,11 +66,14 @@ class Dropping(Struct, frozen=True):
     """Whether it was seen to drop; else its program did not answer, and it may."""
     begins_inside: bool = True
     """Whether it drops what VMs begin; else only what begins outside, and is led to them or let in by groups."""
+    hook: Hook = "forward"
+    """What it is asked about: what passes the host, or what the host sends itself."""
 
 
 def dropping(chains: str) -> list[Dropping]:
-    """Those of others in what `nft list chains` prints."""
-    found, family, table, chain = [], "", "", ""
+    """Those of others in what `nft list chains` prints. What leaves a bridge is asked about on its way alone."""
+    found: list[tuple[str, str, str, Hook]] = []
+    family, table, chain = "", "", ""
     known: dict[tuple[str, str], set[str]] = {}
     for line in chains.splitlines():
         opening = _OPENING.fullmatch(line)
@@ -75,22 +83,53 @@ def dropping(chains: str) -> list[Dropping]:
             chain = opening["name"]
             known.setdefault((family, table), set()).add(chain)
             if table == FIREWALLD and chain == "filter_FORWARD":  # it accepts by policy, and rejects by its last rule
-                found.append((family, table, chain))
-        elif _DROPS.fullmatch(line) and family in FAMILIES and table not in TABLES:
-            found.append((family, table, chain))
-    return [Dropping(*each, whose=_whose(each[1], known[each[:2]])) for each in found]
+                found.append((family, table, chain, "forward"))
+        elif (drops := _DROPS.fullmatch(line)) and family in FAMILIES and table not in TABLES:
+            if drops["hook"] == "forward":
+                found.append((family, table, chain, "forward"))
+            elif family != "bridge":
+                found.append((family, table, chain, "output"))
+    return [
+        Dropping(family, table, chain, _whose(table, known[family, table], hook), hook=hook)
+        for family, table, chain, hook in found
+    ]
 
 
 def unanswered(found: Sequence[Dropping], tables: Mapping[str, str]) -> list[Dropping]:
-    """Those of them whose tables have no rule for devices of ours yet, or none for what goes to them.
+    """Those of them that have no rule for devices of ours yet, or none for what goes to them.
 
     `tables` is `listings`, each as nft lists it.
     """
-    return [still for each in found if (still := _still(each, tables.get(_name(each), ""))) is not None]
+    return [still for each in found if (still := _still(each, _reached(tables.get(_name(each), ""), each.chain)))]
+
+
+def _reached(table: str, base: str) -> str:
+    """The rules of a base chain, and of the chains that they lead to."""
+    chains: dict[str, list[str]] = {}
+    rules: list[str] = []
+    for line in table.splitlines():
+        opening = _OPENING.fullmatch(line)
+        if opening is not None:
+            rules = chains.setdefault(opening["name"], [])
+        else:
+            rules.append(line)
+    return _closure({chain: "\n".join(rules) for chain, rules in chains.items()}, base, _TO)
+
+
+def _closure(chains: Mapping[str, str], base: str, to: re.Pattern[str]) -> str:
+    """The rules of a chain and of all that it leads to; `to` finds where a rule leads."""
+    reached, ahead = {base}, [base]
+    while ahead:
+        further = set(to.findall(chains.get(ahead.pop(), ""))) - reached
+        reached |= further
+        ahead += further
+    return "\n".join(chains.get(chain, "") for chain in sorted(reached))
 
 
 def _still(each: Dropping, rules: str) -> Dropping | None:
     """What it drops yet; None for nothing. firewalld accepts whatever a forward leads."""
+    if each.hook == "output":
+        return None if _IN.search(rules) else each
     if not _OUT.search(rules):
         return each
     open_inward = each.family == "bridge" or each.whose == FIREWALLD or _IN.search(rules)
@@ -107,19 +146,25 @@ def legacy_dropping(said: Mapping[str, str | None]) -> list[Dropping]:
 
     None is where it does not answer, and so may drop too.
     """
-    return [
-        Dropping(
-            LEGACY[program][1],
-            "filter",
-            "FORWARD",
-            _whose("", set(_JUMP.findall(text or ""))),
-            legacy=True,
-            certain=text is not None,
-            begins_inside=_LEGACY_OUT not in (text or ""),
-        )
-        for program, text in said.items()
-        if text is None or (_LEGACY_DROPS.search(text) and not (_LEGACY_OUT in text and _LEGACY_IN.search(text)))
-    ]
+    return [each for program, text in said.items() for each in _legacy_dropping(LEGACY[program][1], text)]
+
+
+def _legacy_dropping(family: str, text: str | None) -> Iterator[Dropping]:
+    if text is None:
+        yield Dropping(family, "filter", "FORWARD", "", legacy=True, certain=False)
+        return
+    chains: dict[str, str] = {}
+    for chain, rule in _LEGACY_RULE.findall(text):
+        chains[chain] = f"{chains.get(chain, '')}{rule}\n"
+    there = set(_JUMP.findall(text))
+    for base in _LEGACY_DROPS.findall(text):
+        rules = _closure(chains, base, _JUMP)
+        inside, is_open = _LEGACY_OUT in rules, _LEGACY_IN.search(rules) is not None
+        if base == "OUTPUT" and not is_open:
+            yield Dropping(family, "filter", base, _whose("", there, "output"), legacy=True, hook="output")
+        elif base == "FORWARD" and not (inside and is_open):
+            whose = _whose("", there, "forward")
+            yield Dropping(family, "filter", base, whose, legacy=True, begins_inside=not inside)
 
 
 _FRAMES_DROPPED: Final = (
@@ -147,6 +192,8 @@ def _families(each: Dropping) -> tuple[int, ...]:
 def _ways(each: Dropping, calls: tuple[str, ...]) -> tuple[Way, ...]:
     if each.family == "bridge":
         return ("bridge",)
+    if each.hook == "output":
+        return ("host",)
     within: tuple[Way, ...] = ("bridge",) if any(call in _CALLED[each.family] for call in calls) else ()
     return (*within, "out", "in", "led") if each.begins_inside else ("in",)
 
@@ -159,11 +206,11 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
     for each in found:
         yield Finding(CHECK, "warning", _sentence(each), _remedy(each))
     if calls:
-        routed = [each for each in found if each.family != "bridge" and each.begins_inside]
+        routed = [each for each in found if set(_ways(each, calls)) >= {"bridge", "out"}]
         what = _FRAMES_DROPPED if routed or not is_known else _FRAMES_LED
         yield Finding("bridge netfilter", "warning", f"{', '.join(calls)}: {what}", _calls_off(calls))
     if is_known and not found:
-        yield Finding(CHECK, "ok", "nobody else drops what networks forward")
+        yield Finding(CHECK, "ok", "nobody else drops what networks forward, nor what the host sends to them")
 
 
 def _calls_off(calls: tuple[str, ...]) -> str:
@@ -181,6 +228,8 @@ def _sentence(each: Dropping) -> str:
     what = "what networks of kind nat send and get"
     if each.family == "bridge":
         what = "frames between VMs of a network"
+    elif each.hook == "output":
+        what = "what the host itself sends to networks of kind nat"
     elif not each.begins_inside:
         what = "what is begun outside of networks of kind nat"
     chain = f"chain {each.chain} of the table {each.family} {each.table}{by}"
@@ -188,26 +237,26 @@ def _sentence(each: Dropping) -> str:
 
 
 def _remedy(each: Dropping) -> str:
-    bridges = f"{BRIDGE_PREFIX}+"
-    if each.whose == "ufw":
-        return f"ufw route allow in on {bridges}; ufw route allow out on {bridges}"
     if each.whose == FIREWALLD:
-        return f"firewall-cmd --permanent --zone=trusted --add-interface={bridges}; firewall-cmd --reload"
-    there = f"insert rule {each.family} {each.table} {each.chain}"
-    if each.family == "bridge":
-        typed = f"nft '{there} iifname \"{TAP_PREFIX}*\" accept'; nft '{there} oifname \"{TAP_PREFIX}*\" accept'"
-    elif each.table == "filter" and each.family in PROGRAMS:
+        return f"firewall-cmd --permanent --zone=trusted --add-interface={BRIDGE_PREFIX}+; firewall-cmd --reload"
+    sides = ("in", "out") if each.hook == "forward" else ("out",)
+    if each.whose == "ufw":
+        allow = "ufw route allow" if each.hook == "forward" else "ufw allow"
+        return "; ".join(f"{allow} {side} on {BRIDGE_PREFIX}+" for side in sides)
+    if each.table == "filter" and each.family in PROGRAMS:
         program = PROGRAMS[each.family] + ("-legacy" if each.legacy else "")
         chain = "DOCKER-USER" if each.whose == "docker" else each.chain
-        typed = f"{program} -I {chain} -i {bridges} -j ACCEPT; {program} -I {chain} -o {bridges} -j ACCEPT"
+        typed = (f"{program} -I {chain} -{side[0]} {BRIDGE_PREFIX}+ -j ACCEPT" for side in sides)
     else:
-        typed = f"nft '{there} iifname \"{BRIDGE_PREFIX}*\" accept'; nft '{there} oifname \"{BRIDGE_PREFIX}*\" accept'"
-    return f"after each boot: {typed}"
+        there = f"insert rule {each.family} {each.table} {each.chain}"
+        devices = TAP_PREFIX if each.family == "bridge" else BRIDGE_PREFIX
+        typed = (f"nft '{there} {side[0]}ifname \"{devices}*\" accept'" for side in sides)
+    return f"after each boot: {'; '.join(typed)}"
 
 
-def _whose(table: str, chains: set[str]) -> str:
+def _whose(table: str, chains: set[str], hook: Hook) -> str:
     if table == FIREWALLD:
         return FIREWALLD
     if any(chain.startswith("ufw") for chain in chains):
         return "ufw"
-    return "docker" if "DOCKER-USER" in chains else ""
+    return "docker" if hook == "forward" and "DOCKER-USER" in chains else ""

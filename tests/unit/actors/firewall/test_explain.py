@@ -245,6 +245,7 @@ async def test_what_is_no_packet_is_refused(node: MemoryNode, what: str) -> None
 
 DOCKER: Final = Obstacle((4,), ("out", "in"), "Docker's chain FORWARD drops it", "iptables -I DOCKER-USER -i aeb+")
 MINE: Final = Obstacle((4, 6), ("bridge",), "the chain f drops it", "nft 'insert rule'")
+SENT: Final = Obstacle((4,), ("host",), "the chain o drops it", "nft 'insert rule'")
 CALLS: Final = Obstacle((4,), ("led",), "bridge-nf-call-iptables: a VM does not reach itself", "sysctl -w")
 
 
@@ -256,7 +257,8 @@ CALLS: Final = Obstacle((4,), ("led",), "bridge-nf-call-iptables: a VM does not 
         (WORLD, "web", "tcp/80", [DOCKER]),
         ("web", "db", "tcp/5432", [MINE]),
         ("db", "host", "icmp", []),
-        ("host", "web", "tcp/80", []),
+        ("host", "web", "tcp/80", [SENT]),
+        ("host", "db", "tcp/80", []),
         ("web", WORLD, "tcp/22", []),
         (WORLD, "db", "tcp/80", []),
     ],
@@ -265,7 +267,7 @@ async def test_what_passes_our_rules_and_others_drop_is_told_with_the_remedy(
     node: MemoryNode, source: str, target: str, port: str, told: list[Obstacle]
 ) -> None:
     assert (await explained(node, source, target, port))["others"] == []
-    node.networks.obstacles += [DOCKER, MINE]
+    node.networks.obstacles += [DOCKER, MINE, SENT]
     answer = await explained(node, source, target, port)
     assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
 

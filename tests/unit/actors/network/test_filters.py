@@ -24,6 +24,7 @@ def table(name: str, *chains: str) -> str:
 
 DROP = "filter hook forward priority filter; policy drop;"
 ACCEPT = "filter hook forward priority filter; policy accept;"
+SENT = "filter hook output priority filter; policy drop;"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,15 @@ ACCEPT = "filter hook forward priority filter; policy accept;"
         (table("bridge mine", "f:filter hook forward priority 0; policy drop;"), [Dropping("bridge", "mine", "f", "")]),
         (table("inet a", "x") + table("inet b", f"y:{DROP}"), [Dropping("inet", "b", "y", "")]),
         (table("arp filter", f"FORWARD:{DROP}"), []),
+        (
+            table("ip filter", f"FORWARD:{DROP}", f"OUTPUT:{SENT}", "ufw-user-output"),
+            [Dropping("ip", "filter", "FORWARD", "ufw"), Dropping("ip", "filter", "OUTPUT", "ufw", hook="output")],
+        ),
+        (table("ip filter", f"OUTPUT:{SENT}", "DOCKER-USER"), [Dropping("ip", "filter", "OUTPUT", "", hook="output")]),
+        (table("inet mine", f"o:{SENT}"), [Dropping("inet", "mine", "o", "", hook="output")]),
+        (table("inet aetherscale", f"ours:{SENT}"), []),
+        # A frame that the host sends into a bridge of ours has passed its chains for packets.
+        (table("bridge mine", f"o:{SENT}"), []),
         (table("bridge aetherscale", f"ours:{DROP}"), []),
         (table("inet aetherscale", f"ours:{DROP}"), []),
     ],
@@ -58,12 +68,20 @@ def test_who_drops(chains: str, found: list[Dropping]) -> None:
     assert dropping(chains) == found
 
 
+def rules(table: str, **chains: str) -> str:
+    """A table as `nft list table` prints it."""
+    lines = [f"table {table} {{"]
+    for chain, text in chains.items():
+        lines += [f"\tchain {chain} {{", *(f"\t\t{rule}" for rule in text.split("; ")), "\t}", ""]
+    return "\n".join([*lines, "}", ""])
+
+
 IN: Final = 'oifname "aeb*" counter packets 0 bytes 0 accept'
 ANSWERS: Final = 'oifname "aeb*" ct state established,related accept'
 
 
 @pytest.mark.parametrize(
-    ("rules", "drops"),
+    ("text", "drops"),
     [
         ("", "all"),
         (ANSWERS, "all"),
@@ -76,11 +94,30 @@ ANSWERS: Final = 'oifname "aeb*" ct state established,related accept'
         (f'iifname "aeb*" counter packets 1 bytes 2 goto filter_FWD_trusted; {IN}', "nothing"),
     ],
 )
-def test_who_has_rules_for_our_devices_is_not_told_of(rules: str, drops: str) -> None:
+@pytest.mark.parametrize("by", ["itself", "a jump", "two"])
+def test_who_has_rules_for_our_devices_is_not_told_of(text: str, drops: str, by: str) -> None:
+    there = {
+        "itself": {"FORWARD": text},
+        "a jump": {"FORWARD": "ct state invalid drop; jump DOCKER-USER", "DOCKER-USER": text},
+        "two": {"y": "goto FORWARD", "user": text, "FORWARD": "jump before", "before": "jump FORWARD; goto user"},
+    }[by]
     docker, mine = Dropping("ip", "filter", "FORWARD", "docker"), Dropping("inet", "b", "y", "")
     assert filters.listings([docker, mine]) == ["inet b", "ip filter"]
     still = {"all": [docker], "inward": [replace(docker, begins_inside=False)], "nothing": []}[drops]
-    assert filters.unanswered([docker, mine], {"ip filter": rules}) == [*still, mine]
+    assert filters.unanswered([docker, mine], {"ip filter": rules("ip filter", **there)}) == [*still, mine]
+
+
+def test_a_rule_of_a_chain_that_is_not_reached_lets_nothing_pass() -> None:
+    forward, output = Dropping("ip", "filter", "FORWARD", ""), Dropping("ip", "filter", "OUTPUT", "", hook="output")
+    both = f'iifname "aeb*" accept; {IN}'
+    for table, still in (
+        (rules("ip filter", FORWARD=both, OUTPUT="jump elsewhere"), [output]),
+        (rules("ip filter", FORWARD="", OUTPUT=IN), [forward]),
+        (rules("ip filter", FORWARD="jump user", user=both, OUTPUT="jump sent", sent=IN), []),
+        (rules("ip filter", FORWARD="", OUTPUT="", user=both), [forward, output]),
+        (rules("ip filter", FORWARD=both, OUTPUT=ANSWERS), [output]),
+    ):
+        assert filters.unanswered([forward, output], {"ip filter": table}) == still
 
 
 @pytest.mark.parametrize(
@@ -88,7 +125,8 @@ def test_who_has_rules_for_our_devices_is_not_told_of(rules: str, drops: str) ->
     [Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"), Dropping("bridge", "mine", "f", "")],
 )
 def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) -> None:
-    assert filters.unanswered([each], {f"{each.family} {each.table}": 'iifname "aeb*" accept'}) == []
+    name = f"{each.family} {each.table}"
+    assert filters.unanswered([each], {name: rules(name, **{each.chain: 'iifname "aeb*" accept'})}) == []
 
 
 @pytest.mark.parametrize(
@@ -100,6 +138,7 @@ def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) ->
         (Dropping("inet", "a", "b", ""), CALLS[1:], (4, 6), ("bridge", "out", "in", "led")),
         (Dropping("inet", "a", "b", "", begins_inside=False), CALLS, (4, 6), ("in",)),
         (Dropping("bridge", "a", "b", ""), (), (4, 6), ("bridge",)),
+        (Dropping("ip6", "a", "b", "", hook="output"), CALLS, (6,), ("host",)),
     ],
 )
 def test_on_which_ways_it_is_an_obstacle(
@@ -133,13 +172,26 @@ def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:
         ("-P FORWARD DROP\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
         ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n", [Dropping("ip", "filter", "FORWARD", "docker", legacy=True)]),
         ("-P FORWARD DROP\n-A FORWARD -j ufw-before-forward\n", [Dropping("ip", "filter", "FORWARD", "ufw", True)]),
-        ("-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER -i aeb+ -j ACCEPT\n-A DOCKER-USER -o aeb+ -j ACCEPT\n", []),
+        (
+            "-P FORWARD DROP\n-A FORWARD -j USER\n-A USER -i aeb+ -j ACCEPT\n-A USER -o aeb+ -j ACCEPT\n",
+            [],
+        ),
         (
             "-P FORWARD DROP\n-A FORWARD -i aeb+ -j ACCEPT\n-A FORWARD -o aeb+ -m conntrack --ctstate NEW -j ACCEPT\n",
             [Dropping("ip", "filter", "FORWARD", "", legacy=True, begins_inside=False)],
         ),
         ("-P FORWARD DROP\n-A FORWARD -i aebx -j ACCEPT\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
         (None, [Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False)]),
+        ("-P OUTPUT DROP\n", [Dropping("ip", "filter", "OUTPUT", "", legacy=True, hook="output")]),
+        ("-P OUTPUT DROP\n-A OUTPUT -j ufw-user-output\n-A ufw-user-output -o aeb+ -j ACCEPT\n", []),
+        (
+            "-P FORWARD DROP\n-P OUTPUT DROP\n-A OUTPUT -o aeb+ -j ACCEPT\n-A FORWARD -i aeb+ -j ACCEPT\n",
+            [Dropping("ip", "filter", "FORWARD", "", legacy=True, begins_inside=False)],
+        ),
+        (
+            "-P FORWARD DROP\n-P OUTPUT DROP\n-A FORWARD -i aeb+ -j ACCEPT\n-A FORWARD -o aeb+ -j ACCEPT\n",
+            [Dropping("ip", "filter", "OUTPUT", "", legacy=True, hook="output")],
+        ),
     ],
 )
 def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -> None:
@@ -171,6 +223,21 @@ def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -
             Dropping("ip", "filter", "FORWARD", "ufw"),
             "ufw's chain FORWARD",
             "ufw route allow in on aeb+; ufw route allow out on aeb+",
+        ),
+        (
+            Dropping("ip6", "filter", "OUTPUT", "ufw", hook="output"),
+            "ufw's chain OUTPUT of the table ip6 filter drops what the host itself sends to networks of kind nat",
+            "ufw allow out on aeb+",
+        ),
+        (
+            Dropping("ip", "filter", "OUTPUT", "", hook="output"),
+            "the chain OUTPUT",
+            "after each boot: iptables -I OUTPUT -o aeb+ -j ACCEPT",
+        ),
+        (
+            Dropping("inet", "mine", "o", "", hook="output"),
+            "the chain o of the table inet mine drops what the host itself sends",
+            "after each boot: nft 'insert rule inet mine o oifname \"aeb*\" accept'",
         ),
         (
             Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"),

@@ -210,7 +210,8 @@ def test_others_who_filter_are_told() -> None:
     assert found["bridge netfilter"].status == "warning"
     assert told(legacy={"iptables-legacy": "-P FORWARD DROP\n"})["other filters"].status == "warning"
     assert "other filters" not in told(chains=None), "nobody looked"
-    rule = "\n".join(f'{side} "aeb*" counter packets 0 bytes 0 accept' for side in ("iifname", "oifname"))
+    rules = "\n".join(f'{side} "aeb*" counter packets 0 bytes 0 accept' for side in ("iifname", "oifname"))
+    rule = f"table ip filter {{\n\tchain FORWARD {{\n{rules}\n\t}}\n}}"
     assert told(chains=DOCKER, tables={"ip filter": rule})["other filters"].status == "ok"
     assert told(chains=DOCKER, tables={"ip6 filter": rule})["other filters"].status == "warning"
 

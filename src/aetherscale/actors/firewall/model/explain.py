@@ -142,7 +142,7 @@ def _is_address(text: str) -> bool:
 
 
 def _way(world: Topology, sender: End, receiver: End, *, is_led: bool) -> Way | None:
-    if isinstance(sender, Host) or isinstance(receiver, Host):
+    if isinstance(receiver, Host):
         return None
     if isinstance(sender, Machine) and isinstance(receiver, Machine):
         among = {port.network_id for port in sender.ports} & {port.network_id for port in receiver.ports}
@@ -150,7 +150,9 @@ def _way(world: Topology, sender: End, receiver: End, *, is_led: bool) -> Way | 
     machine = sender if isinstance(sender, Machine) else receiver
     networks = [world.networks[port.network_id] for port in machine.ports] if isinstance(machine, Machine) else []
     if any(network.kind == "nat" for network in networks):
-        return "out" if machine is sender else "in"
+        return "host" if isinstance(sender, Host) else "out" if machine is sender else "in"
+    if isinstance(sender, Host):
+        return None
     return "bridge" if any(network.is_of_host for network in networks) else None
 
 

@@ -9,9 +9,9 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
-Way = Literal["bridge", "out", "in", "led"]
-"""How a packet gets from one end to the other: within a bridge; out of a network by the host, or into one; or led by a
-forward of the host, back into the network that it is from.
+Way = Literal["bridge", "out", "in", "led", "host"]
+"""How a packet gets from one end to the other: within a bridge; out of a network by the host, or into one; led by a
+forward of the host, back into the network that it is from; or from the host itself into one.
 """
 FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
