@@ -7,6 +7,7 @@ from typing import Final
 from benchmarks.harness import Row
 from benchmarks.rows_accept import ACCEPT_ROWS
 from benchmarks.rows_bridge import BRIDGE_ROWS
+from benchmarks.rows_firewall import FIREWALL_ROWS
 from benchmarks.rows_log import LOG_ROWS
 from benchmarks.rows_memory import MEMORY_ROWS
 from benchmarks.rows_networked import NETWORKED_ROWS
@@ -25,6 +26,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *NODE_ROWS,
     *QEMU_ROWS,
     *RULES_ROWS,
+    *FIREWALL_ROWS,
     *PORT_ROWS,
     *BRIDGE_ROWS,
     *RESOLVER_ROWS,

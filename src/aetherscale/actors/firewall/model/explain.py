@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -32,6 +33,9 @@ from aetherscale.actors.network.model.views import NetworkView, Obstacle, Way
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.names import ambiguous, begins_id, too_short
 from aetherscale.kernel.rules import shown
+
+KNOWN_ADDRESSES: Final = 65536
+"""How many addresses are kept as they were understood: a VM keeps its own, and reading them took most of the time."""
 
 _LAST_PORT: Final = 65535
 _PING: Final = "echo-request"
@@ -161,12 +165,15 @@ def _net(network: NetworkView) -> Net:
     return Net(network.id, network.name, network.kind, network.ipv4, network.ipv6, routers, resolvers)
 
 
+@lru_cache(KNOWN_ADDRESSES)
+def _address(text: str) -> Address:
+    return ip_address(text)
+
+
 def _machine(vm: VmView) -> Machine:
     # One that is being removed is on its way out of the network.
     staying = (port for port in vm.ports if port.card != "unplugging")
-    ports = tuple(
-        Port(port.network_id, tuple(ip_address(address.ip) for address in port.addresses)) for port in staying
-    )
+    ports = tuple(Port(port.network_id, tuple(_address(address.ip) for address in port.addresses)) for port in staying)
     groups = tuple(group.group_id for group in vm.groups)
     at_rest = "" if vm.phase in _RUNS else vm.phase
     return Machine(vm.id, vm.name, ports, groups, tuple(vm.forwards), bool(vm.switches), at_rest)
@@ -239,7 +246,8 @@ def _called(world: Topology, text: str, field: Literal["from", "to"]) -> Machine
     if (refused := too_short(text, field)) is not None:
         raise refused
     every = world.machines.values()
-    found = [each for each in every if text == each.name or (begins_id(text) and each.id.startswith(text))]
+    is_id = begins_id(text)
+    found = [each for each in every if text == each.name or (is_id and each.id.startswith(text))]
     if len(found) > 1:
         raise ambiguous(text, [(each.id, each.name) for each in found], field)
     if not found:
