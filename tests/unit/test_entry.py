@@ -33,6 +33,17 @@ def test_a_command_leaves_the_search_for_garbage_as_it_was(
     assert gc.get_threshold() == before
 
 
+def test_a_node_without_networks_goes_without_the_netlink_library() -> None:
+    code = (
+        "import sys, aetherscale.runtime.app; from aetherscale.components import components; components()\n"
+        "from aetherscale.actors.network.hands import open_hands\n"
+        "print('pyroute2' in sys.modules); from aetherscale.actors.network.netlink.links import Links\n"
+        "Links('n'); print('pyroute2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 CLOSES = """
 import os, sys
 for descriptor in map(int, sys.argv[1].split()):

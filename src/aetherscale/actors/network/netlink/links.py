@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aetherscale.actors.network.model import devices
 from aetherscale.actors.network.model.addresses import Prefix, mac_of, tap_mac_of
@@ -22,7 +22,9 @@ from aetherscale.actors.network.model.devices import Alias, Link
 from aetherscale.actors.network.netlink import encoding, settings, sysctls, taps, watching
 from aetherscale.actors.network.netlink.direct import Failed
 from aetherscale.actors.network.netlink.faults import BRIDGES, fault_of, no_bridge, no_bridge_of_host, not_ours
-from aetherscale.actors.network.netlink.requests import Requests
+
+if TYPE_CHECKING:
+    from aetherscale.actors.network.netlink.requests import Requests
 
 _NOTICES_BYTES: Final = 16 << 20
 """How much the kernel keeps of what `watch` has not read. To remove 100 taps takes 3 MiB of it."""
@@ -33,7 +35,10 @@ class Links:
 
     def __init__(self, node: str) -> None:
         self._node = node
-        self._requests = Requests()
+        # Here, since a node without networks goes without the library beneath: a sixth of its memory and of its start.
+        from aetherscale.actors.network.netlink.requests import Requests
+
+        self._requests: Requests = Requests()
         self._batches = count()
         self._turn = asyncio.Lock()
 
