@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
 from typing import Any
 
 from nats.aio.client import Client
@@ -27,6 +27,12 @@ class TidyClient(Client):
 
     async def end(self) -> None:
         """Close, whatever has become of the connection."""
-        # The broker may have gone before it took the last bytes; Python 3.12 and later may say so by a TypeError.
-        with suppress(OSError, TypeError):
+        try:
             await self.close()
+        except (OSError, TypeError):
+            pass  # The broker went before it took the last bytes; Python 3.12 and later may say so by a TypeError.
+        except asyncio.CancelledError:
+            # nats-py ends its own attempt to connect again, and with it the wait for the end of the socket, which is
+            # one for both: a cancellation of its own, unless this task has been cancelled.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise

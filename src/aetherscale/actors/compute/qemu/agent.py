@@ -29,7 +29,7 @@ class _Limits(NamedTuple):
 CALL: Final = _Limits(64 * 1024, 1.0)
 START: Final = _Limits(64 * 1024, 10.0)
 """For the call that starts a program: a busy guest takes it, and its input, at its own pace. One that is given up on
-may have begun all the same, and would be begun twice."""
+may have begun all the same, and would be begun twice. What brings the two into step before a call has its time."""
 OUTPUT: Final = _Limits(4 * 1024 * 1024, 10.0)
 """For the answer that carries a program's output in base64: what is beyond the size is cut off."""
 _TAIL_BYTES: Final = 4 * 1024
@@ -46,15 +46,19 @@ class AgentRefused(Exception):
 
 
 class _Answer:
-    """One line on its way in: its beginning up to a limit, and its end."""
+    """One line on its way in: its beginning up to a limit, and its end.
 
-    def __init__(self, limit_bytes: int, *, delimited: bool) -> None:
+    With a number it is the answer to guest-sync-delimited that has it. What comes before is of calls given up on.
+    """
+
+    def __init__(self, limit_bytes: int, number: int | None) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.line = bytearray()
         self.cut = False
         self._tail = bytearray()
         self._limit_bytes = limit_bytes
-        self._waits_for_mark = delimited
+        self._number = number
+        self._waits_for_mark = number is not None
 
     def feed(self, data: bytes) -> None:
         """Take bytes; what follows the line is not ours."""
@@ -70,10 +74,16 @@ class _Answer:
         if len(data) > room:
             self.cut = True
             self._tail = (self._tail + data[room:])[-_TAIL_BYTES:]
-        if newline and not self.done.done():
-            # The NUL keeps what was before the gap from running into what was after it.
-            self.line += b"\0" + self._tail if self.cut else b""
-            self.done.set_result(None)
+        if not newline or self.done.done():
+            return
+        if self._number is not None and not _has(bytes(self.line), self._number):
+            self.line.clear()
+            self._tail = bytearray()
+            self.cut, self._waits_for_mark = False, True
+            return
+        # The NUL keeps what was before the gap from running into what was after it.
+        self.line += b"\0" + self._tail if self.cut else b""
+        self.done.set_result(None)
 
 
 class AgentPort(Port):
@@ -165,26 +175,24 @@ class AgentPort(Port):
 
     async def _exchange(self, command: str, arguments: dict[str, object], limits: _Limits) -> _Answer:
         if not self._in_step:
-            await self._synchronise()
+            await self._synchronise(CALL._replace(time_s=limits.time_s))
         self._in_step = False
-        answer = await self._ask(b"", command, arguments, limits, delimited=False)
+        answer = await self._ask(b"", command, arguments, limits)
         self._in_step = True
         return answer
 
-    async def _synchronise(self) -> None:
+    async def _synchronise(self, limits: _Limits) -> None:
         self._syncs += 1
         number = int(asyncio.get_running_loop().time() * 1e6) + self._syncs
         # 0xFF makes the agent's parser forget whatever was half said (qga's guest-sync-delimited).
-        answer = await self._ask(b"\xff", "guest-sync-delimited", {"id": number}, CALL, delimited=True)
-        if _returned(bytes(answer.line)) != number:
-            raise AgentSilent("its answer to guest-sync-delimited is not the number it was given")
+        await self._ask(b"\xff", "guest-sync-delimited", {"id": number}, limits, number)
 
     async def _ask(
-        self, prefix: bytes, command: str, arguments: dict[str, object], limits: _Limits, *, delimited: bool
+        self, prefix: bytes, command: str, arguments: dict[str, object], limits: _Limits, number: int | None = None
     ) -> _Answer:
         if not self.is_open:
             raise AgentSilent("its port is closed")
-        self._answer = answer = _Answer(limits.size_bytes, delimited=delimited)
+        self._answer = answer = _Answer(limits.size_bytes, number)
         self.resume()
         self.write(prefix + json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         try:
@@ -204,6 +212,13 @@ def _no_answer(silent: AgentSilent) -> Refused:
         remedy="does the image have qemu-guest-agent, and is it running?",
         retryable=True,
     )
+
+
+def _has(line: bytes, number: int) -> bool:
+    try:
+        return bool(_returned(line) == number)
+    except (AgentSilent, AgentRefused):
+        return False
 
 
 def _returned(line: bytes) -> Any:

@@ -120,6 +120,48 @@ async def test_an_agent_that_hangs_lies_or_floods_is_silent(answer: Answer) -> N
             await port.ping()
 
 
+async def test_a_busy_guest_has_the_time_of_a_start_for_what_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "CALL", agent.CALL._replace(time_s=0.0))
+
+    def busy(request: dict[str, Any]) -> bytes | None:
+        return returned({"pid": 7}) if request["execute"] == "guest-exec" else honest(request)
+
+    async with guest(busy) as (fake, port):
+        with pytest.raises(AgentSilent):
+            await port.ping()
+        assert await port.start(["true"]) == 7
+        assert fake.asked[-2:] == ["guest-sync-delimited", "guest-exec"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_late_answer_that_was_to_bring_into_step_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    limit = agent.CALL
+    late: list[bytes] = []
+    heard = asyncio.Event()
+
+    def slow(request: dict[str, Any]) -> bytes | None:
+        answer = honest(request) or b""
+        if not late:
+            late.append(answer)
+            heard.set()
+            return None
+        if request["execute"] != "guest-sync-delimited":
+            return answer
+        for part in [late[0] + answer] if at_once else [late[0], answer]:
+            port.received(part)
+        return None
+
+    async with guest(slow) as (_, port):
+        monkeypatch.setattr(agent, "CALL", limit._replace(time_s=0.0))
+        with pytest.raises(AgentSilent):
+            await port.ping()
+        await heard.wait()
+        monkeypatch.setattr(agent, "CALL", limit._replace(time_s=PATIENCE_S))
+        await port.ping()
+
+
 @pytest.mark.usefixtures("short_limit")
 async def test_after_a_late_answer_the_next_call_gets_its_own() -> None:
     started: list[int] = []
