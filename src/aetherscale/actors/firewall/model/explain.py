@@ -64,7 +64,7 @@ class Explanation(Struct, frozen=True, rename="kebab"):
     """The forward that leads it to the target, as `8080:80/tcp`; null for none."""
     way: Way | None
     """How it gets there: `bridge`, within a bridge; by the host, `out` of a network or `in` to one; `led` by a forward,
-    back into the network that it is from; null for none of these.
+    back into the network that it is from; from the `host` itself into one; null for none of these.
     """
 
 
