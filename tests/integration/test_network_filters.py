@@ -19,6 +19,8 @@ from aetherscale.kernel.findings import Finding
 from aetherscale.settings import Settings
 from tests.support import firewalled
 from tests.support.firewalled import Firewalled
+from tests.support.forwarded import UPLINK as HOST
+from tests.support.forwarded import forward, forwarded, hears
 
 pytestmark = [
     pytest.mark.integration,
@@ -103,3 +105,21 @@ def test_the_host_reaches_a_guest_whose_groups_let_it_in(host: Firewalled, tmp_p
     send(b"passes")
     assert not any(b"dropped" in frame for frame in guest.until(b"passes"))
     assert told(tmp_path).status == "ok"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_host_is_led_to_a_guest_by_a_forward_of_its_own(tmp_path: Path, version: int) -> None:
+    with forwarded() as made:
+        made.bear(made.host.group("1111111111111111", "in:udp:4000"))
+        made.lead(forward("udp", 8080, 4000))
+        server = made.listens(version, "udp", 4000, address={4: "0.0.0.0", 6: "::"}[version])  # noqa: S104
+        chain = 'chain o { type filter hook output priority 0; policy drop; oifname "aeb*" accept; }'
+        made.host.nft.run(f"table inet mine {{\n {chain}\n}}")
+        made.begins("host", version, "udp", HOST[version], 8080, b"dropped")
+        warning = told(tmp_path)
+        assert "what the host itself sends to its ports that lead to VMs" in warning.found
+        type_it(made.host, warning.remedy)
+        made.begins("host", version, "udp", HOST[version], 8080, b"passes")
+        assert server.recv(2048) == b"passes"
+        assert hears(server) is None
+        assert told(tmp_path).status == "ok"

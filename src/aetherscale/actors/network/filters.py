@@ -41,8 +41,11 @@ _OUT: Final = re.compile(rf'iifname "(?:{BRIDGE_PREFIX}|{TAP_PREFIX})\*"')
 """A rule about whatever comes from our devices."""
 _IN: Final = re.compile(rf'oifname "{BRIDGE_PREFIX}\*" (?!ct state)')
 """A rule about whatever goes to them, and not about answers alone."""
+_LED: Final = re.compile(r"""(?:oif "?lo"?|oifname "lo"|ct status dnat) (?:counter packets \d+ bytes \d+ )?accept""")
+"""A rule about what a forward leads, of what the host sends itself: there its device is still the loopback."""
 _LEGACY_OUT: Final = f" -i {BRIDGE_PREFIX}+ "
 _LEGACY_IN: Final = re.compile(rf" -o {BRIDGE_PREFIX}\+ -j")
+_LEGACY_LED: Final = re.compile(r" (?:-o lo|-m conntrack --ctstatus DNAT) -j ACCEPT")
 _LEGACY_RULE: Final = re.compile(r"^-A (\S+)(.*)$", re.MULTILINE)
 _PLAIN: Final = re.compile(r"\w+ [\w-]+", re.ASCII)
 _JUMP: Final = re.compile(r" -[jg] (\S+)")
@@ -68,6 +71,8 @@ class Dropping(Struct, frozen=True):
     """Whether it drops what VMs begin; else only what begins outside, and is led to them or let in by groups."""
     hook: Hook = "forward"
     """What it is asked about: what passes the host, or what the host sends itself."""
+    sent: tuple[Way, ...] = ("host", "host-led")
+    """Of what the host sends, what it drops: what goes to a VM directly, and by a forward."""
 
 
 def dropping(chains: str) -> list[Dropping]:
@@ -129,11 +134,17 @@ def _closure(chains: Mapping[str, str], base: str, to: re.Pattern[str]) -> str:
 def _still(each: Dropping, rules: str) -> Dropping | None:
     """What it drops yet; None for nothing. firewalld accepts whatever a forward leads."""
     if each.hook == "output":
-        return None if _IN.search(rules) else each
+        return _sent(each, is_open=bool(_IN.search(rules)), is_led=bool(_LED.search(rules)))
     if not _OUT.search(rules):
         return each
     open_inward = each.family == "bridge" or each.whose == FIREWALLD or _IN.search(rules)
     return None if open_inward else replace(each, begins_inside=False)
+
+
+def _sent(each: Dropping, *, is_open: bool, is_led: bool) -> Dropping | None:
+    there: tuple[tuple[Way, bool], ...] = (("host", is_open), ("host-led", is_led))
+    left = tuple(way for way, passes in there if not passes)
+    return replace(each, sent=left) if left else None
 
 
 def listings(found: Sequence[Dropping]) -> list[str]:
@@ -160,9 +171,11 @@ def _legacy_dropping(family: str, text: str | None) -> Iterator[Dropping]:
     for base in _LEGACY_DROPS.findall(text):
         rules = _closure(chains, base, _JUMP)
         inside, is_open = _LEGACY_OUT in rules, _LEGACY_IN.search(rules) is not None
-        if base == "OUTPUT" and not is_open:
-            yield Dropping(family, "filter", base, _whose("", there, "output"), legacy=True, hook="output")
-        elif base == "FORWARD" and not (inside and is_open):
+        if base == "OUTPUT":
+            sent = Dropping(family, "filter", base, _whose("", there, "output"), legacy=True, hook="output")
+            if still := _sent(sent, is_open=is_open, is_led=bool(_LEGACY_LED.search(rules))):
+                yield still
+        elif not (inside and is_open):
             whose = _whose("", there, "forward")
             yield Dropping(family, "filter", base, whose, legacy=True, begins_inside=not inside)
 
@@ -193,7 +206,7 @@ def _ways(each: Dropping, calls: tuple[str, ...]) -> tuple[Way, ...]:
     if each.family == "bridge":
         return ("bridge",)
     if each.hook == "output":
-        return ("host",)
+        return each.sent
     within: tuple[Way, ...] = ("bridge",) if any(call in _CALLED[each.family] for call in calls) else ()
     return (*within, "out", "in", "led") if each.begins_inside else ("in",)
 
@@ -210,7 +223,9 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
         what = _FRAMES_DROPPED if routed or not is_known else _FRAMES_LED
         yield Finding("bridge netfilter", "warning", f"{', '.join(calls)}: {what}", _calls_off(calls))
     if is_known and not found:
-        yield Finding(CHECK, "ok", "nobody else drops what networks forward, nor what the host sends to them")
+        yield Finding(
+            CHECK, "ok", "no filter of others drops by policy what networks forward, nor what the host sends to them"
+        )
 
 
 def _calls_off(calls: tuple[str, ...]) -> str:
@@ -229,7 +244,8 @@ def _sentence(each: Dropping) -> str:
     if each.family == "bridge":
         what = "frames between VMs of a network"
     elif each.hook == "output":
-        what = "what the host itself sends to networks of kind nat"
+        directly = "host" in each.sent
+        what = f"what the host itself sends to {'networks of kind nat' if directly else 'its ports that lead to VMs'}"
     elif not each.begins_inside:
         what = "what is begun outside of networks of kind nat"
     chain = f"chain {each.chain} of the table {each.family} {each.table}{by}"
@@ -239,18 +255,21 @@ def _sentence(each: Dropping) -> str:
 def _remedy(each: Dropping) -> str:
     if each.whose == FIREWALLD:
         return f"firewall-cmd --permanent --zone=trusted --add-interface={BRIDGE_PREFIX}+; firewall-cmd --reload"
-    sides = ("in", "out") if each.hook == "forward" else ("out",)
-    if each.whose == "ufw":
+    sides = ("in", "out") if each.hook == "forward" else ("out",) if "host" in each.sent else ()
+    if each.whose == "ufw" and sides:
         allow = "ufw route allow" if each.hook == "forward" else "ufw allow"
         return "; ".join(f"{allow} {side} on {BRIDGE_PREFIX}+" for side in sides)
     if each.table == "filter" and each.family in PROGRAMS:
         program = PROGRAMS[each.family] + ("-legacy" if each.legacy else "")
         chain = "DOCKER-USER" if each.whose == "docker" else each.chain
-        typed = (f"{program} -I {chain} -{side[0]} {BRIDGE_PREFIX}+ -j ACCEPT" for side in sides)
+        typed = [f"{program} -I {chain} -{side[0]} {BRIDGE_PREFIX}+ -j ACCEPT" for side in sides]
+        led = f"{program} -I {chain} -m conntrack --ctstatus DNAT -j ACCEPT"
     else:
         there = f"insert rule {each.family} {each.table} {each.chain}"
         devices = TAP_PREFIX if each.family == "bridge" else BRIDGE_PREFIX
-        typed = (f"nft '{there} {side[0]}ifname \"{devices}*\" accept'" for side in sides)
+        typed = [f"nft '{there} {side[0]}ifname \"{devices}*\" accept'" for side in sides]
+        led = f"nft '{there} ct status dnat accept'"
+    typed += [led] if each.hook == "output" and "host-led" in each.sent else []
     return f"after each boot: {'; '.join(typed)}"
 
 

@@ -246,6 +246,7 @@ async def test_what_is_no_packet_is_refused(node: MemoryNode, what: str) -> None
 DOCKER: Final = Obstacle((4,), ("out", "in"), "Docker's chain FORWARD drops it", "iptables -I DOCKER-USER -i aeb+")
 MINE: Final = Obstacle((4, 6), ("bridge",), "the chain f drops it", "nft 'insert rule'")
 SENT: Final = Obstacle((4,), ("host",), "the chain o drops it", "nft 'insert rule'")
+LED: Final = Obstacle((4,), ("host-led",), "the chain o drops it", "nft 'insert rule'")
 CALLS: Final = Obstacle((4,), ("led",), "bridge-nf-call-iptables: a VM does not reach itself", "sysctl -w")
 
 
@@ -273,14 +274,15 @@ async def test_what_passes_our_rules_and_others_drop_is_told_with_the_remedy(
 
 
 @pytest.mark.parametrize(
-    ("source", "way", "told"), [(WORLD, "in", [DOCKER]), ("web", "led", [CALLS]), ("db", "led", [CALLS])]
+    ("source", "way", "told"),
+    [(WORLD, "in", [DOCKER]), ("web", "led", [CALLS]), ("db", "led", [CALLS]), ("host", "host-led", [LED])],
 )
 async def test_what_a_forward_leads_meets_the_filters_of_others(
     node: MemoryNode, source: str, way: str, told: list[Obstacle]
 ) -> None:
     await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=80)
     await good(node, "firewall", "set-rules", group="http", rules=["in:tcp:80"])
-    node.networks.obstacles += [DOCKER, MINE, CALLS]
+    node.networks.obstacles += [DOCKER, MINE, CALLS, SENT, LED]
     answer = await explained(node, source, "host", "tcp/8080")
     assert (answer["passes"], answer["way"]) == (True, way)
     assert answer["others"] == [{"what": each.what, "remedy": each.remedy} for each in told]
@@ -307,7 +309,7 @@ async def test_where_frames_are_handed_to_the_rules_of_the_host_a_no_of_what_com
     node: MemoryNode,
 ) -> None:
     await good(node, "firewall", "add-forward", vm_id="web", host_port=8080, guest_port=22)
-    node.networks.obstacles += [DOCKER, MINE, CALLS]
+    node.networks.obstacles += [DOCKER, MINE, CALLS, SENT, LED]
     answer = await explained(node, "db", "host", "tcp/8080")
     assert (answer["passes"], answer["way"]) == (False, "led")
     assert answer["others"] == [{"what": CALLS.what, "remedy": CALLS.remedy}]

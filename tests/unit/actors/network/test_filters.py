@@ -110,12 +110,18 @@ def test_who_has_rules_for_our_devices_is_not_told_of(text: str, drops: str, by:
 def test_a_rule_of_a_chain_that_is_not_reached_lets_nothing_pass() -> None:
     forward, output = Dropping("ip", "filter", "FORWARD", ""), Dropping("ip", "filter", "OUTPUT", "", hook="output")
     both = f'iifname "aeb*" accept; {IN}'
+    led = "ct status dnat counter packets 0 bytes 0 accept"
     for table, still in (
         (rules("ip filter", FORWARD=both, OUTPUT="jump elsewhere"), [output]),
-        (rules("ip filter", FORWARD="", OUTPUT=IN), [forward]),
-        (rules("ip filter", FORWARD="jump user", user=both, OUTPUT="jump sent", sent=IN), []),
+        (rules("ip filter", FORWARD="", OUTPUT=f"{IN}; {led}"), [forward]),
+        (rules("ip filter", FORWARD="jump user", user=both, OUTPUT="jump sent", sent=f"{IN}; {led}"), []),
         (rules("ip filter", FORWARD="", OUTPUT="", user=both), [forward, output]),
         (rules("ip filter", FORWARD=both, OUTPUT=ANSWERS), [output]),
+        # What a forward leads of the host's own has the loopback for its device in this hook, whichever it leaves by.
+        (rules("ip filter", FORWARD=both, OUTPUT=IN), [replace(output, sent=("host-led",))]),
+        (rules("ip filter", FORWARD=both, OUTPUT=led), [replace(output, sent=("host",))]),
+        (rules("ip filter", FORWARD=both, OUTPUT='oif "lo" accept'), [replace(output, sent=("host",))]),
+        (rules("ip filter", FORWARD=both, OUTPUT=f'oifname "lo" accept; {IN}'), []),
     ):
         assert filters.unanswered([forward, output], {"ip filter": table}) == still
 
@@ -138,7 +144,8 @@ def test_for_some_a_rule_about_what_comes_from_ours_is_enough(each: Dropping) ->
         (Dropping("inet", "a", "b", ""), CALLS[1:], (4, 6), ("bridge", "out", "in", "led")),
         (Dropping("inet", "a", "b", "", begins_inside=False), CALLS, (4, 6), ("in",)),
         (Dropping("bridge", "a", "b", ""), (), (4, 6), ("bridge",)),
-        (Dropping("ip6", "a", "b", "", hook="output"), CALLS, (6,), ("host",)),
+        (Dropping("ip6", "a", "b", "", hook="output"), CALLS, (6,), ("host", "host-led")),
+        (Dropping("ip", "a", "b", "", hook="output", sent=("host-led",)), (), (4,), ("host-led",)),
     ],
 )
 def test_on_which_ways_it_is_an_obstacle(
@@ -183,10 +190,13 @@ def test_a_name_that_nft_would_take_for_more_is_not_looked_at() -> None:
         ("-P FORWARD DROP\n-A FORWARD -i aebx -j ACCEPT\n", [Dropping("ip", "filter", "FORWARD", "", legacy=True)]),
         (None, [Dropping("ip", "filter", "FORWARD", "", legacy=True, certain=False)]),
         ("-P OUTPUT DROP\n", [Dropping("ip", "filter", "OUTPUT", "", legacy=True, hook="output")]),
-        ("-P OUTPUT DROP\n-A OUTPUT -j ufw-user-output\n-A ufw-user-output -o aeb+ -j ACCEPT\n", []),
+        ("-P OUTPUT DROP\n-A OUTPUT -o lo -j ACCEPT\n-A OUTPUT -j ufw-out\n-A ufw-out -o aeb+ -j ACCEPT\n", []),
         (
             "-P FORWARD DROP\n-P OUTPUT DROP\n-A OUTPUT -o aeb+ -j ACCEPT\n-A FORWARD -i aeb+ -j ACCEPT\n",
-            [Dropping("ip", "filter", "FORWARD", "", legacy=True, begins_inside=False)],
+            [
+                Dropping("ip", "filter", "FORWARD", "", legacy=True, begins_inside=False),
+                Dropping("ip", "filter", "OUTPUT", "", legacy=True, hook="output", sent=("host-led",)),
+            ],
         ),
         (
             "-P FORWARD DROP\n-P OUTPUT DROP\n-A FORWARD -i aeb+ -j ACCEPT\n-A FORWARD -o aeb+ -j ACCEPT\n",
@@ -232,12 +242,23 @@ def test_who_drops_by_iptables_legacy(said: str | None, found: list[Dropping]) -
         (
             Dropping("ip", "filter", "OUTPUT", "", hook="output"),
             "the chain OUTPUT",
-            "after each boot: iptables -I OUTPUT -o aeb+ -j ACCEPT",
+            (
+                "after each boot: iptables -I OUTPUT -o aeb+ -j ACCEPT; "
+                "iptables -I OUTPUT -m conntrack --ctstatus DNAT -j ACCEPT"
+            ),
         ),
         (
             Dropping("inet", "mine", "o", "", hook="output"),
             "the chain o of the table inet mine drops what the host itself sends",
-            "after each boot: nft 'insert rule inet mine o oifname \"aeb*\" accept'",
+            (
+                "after each boot: nft 'insert rule inet mine o oifname \"aeb*\" accept'; "
+                "nft 'insert rule inet mine o ct status dnat accept'"
+            ),
+        ),
+        (
+            Dropping("inet", "mine", "o", "", hook="output", sent=("host-led",)),
+            "drops what the host itself sends to its ports that lead to VMs",
+            "after each boot: nft 'insert rule inet mine o ct status dnat accept'",
         ),
         (
             Dropping("inet", "firewalld", "filter_FORWARD", "firewalld"),

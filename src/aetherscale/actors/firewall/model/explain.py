@@ -64,7 +64,7 @@ class Explanation(Struct, frozen=True, rename="kebab"):
     """The forward that leads it to the target, as `8080:80/tcp`; null for none."""
     way: Way | None
     """How it gets there: `bridge`, within a bridge; by the host, `out` of a network or `in` to one; `led` by a forward,
-    back into the network that it is from; from the `host` itself into one; null for none of these.
+    back into the network that it is from; from the `host` itself into one, or `host-led` there; null for none of these.
     """
 
 
@@ -154,7 +154,9 @@ def _way(world: Topology, sender: End, receiver: End, *, is_led: bool) -> Way | 
     machine = sender if isinstance(sender, Machine) else receiver
     networks = [world.networks[port.network_id] for port in machine.ports] if isinstance(machine, Machine) else []
     if any(network.kind == "nat" for network in networks):
-        return "host" if isinstance(sender, Host) else "out" if machine is sender else "in"
+        if isinstance(sender, Host):
+            return "host-led" if is_led else "host"
+        return "out" if machine is sender else "in"
     if isinstance(sender, Host):
         return None
     return "bridge" if any(network.is_of_host for network in networks) else None

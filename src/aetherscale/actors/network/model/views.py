@@ -9,9 +9,9 @@ from msgspec import Struct
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.kernel.failures import Failure
 
-Way = Literal["bridge", "out", "in", "led", "host"]
+Way = Literal["bridge", "out", "in", "led", "host", "host-led"]
 """How a packet gets from one end to the other: within a bridge; out of a network by the host, or into one; led by a
-forward of the host, back into the network that it is from; or from the host itself into one.
+forward of the host, back into the network that it is from; from the host itself into one, directly or by a forward.
 """
 FrameProtocol = Literal["tcp", "udp", "icmp", "other"]
 ShownPhase = Literal["creating", "ready", "restoring", "deleting", "failed", "deleted"]
