@@ -181,9 +181,11 @@ class Kernel:
             except NftError:
                 continue
             for at, protocol, host_port, guest_port in re.findall(
-                r"(?:([0-9a-f.:]+) \. )?(tcp|udp) \. (\d+) : [0-9a-f.:]+ \. (\d+)", listed
+                r"(?:([0-9a-f.:]+) \. )?(tcp|udp|6|17) \. (\d+) : [0-9a-f.:]+ \. (\d+)", listed
             ):
-                found[" ".join(part for part in (protocol, at, host_port) if part)] = int(guest_port)
+                # A host without /etc/protocols has no names for them.
+                named = {"6": "tcp", "17": "udp"}.get(protocol, protocol)
+                found[" ".join(part for part in (named, at, host_port) if part)] = int(guest_port)
         return found
 
     def route(self) -> None:
