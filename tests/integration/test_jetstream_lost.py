@@ -22,11 +22,12 @@ STREAM = "AETHER_EVT_host1"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="a file system is mounted")
 
 
-async def make_vm(node: RunningNode, name: str, image: Path) -> None:
-    """A command that is accepted, and so makes events."""
+async def make_image(node: RunningNode, name: str, image: Path) -> None:
+    """A command that is accepted, and so makes events; a broker that was just started anew has no node for a moment."""
     image.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1024 * 1024 - 512))
-    imported = await node.task("images", "import-image", source=str(image), name=name)
-    assert imported["type"] == "result", imported
+    options = {"source": str(image), "name": name}
+    imported = await node.insist("aether.v1.default.cmd.images.import-image", options, f"make-{name}")
+    assert imported[-1]["type"] == "result", imported
 
 
 async def last_stored(node: RunningNode) -> int:
@@ -63,7 +64,7 @@ async def until_told(node: RunningNode, words: str) -> None:
 async def test_a_store_that_no_server_starts_with_is_kept_aside(make_node: MakeNode, tmp_path: Path, what: str) -> None:
     node = make_node("--simulated")
     await node.start()
-    await make_vm(node, "one", tmp_path / "disk.raw")
+    await make_image(node, "one", tmp_path / "disk.raw")
     await until_whole(node)
     assert await node.stop() == 0
     store = node.state_dir / "nats" / "jetstream"
@@ -85,7 +86,7 @@ async def test_jetstream_that_is_turned_off_while_it_runs_is_turned_on_again(
 ) -> None:
     node = make_node("--simulated")
     await node.start()
-    await make_vm(node, "one", tmp_path / "disk.raw")
+    await make_image(node, "one", tmp_path / "disk.raw")
     await until_whole(node)
     config = node.state_dir / "nats" / "server.conf"
     without = json.loads(config.read_text())
@@ -100,20 +101,20 @@ async def test_jetstream_that_is_turned_off_while_it_runs_is_turned_on_again(
 
     await asked_until(is_started_anew, within_s=PATIENCE_S)
     await until_whole(node)
-    await make_vm(node, "two", tmp_path / "disk.raw")
+    await make_image(node, "two", tmp_path / "disk.raw")
     await until_whole(node)
 
 
 async def on_a_store_that_is(mounted: str, make_node: MakeNode, tmp_path: Path) -> tuple[RunningNode, Path]:
-    """A node with two VMs, the second made on a store that a script has mounted at "$0"; and where the store is."""
+    """A node with two images, the second made on a store that a script has mounted at "$0"; and where the store is."""
     node = make_node("--simulated")
     await node.start()
-    await make_vm(node, "one", tmp_path / "disk.raw")
+    await make_image(node, "one", tmp_path / "disk.raw")
     assert await node.stop() == 0
     store = node.state_dir / "nats" / "jetstream"
     node.within = ("unshare", "--mount", "sh", "-c", mounted, str(store))
     await node.start()
-    await make_vm(node, "two", tmp_path / "disk.raw")
+    await make_image(node, "two", tmp_path / "disk.raw")
     return node, store
 
 
@@ -129,7 +130,7 @@ async def test_a_store_that_cannot_be_written_is_told_and_used_once_it_can(make_
     remount = ("nsenter", "-t", str(node.pid), "-m", "mount", "-o", "remount,rw", str(store))
     assert await (await asyncio.create_subprocess_exec(*remount)).wait() == 0
     await until_whole(node)
-    await make_vm(node, "three", tmp_path / "disk.raw")
+    await make_image(node, "three", tmp_path / "disk.raw")
     await until_whole(node)
 
 
