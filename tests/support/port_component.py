@@ -130,10 +130,10 @@ PORTS: Component[Port, Event] = Component(
     announce=lambda port, event: None,
     listing=Listing(ListOptions, PortOptions),
     commands={
-        "make-port": Command(MakeOptions, make, lambda port: True, creates=True),
-        "move-port": Command(PortOptions, move, lambda port: True),
+        "make-port": Command(MakeOptions, make, lambda port, options: True, creates=True),
+        "move-port": Command(PortOptions, move, lambda port, options: True),
         "delete-port": Command(
-            PortOptions, lambda options, call, port_id, world: PortDeleted(), lambda port: True, frees=True
+            PortOptions, lambda options, call, port_id, world: PortDeleted(), lambda port, options: True, frees=True
         ),
     },
     open_driver=lambda host: Nothing(),

@@ -171,9 +171,10 @@ class Command(Generic[S, M]):
     prepare: Callable[[Any, Call, str, World], M]
     """The command, made in the mailbox of its aggregate (whose id is given): names have become ids, defaults are filled
     in. May raise `Refused`."""
-    is_done: Callable[[S], bool]
-    """Whether the task has come to its end in a state; raises `Refused` for a bad end. A function of the states that
-    follow the command and of nothing else, so that a repeat reads the same end from the log."""
+    is_done: Callable[[S, Any], bool]
+    """Whether the task with these options has come to its end in a state; raises `Refused` for a bad end, and where
+    another command has undone it before. It is asked of each state that follows the command, in their order, and is a
+    function of nothing else, so that a repeat reads the same end from the log."""
     creates: bool = False
     """Whether it makes an aggregate, whose id is derived from the command's; otherwise the options refer to one."""
     frees: bool = False

@@ -12,6 +12,7 @@ from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Aggregate
 from aetherscale.kernel.replies import Chunk, result, status
 from aetherscale.kernel.times import SECOND_US
+from aetherscale.kernel.wire import decode
 from aetherscale.runtime.component import Component, World
 from aetherscale.runtime.effects import Clock
 from aetherscale.runtime.repeats import Handled
@@ -34,8 +35,11 @@ class Narrator(Generic[S]):
         self._clock = clock
 
     async def narrate(self, handled: Handled[S], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
-        """The changes from the command on, as status chunks, up to its end."""
-        said = False
+        """The changes from the command on, as status chunks, up to its end. What others ask of the aggregate meanwhile
+        is among them, since the command waits for that too.
+        """
+        said, command = False, self._component.commands[call.task]
+        options = decode(call.body, command.options, call.task)
         for recorded, aggregate in handled.own[:-1]:
             if chunk := self._announcement(recorded, aggregate):
                 said = True
@@ -48,7 +52,7 @@ class Narrator(Generic[S]):
             if chunk := self._announcement(told.recorded, told.aggregate):
                 said = True
                 yield chunk
-            if told.is_whole and self._component.commands[call.task].is_done(told.aggregate.state):
+            if told.is_whole and command.is_done(told.aggregate.state, options):
                 yield result(self._world.fields(self._kind, told.aggregate))
                 return
             if not said:

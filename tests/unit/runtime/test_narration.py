@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from aetherscale.actors.compute.model.commands import VmOptions
 from aetherscale.runtime.narration import Narrator
 from aetherscale.runtime.watches import Change
 
 COMPONENT: Any = SimpleNamespace(
     kind=SimpleNamespace(name="vm"),
     announce=lambda state, event: None,
-    commands={"create-vm": SimpleNamespace(is_done=lambda state: False)},
+    commands={"create-vm": SimpleNamespace(is_done=lambda state, options: False, options=VmOptions)},
 )
-CALL: Any = SimpleNamespace(task="create-vm", deadline_us=None)
+CALL: Any = SimpleNamespace(task="create-vm", deadline_us=None, body=b'{"vm-id":"a"}')
 
 
 def vm(seq: int) -> Any:

@@ -9,7 +9,7 @@ from aetherscale.actors.compute.creation import require_of_no_network, usable_ne
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.events import KIND
 from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOptions, DetachPort, DetachVmOptions
-from aetherscale.actors.compute.model.portdecisions import are_plugged
+from aetherscale.actors.compute.model.portdecisions import is_attached, is_detached
 from aetherscale.actors.compute.model.presentation import ADDRESS, address_key
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.rules import versions_led
@@ -61,6 +61,6 @@ def _require_ways(world: World, tenant: str, vm: Vm, network_id: str) -> None:
 
 
 PORT_COMMANDS: Final[Mapping[str, Command[Vm, ComputeMessage]]] = {
-    "attach-vm": Command(AttachVmOptions, _attach, are_plugged),
-    "detach-vm": Command(DetachVmOptions, _detach, are_plugged),
+    "attach-vm": Command(AttachVmOptions, _attach, is_attached),
+    "detach-vm": Command(DetachVmOptions, _detach, is_detached),
 }

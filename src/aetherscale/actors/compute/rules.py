@@ -5,7 +5,7 @@ Callers ask for them under the name of the component `firewall`; what they chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aetherscale.actors.compute.model.commands import BorneGroup, Forward, PortSpec
@@ -24,7 +24,7 @@ from aetherscale.actors.compute.model.rulecommands import (
     RemoveForwardOptions,
     versions_of,
 )
-from aetherscale.actors.compute.model.ruledecisions import are_applied
+from aetherscale.actors.compute.model.ruledecisions import are_applied, bears, has_forward
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import HOST_PORTS, HostPorts
 from aetherscale.actors.network.model import events as networks
@@ -152,13 +152,18 @@ def _remove_forward(options: RemoveForwardOptions, call: Call, vm_id: str, world
     return RemoveForward(vm_id, options.forward, options.host_port, options.protocol)
 
 
-def _command(options: Any, prepare: Any) -> Command[Vm, ComputeMessage]:
-    return Command(options, prepare, are_applied, under=FIREWALL_COMPONENT)
+def _command(options: Any, prepare: Any, stands: Callable[[Vm, Any], bool]) -> Command[Vm, ComputeMessage]:
+    """A task whose change of a VM `stands` as long as no other has taken it back."""
+
+    def is_done(vm: Vm, options: Any) -> bool:
+        return are_applied(vm, stands=stands(vm, options))
+
+    return Command(options, prepare, is_done, under=FIREWALL_COMPONENT)
 
 
 RULE_COMMANDS: Final[Mapping[str, Command[Vm, ComputeMessage]]] = {
-    "attach-group": _command(GroupOfVmOptions, _attach),
-    "detach-group": _command(GroupOfVmOptions, _detach),
-    "add-forward": _command(AddForwardOptions, _add_forward),
-    "remove-forward": _command(RemoveForwardOptions, _remove_forward),
+    "attach-group": _command(GroupOfVmOptions, _attach, bears),
+    "detach-group": _command(GroupOfVmOptions, _detach, lambda vm, options: not bears(vm, options)),
+    "add-forward": _command(AddForwardOptions, _add_forward, has_forward),
+    "remove-forward": _command(RemoveForwardOptions, _remove_forward, lambda vm, options: not has_forward(vm, options)),
 }

@@ -195,8 +195,8 @@ VM = Group(
             options=WAIT_OPTIONS,
             examples=("aetherscale vm detach web backup",),
             details=(
-                "The guest is asked to let go of the card. One that has not done so after 10 s keeps it, without a "
-                "cable, until it is restarted. The last port of a VM stays."
+                "The guest is asked to let go of the card. One that has not done so after 10 s has it without a "
+                "cable, and its slot is free again once the VM is restarted. The last port of a VM stays."
             ),
         ),
         Command(

@@ -43,6 +43,24 @@ class TestGroups:
         await firewall(node, "detach-group", group="ssh")
         assert node.networks.rules == {}
 
+    async def test_what_is_taken_back_before_the_kernel_has_it_is_told_as_that(self, node: MemoryNode) -> None:
+        await vm(node)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(step: str, what: str) -> None:
+            begun.set()
+            await go_on.wait()
+
+        node.networks.interfere = wait
+        coming = asyncio.ensure_future(firewall(node, "attach-group", group="web"))
+        await begun.wait()
+        leaving = asyncio.ensure_future(firewall(node, "detach-group", group="web"))
+        refused = await coming
+        assert refused["code"] == 409
+        assert "another request took this back before the kernel had it for the VM 'vm'" in refused["message"]
+        go_on.set()
+        assert names(await leaving) == []
+
     async def test_what_is_so_already_is_done_and_no_event(self, node: MemoryNode) -> None:
         await vm(node, groups=["web"])
         assert names(await firewall(node, "attach-group", group="web")) == ["web"]

@@ -148,6 +148,29 @@ class TestWhileItRuns:
         told.set()
         assert cards(await leaving) == {"lab": "plugged"}
 
+    async def test_one_that_is_detached_before_its_guest_has_the_card_is_told_as_that(self, node: MemoryNode) -> None:
+        made = await vm(node)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait(step: str, what: str) -> None:
+            if step == "rule":
+                begun.set()
+                await go_on.wait()
+
+        node.networks.interfere = wait
+        asked = {"network": "dmz", "vm-id": "vm"}
+        coming = asyncio.ensure_future(node.final("compute", "attach-vm", asked, key="attach"))
+        await begun.wait()
+        leaving = asyncio.ensure_future(detach(node))
+        refused = await coming
+        told = {"vm-id": made.id, "hint": "aetherscale why vm vm"}
+        assert (refused["code"], refused["details"]) == (409, told)
+        assert "was detached from the network 'dmz' before its guest had the card" in refused["message"]
+        go_on.set()
+        assert cards(await leaving) == {"lab": "plugged"}
+        again = await node.final("compute", "attach-vm", asked, key="attach")
+        assert again == refused, "a repeat has the answer of the first"
+
 
 class TestAtRest:
     async def test_it_has_the_port_with_its_next_boot(self, node: MemoryNode) -> None:

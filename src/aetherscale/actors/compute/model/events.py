@@ -297,7 +297,7 @@ class PortUnplugged(Event, frozen=True):
     port_id: str
     """The id of the port, which is the name of its tap."""
     card_left: bool
-    """Whether the guest keeps the card, without a cable, until its run ends: it was asked for it and did not answer."""
+    """Whether the guest had not let go of the card when it lost its cable; its slot is taken until the run ends."""
 
 
 class VmDeleteRequested(Event, frozen=True):

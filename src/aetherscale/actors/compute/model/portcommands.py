@@ -28,7 +28,7 @@ class DetachVmOptions(Message, frozen=True):
     """Options of `detach-vm`: take a VM's port in a network away. One that it is not in is left as it is.
 
     The reply comes when nothing of the port is left on the host, and its addresses are free. A guest that does not let
-    go of the card within 10 s keeps it, without a cable, until it is restarted.
+    go of the card within 10 s has it without a cable, and the slot of it is free again once the VM is restarted.
     """
 
     network: Reference

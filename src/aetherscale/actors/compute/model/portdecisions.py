@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.commands import MAX_PORTS, PortSpec
 from aetherscale.actors.compute.model.events import Step, VmEvent
-from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort, PortCommand
+from aetherscale.actors.compute.model.portcommands import (
+    AttachPort,
+    AttachVmOptions,
+    DetachPort,
+    DetachVmOptions,
+    PortCommand,
+)
 from aetherscale.actors.compute.model.ruledecisions import LONGEST_WAIT, require_wanted
 from aetherscale.actors.compute.model.state import FREE, HOT_SLOTS, UP, Port, Vm
 from aetherscale.kernel.attempts import ATTEMPT_LIMIT, backoff
@@ -52,25 +58,49 @@ def failed_to_unplug(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEve
     return (_failed(vm, "unplugging", failed, backoff(at_us, min(vm.ports.attempt.number, LONGEST_WAIT))),)
 
 
-def are_plugged(vm: Vm) -> bool:
-    """Whether a VM's ports are as they are to be; raises `Refused` where that does not come.
+def is_attached(vm: Vm, options: AttachVmOptions) -> bool:
+    """Whether a VM has the port that was asked for; raises `Refused` where it does not come, or was taken away before.
 
     One that comes up or goes down is not asked before that has ended, since its next boot may have what this one lacks.
     """
+    _require_there(vm)
+    port = _port_asked_for(vm, options.network)
+    if port is not None and not port.is_leaving:
+        return vm.is_down or vm.phase == "failed" or (vm.phase in UP and port.id in vm.run.cards)
+    failure = vm.ports.failure
+    if port is not None and failure is not None and failure.phase == "plugging":
+        what = f"the VM {vm.name!r} could not be attached to the network {port.spec.network!r}: {failure.reason}"
+        raise failure.refused(what, instead=Task("why", "vm", vm.name), vm_id=vm.id)
+    raise Refused(
+        Reason.CONFLICT,
+        f"the VM {vm.name!r} was detached from the network {options.network!r} before its guest had the card",
+        remedy=Task("why", "vm", vm.name),
+        details={"vm-id": vm.id},
+    )
+
+
+def is_detached(vm: Vm, options: DetachVmOptions) -> bool:
+    """Whether nothing is left of the port that was to go; raises `Refused` where that does not come for long."""
+    _require_there(vm)
+    port, failure = _port_asked_for(vm, options.network), vm.ports.failure
+    if port is None:
+        return True
+    is_next = to_unplug(vm) == port.spec
+    if is_next and failure is not None and failure.phase == "unplugging" and vm.ports.attempt.number > ATTEMPT_LIMIT:
+        what = f"the VM {vm.name!r} could not be detached from the network {port.spec.network!r}"
+        again = f"it is tried again: {failure.reason}"
+        raise failure.refused(f"{what}; {again}", instead=Task("why", "vm", vm.name), vm_id=vm.id)
+    return False
+
+
+def _require_there(vm: Vm) -> None:
     if vm.requested == "deleted":
         raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before its ports were changed")
-    failure, leaving = vm.ports.failure, to_unplug(vm)
-    if failure is not None:
-        why, again = Task("why", "vm", vm.name), f"it is tried again: {failure.reason}"
-        if failure.phase == "plugging" and leaving is not None:
-            what = f"the VM {vm.name!r} could not be attached to the network {leaving.network!r}: {failure.reason}"
-            raise failure.refused(what, instead=why, vm_id=vm.id)
-        if failure.phase == "unplugging" and leaving is not None and vm.ports.attempt.number > ATTEMPT_LIMIT:
-            what = f"the VM {vm.name!r} could not be detached from the network {leaving.network!r}; {again}"
-            raise failure.refused(what, instead=why, vm_id=vm.id)
-    if leaving is not None:
-        return False
-    return vm.is_down or vm.phase == "failed" or (vm.phase in UP and to_plug(vm) is None)
+
+
+def _port_asked_for(vm: Vm, network: str) -> Port | None:
+    """The port of a VM in a network that is named, or referred to by its id."""
+    return next((port for port in vm.ports.every if network in (port.spec.network, port.spec.network_id)), None)
 
 
 def _attached(vm: Vm, port: PortSpec) -> Sequence[VmEvent]:

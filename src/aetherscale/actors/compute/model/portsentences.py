@@ -5,7 +5,7 @@ from __future__ import annotations
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.effects import PortSpec
 from aetherscale.actors.compute.model.portdecisions import to_plug, to_unplug
-from aetherscale.actors.compute.model.state import UP, Vm
+from aetherscale.actors.compute.model.state import FREE, HOT_SLOTS, UP, Vm
 from aetherscale.kernel.descriptions import Description, consequence, request
 
 
@@ -21,8 +21,9 @@ def describe_port(vm: Vm, event: events.PortEvent) -> Description:
         case events.PortRemoved():
             return request(f"asked to detach it from the network {_network(vm, event.port_id)}")
         case events.PortUnplugged():
-            kept = "; its guest keeps the card, without a cable, until it is restarted" if event.card_left else ""
-            return consequence(f"it was detached from the network {_network(vm, event.port_id)}{kept}")
+            detached = f"it was detached from the network {_network(vm, event.port_id)}"
+            kept = "; its guest had not let go of the card, which has no cable now, and whose slot a restart frees"
+            return consequence(detached + kept if event.card_left else detached)
 
 
 def summarize_ports(vm: Vm) -> str:
@@ -35,7 +36,16 @@ def summarize_ports(vm: Vm) -> str:
         return f"; it is being detached from the network {leaving.network!r}{failed}"
     if coming is not None:
         return f"; it is being attached to the network {coming.network!r}{failed}"
+    left = _slots_left(vm) if vm.phase in UP else 0
+    if left:
+        return f"; {left} of the {HOT_SLOTS} slots for cards that it can be given are free again once it is restarted"
     return ""
+
+
+def _slots_left(vm: Vm) -> int:
+    """How many slots of its run are taken by cards whose ports are gone."""
+    ports = {port.id for port in vm.ports.every}
+    return sum(slot != FREE and slot not in ports for slot in vm.run.slots)
 
 
 def place_of(port: PortSpec) -> str:

@@ -162,7 +162,7 @@ def _grace(vm: Vm) -> dict[str, float]:
     return {"grace_s": vm.grace_s} if vm.phase == "shutting-down" else {}
 
 
-def is_up(vm: Vm) -> bool:
+def is_up(vm: Vm, _: object = None) -> bool:
     """Whether a VM that was to come up has; raises `Refused` where it will not."""
     if vm.rolled_back:
         if vm.phase == "deleted" or vm.attempt.blocked:
@@ -181,7 +181,7 @@ def is_up(vm: Vm) -> bool:
     return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")
 
 
-def is_stopped(vm: Vm) -> bool:
+def is_stopped(vm: Vm, _: object = None) -> bool:
     """Whether a VM that was to stop has; raises `Refused` where it cannot be stopped."""
     if vm.attempt.blocked and vm.observed in ("running", "paused"):
         raise _failed(vm, f"the VM {vm.name!r} could not be stopped")
@@ -189,7 +189,7 @@ def is_stopped(vm: Vm) -> bool:
     return vm.is_down or vm.phase == "deleted" or (vm.phase == "booting" and vm.observed == "exited")
 
 
-def is_deleted(vm: Vm) -> bool:
+def is_deleted(vm: Vm, _: object = None) -> bool:
     """Whether a VM that was to be deleted is; raises `Refused` where that failed."""
     if vm.shown == "failed" and vm.attempt.blocked:
         raise _failed(vm, f"the VM {vm.name!r} could not be deleted")

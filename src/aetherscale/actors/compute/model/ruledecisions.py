@@ -14,9 +14,12 @@ from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.rulecommands import (
     MAX_FORWARDS,
     AddForward,
+    AddForwardOptions,
     AttachGroup,
     DetachGroup,
+    GroupOfVmOptions,
     RemoveForward,
+    RemoveForwardOptions,
     RuleCommand,
 )
 from aetherscale.actors.compute.model.state import Vm
@@ -72,15 +75,38 @@ def failed_to_apply(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEven
     )
 
 
-def are_applied(vm: Vm) -> bool:
-    """Whether the kernel has a VM's groups and forwards; raises `Refused` where they do not come to it."""
+def are_applied(vm: Vm, *, stands: bool) -> bool:
+    """Whether the kernel has a VM's groups and forwards; raises `Refused` where they do not come to it. `stands` says
+    whether the change that is waited for was not taken back by another.
+    """
     if vm.requested == "deleted":
         raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before its groups and forwards were applied")
+    why = Task("why", "vm", vm.name)
+    if not stands:
+        raise Refused(
+            Reason.CONFLICT,
+            f"another request took this back before the kernel had it for the VM {vm.name!r}",
+            remedy=why,
+            details={"vm-id": vm.id},
+        )
     if not vm.rules.is_applied and vm.rules.failure is not None and vm.rules.attempt.number > ATTEMPT_LIMIT:
-        failure, why = vm.rules.failure, Task("why", "vm", vm.name)
+        failure = vm.rules.failure
         what = f"the groups and forwards of the VM {vm.name!r} could not be applied, so those of before hold"
         raise failure.refused(f"{what}; it is tried again: {failure.reason}", instead=why, vm_id=vm.id)
     return vm.rules.is_applied
+
+
+def bears(vm: Vm, options: GroupOfVmOptions) -> bool:
+    """Whether a VM is to bear a group, which is named or referred to by its id."""
+    return any(options.group in (group.group, group.group_id) for group in vm.rules.groups)
+
+
+def has_forward(vm: Vm, options: AddForwardOptions | RemoveForwardOptions) -> bool:
+    """Whether a port of the host is to lead to a VM, or the forward that is meant by its id."""
+    if isinstance(options, RemoveForwardOptions) and options.forward is not None:
+        return any(each.id == options.forward for each in vm.rules.forwards)
+    port = (options.host_port, options.protocol)
+    return any((each.host_port, each.protocol) == port for each in vm.rules.forwards)
 
 
 def _attached(vm: Vm, command: AttachGroup) -> Sequence[VmEvent]:

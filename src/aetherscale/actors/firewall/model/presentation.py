@@ -76,7 +76,7 @@ def announce(group: Group, event: GroupEvent) -> Chunk | None:
             return None
 
 
-def is_applied(group: Group) -> bool:
+def is_applied(group: Group, _: object = None) -> bool:
     """Whether the kernel has the rules that were set; raises `Refused` where it never will."""
     if group.phase in ("deleting", "deleted"):
         raise Refused(Reason.CONFLICT, f"the group {group.name!r} was deleted before its rules were in force")
@@ -86,7 +86,7 @@ def is_applied(group: Group) -> bool:
     return group.phase == "ready"
 
 
-def is_deleted(group: Group) -> bool:
+def is_deleted(group: Group, _: object = None) -> bool:
     """Whether a deletion has come to its end; raises `Refused` where it is a bad one."""
     if group.is_failed:
         raise _failed(group, f"the group {group.name!r} could not be deleted")

@@ -60,14 +60,14 @@ def announce(image: Image, event: ImageEvent) -> Chunk | None:
             return None
 
 
-def is_deleted(image: Image) -> bool:
+def is_deleted(image: Image, _: object = None) -> bool:
     """Whether a deletion has come to its end; raises `Refused` where it is a bad one."""
     if image.attempt.blocked:
         raise _failed(image, f"the image {image.name!r} could not be deleted")
     return image.phase == "deleted"
 
 
-def is_ready(image: Image) -> bool:
+def is_ready(image: Image, _: object = None) -> bool:
     """Whether an import or a build has come to its end; raises `Refused` where it is a bad one."""
     if image.rolled_back or image.attempt.blocked:
         if image.phase == "deleted" or image.attempt.blocked:

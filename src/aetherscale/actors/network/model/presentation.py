@@ -89,7 +89,7 @@ def announce(network: Network, event: NetworkEvent) -> Chunk | None:
             return None
 
 
-def is_made(network: Network) -> bool:
+def is_made(network: Network, _: object = None) -> bool:
     """Whether a creation has come to its end; raises `Refused` where it is a bad one."""
     if network.rolled_back or network.is_failed:
         if network.phase == "deleted" or network.is_failed:
@@ -100,7 +100,7 @@ def is_made(network: Network) -> bool:
     return network.phase in ("ready", "restoring")
 
 
-def is_deleted(network: Network) -> bool:
+def is_deleted(network: Network, _: object = None) -> bool:
     """Whether a deletion has come to its end; raises `Refused` where it is a bad one."""
     if network.is_failed:
         raise _failed(network, f"the network {network.name!r} could not be deleted")

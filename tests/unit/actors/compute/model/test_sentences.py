@@ -78,7 +78,8 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (IN_LAB, vms.PortRemoved(LAB.tap, failed=True), FOLLOWED, "the port in the network 'lab' was to be removed again"),
     (IN_LAB, vms.PortUnplugged(LAB.tap, card_left=False), FOLLOWED, "it was detached from the network 'lab'"),
     (IN_LAB, vms.PortUnplugged(LAB.tap, card_left=True), FOLLOWED,
-     "it was detached from the network 'lab'; its guest keeps the card, without a cable, until it is restarted"),
+     ("it was detached from the network 'lab'; its guest had not let go of the card, which has no cable now, "
+      "and whose slot a restart frees")),
     (IN_LAB, vms.VmStepFailed("plugging", 3, 3, "no room", "", "", None), FOLLOWED,
      "plugging a port in failed, attempt 3, not to be tried again: no room"),
     (IN_LAB, vms.VmStepFailed("unplugging", 3, 2, "no room", "", "", LATER), FOLLOWED,

@@ -13,9 +13,17 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.component import COMPONENT
 from aetherscale.actors.compute.model import commands, effects
 from aetherscale.actors.compute.model.decide import COMPUTE
-from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort
+from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOptions, DetachPort, DetachVmOptions
 from aetherscale.actors.compute.model.presentation import view
-from aetherscale.actors.compute.model.rulecommands import AddForward, AttachGroup, DetachGroup, RemoveForward
+from aetherscale.actors.compute.model.rulecommands import (
+    AddForward,
+    AddForwardOptions,
+    AttachGroup,
+    DetachGroup,
+    GroupOfVmOptions,
+    RemoveForward,
+    RemoveForwardOptions,
+)
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.model.transitions import edges
@@ -125,6 +133,20 @@ def _timeless(vm: Vm) -> Vm:
     return replace(vm, phase_since_us=0, run=replace(vm.run, since_us=0))
 
 
+WAITED_FOR: dict[str, Any] = {
+    "create-vm": None,
+    "stop-vm": None,
+    "delete-vm": None,
+    "attach-group": GroupOfVmOptions(WEB.group),
+    "detach-group": GroupOfVmOptions(WEB.group),
+    "add-forward": AddForwardOptions(FORWARD.host_port, FORWARD.guest_port),
+    "remove-forward": RemoveForwardOptions(forward=FORWARD.id),
+    "attach-vm": AttachVmOptions(MORE.network),
+    "detach-vm": DetachVmOptions(MORE.network),
+}
+"""Tasks, and options of them."""
+
+
 def _is_whole(vm: Vm) -> None:
     assert view(vm, "host1", 1).phase == vm.shown
     assert VM_DESCRIPTIONS.summarize(vm)
@@ -137,6 +159,6 @@ def _is_whole(vm: Vm) -> None:
         assert vm.rules.is_applied or vm.requested == "deleted", "a change of its rules is forgotten"
     assert vm.rules.is_applied is (vm.rules.applied >= vm.rules.revision)
     assert (vm.rules.failure is None) or not vm.rules.is_applied
-    for task in ("create-vm", "stop-vm", "delete-vm", "attach-group"):
+    for task, options in WAITED_FOR.items():
         with contextlib.suppress(Refused):
-            COMPONENT.commands[task].is_done(vm)
+            COMPONENT.commands[task].is_done(vm, options)

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import effects, events
 from aetherscale.actors.compute.model.commands import MAX_PORTS, PortSpec
-from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort
-from aetherscale.actors.compute.model.portdecisions import are_plugged
+from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOptions, DetachPort, DetachVmOptions
+from aetherscale.actors.compute.model.portdecisions import is_attached, is_detached
 from aetherscale.actors.compute.model.presentation import VM_KIND, holds, view
 from aetherscale.actors.compute.model.state import HOT_SLOTS
 from aetherscale.actors.compute.reconcile import ports_of
-from aetherscale.kernel.errors import Refused
+from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.reservations import NameClaimed, UseBegan
 from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from tests.support.spec import NOON_US, reserved_by
@@ -39,6 +39,7 @@ from tests.support.vm_pasts import (
 )
 
 ATTACH, DETACH, DETACH_FIRST = AttachPort(VM, MORE), DetachPort(VM, MORE.network_id), DetachPort(VM, PORT.network_id)
+TO_ATTACH, TO_DETACH = AttachVmOptions(MORE.network), DetachVmOptions(MORE.network_id)
 ADDED, PLUGGED = events.PortAdded(MORE), events.PortPlugged(MORE.tap, 1)
 REMOVED, UNPLUGGED = events.PortRemoved(MORE.tap), events.PortUnplugged(MORE.tap, card_left=False)
 IN_A_NETWORK: Final = replace(REQUESTED, spec=replace(SPEC, ports=[PORT]))
@@ -188,7 +189,7 @@ class TestWhatFails:
         assert isinstance(vm.pending, effects.UnplugPort)
         assert vm.state is not None
         with pytest.raises(Refused, match="could not be attached to the network 'dmz': it broke"):
-            are_plugged(vm.state)
+            is_attached(vm.state, TO_ATTACH)
         assert view(vm.state, "host1", 1).failure is not None
         vm = vm.when(effects.PortUnplugged(vm.pending.key)).then(UNPLUGGED)
         assert vm.state is not None
@@ -206,10 +207,10 @@ class TestWhatFails:
             vm = done.then(step_failed("unplugging", number, 2 ** (min(number, 6) - 1)))
             assert vm.state is not None
             if number < 3:
-                assert not are_plugged(vm.state)
+                assert not is_detached(vm.state, TO_DETACH)
             else:
                 with pytest.raises(Refused, match="could not be detached from the network 'dmz'; it is tried again"):
-                    are_plugged(vm.state)
+                    is_detached(vm.state, TO_DETACH)
 
     def test_the_end_of_a_run_begins_the_attempts_anew(self) -> None:
         past = (*UP, ADDED, step_failed("plugging", 1, 1), exited("crash"))
@@ -239,23 +240,47 @@ class TestWhatComesFirst:
 
 
 class TestWhenItIsDone:
-    def test_when_the_guest_has_what_it_is_to_have(self) -> None:
-        assert are_plugged(state_of(*UP))
-        assert not are_plugged(state_of(*UP, ADDED))
-        assert are_plugged(state_of(*UP, ADDED, PLUGGED))
-        assert not are_plugged(state_of(*UP, ADDED, PLUGGED, REMOVED))
-        assert are_plugged(state_of(*UP, ADDED, PLUGGED, REMOVED, UNPLUGGED))
+    def test_when_the_guest_has_the_card(self) -> None:
+        assert not is_attached(state_of(*UP, ADDED), TO_ATTACH)
+        assert is_attached(state_of(*UP, ADDED, PLUGGED), TO_ATTACH)
+        assert is_attached(state_of(*UP), AttachVmOptions(PORT.network_id))
+
+    def test_when_nothing_of_the_port_is_left(self) -> None:
+        assert not is_detached(state_of(*UP, ADDED, PLUGGED, REMOVED), TO_DETACH)
+        assert is_detached(state_of(*UP, ADDED, PLUGGED, REMOVED, UNPLUGGED), TO_DETACH)
+        assert not is_detached(state_of(*STOPPED, ADDED, REMOVED), TO_DETACH)
 
     def test_at_rest_at_once_and_on_the_way_up_or_down_after_that(self) -> None:
-        assert are_plugged(state_of(*STOPPED, ADDED))
-        assert not are_plugged(state_of(*STOPPED, ADDED, REMOVED))
-        assert not are_plugged(state_of(IN_A_NETWORK, ADDED))
-        assert not are_plugged(state_of(*UP, ADDED, STOPPING))
-        assert are_plugged(state_of(*UP, ADDED, STOPPING, exited("user")))
+        assert is_attached(state_of(*STOPPED, ADDED), TO_ATTACH)
+        assert not is_attached(state_of(IN_A_NETWORK, ADDED), TO_ATTACH)
+        assert not is_attached(state_of(*UP, ADDED, STOPPING), TO_ATTACH)
+        assert is_attached(state_of(*UP, ADDED, STOPPING, exited("user")), TO_ATTACH)
+
+    def test_whatever_is_the_matter_with_other_ports(self) -> None:
+        broken: tuple[events.VmEvent, ...] = (
+            events.PortAdded(another(1)),
+            REMOVED,
+            *(step_failed("unplugging", each, each) for each in (1, 2, 3)),
+        )
+        assert not is_attached(state_of(*UP, ADDED, PLUGGED, *broken), AttachVmOptions(another(1).network))
+        assert is_attached(state_of(*STOPPED, ADDED, *broken), AttachVmOptions(another(1).network))
+        other = events.PortRemoved(another(1).tap)
+        assert not is_detached(state_of(*UP, ADDED, PLUGGED, *broken, other), DetachVmOptions(another(1).network))
+
+    @pytest.mark.parametrize("past", [(ADDED, REMOVED), (ADDED, PLUGGED, REMOVED), (ADDED, REMOVED, UNPLUGGED)])
+    def test_never_where_another_request_took_it_away_before(self, past: tuple[Any, ...]) -> None:
+        with pytest.raises(
+            Refused, match="was detached from the network 'dmz' before its guest had the card"
+        ) as raised:
+            is_attached(state_of(*UP, *past), TO_ATTACH)
+        assert (raised.value.reason, raised.value.details) == (Reason.CONFLICT, {"vm-id": VM})
 
     def test_with_a_vm_that_is_deleted_it_never_is(self) -> None:
+        vm = state_of(*UP, ADDED, events.VmDeleteRequested(kill=True, grace_s=0))
         with pytest.raises(Refused, match="was deleted before its ports were changed"):
-            are_plugged(state_of(*UP, ADDED, events.VmDeleteRequested(kill=True, grace_s=0)))
+            is_attached(vm, TO_ATTACH)
+        with pytest.raises(Refused, match="was deleted before its ports were changed"):
+            is_detached(vm, TO_DETACH)
 
 
 def plugged(port: PortSpec) -> events.PortPlugged:

@@ -195,7 +195,7 @@ class TestWhatIsPending:
         vm = given(*past, events.GroupsSet([WEB]))
         assert isinstance(vm.pending, first)
         assert vm.state is not None
-        assert not are_applied(vm.state)
+        assert not are_applied(vm.state, stands=True)
 
     def test_a_boot_has_the_rules_of_its_beginning_and_what_came_since_follows(self) -> None:
         vm = given(IN_A_NETWORK, DISK, events.GroupsSet([WEB]))
@@ -239,14 +239,14 @@ class TestFailures:
 
     def test_a_caller_is_told_after_some_attempts(self) -> None:
         past = (*UP, events.GroupsSet([WEB]), again(1, 1), again(2, 2))
-        assert are_applied(state_of(*past)) is False
+        assert are_applied(state_of(*past), stands=True) is False
         with pytest.raises(Refused, match="could not be applied, so those of before hold; it is tried again: it broke"):
-            are_applied(state_of(*past, again(3, 4)))
+            are_applied(state_of(*past, again(3, 4)), stands=True)
 
     def test_another_change_begins_anew(self) -> None:
         vm = given(*UP, events.GroupsSet([WEB]), again(1, 1), again(2, 2), again(3, 4), events.GroupsSet([]))
         assert vm.state is not None
-        assert are_applied(vm.state) is False
+        assert are_applied(vm.state, stands=True) is False
         assert vm.pending == effects.ApplyRules("rules-2-1", VM, 2, VmRules())
 
     def test_attempts_at_it_are_not_those_of_the_vm(self) -> None:
@@ -267,17 +267,6 @@ class TestFailures:
         shown = view(vm, "host1", 1).failure
         assert shown is not None
         assert shown.phase == "running"
-
-
-class TestEnds:
-    def test_they_are_applied_or_not_yet(self) -> None:
-        assert are_applied(state_of(*UP)) is True
-        assert are_applied(state_of(*UP, events.GroupsSet([WEB]))) is False
-        assert are_applied(state_of(*BEARS_WEB)) is True
-
-    def test_a_deletion_comes_first(self) -> None:
-        with pytest.raises(Refused, match="was deleted before its groups and forwards were applied"):
-            are_applied(state_of(*UP, events.GroupsSet([WEB]), DELETING))
 
 
 class TestWhatIsHeld:

@@ -114,12 +114,12 @@ AT_ITS_END: list[tuple[str, Past]] = [
 
 @pytest.mark.parametrize(("task", "past"), NOT_YET)
 def test_a_task_goes_on(task: str, past: Past) -> None:
-    assert COMPONENT.commands[task].is_done(state_of(*past)) is False
+    assert COMPONENT.commands[task].is_done(state_of(*past), None) is False
 
 
 @pytest.mark.parametrize(("task", "past"), AT_ITS_END)
 def test_a_task_is_done(task: str, past: Past) -> None:
-    assert COMPONENT.commands[task].is_done(state_of(*past)) is True
+    assert COMPONENT.commands[task].is_done(state_of(*past), None) is True
 
 
 BAD_ENDS: list[tuple[str, Past, int, str, dict[str, Any]]] = [
@@ -150,14 +150,14 @@ def test_a_bad_end_is_told_with_its_reason(
     task: str, past: Past, code: int, message: str, details: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused) as refusal:
-        COMPONENT.commands[task].is_done(state_of(*past))
+        COMPONENT.commands[task].is_done(state_of(*past), None)
     assert (CODES[refusal.value.reason], refusal.value.message) == (code, message)
     assert refusal.value.details == details
 
 
 def test_a_failure_without_a_hint_of_its_own_points_to_why() -> None:
     with pytest.raises(Refused) as refusal:
-        COMPONENT.commands["start-vm"].is_done(state_of(*UP, exited("crash")))
+        COMPONENT.commands["start-vm"].is_done(state_of(*UP, exited("crash")), None)
     assert hint(refusal.value.remedy) == "aetherscale why vm web"
 
 

@@ -129,7 +129,7 @@ ENDS: list[tuple[str, Past, bool]] = [
 
 @pytest.mark.parametrize(("task", "past", "done"), ENDS)
 def test_a_task_is_done_when_what_was_asked_for_is_there(task: str, past: Past, done: bool) -> None:
-    assert COMPONENT.commands[task].is_done(state_of(past)) is done
+    assert COMPONENT.commands[task].is_done(state_of(past), None) is done
 
 
 BAD_ENDS: list[tuple[str, Past, int, str]] = [
@@ -149,7 +149,7 @@ BAD_ENDS: list[tuple[str, Past, int, str]] = [
 @pytest.mark.parametrize(("task", "past", "code", "message"), BAD_ENDS)
 def test_a_bad_end_is_told_with_its_reason(task: str, past: Past, code: int, message: str) -> None:
     with pytest.raises(Refused) as refusal:
-        COMPONENT.commands[task].is_done(state_of(past))
+        COMPONENT.commands[task].is_done(state_of(past), None)
     assert (CODES[refusal.value.reason], refusal.value.message) == (code, message)
     if code == 500:
         phase = next(event.step for event in past if isinstance(event, events.ImageStepFailed))
