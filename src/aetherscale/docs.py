@@ -123,7 +123,8 @@ refused (404) with the command that makes it.
 
 A reply is a stream of JSON chunks: any number of `status` and `item`, then one `result` or `error`, then one empty
 message without headers. The first chunk comes when the request is durable. A `status` of `working` says only that the
-work goes on. Every chunk has the header `$node_header`.
+work goes on. What others ask of the same object meanwhile is told too, since the request waits for it; where another
+request undoes what was asked for before it is there, the end is 409. Every chunk has the header `$node_header`.
 
 ```json
 {"type": "status", "status": "allocating", "vm-id": "0123456789abcdef", "name": "web"}
@@ -148,8 +149,8 @@ $errors
 ## Headers of a request
 
 - `$key`: the idempotency key, 1 to 128 printable ASCII characters, scoped to the tenant. A repeat of an accepted
-  command has no second effect and gets its outcome; the same key with another body is 409; a refused command is decided
-  again.
+  command has no second effect and gets its outcome; the same key with a body of other bytes is 409; a refused command
+  is decided again.
 - `$correlation`, `$causation`: kept with the events. Without a correlation id the trace id of `$trace` is taken, else
   the key.
 - `$deadline`: milliseconds since 1970 UTC; a message that comes later is refused (504), and a caller who waits gets 504

@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from aetherscale.actors.network import watches
 from aetherscale.actors.network.driver import HostNetworking
@@ -160,6 +161,33 @@ async def test_the_next_node_knows_a_bridge_that_loses_its_alias_and_name_then(b
     assert following.reports
     assert await following.ensure() == NetworkEnsured("k", BOOT)
     assert await shown() == before
+    await following.driver.close()
+
+
+async def test_one_that_a_killed_node_left_half_made_is_no_change_of_others(behind: Behind) -> None:
+    of_bridge = f"ip -d -o link show dev {BRIDGE} | grep -o 'mtu 1500.*stp_state 0'"
+    await do(of_bridge)
+    await behind.process.driver.close()
+    await do(f"ip link set {BRIDGE} mtu 1400")
+    following = Process(HostNetworking(NODE, BOOT, behind.state_dir, allow_unisolated=True))
+    await following.start({LAB: replace(state(), phase="creating")}, {WEB: [port(WEB)]})
+
+    # The kernel tells in its order, and the tap is put back at once.
+    await do(f"ip link set {BRIDGE} type bridge stp_state 1; ip link set {TAP} alias mine")
+
+    async def is_put_back() -> bool:
+        return "alias mine" not in await do(f"ip link show dev {TAP}")
+
+    await asked_until(is_put_back)
+    assert following.reports == []
+    assert await following.ensure() == NetworkEnsured("k", BOOT)
+    await do(of_bridge)
+    await do(f"ip link set {BRIDGE} mtu 1400")
+
+    async def is_told() -> bool:
+        return NetworkLost(LAB, f"the bridge {BRIDGE} was changed: mtu") in following.reports
+
+    await asked_until(is_told)
     await following.driver.close()
 
 

@@ -279,7 +279,8 @@ class HostNetworking(Groups, HostFacts):
 
     async def _device_changed(self, name: str) -> None:
         async with self._turn:
-            lost = await self._looked(name)
+            # What was not whole yet nobody else has changed: a killed node made it, or this one cannot.
+            lost = [found for found in await self._looked(name) if found[0] in self._bridges]
         await self._losses.tell(lost, of=name)
 
     async def _looked(self, name: str = "") -> list[Lost]:
