@@ -217,7 +217,8 @@ class Client:
                 ports = {"host-port": chance.choice([80, 8080]), "guest-port": chance.choice([80, 81])}
                 return {**vm, "protocol": chance.choice(["tcp", "tcp", "udp"]), **ports}
             case _:
-                return {**vm, "host-port": chance.choice([80, 8080])}
+                port = chance.choice([80, 8080])
+                return {**vm, "host-port": port, "keep-established": port == 80}
 
     def _draw_beside_vms(self, task: str) -> dict[str, Any]:
         """The options of a task of another component than compute."""

@@ -149,7 +149,7 @@ def _remove_forward(options: RemoveForwardOptions, call: Call, vm_id: str, world
         raise Refused(
             Reason.BAD_REQUEST, "expected one of forward and host-port, which name the forward", field="host-port"
         )
-    return RemoveForward(vm_id, options.forward, options.host_port, options.protocol)
+    return RemoveForward(vm_id, options.forward, options.host_port, options.protocol, options.keep_established)
 
 
 def _command(options: Any, prepare: Any, stands: Callable[[Vm, Any], bool]) -> Command[Vm, ComputeMessage]:

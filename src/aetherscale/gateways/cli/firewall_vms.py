@@ -90,7 +90,11 @@ def _not_let_in(vm: Mapping[str, Any], rule: str) -> str:
 
 
 def _remove(context: Context) -> None:
-    options = {"host-port": context.values["HOST"], "protocol": _protocol(context)}
+    options = {
+        "host-port": context.values["HOST"],
+        "protocol": _protocol(context),
+        "keep-established": context.values["keep-established"],
+    }
     vm, elapsed_s = _work(context, "remove-forward", options)
     if not context.out.json:
         port = f"{options['host-port']}/{options['protocol']}"
@@ -190,8 +194,20 @@ VM_COMMANDS: Final[tuple[Command | Group, ...]] = (
                 "let a port of the host lead to a VM no more",
                 _remove,
                 arguments=(_VM, Argument("HOST", "the port of the host", _port)),
-                options=(_UDP, *WAIT_OPTIONS),
-                examples=("aetherscale firewall forward remove web 8080",),
+                options=(
+                    _UDP,
+                    Option("keep-established", "let flows go on that it has led"),
+                    *WAIT_OPTIONS,
+                ),
+                examples=(
+                    "aetherscale firewall forward remove web 8080",
+                    "aetherscale firewall forward remove web 8080 --keep-established",
+                ),
+                details=(
+                    "Flows that it has led end, unless --keep-established says otherwise. Those that are kept end with "
+                    "a later change of the VM's groups or forwards that keeps none, with its stop, and with a restart "
+                    "of the node."
+                ),
             ),
             Command(
                 "list",

@@ -257,6 +257,8 @@ class ForwardRemoved(Event, frozen=True):
 
     forward_id: str
     """The id of the forward, as in `ForwardAdded`."""
+    keep_established: bool = False
+    """Whether flows go on that it has led."""
 
 
 class RulesApplied(Event, frozen=True):

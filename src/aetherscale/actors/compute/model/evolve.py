@@ -171,7 +171,7 @@ def _forward_added(vm: Vm, event: events.ForwardAdded, before: VmPhase, at_us: i
 
 def _forward_removed(vm: Vm, event: events.ForwardRemoved, before: VmPhase, at_us: int) -> Vm:
     left = tuple(forward for forward in vm.rules.forwards if forward.id != event.forward_id)
-    return _changed(vm, replace(vm.rules, forwards=left))
+    return _changed(vm, replace(vm.rules, forwards=left), keep_established=event.keep_established)
 
 
 def _changed(vm: Vm, rules: Rules, *, keep_established: bool = False) -> Vm:

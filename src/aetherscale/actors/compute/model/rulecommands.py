@@ -69,6 +69,8 @@ class RemoveForwardOptions(Message, frozen=True):
     """The port of the host; null where `forward` names it."""
     protocol: Transport = "tcp"
     """The protocol, beside `host-port`."""
+    keep_established: bool = False
+    """Whether flows go on that it has led; otherwise they end."""
 
 
 class ListForwardsOptions(Message, frozen=True):
@@ -112,6 +114,7 @@ class RemoveForward(Struct, frozen=True):
     forward_id: str | None
     host_port: int | None
     protocol: Transport
+    keep_established: bool = False
 
 
 def lets_in(rule: Rule, forward: Forward, versions: Container[int]) -> bool:

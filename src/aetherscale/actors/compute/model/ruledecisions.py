@@ -44,7 +44,7 @@ def change_rules(vm: Vm, command: RuleCommand) -> Sequence[VmEvent]:
         case AddForward():
             return _forwarded(vm, command.forward)
         case RemoveForward():
-            return (events.ForwardRemoved(_named(vm, command).id),)
+            return (events.ForwardRemoved(_named(vm, command).id, command.keep_established),)
 
 
 def require_wanted(vm: Vm) -> None:

@@ -233,7 +233,8 @@ def _forward(forward: Forward) -> str:
 def _forward_removed(vm: Vm, event: events.ForwardRemoved) -> str:
     which = next((each for each in vm.rules.forwards if each.id == event.forward_id), None)
     words = f"the port {which.host_port}/{which.protocol} of the host" if which else "a port of the host"
-    return f"asked to let {words} lead to it no more"
+    kept = ", and to keep the flows that it has led" if event.keep_established else ""
+    return f"asked to let {words} lead to it no more{kept}"
 
 
 def _stopped(vm: Vm) -> str:

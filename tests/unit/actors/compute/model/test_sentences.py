@@ -68,6 +68,8 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (VM, vms.ForwardAdded(AT), "request",
      "asked to let the port 53/udp of the host at 192.0.2.1 lead to its port 5353"),
     (BEARING, vms.ForwardRemoved("5" * 16), "request", "asked to let the port 8080/tcp of the host lead to it no more"),
+    (VM, vms.ForwardRemoved("5" * 16, keep_established=True), "request",
+     "asked to let a port of the host lead to it no more, and to keep the flows that it has led"),
     (VM, vms.ForwardRemoved("5" * 16), "request", "asked to let a port of the host lead to it no more"),
     (BEARING, vms.RulesApplied(2), FOLLOWED, "its groups and forwards were applied"),
     (BEARING, vms.VmStepFailed("applying-rules", 3, 2, "no room", "", "", LATER), FOLLOWED,

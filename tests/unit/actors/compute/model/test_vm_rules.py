@@ -127,6 +127,12 @@ class TestForwards:
         both = given(*LEADS, events.ForwardAdded(replace(OTHER, host_port=8080)))
         both.when(RemoveForward(VM, forward_id, port, protocol)).then(events.ForwardRemoved("5" * 16))
 
+    @pytest.mark.parametrize("keeps", [False, True])
+    def test_the_flows_that_it_has_led_are_kept_where_that_is_asked_for(self, keeps: bool) -> None:
+        removed = given(*LEADS).when(RemoveForward(VM, FORWARD.id, None, "tcp", keeps))
+        vm = removed.then(events.ForwardRemoved(FORWARD.id, keeps))
+        assert vm.pending == effects.ApplyRules("rules-2-1", VM, 2, VmRules(), keep_established=keeps)
+
     @pytest.mark.parametrize(
         ("forward_id", "port", "protocol", "words"),
         [("6" * 16, None, "tcp", f"'{'6' * 16}'"), (None, 8080, "udp", "of the port 8080/udp of the host")],
