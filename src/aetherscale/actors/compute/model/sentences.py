@@ -109,9 +109,7 @@ def _requested(spec: VmSpec) -> Description:
     )
 
 
-def _of_rules(
-    vm: Vm, event: events.GroupsSet | events.ForwardAdded | events.ForwardRemoved | events.RulesApplied
-) -> Description:
+def _of_rules(vm: Vm, event: events.RuleEvent) -> Description:
     match event:
         case events.GroupsSet():
             return request(_groups_set(vm, event))
