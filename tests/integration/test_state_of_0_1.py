@@ -17,7 +17,7 @@ LAST = 35
 """Its last event."""
 LATER = {
     "publish": [], "host-loopback": False, "groups": [], "forwards": [], "rules-revision": 0, "rules-applied": 0,
-    "switches": [],
+    "switches": [], "ssh-keys": [],
 }  # fmt: skip
 """What VMs have had since."""
 

@@ -85,6 +85,7 @@ class ToldVm(Told):
             publish=spec.get("publish", []),
             host_loopback=spec.get("host-loopback", False),
             switches=spec.get("switches", []),
+            ssh_keys=spec.get("ssh-keys", []),
             groups=spec.get("groups", []),
             forwards=[],
             rules_revision=0,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from aetherscale.actors.compute.driver import HOST_LIMITS, HostLimits
-from aetherscale.actors.compute.model import commands, events
+from aetherscale.actors.compute.model import commands, events, sshkeys
 from aetherscale.actors.compute.model.agreeing import only_what_agrees, only_what_works
 from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
@@ -77,6 +77,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         host_loopback=options.host_loopback,
         groups=borne_groups(world, call.tenant, options.groups),
         switches=_switches(options, vm_id, limits),
+        ssh_keys=_keys(options, image),
     )
     return commands.CreateVm(vm_id, spec)
 
@@ -144,6 +145,19 @@ def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: W
 def _named(options: CreateVmOptions) -> list[str]:
     """The networks and switches that a VM is to have ports in, as they were written."""
     return [options.virtual_network] if isinstance(options.virtual_network, str) else options.virtual_network or []
+
+
+def _keys(options: CreateVmOptions, image: ImageView) -> list[str]:
+    """The public keys that a guest is to have. Raises `Refused` (bad request, conflict)."""
+    keys = sshkeys.parse_keys(options.ssh_keys)
+    if keys and image.first_boot == "none":
+        raise Refused(
+            Reason.CONFLICT,
+            f"guests of the image {image.name!r} take no keys at their first boot",
+            field=sshkeys.FIELD,
+            remedy="leave them out; one with systemd from version 252 on is imported with first-boot credentials",
+        )
+    return keys
 
 
 def _switches(options: CreateVmOptions, vm_id: str, limits: HostLimits) -> list[SwitchPort]:

@@ -43,7 +43,7 @@ def _import(options: ImportImageOptions, call: Call, image_id: str, world: World
         )
     name = options.name or _name_from(options.source)
     world.require_free(events.KIND, call.tenant, name, image_id)
-    return commands.ImportImage(image_id, name, options.source, options.sha256, options.ready)
+    return commands.ImportImage(image_id, name, options.source, options.sha256, options.ready, options.first_boot)
 
 
 def _build(options: BuildImageOptions, call: Call, image_id: str, world: World) -> commands.BuildImage:

@@ -23,7 +23,7 @@ READY_BY = ("agent", "channel", "none")
 def _import(context: Context) -> None:
     values = context.values
     options = {name: values[name] for name in ("name", "sha256") if values[name] is not None}
-    options |= {"ready": values["ready"]}
+    options |= {"ready": values["ready"], "first-boot": values["first-boot"]}
     subject = values["name"] or values["SOURCE"].rpartition("/")[2] or "image"
     if values["SOURCE"].startswith(("http://", "https://")):
         _work(context, "import-image", options | {"source": values["SOURCE"]}, subject)
@@ -129,6 +129,13 @@ IMAGE = Group(
                 Option("name", "the name of the image; derived from the source if not given", "NAME"),
                 Option("sha256", "the expected SHA-256; checked before the file is parsed", "HEX", str.lower),
                 Option("ready", "how its guests report that they are ready", "HOW", choices=READY_BY, default="none"),
+                Option(
+                    "first-boot",
+                    "how its guests take what is theirs at their first boot, such as SSH keys",
+                    "HOW",
+                    choices=("credentials", "none"),
+                    default="none",
+                ),
                 WAIT_OPTIONS[0],
                 Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
             ),
@@ -146,6 +153,8 @@ IMAGE = Group(
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
                 "guest agent. `--ready channel` is for guests that write `ready` to the virtio port "
                 "org.aetherscale.ready.0. With `none` a VM counts as ready as soon as it runs.\n\n"
+                "`--first-boot credentials` is for guests with systemd from version 252 on, as Debian 12: they take "
+                "the keys of `vm create --ssh-key`.\n\n"
                 "The source is kept in the log for ever. A URL with a password or a signature in it is refused."
             ),
         ),

@@ -111,6 +111,8 @@ def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
         shown["uptime"] = lasted(uptime_s) if out.terminal else f"{uptime_s} s"
     if vm.get("groups"):
         shown["groups"] = ", ".join(group["group"] for group in vm["groups"])
+    if vm.get("ssh-keys"):
+        shown["ssh-keys"] = "\n".join(map(_key, vm["ssh-keys"]))
     if vm.get("forwards"):
         shown["forwards"] = ", ".join(map(forward_text, vm["forwards"]))
     show_to_human(out, shown, now_us)
@@ -147,6 +149,12 @@ def _dropped(kinds: Mapping[str, int]) -> str:
     """How many packets of a port were dropped and why, a line for each kind."""
     lines = ((f"{count(number, 'packet')} ({kind})", DROPPED.get(kind)) for kind, number in kinds.items())
     return "\n".join(f"{line}: {meaning}" if meaning else line for line, meaning in lines)
+
+
+def _key(line: str) -> str:
+    """A public key as a person tells it from others: its type, and its comment or else its last characters."""
+    kind, body, *comment = line.split(" ", 2)
+    return f"{kind} {comment[0] if comment else f'…{body[-12:]}'}"
 
 
 def _isolation(vm: View) -> str | None:

@@ -44,7 +44,7 @@ def create_vm(context: Context) -> None:
         "public-ip": values["public-ip"],
         "addresses": values["address"],
         "init-script": text_of(values["init-script"], "--init-script") if values["init-script"] else None,
-        "ssh-keys": [text_of(path, "--ssh-key") for path in values["ssh-key"]],
+        "ssh-keys": [key for path in values["ssh-key"] for key in _keys(path)],
         "groups": values["group"],
     }
     left_out: tuple[object, ...] = ([], {})  # by equality; a 0 equals False, and somebody has asked for it
@@ -56,6 +56,18 @@ def create_vm(context: Context) -> None:
     if values["no-autostart"]:
         options["autostart"] = False
     _work(context, "create-vm", options, values["NAME"] or "new VM")
+
+
+def _keys(path: str) -> list[str]:
+    """The keys in a file, as in one for `sshd`. Raises `Failure` (status 2): a private key is sent nowhere."""
+    text = text_of(path, "--ssh-key")
+    if "PRIVATE KEY" in text:
+        raise bad_usage(f"--ssh-key: {path} is a private key", f"its public key may be in {path}.pub")
+    lines = [line.strip() for line in text.splitlines()]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise bad_usage(f"--ssh-key: there is no key in {path}", "ssh-keygen -t ed25519 makes a pair")
+    return keys
 
 
 def _work(context: Context, task: str, options: Mapping[str, Any], subject: str) -> None:

@@ -12,7 +12,6 @@ def only_what_works(options: CreateVmOptions) -> None:
     later = {
         "vpn": options.vpn,
         "init-script": options.init_script,
-        "ssh-keys": options.ssh_keys,
     }
     for field, value in later.items():
         if value:

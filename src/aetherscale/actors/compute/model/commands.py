@@ -16,6 +16,7 @@ from aetherscale.actors.compute.model.effects import Forward as Forward
 from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
 from aetherscale.actors.compute.model.effects import VmRules as VmRules
+from aetherscale.actors.compute.model.sshkeys import SshKeys
 from aetherscale.actors.compute.model.switches import NetworkReference, SwitchPort
 from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
 from aetherscale.kernel.wire import Message
@@ -55,7 +56,7 @@ GroupNames = Annotated[list[Reference], Meta(max_length=MAX_GROUPS, description=
 
 
 class CreateVmOptions(Message, frozen=True):
-    """Options of `create-vm`. `vpn`, `init-script` and `ssh-keys` belong to a later version."""
+    """Options of `create-vm`. `vpn` and `init-script` belong to a later version."""
 
     image: ImageReference
     """The image that the VM boots from."""
@@ -113,8 +114,10 @@ class CreateVmOptions(Message, frozen=True):
     """
     init_script: Any = None
     """A part of a later version: refused (501) unless it is left out or empty."""
-    ssh_keys: Any = None
-    """A part of a later version: refused (501) unless it is left out or empty."""
+    ssh_keys: SshKeys = field(default_factory=list)
+    """Public keys, each a line as in a file `authorized_keys` without options: who has the private one may log in as
+    root by SSH. Only with an image whose guests take them at their first boot.
+    """
 
 
 class VmOptions(Message, frozen=True):
@@ -207,6 +210,8 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """The groups that the VM bears from the beginning. Not in schemas 1 to 3."""
     switches: list[SwitchPort] = []
     """The ports of the VM on VDE switches, whose cards come after those of `ports`. Not in schemas 1 to 4."""
+    ssh_keys: list[str] = []
+    """The public keys whose owners may log in as root. Not in schemas 1 to 5."""
 
 
 class CreateVm(Struct, frozen=True):

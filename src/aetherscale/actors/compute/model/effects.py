@@ -130,6 +130,7 @@ class BootVm(Struct, frozen=True):
     """Whether the guest reaches what listens on the host's loopback, by user-mode networking."""
     rules: VmRules = NO_RULES
     """The groups that it bears, and the ports of the host that lead to it."""
+    ssh_keys: tuple[str, ...] = ()  # those that its root is to have, as a credential of systemd
     deadline_s: float = 60.0
     not_before_us: int = 0
 

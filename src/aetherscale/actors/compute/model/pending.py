@@ -64,6 +64,7 @@ def _boot(vm: Vm) -> BootVm:
         publish=tuple(vm.spec.publish),
         host_loopback=vm.spec.host_loopback,
         rules=vm.rules.for_kernel(),
+        ssh_keys=tuple(vm.spec.ssh_keys),
         not_before_us=vm.attempt.not_before_us,
     )
 

@@ -52,6 +52,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         ports=[_port(vm, port) for port in vm.ports.every],
         switches=spec.switches,
         publish=spec.publish,
+        ssh_keys=spec.ssh_keys,
         host_loopback=spec.host_loopback,
         groups=list(vm.rules.groups),
         forwards=list(vm.rules.forwards),
@@ -207,5 +208,5 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
 
 
 VM_KIND: Final[Kind[Vm]] = Kind(
-    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=9, keys=(MAC, ADDRESS, HOST_PORT)
+    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=10, keys=(MAC, ADDRESS, HOST_PORT)
 )

@@ -116,6 +116,8 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """
     publish: list[PublishedPort]
     """The ports of the host that lead to the guest, with user-mode networking."""
+    ssh_keys: list[str]
+    """The public keys whose owners may log in as root by SSH, which the guest takes at its first boot."""
     host_loopback: bool
     """Whether the guest reaches the services on the host's loopback, with user-mode networking."""
     groups: list[BorneGroup]

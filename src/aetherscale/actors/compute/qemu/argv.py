@@ -24,6 +24,9 @@ from aetherscale.kernel.names import ID_PATTERN
 
 AGENT_PORT: Final = "org.qemu.guest_agent.0"
 READY_PORT: Final = "org.aetherscale.ready.0"
+CREDENTIALS: Final = "opt/io.systemd.credentials/"
+ROOT_KEYS: Final = "ssh.authorized_keys.root"
+"""The credential that systemd's own tmpfiles.d(5) writes to root's `authorized_keys`, where there is none yet."""
 
 SANDBOX: Final = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 NO_DEFAULTS: Final = ("-nodefaults", "-no-user-config", "-display", "none")
@@ -84,11 +87,14 @@ class Descriptors:
     taps: tuple[int, ...] = ()
     switches: tuple[tuple[int, int], ...] = ()
     cable: tuple[int, int] | None = None
+    credentials: tuple[tuple[str, int], ...] = ()
+    """Of each credential of systemd that the guest is given, the name and a file in memory, which QEMU opens again."""
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
         switches = (descriptor for each in self.switches for descriptor in each)
-        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *switches, *(self.cable or ()))
+        others = (*switches, *(self.cable or ()), *(descriptor for _, descriptor in self.credentials))
+        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *others)
 
 
 def mac_address(vm_id: str) -> str:
@@ -119,6 +125,7 @@ def command_line(qemu: str, spec: MachineSpec, descriptors: Descriptors) -> list
         *_guest_ports(descriptors),
         *_small_devices(),
         *_cards(spec, descriptors),
+        *_credentials(descriptors),
     ]
 
 
@@ -208,6 +215,15 @@ def _cards(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
         words += _json("-device", {**card(card_id(name), name, mac), "bus": f"slot{number}"})
     for number in range(HOT_SLOTS):
         words += _slot(hot_slot(number), MAX_PORTS + number)
+    return words
+
+
+def _credentials(descriptors: Descriptors) -> list[str]:
+    """What systemd takes as credentials (systemd.exec(5)): never in the command line itself, which all may read."""
+    words: list[str] = []
+    for name, descriptor in descriptors.credentials:
+        assert re.fullmatch(r"[a-z0-9._-]{1,64}", name), f"not a credential: {name!r}"
+        words += ["-fw_cfg", f"name={CREDENTIALS}{name},file=/dev/fd/{descriptor}"]
     return words
 
 

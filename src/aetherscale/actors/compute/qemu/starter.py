@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Found, Observe, Process
 from aetherscale.actors.compute.model.effects import BootVm
+from aetherscale.actors.compute.model.sshkeys import authorized_keys
 from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork, vde
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings
@@ -104,7 +105,8 @@ class Starter:
         directory.write_record(intent)
         with ExitStack() as opened:
             cable = None if any(lent) or effect.host_loopback else _cable(opened)
-            descriptors = _descriptors(directory, opened, lent, cable)
+            credentials = _credentials(effect, opened)
+            descriptors = _descriptors(directory, opened, lent, cable, credentials)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
@@ -215,15 +217,30 @@ def _cable(opened: ExitStack) -> tuple[int, int]:
     return opened.enter_context(card).fileno(), opened.enter_context(stack).fileno()
 
 
+def _credentials(effect: BootVm, opened: ExitStack) -> tuple[tuple[str, int], ...]:
+    """What systemd in the guest takes, each in a file in memory: QEMU, under its own uid, can open no other again."""
+    if not effect.ssh_keys:
+        return ()
+    descriptor = os.memfd_create(argv.ROOT_KEYS, os.MFD_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(authorized_keys(effect.ssh_keys))
+    return ((argv.ROOT_KEYS, descriptor),)
+
+
 def _descriptors(
-    directory: VmDirectory, opened: ExitStack, lent: _Lent, cable: tuple[int, int] | None
+    directory: VmDirectory,
+    opened: ExitStack,
+    lent: _Lent,
+    cable: tuple[int, int] | None,
+    credentials: tuple[tuple[str, int], ...],
 ) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
     qmp, agent, ready = (
         opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable)
+    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable, credentials)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:

@@ -32,7 +32,7 @@ _KERNEL_COMMAND_LINE = "console=ttyS0 quiet cryptomgr.notests"
 
 _MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng"),
-    *("button", "evdev", "pvpanic_pci", "pvpanic_mmio"),
+    *("button", "evdev", "pvpanic_pci", "pvpanic_mmio", "qemu_fw_cfg"),
 )
 
 # Programs that are linked dynamically: where their packages have them, and so the guest.

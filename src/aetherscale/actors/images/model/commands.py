@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from aetherscale.actors.images.model.effects import ReadyChannel
+from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
 from aetherscale.kernel.names import ImageName, ImageReference
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.wire import Message
@@ -34,6 +34,10 @@ class ImportImageOptions(Message, frozen=True):
     ready: ReadyChannel = "none"
     """How guests of the image report that they are ready: `agent`, through the QEMU guest agent; `channel`, by the line
     `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
+    """
+    first_boot: FirstBoot = "none"
+    """How guests of the image take what is theirs at their first boot, such as keys: `credentials`, as credentials of
+    systemd, from version 252 on; `none`, not at all.
     """
 
 
@@ -68,6 +72,7 @@ class ImportImage(Struct, frozen=True):
     source: str
     sha256: str | None
     ready_channel: ReadyChannel
+    first_boot: FirstBoot = "none"
 
 
 class BuildImage(Struct, frozen=True):

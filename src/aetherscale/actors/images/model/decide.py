@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.images.model import effects, events
 from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage
-from aetherscale.actors.images.model.effects import ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
+from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
@@ -40,6 +40,7 @@ class Image(Struct, frozen=True):
     phase_since_us: int
     source: str
     ready_channel: ReadyChannel
+    first_boot: FirstBoot = "none"
     expected_sha256: str | None = None
     recipe: str | None = None
     format: ImageFormat | None = None
@@ -62,7 +63,12 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
             return (events.ImageBuildRequested(message.image_id, message.name, message.recipe),)
         return (
             events.ImageImportRequested(
-                message.image_id, message.name, message.source, message.sha256, message.ready_channel
+                message.image_id,
+                message.name,
+                message.source,
+                message.sha256,
+                message.ready_channel,
+                message.first_boot,
             ),
         )
     if isinstance(message, DeleteImage):
@@ -113,6 +119,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 phase_since_us=at_us,
                 source=event.source,
                 ready_channel=event.ready_channel,
+                first_boot=event.first_boot,
                 expected_sha256=event.sha256,
             )
         case events.ImageBuildRequested():

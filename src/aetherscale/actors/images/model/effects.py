@@ -10,6 +10,7 @@ from aetherscale.kernel.failures import EffectFailed
 
 ImageFormat = Literal["qcow2", "raw"]
 ReadyChannel = Literal["agent", "channel", "none"]
+FirstBoot = Literal["credentials", "none"]
 
 
 class FetchImage(Struct, frozen=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from aetherscale.actors.images.model.commands import Recipe
-from aetherscale.actors.images.model.effects import ImageFormat, ReadyChannel
+from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ReadyChannel
 from aetherscale.kernel.messages import Event
 
 KIND = "image"
@@ -12,6 +14,9 @@ KIND = "image"
 
 class ImageImportRequested(Event, frozen=True):
     """A caller requested the import of an image."""
+
+    SCHEMA: ClassVar[int] = 2
+    ONLY_ADDED: ClassVar[bool] = True
 
     image_id: str
     """The id of the new image, 16 hex digits."""
@@ -24,6 +29,10 @@ class ImageImportRequested(Event, frozen=True):
     ready_channel: ReadyChannel
     """How guests of the image report that they are ready: `agent`, through the QEMU guest agent; `channel`, by the line
     `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
+    """
+    first_boot: FirstBoot = "none"
+    """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd; or
+    `none`, not at all. Not in schema 1.
     """
 
 

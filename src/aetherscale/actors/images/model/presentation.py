@@ -32,6 +32,7 @@ def view(image: Image, node: str, revision: int, requested_by: str | None = None
         size_bytes=image.size_bytes,
         virtual_size_bytes=image.virtual_size_bytes,
         ready=image.ready_channel,
+        first_boot=image.first_boot,
         failure=image.failure,
         revision=revision,
         requested_by=requested_by,
@@ -86,5 +87,5 @@ def _failed(image: Image, what: str) -> Refused:
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=4
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=5
 )

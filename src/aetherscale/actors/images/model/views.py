@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from aetherscale.actors.images.model.effects import ImageFormat, ReadyChannel
+from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ReadyChannel
 from aetherscale.kernel.failures import Failure
 
 ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "deleted"]
@@ -40,6 +40,8 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     """The size of the disk that the image stands for, in bytes; null until it is stored."""
     ready: ReadyChannel
     """How guests of the image report that they are ready, as in the event `ImageImportRequested`."""
+    first_boot: FirstBoot
+    """How they take what is theirs at their first boot, as in the event `ImageImportRequested`."""
     failure: Failure | None
     """Why the image has failed; null where it has not."""
     revision: int

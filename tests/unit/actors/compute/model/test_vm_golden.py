@@ -29,7 +29,16 @@ from tests.support.spec import NOON_US
 
 GOLDEN: Final = Path(__file__).parents[4] / "golden" / "vms.jsonl.gz"
 ENDS: Final = {"create-vm": is_up, "stop-vm": is_stopped, "delete-vm": is_deleted}
-SINCE: Final = ("publish", "host-loopback", "groups", "forwards", "rules-revision", "rules-applied", "switches")
+SINCE: Final = (
+    "publish",
+    "host-loopback",
+    "groups",
+    "forwards",
+    "rules-revision",
+    "rules-applied",
+    "switches",
+    "ssh-keys",
+)
 ADDED_SINCE: Final = {
     "GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied", "PortAdded", "PortPlugged", "PortRemoved",
     "PortUnplugged",
