@@ -127,6 +127,8 @@ class Firewalled:
         ipv4, ipv6 = IPv4Network(f"10.64.{number}.0/24"), IPv6Network(f"fd00:{number:x}::/64")
         rules = self.networks[bridge] = NetworkRules(bridge, kind, ipv4, ipv6)
         self.links.link("add", ifname=bridge, kind="bridge", br_mcast_snooping=0)
+        # Guests are told of neighbors alone that a test has.
+        self.set(f"ipv6/conf/{bridge}/accept_dad", "0")
         self.links.link("set", index=self.index(bridge), state="up", address=f"02:bb:00:00:00:{number:02x}")
         if kind == "isolated":
             self.set(f"ipv6/conf/{bridge}/disable_ipv6", "1")
