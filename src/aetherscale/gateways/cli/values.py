@@ -67,6 +67,13 @@ def label(text: str) -> tuple[str, str]:
     return key, value
 
 
+def user_name(text: str) -> str:
+    """The name of a user in a guest, as useradd(8) has it."""
+    if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", text) is None:
+        raise ValueError("expected the name of a user: lower-case letters, digits, - and _, at most 32")
+    return text
+
+
 def detach_key(text: str) -> bytes:
     """`^]` or `ctrl-]` or one letter as the byte that the terminal sends for it."""
     lowered = text.lower()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from aetherscale.gateways.cli import vm_ports, vm_tasks
+from aetherscale.gateways.cli import vm_ports, vm_ssh, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
-from aetherscale.gateways.cli.values import detach_key, gibibytes, label, mebibytes, number, positive, seconds
+from aetherscale.gateways.cli.values import (
+    detach_key,
+    gibibytes,
+    label,
+    mebibytes,
+    number,
+    positive,
+    seconds,
+    user_name,
+)
 from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
@@ -277,6 +286,28 @@ VM = Group(
                 "`script` of util-linux and `stty`.\n\n"
                 "Without -t, the output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have "
                 "the program print binary data as text (base64)."
+            ),
+        ),
+        Command(
+            "ssh",
+            "log in to a guest by SSH, or run a program in it",
+            vm_ssh.ssh_vm,
+            arguments=(
+                _NAME,
+                Argument("COMMAND", "the program and its arguments; a shell if not given", required=False, rest=True),
+            ),
+            options=(
+                Option("user", "the user in the guest", "USER", user_name, default="root"),
+                Option("identity", "the private key; those of ssh if not given", "FILE", completes="file", short="i"),
+            ),
+            examples=("aetherscale vm ssh web", "aetherscale vm ssh web -- systemctl status"),
+            details=(
+                "It runs this host's ssh with the address of the guest, and with the keys of the guest's host, which "
+                "its guest agent tells: nothing is asked, and no known_hosts is read or written. It reaches a VM in a "
+                "network of the kind nat, on the public bridge, or with `--publish 2222:22`. A group that the VM bears "
+                "has to let TCP 22 in.\n\n"
+                "`vm create --ssh-key` has given the key. As with ssh, the words of a command are joined with spaces "
+                "and read by a shell in the guest. The exit status is that of ssh: the program's, or 255."
             ),
         ),
         Command(

@@ -91,7 +91,7 @@ class TestRefusals:
             ("start web", "aetherscale: no such command: 'start'", "did you mean: aetherscale vm start?"),
             ("kill web", "aetherscale: no such command: 'kill'", "did you mean: aetherscale vm stop --kill?"),
             ("vm status web", "aetherscale vm: no such command: 'status'", "did you mean: aetherscale vm show?"),
-            ("vm ssh web", "aetherscale vm: no such command: 'ssh'", "did you mean: aetherscale vm console?"),
+            ("ssh web", "aetherscale: no such command: 'ssh'", "did you mean: aetherscale vm ssh?"),
             ("vm kill web", "aetherscale vm: no such command: 'kill'", "did you mean: aetherscale vm stop --kill?"),
             ("image pull x", "aetherscale image: no such command: 'pull'", "did you mean: aetherscale image import?"),
             ("vm delete web --force", "aetherscale vm delete: no such option: --force", "did you mean: --kill?"),

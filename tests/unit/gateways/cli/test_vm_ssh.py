@@ -1,0 +1,101 @@
+"""Where a guest is reached by SSH, what `ssh` is told, and what is in the way."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.values import user_name
+from aetherscale.gateways.cli.vm_ssh import _ANY, Place, _answers, _host_keys, _options, _places
+
+VM = "0123456789abcdef"
+
+
+def vm(*, publish: tuple[Any, ...] = (), ports: tuple[Any, ...] = (), **more: Any) -> dict[str, Any]:
+    return {"id": VM, "name": "web", "publish": list(publish), "ports": list(ports), **more}
+
+
+def published(address: str, host_port: int, guest_port: int = 22, protocol: str = "tcp") -> dict[str, Any]:
+    return {"address": address, "host-port": host_port, "guest-port": guest_port, "protocol": protocol}
+
+
+def port(*addresses: str) -> dict[str, Any]:
+    return {"addresses": [{"ip": address, "from": "lease"} for address in addresses]}
+
+
+class Answering:
+    """A client of a node whose guest's agent says this."""
+
+    def __init__(self, stdout: str, exit_code: int = 0, stderr: str = "") -> None:
+        self._told = {"stdout": stdout, "stderr": stderr, "exit-code": exit_code}
+
+    def result(self, component: str, task: str, options: Any, timeout_s: float) -> dict[str, Any]:
+        assert (component, task, options["vm-id"]) == ("compute", "exec-vm", VM)
+        return self._told
+
+
+def keys(client: Answering) -> Any:
+    class Told:
+        def __init__(self) -> None:
+            self.client = client
+
+    return _host_keys(Told(), vm())  # type: ignore[arg-type]
+
+
+class TestPlaces:
+    def test_a_published_port_leads_to_the_guest_and_only_that_of_ssh(self) -> None:
+        among = (published("127.0.0.1", 8080, 80), published(_ANY, 2222), published("192.0.2.1", 2223))
+        wrong = published("127.0.0.1", 2224, protocol="udp")
+        assert list(_places(vm(publish=(wrong, *among)))) == [Place("127.0.0.1", 2222), Place("192.0.2.1", 2223)]
+
+    def test_the_addresses_of_its_ports_come_first_and_each_once(self) -> None:
+        shown = vm(ports=(port("10.64.0.2", "fd00::2"), port()), leased={"aep1": ["192.0.2.9", "fd00::2"]})
+        assert list(_places(shown)) == [Place(each, 22) for each in ("10.64.0.2", "fd00::2", "192.0.2.9")]
+
+    def test_one_without_any_has_none(self) -> None:
+        assert list(_places(vm())) == []
+
+    def test_one_that_listens_answers_and_one_that_does_not_does_not(self) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            place = Place(*server.getsockname())
+            assert _answers(place)
+        assert not _answers(place)
+
+
+class TestKeys:
+    def test_they_are_those_that_the_agent_tells_without_their_comments(self) -> None:
+        told = "ssh-ed25519 AAAA root@web\n\nssh-rsa BBBB\nrubbish\n"
+        assert keys(Answering(told)) == ["ssh-ed25519 AAAA", "ssh-rsa BBBB"]
+
+    @pytest.mark.parametrize(("stdout", "status"), [("", 0), ("ssh-ed25519 AAAA", 1), ("rubbish", 0)])
+    def test_a_guest_without_any_is_refused_with_what_it_said(self, stdout: str, status: int) -> None:
+        with pytest.raises(Failure, match="the guest of web has no host keys of sshd: cat: no such file"):
+            keys(Answering(stdout, status, "cat: no such file\n"))
+
+
+class TestWhatSshIsTold:
+    def test_it_knows_the_keys_of_this_guest_alone_and_asks_nothing(self) -> None:
+        words = _options(VM, Path("/tmp/x/known_hosts"), Place("fd00::2", 22), "root", None)
+        told = [value for option, value in pairwise(words) if option == "-o"]
+        assert {"StrictHostKeyChecking=yes", f"HostKeyAlias={VM}", "UserKnownHostsFile=/tmp/x/known_hosts"} < set(told)
+        assert "GlobalKnownHostsFile=/dev/null" in told
+        assert words[-6:] == ["-p", "22", "-l", "root", "--", "fd00::2"]
+
+    def test_a_private_key_that_is_named_is_used(self) -> None:
+        words = _options(VM, Path("/x"), Place("10.64.0.2", 2222), "joe", "/home/joe/key")
+        assert words[-8:] == ["-i", "/home/joe/key", "-p", "2222", "-l", "joe", "--", "10.64.0.2"]
+
+    @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "Joe", "a b", "a" * 33, "1a", "a\n"])
+    def test_what_is_no_name_of_a_user_is_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match="the name of a user"):
+            user_name(name)
+
+    @pytest.mark.parametrize("name", ["root", "_x", "joe-2", "a" * 32])
+    def test_a_name_is_taken(self, name: str) -> None:
+        assert user_name(name) == name
