@@ -199,10 +199,7 @@ VM_COMMANDS: Final[tuple[Command | Group, ...]] = (
                     Option("keep-established", "let flows go on that it has led"),
                     *WAIT_OPTIONS,
                 ),
-                examples=(
-                    "aetherscale firewall forward remove web 8080",
-                    "aetherscale firewall forward remove web 8080 --keep-established",
-                ),
+                examples=("aetherscale firewall forward remove web 8080",),
                 details=(
                     "Flows that it has led end, unless --keep-established says otherwise. Those that are kept end with "
                     "a later change of the VM's groups or forwards that keeps none, with its stop, and with a restart "
