@@ -59,6 +59,8 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
     disk_mib = _disk_mib(options.disk_gib, -(-image.virtual_size_bytes // MIB))
     limits: HostLimits = world.port(HOST_LIMITS)
     limits.require(options.memory_mib, disk_mib)
+    # Before a network is missed, which may be made on the way.
+    keys = _keys(options, image)
     spec = commands.VmSpec(
         name=name,
         image_id=image.id,
@@ -77,7 +79,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         host_loopback=options.host_loopback,
         groups=borne_groups(world, call.tenant, options.groups),
         switches=_switches(options, vm_id, limits),
-        ssh_keys=_keys(options, image),
+        ssh_keys=keys,
     )
     return commands.CreateVm(vm_id, spec)
 

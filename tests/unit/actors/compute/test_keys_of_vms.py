@@ -52,6 +52,13 @@ async def test_an_image_whose_guests_take_none_is_refused_beside_them(taking: Me
     assert (await vm(taking, image="i"))["type"] == "result"
 
 
+async def test_no_network_is_made_on_the_way_to_such_a_refusal(taking: MemoryNode) -> None:
+    options = {"image": "i", "virtual-network": "lab", "ssh-keys": [key()]}
+    refused = await taking.final("compute", "create-vm", options, legacy=True)
+    assert refused["details"]["field"] == "ssh-keys"
+    assert "NetworkRequested" not in await taking.types()
+
+
 async def test_what_is_no_key_is_refused_with_its_field_and_nothing_is_recorded(taking: MemoryNode) -> None:
     for bad in ("nothing", 7, None, {"key": key()}):
         refused = await vm(taking, key(), bad)
