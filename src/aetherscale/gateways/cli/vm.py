@@ -299,6 +299,7 @@ VM = Group(
             options=(
                 Option("user", "the user in the guest", "USER", user_name, default="root"),
                 Option("identity", "the private key; those of ssh if not given", "FILE", completes="file", short="i"),
+                Option("timeout", "how long to wait for sshd in the guest", "TIME", seconds, "1m"),
             ),
             examples=("aetherscale vm ssh web", "aetherscale vm ssh web -- systemctl status"),
             details=(

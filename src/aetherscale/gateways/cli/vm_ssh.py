@@ -10,18 +10,20 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import FAILED, Failure, bad_usage
-from aetherscale.gateways.cli.work import suggesting
+from aetherscale.gateways.cli.work import info, suggesting
 
 PORT: Final = 22
 CONNECT_S: Final = 3.0
 """How long an address has to answer at the port of SSH."""
 KEYS_S: Final = 30.0
+STEP_S: Final = 1.0
 _KEYS: Final = ("sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
 _ANY: Final = "0.0.0.0"  # noqa: S104 - of a port that is open on all addresses
 
@@ -45,7 +47,7 @@ def ssh_vm(context: Context) -> int:
     program = shutil.which("ssh")
     if program is None:
         raise Failure(500, "vm ssh: this host has no ssh", hint="apt-get install openssh-client")
-    places = list(_places(vm))
+    places = places_of(context, vm)
     if not places:
         raise Failure(
             409,
@@ -53,17 +55,7 @@ def ssh_vm(context: Context) -> int:
             hint="a VM has one in a network of the kind nat, or with --publish 2222:22; without one: "
             f"aetherscale vm exec {name} -- COMMAND",
         )
-    keys = _host_keys(context, vm)
-    place = next(filter(_answers, places), None)
-    if place is None:
-        tried = ", ".join(f"{each.address} port {each.port}" for each in places)
-        raise Failure(
-            503,
-            f"vm ssh: nothing answers at {tried}",
-            hint=f"does sshd run in the guest, and does a group of {name} let TCP 22 in? "
-            f"aetherscale firewall explain --from host --to {name} --port tcp/22",
-            retryable=True,
-        )
+    keys, place = _reached(context, vm, places)
     with tempfile.TemporaryDirectory(prefix="aetherscale-ssh-") as directory:
         known = Path(directory, "known_hosts")
         known.write_text("".join(f"{vm['id']} {key}\n" for key in keys))
@@ -72,15 +64,36 @@ def ssh_vm(context: Context) -> int:
     return status if status >= 0 else FAILED
 
 
-def _places(vm: Mapping[str, Any]) -> Iterator[Place]:
-    """Where the guest may be reached, the surest first. An isolated network has no host in it."""
+def places_of(context: Context, vm: Mapping[str, Any]) -> list[Place]:
+    """Where a guest may be reached from its host; no network of the kind `isolated` has the host in it."""
+    kinds = {port["network-id"]: info(context, "network", port["network-id"])["kind"] for port in vm["ports"]}
+    return list(_places(vm, frozenset(each for each, kind in kinds.items() if kind == "isolated")))
+
+
+def _places(vm: Mapping[str, Any], isolated: frozenset[str]) -> Iterator[Place]:
+    """The surest first."""
     for port in vm["publish"]:
         if (port["guest-port"], port["protocol"]) == (PORT, "tcp"):
             yield Place("127.0.0.1" if port["address"] == _ANY else port["address"], port["host-port"])
-    leased = [address for addresses in vm.get("leased", {}).values() for address in addresses]
-    own = [address["ip"] for port in vm["ports"] for address in port["addresses"]]
+    ports = [port for port in vm["ports"] if port["network-id"] not in isolated]
+    own = [address["ip"] for port in ports for address in port["addresses"]]
+    leased = [address for port in ports for address in vm.get("leased", {}).get(port["tap"], ())]
     for address in dict.fromkeys([*own, *leased]):
         yield Place(address, PORT)
+
+
+def _reached(context: Context, vm: Mapping[str, Any], places: Sequence[Place]) -> tuple[Sequence[str], Place]:
+    """The keys of the guest's host, and where it answers. A guest may be ready before its sshd is. Raises `Failure`."""
+    until_s = time.monotonic() + float(context.values["timeout"])
+    with context.out.progress(vm["name"]) as progress:
+        while True:
+            try:
+                return _host_keys(context, vm), _answering(vm["name"], places)
+            except Failure as not_yet:
+                if not not_yet.retryable or time.monotonic() >= until_s:
+                    raise
+            progress.step("waiting for sshd in the guest")
+            time.sleep(STEP_S)
 
 
 def _host_keys(context: Context, vm: Mapping[str, Any]) -> Sequence[str]:
@@ -94,8 +107,24 @@ def _host_keys(context: Context, vm: Mapping[str, Any]) -> Sequence[str]:
             409,
             f"vm ssh: the guest of {vm['name']} has no host keys of sshd{f': {said[-1][:200]}' if said else ''}",
             hint="its image needs openssh-server, whose first start makes them",
+            retryable=True,
         )
     return keys
+
+
+def _answering(name: str, places: Sequence[Place]) -> Place:
+    """The first that answers. Raises `Failure`."""
+    place = next(filter(_answers, places), None)
+    if place is None:
+        tried = ", ".join(f"{each.address} port {each.port}" for each in places)
+        raise Failure(
+            503,
+            f"vm ssh: nothing answers at {tried}",
+            hint=f"does sshd run in the guest, and does a group of {name} let TCP 22 in? "
+            f"aetherscale firewall explain --from host --to {name} --port tcp/22",
+            retryable=True,
+        )
+    return place
 
 
 def _answers(place: Place) -> bool:

@@ -14,6 +14,7 @@ from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.objects import done, each_named
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
+from aetherscale.gateways.cli.vm_ssh import places_of
 from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
@@ -76,7 +77,8 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
         with taken(told_of("vm", vm)):
             context.out.value(vm)
     elif task == "create-vm" and vm["phase"] in ("ready", "running"):
-        context.suggest(f"next: aetherscale vm console {vm['name']}")
+        by_ssh = vm["ssh-keys"] and places_of(context, vm)
+        context.suggest(f"next: aetherscale vm {'ssh' if by_ssh else 'console'} {vm['name']}")
 
 
 def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:

@@ -25,8 +25,9 @@ def published(address: str, host_port: int, guest_port: int = 22, protocol: str 
     return {"address": address, "host-port": host_port, "guest-port": guest_port, "protocol": protocol}
 
 
-def port(*addresses: str) -> dict[str, Any]:
-    return {"addresses": [{"ip": address, "from": "lease"} for address in addresses]}
+def port(*addresses: str, network: str = "lab") -> dict[str, Any]:
+    found = [{"ip": address, "from": "lease"} for address in addresses]
+    return {"addresses": found, "network-id": network, "tap": f"aep-{network}"}
 
 
 class Answering:
@@ -48,18 +49,27 @@ def keys(client: Answering) -> Any:
     return _host_keys(Told(), vm())  # type: ignore[arg-type]
 
 
+def places(shown: dict[str, Any], *isolated: str) -> list[Place]:
+    return list(_places(shown, frozenset(isolated)))
+
+
 class TestPlaces:
     def test_a_published_port_leads_to_the_guest_and_only_that_of_ssh(self) -> None:
         among = (published("127.0.0.1", 8080, 80), published(_ANY, 2222), published("192.0.2.1", 2223))
         wrong = published("127.0.0.1", 2224, protocol="udp")
-        assert list(_places(vm(publish=(wrong, *among)))) == [Place("127.0.0.1", 2222), Place("192.0.2.1", 2223)]
+        assert places(vm(publish=(wrong, *among))) == [Place("127.0.0.1", 2222), Place("192.0.2.1", 2223)]
 
     def test_the_addresses_of_its_ports_come_first_and_each_once(self) -> None:
-        shown = vm(ports=(port("10.64.0.2", "fd00::2"), port()), leased={"aep1": ["192.0.2.9", "fd00::2"]})
-        assert list(_places(shown)) == [Place(each, 22) for each in ("10.64.0.2", "fd00::2", "192.0.2.9")]
+        leased = {"aep-lab": ["192.0.2.9", "fd00::2"], "aep-gone": ["192.0.2.8"]}
+        shown = vm(ports=(port("10.64.0.2", "fd00::2"), port(network="public")), leased=leased)
+        assert places(shown) == [Place(each, 22) for each in ("10.64.0.2", "fd00::2", "192.0.2.9")]
+
+    def test_those_in_an_isolated_network_lead_nowhere_from_its_host(self) -> None:
+        shown = vm(ports=(port("10.64.0.2"), port("10.64.1.2", network="far")), leased={"aep-lab": ["10.64.0.9"]})
+        assert places(shown, "lab") == [Place("10.64.1.2", 22)]
 
     def test_one_without_any_has_none(self) -> None:
-        assert list(_places(vm())) == []
+        assert places(vm()) == []
 
     def test_one_that_listens_answers_and_one_that_does_not_does_not(self) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as server:
