@@ -19,7 +19,18 @@ from aetherscale.setup.bridgetrial import read_kept, read_trial
 from aetherscale.setup.hostbridge import Bridges
 from tests.support.guest_namespaces import PATIENCE_S, sh
 from tests.support.network_namespaces import missing, network_namespace
-from tests.support.uplink_world import FAR, HOST4, MAC, ROUTER4, World, dumps, expect_few, world
+from tests.support.uplink_world import (
+    FAR,
+    HOST4,
+    MAC,
+    ROUTER4,
+    World,
+    dumps,
+    eventually,
+    expect_few,
+    local_routes,
+    world,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -55,6 +66,8 @@ def test_the_bridge_has_all_that_the_device_had_and_is_away_for_no_second(here: 
     before = dumps()
     with here.looked_for() as lost:
         assert statuses(bridges(here)) == ["done"]
+        # The kernel adds the local routes of IPv6 a moment after the addresses.
+        eventually(lambda: of(dumps(), "br0") == of(before, "eth0"))
         taken = dumps()
         (step,) = bridges(here).undo(dry_run=False)
     here.wait_for_guards()
@@ -213,8 +226,10 @@ def test_what_has_an_end_moves_and_comes_back_and_is_not_kept(here: World) -> No
         *["-6", "address", "add", "fd76::2/64", "dev", "eth0", "nodad", "valid_lft", "3600", "preferred_lft", "1800"],
     )
     sh("ip", *["-6", "route", "add", "fd81::/64", "via", "fd77::1", "dev", "eth0", "proto", "ra", "expires", "3600"])
+    eventually(lambda: "local fd76::2 " in local_routes())
     before = dumps()
     statuses(bridges(here))
+    eventually(lambda: of(dumps(), "br0") == of(before, "eth0"))
     taken = dumps()
     assert of(taken, "br0") == of(before, "eth0")
     assert any("fd81::/64" in line and "expires" in line for line in taken)

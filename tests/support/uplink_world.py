@@ -166,6 +166,13 @@ def configure() -> None:
         "-6 route add fd80::/48 dev eth0 metric 300 pref high",
     ):
         sh("ip", *line.split())
+    # The kernel adds the local route of an address a moment after it.
+    eventually(lambda: all(f"local {each} " in local_routes() for each in (HOST6, "fd79::2")))
+
+
+def local_routes() -> str:
+    """Those of IPv6, of all devices."""
+    return sh("ip", "-6", "route", "show", "table", "local")
 
 
 def dumps() -> list[str]:
@@ -201,7 +208,7 @@ def expect_few(lost: list[str], moves: int) -> None:
 def settled() -> None:
     """No address of IPv6 is looked for duplicates of any more."""
     eventually(lambda: "tentative" not in sh("ip", "-6", "address"))
-    eventually(lambda: "local fe80" in sh("ip", "-6", "route", "show", "table", "local"))
+    eventually(lambda: "local fe80" in local_routes())
 
 
 def eventually(is_so: Callable[[], bool]) -> None:

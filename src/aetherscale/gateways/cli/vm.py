@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aetherscale.gateways.cli import vm_ports, vm_ssh, vm_tasks
+from aetherscale.gateways.cli import vm_ports, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import (
     detach_key,
@@ -291,7 +291,7 @@ VM = Group(
         Command(
             "ssh",
             "log in to a guest by SSH, or run a program in it",
-            vm_ssh.ssh_vm,
+            vm_tasks.ssh_vm,
             arguments=(
                 _NAME,
                 Argument("COMMAND", "the program and its arguments; a shell if not given", required=False, rest=True),

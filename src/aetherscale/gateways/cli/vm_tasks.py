@@ -14,7 +14,6 @@ from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.objects import done, each_named
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
-from aetherscale.gateways.cli.vm_ssh import places_of
 from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
 
 EXEC_INPUT_BYTES = 128 * 1024
@@ -77,8 +76,22 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
         with taken(told_of("vm", vm)):
             context.out.value(vm)
     elif task == "create-vm" and vm["phase"] in ("ready", "running"):
-        by_ssh = vm["ssh-keys"] and places_of(context, vm)
-        context.suggest(f"next: aetherscale vm {'ssh' if by_ssh else 'console'} {vm['name']}")
+        context.suggest(f"next: aetherscale vm {'ssh' if _is_for_ssh(context, vm) else 'console'} {vm['name']}")
+
+
+def _is_for_ssh(context: Context, vm: Mapping[str, Any]) -> bool:
+    """Whether somebody may log in to a guest by SSH, and this host has a way to it."""
+    from aetherscale.gateways.cli.vm_ssh import places_of
+
+    return bool(vm["ssh-keys"]) and bool(places_of(context, vm))
+
+
+def ssh_vm(context: Context) -> int:
+    """Log in to a guest by SSH; answers with the exit status."""
+    # Here, since few commands need what runs programs.
+    from aetherscale.gateways.cli import vm_ssh
+
+    return vm_ssh.ssh_vm(context)
 
 
 def _done(context: Context, task: str, options: Mapping[str, Any], subject: str) -> Mapping[str, Any]:

@@ -2,6 +2,9 @@
 
 Who a port is: its MAC and addresses, those that it is allowed, and those that were leased to it. What it says in the
 name of its network: neighbor discovery, DHCP, the words of routers. `chains.py` has the hooks that lead here.
+
+The addresses that neighbor discovery is about are looked up in chains of their own. Beside the type of ICMPv6, nft 1.1
+lists them by a name (`icmpv6 taddr`) that it does not read again in a set, as who restores a list has it do.
 """
 
 from __future__ import annotations
@@ -119,9 +122,13 @@ chain neighbor {{
     icmpv6 type nd-router-solicit ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @nd_macs accept
     icmpv6 type nd-neighbor-solicit ip6 length 24 accept
     icmpv6 type nd-neighbor-solicit ip6 length 32 @th,192,16 0x0101 iifname . @th,208,48 @nd_macs accept
-    icmpv6 type nd-neighbor-advert iifname . @th,64,128 @targets goto advert_options
-    icmpv6 type nd-neighbor-advert iifname . @th,64,128 @allowed_targets goto advert_options
-    icmpv6 type nd-neighbor-advert iifname . @th,128,64 @formed goto advert_options
+    icmpv6 type nd-neighbor-advert goto advert
+    {drop(Drop.NEIGHBOR)}
+}}
+chain advert {{
+    iifname . @th,64,128 @targets goto advert_options
+    iifname . @th,64,128 @allowed_targets goto advert_options
+    iifname . @th,128,64 @formed goto advert_options
     {drop(Drop.NEIGHBOR)}
 }}
 chain advert_options {{

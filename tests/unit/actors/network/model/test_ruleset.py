@@ -318,3 +318,10 @@ ALLOWED = (
     IPv6Network("fd00:7::/32"),
     IPv6Network("2001:db8::7/128"),
 )
+
+
+def test_what_nft_would_list_by_a_name_that_it_does_not_read_again_is_looked_up_in_a_chain_of_its_own() -> None:
+    lines = replace_all(EMPTY, ANSWERS_BY_MARK).splitlines()
+    raw = [line for line in lines if "@th,64,128" in line and "typeof" not in line]
+    assert raw
+    assert [line for line in raw if "icmpv6" in line] == []
