@@ -15,12 +15,9 @@ The same packages give the same bytes.
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -28,7 +25,9 @@ from typing import Literal
 from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
-from aetherscale.actors.images.building.debian import Archive, Say
+from aetherscale.actors.images.building.alone import alone
+from aetherscale.actors.images.building.debian import Archive
+from aetherscale.actors.images.building.programs import Say
 from aetherscale.actors.images.building.tinyparts import Parts
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.threads import to_the_end
@@ -77,7 +76,7 @@ async def build(
     file that starts with `#!` is executable). `apt_configuration` is added to apt's. Raises Fault, and OSError
     where there is no room.
     """
-    async with _alone(cache_dir, say):
+    async with alone(cache_dir, say):
         archive = Archive(cache_dir, configuration=apt_configuration)
         await archive.choose_lists(tinyparts.KERNEL_PACKAGE, say)
         if (architecture := await archive.architecture()) != "amd64":
@@ -103,27 +102,6 @@ async def build(
         ) from error
     names = tuple(package.file_name.removesuffix(".deb") for package in parts.packages)
     return BuiltImage(target, "raw", sha256, size_bytes, size_bytes, names)
-
-
-@asynccontextmanager
-async def _alone(cache_dir: Path, say: Say) -> AsyncIterator[None]:
-    """Have the cache's directory, and keep every other user of it out, also one in another process."""
-    await to_the_end(cache_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(cache_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    say("waiting for another build")
-                    told = True
-                await asyncio.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
