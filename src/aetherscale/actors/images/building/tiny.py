@@ -20,12 +20,10 @@ import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal
-
-from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
 from aetherscale.actors.images.building.alone import alone
+from aetherscale.actors.images.building.built import BuiltImage
 from aetherscale.actors.images.building.debian import Archive
 from aetherscale.actors.images.building.programs import Say
 from aetherscale.actors.images.building.tinyparts import Parts
@@ -48,17 +46,6 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "resolv-conf": ("usr/sbin/resolv-conf",),
     "host-name": ("usr/sbin/host-name",),
 }
-
-
-class BuiltImage(Struct, frozen=True):
-    """A disk image that was made: SHA-256 in hex of its bytes, and the packages (with their versions) in it."""
-
-    path: Path
-    format: Literal["raw"]
-    sha256: str
-    size_bytes: int
-    virtual_size_bytes: int
-    packages: tuple[str, ...]
 
 
 async def build(
