@@ -185,7 +185,7 @@ IMAGE = Group(
                 "build of the same packages within a day takes seconds.\n\n"
                 "Such a guest boots by BIOS or UEFI, asks for addresses by DHCP, and grows into its disk. It has "
                 "sshd, the QEMU guest agent and sudo. It makes its machine id and its SSH host keys at its first "
-                "boot. Nobody has a password: SSH takes keys alone, and the serial console has a shell of root.\n\n"
+                "boot. No account has a password: SSH takes keys alone, and the serial console has a shell of root.\n\n"
                 "Without --mirror, packages come from where apt of the node's host takes those of this release, else "
                 "from deb.debian.org. With it no other archive is asked, so that security updates are left to the "
                 "guest."

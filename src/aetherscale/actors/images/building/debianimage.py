@@ -54,8 +54,8 @@ async def build(
     async with alone(place, say):
         codename = CODENAMES[effect.recipe]
         plan = Plan(codename, await mirrors.sources(codename, effect.mirror), tuple(sorted(effect.packages)))
-        kept = place / "disks" / _key(plan)
-        if not _is_fresh(kept, now_s):
+        kept = place / "disks" / key_of(plan)
+        if not is_fresh(kept, now_s):
             await privilege.require()
             work = place / "work"
             await debiantree.remove(work)
@@ -63,12 +63,12 @@ async def build(
                 await _make(plan, place, kept, say, archive_timeout_s)
             finally:
                 await debiantree.remove(work)
-        await to_the_end(_keep_the_newest, kept)
+        await to_the_end(keep_the_newest, kept)
         say("copying the disk")
-        return await _copy(kept / "disk.qcow2", target, effect)
+        return await copy(kept / "disk.qcow2", target, effect)
 
 
-def _key(plan: Plan) -> str:
+def key_of(plan: Plan) -> str:
     """The inputs of a disk: what is installed, and the code and files that make a disk of it."""
     digest = hashlib.sha256("\0".join((plan.codename, *plan.sources, "", *plan.included)).encode())
     for module in (debiandisk, debiantree, gptdisk, guestfiles):
@@ -78,7 +78,8 @@ def _key(plan: Plan) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_fresh(kept: Path, now_s: float) -> bool:
+def is_fresh(kept: Path, now_s: float) -> bool:
+    """Whether a kept disk is there, and not too old."""
     try:
         return 0 <= now_s - (kept / "disk.qcow2").stat().st_mtime < KEPT_S
     except FileNotFoundError:
@@ -102,7 +103,7 @@ def _put(disk: Path, kept: Path) -> None:
     disk.rename(kept / disk.name)
 
 
-def _keep_the_newest(kept: Path) -> None:
+def keep_the_newest(kept: Path) -> None:
     """Note the use of a disk, and remove those of which the last use is longest ago."""
     os.utime(kept)
     others = sorted(kept.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -110,7 +111,7 @@ def _keep_the_newest(kept: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-async def _copy(disk: Path, target: Path, effect: BuildImage) -> BuiltImage:
+async def copy(disk: Path, target: Path, effect: BuildImage) -> BuiltImage:
     """Copy the disk to `target`, as large as it is to be."""
     needed_bytes = (await to_the_end(inspect, disk)).virtual_size_bytes
     size_gib = effect.size_gib or -(-(needed_bytes + ROOM_BYTES) // GIB)

@@ -55,7 +55,7 @@ async def make(plan: Plan, work: Path, root_uuid: str, say: Say, *, archive_time
     try:
         await follow(
             *privilege.prefix(),
-            *_mmdebstrap(plan, tree, archive_timeout_s),
+            *command(plan, tree, archive_timeout_s),
             cwd=work,
             hear=teller.hear,
             silent=teller.silent,
@@ -79,7 +79,8 @@ async def remove(work: Path) -> None:
         await run(*privilege.prefix(), "rm", "--recursive", "--force", "--one-file-system", str(work))
 
 
-def _mmdebstrap(plan: Plan, tree: Path, archive_timeout_s: int) -> tuple[str, ...]:
+def command(plan: Plan, tree: Path, archive_timeout_s: int) -> tuple[str, ...]:
+    """mmdebstrap with its arguments."""
     options = (
         f'Acquire::http::Timeout "{archive_timeout_s}"',
         f'Acquire::https::Timeout "{archive_timeout_s}"',

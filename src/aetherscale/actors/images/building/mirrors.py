@@ -20,7 +20,7 @@ async def sources(codename: str, mirror: str | None) -> tuple[str, ...]:
     """
     if mirror is not None:
         return (f"deb {mirror} {codename} main", f"deb {mirror} {codename}-updates main")
-    return _of_the_host(codename, await _targets()) or (
+    return of_the_host(codename, await _targets()) or (
         f"deb {DEFAULT} {codename} main",
         f"deb {DEFAULT} {codename}-updates main",
         security(codename),
@@ -41,8 +41,10 @@ async def _targets() -> str:
         return ""
 
 
-def _of_the_host(codename: str, targets: str) -> tuple[str, ...]:
-    """The lines for a release, of archives that a guest may know of: without a password, by http or https."""
+def of_the_host(codename: str, targets: str) -> tuple[str, ...]:
+    """The lines for a release among apt's targets, of archives that a guest may know of: without a password, by http or
+    https; none where the release itself is not among them.
+    """
     releases = (codename, f"{codename}-updates", f"{codename}-security")
     found: dict[str, None] = {}
     for line in targets.splitlines():

@@ -27,7 +27,6 @@ SILENCE_S: Final = 10.0
 """After so long without a line, the caller of `follow` is told how long it has been silent."""
 
 _KEPT_LINES = 60
-_LINE_BYTES = 1 << 20
 _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't have enough free space")
 """The errors of programs, in the locale C, on a disk that is full; the last is apt's."""
 
@@ -83,6 +82,8 @@ async def follow(
                     silence += silence_s
                     silent(silence)
                     continue
+                except ValueError:  # a line that is longer than any that says something, and is lost
+                    continue
                 if not line:
                     break
                 silence = 0.0
@@ -137,7 +138,6 @@ async def _started(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if together else asyncio.subprocess.PIPE,
             start_new_session=True,
-            limit=_LINE_BYTES,
         )
     )
     try:

@@ -91,7 +91,7 @@ async def build(
     return BuiltImage(target, "raw", sha256, size_bytes, size_bytes, names)
 
 
-def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
+def scripts(extra_files: Mapping[str, bytes]) -> bytes:
     """A cpio archive of the guest's own files; the kernel unpacks it over the one with the programs."""
     sources = resources.files("aetherscale.actors.images.building") / "guest"
     files = {path: (sources / name).read_bytes() for name, paths in _GUEST_FILES.items() for path in paths}
@@ -104,7 +104,7 @@ def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
 def _write_image(target: Path, parts: Parts, extra_files: Mapping[str, bytes]) -> tuple[str, int]:
     """Write the disk beside `target`, sync it, and move it there. Returns its SHA-256 in hex and its size in bytes."""
     disk = bootdisk.assemble(
-        parts.boot_image, parts.core_image, parts.kernel, parts.programs + _scripts(extra_files)
+        parts.boot_image, parts.core_image, parts.kernel, parts.programs + scripts(extra_files)
     )  # fmt: skip
     fresh = target.with_name(f"{target.name}.new")
     fresh.unlink(missing_ok=True)
