@@ -6,8 +6,8 @@ end when this process does, however it ends.
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import shutil
 from typing import Final
 
@@ -20,6 +20,8 @@ PROGRAMS: Final = {
 }  # fmt: skip
 """The programs that the recipes of a whole Debian need, and the packages that have them."""
 
+_IDS = "300000000-300065535"
+"""Beyond those that Debian gives its users by itself."""
 _NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child=KILL", "--")
 
 
@@ -50,7 +52,14 @@ async def require() -> None:
         raise Fault(
             "only root can make this image here: a user has no subordinate ids, or may not use them",
             "run the node as root; or, if a user runs it, as root: apt-get install uidmap && usermod "
-            f"--add-subuids 100000-165535 --add-subgids 100000-165535 {getpass.getuser()}",
+            f"--add-subuids {_IDS} --add-subgids {_IDS} {_user()}",
             retryable=False,
             log_tail=refused.log_tail,
         ) from refused
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

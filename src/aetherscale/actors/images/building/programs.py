@@ -99,7 +99,9 @@ async def follow(
 
 
 def _called(program: str, arguments: tuple[str, ...]) -> str:
-    return f"`{' '.join((Path(program).name, *arguments))[:200]}`"
+    words = (Path(program).name, *arguments)
+    # What comes before the dashes says only how it is run: see `privilege`.
+    return f"`{' '.join(words[words.index('--') + 1 :] if '--' in words else words)[:200]}`"
 
 
 def _not_done(program: str, arguments: tuple[str, ...], timeout_s: float) -> Fault:
