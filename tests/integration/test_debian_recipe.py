@@ -198,7 +198,7 @@ async def silent_archive() -> AsyncIterator[str]:
 
 async def test_a_node_that_is_killed_ends_all_that_its_build_has_started(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "alive")
-    script = f"exec 3> {tmp_path}/alive; setsid sleep 120 & echo >&3; wait"
+    script = f"exec 3> {tmp_path}/alive; setsid sleep 60 & echo >&3; wait"
     node = await asyncio.create_subprocess_exec(sys.executable, "-c", HANDS_OVER, script)
     with await asyncio.to_thread((tmp_path / "alive").open) as alive:
         assert await asyncio.to_thread(alive.readline) == "\n"

@@ -35,7 +35,8 @@ def missing() -> list[str]:
     """The packages of the programs that this host lacks."""
     # Programs of root may be off the PATH of a user.
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-    return sorted({package for program, package in PROGRAMS.items() if shutil.which(program, path=path) is None})
+    needed = PROGRAMS if os.geteuid() == 0 else {**PROGRAMS, "newuidmap": "uidmap"}
+    return sorted({package for program, package in needed.items() if shutil.which(program, path=path) is None})
 
 
 async def require() -> None:
