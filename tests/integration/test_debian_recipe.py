@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import debiandisk, debianimage, gptdisk, guestfiles, privilege
+from aetherscale.actors.images.building.alone import alone
 from aetherscale.actors.images.building.debian import Archive
 from aetherscale.actors.images.building.debiantree import Plan
 from aetherscale.actors.images.building.mirrors import sources
@@ -62,6 +63,18 @@ class TestDisk:
             await guest.prompt()
             assert f"root=UUID={ROOT_UUID}" in await guest.run("cat /proc/cmdline")
 
+    async def test_it_boots_by_uefi(self, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+        disk = await self.disk(tmp_path, pytestconfig, "vmlinuz-1")
+        async with alone(package_cache(pytestconfig) / "ovmf", print):
+            archive = Archive(package_cache(pytestconfig) / "ovmf")
+            await archive.choose_lists("ovmf", print)
+            (package,) = await archive.candidates(["ovmf"])
+            await archive.unpack((await archive.fetch({"ovmf": package}, print)).values(), tmp_path / "ovmf")
+        firmware = tmp_path / "ovmf/usr/share/ovmf/OVMF.fd"
+        async with boot(disk, tmp_path / "run", image_format="qcow2", firmware=firmware, memory_mib=256) as guest:
+            await guest.prompt()
+            assert f"root=UUID={ROOT_UUID}" in await guest.run("cat /proc/cmdline")
+
     async def test_its_tables_and_file_systems_are_sound(self, tmp_path: Path, pytestconfig: pytest.Config) -> None:
         disk = await self.disk(tmp_path, pytestconfig, "vmlinuz-1")
         raw = tmp_path / "raw"
@@ -94,8 +107,10 @@ class TestDisk:
         (tree / "initrd.img").symlink_to("boot/initrd.img-2")
         files = guestfiles.files("bookworm", await sources("bookworm", None), ROOT_UUID)
         (tree / guestfiles.BOOT_CONFIGURATION).write_bytes(files[guestfiles.BOOT_CONFIGURATION])
-        (cache / "debian").mkdir(exist_ok=True)
-        programs = await debiandisk.tools(Archive(cache / "debian"), place / "programs", print)
+        async with alone(cache / "debian", print):
+            archive = Archive(cache / "debian")
+            await debiandisk.require_tools(archive, print)
+            programs = await debiandisk.tools(archive, place / "programs", print)
         return await debiandisk.make(tree, programs, work, "test", ROOT_UUID, print)
 
 

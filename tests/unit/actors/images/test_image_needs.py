@@ -30,7 +30,7 @@ def test_what_only_a_whole_debian_needs_is_a_note(tmp_path: Path, monkeypatch: p
 
 
 def test_it_is_silent_where_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", programs(tmp_path, *APT, *privilege.PROGRAMS))
+    monkeypatch.setenv("PATH", programs(tmp_path, *APT, *privilege.PROGRAMS, "newuidmap"))
     (found,) = findings(Settings(tmp_path, "host1"))
     assert "debian-12" not in found.found
 

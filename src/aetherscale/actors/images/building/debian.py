@@ -159,9 +159,12 @@ class Archive:
         for package in packages:
             await self._run("dpkg-deb", "-x", str(package), str(directory))
 
-    async def architecture(self) -> str:
-        """The host's architecture by Debian's name, e.g. `amd64`."""
-        return (await self._run("dpkg", "--print-architecture")).strip()
+    async def require_amd64(self) -> None:
+        """Raises Fault on a host of another architecture."""
+        if (architecture := (await self._run("dpkg", "--print-architecture")).strip()) != "amd64":
+            raise Fault(
+                f"the recipe is for amd64, and this host is {architecture}", "import an image instead", retryable=False
+            )
 
     def _make_directories(self) -> None:
         for directory in (self._packages, self._lists / "partial", self._directory / "cache" / "archives" / "partial"):

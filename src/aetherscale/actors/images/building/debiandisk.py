@@ -27,14 +27,29 @@ ROOM_MIB: Final = 256
 _FEATURES = "^metadata_csum_seed,^orphan_file"
 
 
+async def require_tools(archive: Archive, say: Say) -> None:
+    """Raises Fault where GRUB and the other programs are not to be had, or are of another architecture."""
+    await archive.choose_lists(ROOTS[0], say)
+    await archive.require_amd64()
+
+
 async def tools(archive: Archive, directory: Path, say: Say) -> Path:
     """GRUB and the other programs, unpacked in the new directory `directory`. Raises Fault."""
-    await archive.choose_lists(ROOTS[0], say)
-    names = with_libraries(ROOTS, await archive.dependencies(ROOTS))
-    packages = await archive.candidates(names)
-    files = await archive.fetch({package.file_name.partition("_")[0]: package for package in packages}, say)
+    try:
+        files = await _fetched(archive, say)
+    except Fault as failure:
+        if not failure.retryable:
+            raise
+        # Lists that are older than the archive name packages that are no longer in it.
+        await archive.refresh(say)
+        files = await _fetched(archive, say)
     await archive.unpack(files.values(), directory)
     return directory
+
+
+async def _fetched(archive: Archive, say: Say) -> dict[str, Path]:
+    packages = await archive.candidates(with_libraries(ROOTS, await archive.dependencies(ROOTS)))
+    return await archive.fetch({package.file_name.partition("_")[0]: package for package in packages}, say)
 
 
 async def make(tree: Path, programs: Path, work: Path, key: str, root_uuid: str, say: Say) -> Path:

@@ -91,6 +91,7 @@ async def _make(plan: Plan, place: Path, kept: Path, say: Say, archive_timeout_s
     await to_the_end(work.mkdir)
     root_uuid = gptdisk.identity(kept.name, "root")
     archive = Archive(place)
+    await debiandisk.require_tools(archive, say)
     tree = await debiantree.make(plan, work, root_uuid, say, archive_timeout_s=archive_timeout_s)
     programs = await debiandisk.tools(archive, work / "programs", say)
     disk = await debiandisk.make(tree, programs, work, kept.name, root_uuid, say)

@@ -11,7 +11,7 @@ import pwd
 import shutil
 from typing import Final
 
-from aetherscale.actors.images.building.programs import run
+from aetherscale.actors.images.building.programs import run, search_path
 from aetherscale.kernel.fault import Fault
 
 PROGRAMS: Final = {
@@ -33,8 +33,7 @@ def prefix() -> tuple[str, ...]:
 
 def missing() -> list[str]:
     """The packages of the programs that this host lacks."""
-    # Programs of root may be off the PATH of a user.
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    path = search_path()
     needed = PROGRAMS if os.geteuid() == 0 else {**PROGRAMS, "newuidmap": "uidmap"}
     return sorted({package for program, package in needed.items() if shutil.which(program, path=path) is None})
 

@@ -31,6 +31,11 @@ _NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't hav
 """The errors of programs, in the locale C, on a disk that is full; the last is apt's."""
 
 
+def search_path() -> str:
+    """PATH with the directories of root's programs, which may be off that of a user."""
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
 async def run(
     program: str,
     *arguments: str,
@@ -135,7 +140,7 @@ async def _started(
             program,
             *arguments,
             cwd=cwd,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C", "PATH": search_path()},
             stdin=asyncio.subprocess.PIPE if reads else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if together else asyncio.subprocess.PIPE,

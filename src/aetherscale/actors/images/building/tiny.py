@@ -66,12 +66,7 @@ async def build(
     async with alone(cache_dir, say):
         archive = Archive(cache_dir, configuration=apt_configuration)
         await archive.choose_lists(tinyparts.KERNEL_PACKAGE, say)
-        if (architecture := await archive.architecture()) != "amd64":
-            raise Fault(
-                f"the recipe is for amd64, and this host is {architecture}",
-                "import an image instead",
-                retryable=False,
-            )
+        await archive.require_amd64()
         try:
             parts = await tinyparts.current(archive, cache_dir, say)
         except Fault as failure:
