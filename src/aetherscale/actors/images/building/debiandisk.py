@@ -56,7 +56,8 @@ async def make(tree: Path, programs: Path, work: Path, key: str, root_uuid: str,
     """The disk, as a qcow2 file in `work`. Raises Fault."""
     say("putting the disk together")
     raw, disk = work / "disk.raw", work / "disk.qcow2"
-    root_mib = _root_mib(int((await run(*privilege.prefix(), *_USED, str(tree))).split()[0]))
+    root_mib = root_mib_for(await _count(tree, "--block-size=1M"))
+    inode_ratio = inode_ratio_for(await _count(tree, "--inodes"), root_mib)
     await to_the_end(_make_sparse, raw, gptdisk.disk_bytes(root_mib * MIB))
     table = gptdisk.partitions(key, root_mib * MIB)
     await run_in(programs, "sbin/sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(raw), given=table)
@@ -64,21 +65,29 @@ async def make(tree: Path, programs: Path, work: Path, key: str, root_uuid: str,
         await _write_loaders(programs, Path(place), raw, key, root_uuid)
     await run(
         *(*privilege.prefix(), "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", root_uuid, "-m", "1"),
-        *("-O", _FEATURES, "-J", f"size={JOURNAL_MIB}", "-E", f"offset={gptdisk.ROOT_OFFSET}", "-d", str(tree)),
-        *(str(raw), f"{root_mib}M"),
+        *("-O", _FEATURES, "-J", f"size={JOURNAL_MIB}", "-i", str(inode_ratio)),
+        *("-E", f"offset={gptdisk.ROOT_OFFSET}", "-d", str(tree), str(raw), f"{root_mib}M"),
     )
     await run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(disk))
     await to_the_end(raw.unlink)
     return disk
 
 
-_USED: Final = ("du", "--summarize", "--block-size=1M", "--one-file-system")
+async def _count(tree: Path, of: str) -> int:
+    counted = await run(*privilege.prefix(), "du", "--summarize", "--one-file-system", of, str(tree))
+    return int(counted.split()[0])
 
 
-def _root_mib(used_mib: int) -> int:
+def root_mib_for(used_mib: int) -> int:
     """How large a root file system is that has `used_mib` in it."""
     wanted = used_mib + used_mib // 10 + JOURNAL_MIB + ROOM_MIB
     return -(-wanted // 64) * 64
+
+
+def inode_ratio_for(inodes: int, root_mib: int) -> int:
+    """For how many bytes there is an inode: as usual, or more where packages have very many small files."""
+    usual = 16384
+    return usual if inodes * 3 // 2 < root_mib * MIB // usual else 4096
 
 
 def _make_sparse(path: Path, size_bytes: int) -> None:

@@ -95,10 +95,13 @@ async def _make(plan: Plan, place: Path, kept: Path, say: Say, archive_timeout_s
     tree = await debiantree.make(plan, work, root_uuid, say, archive_timeout_s=archive_timeout_s)
     programs = await debiandisk.tools(archive, work / "programs", say)
     disk = await debiandisk.make(tree, programs, work, kept.name, root_uuid, say)
-    await to_the_end(_put, disk, kept)
+    await to_the_end(put, disk, kept)
 
 
-def _put(disk: Path, kept: Path) -> None:
+def put(disk: Path, kept: Path) -> None:
+    """Sync a disk that was made, and only then keep it: the next build takes it as it is, also after a power cut."""
+    with disk.open("rb") as file:
+        os.fsync(file.fileno())
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     disk.rename(kept / disk.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aetherscale.actors.images.building import debianimage, debiantree, gptdisk, guestfiles, mirrors
+from aetherscale.actors.images.building import debiandisk, debianimage, debiantree, gptdisk, guestfiles, mirrors
 from aetherscale.actors.images.building.aptwords import Teller
 from aetherscale.actors.images.building.debiantree import Plan
 from aetherscale.actors.images.building.programs import follow
@@ -123,8 +123,25 @@ class TestDisk:
         assert all(end <= start for end, (start, _) in zip(ends, where[1:], strict=False))
         assert ends[-1] * 512 + (1 << 20) == gptdisk.disk_bytes(512 << 20)
 
+    @pytest.mark.parametrize(
+        ("used_mib", "inodes"), [(390, 20_000), (4000, 1_000_000), (20_000, 100_000), (900, 200_000)]
+    )
+    def test_the_root_file_system_has_room_for_all_files(self, used_mib: int, inodes: int) -> None:
+        """A file that is not empty takes a block of 4 KiB, and so is in what is used."""
+        root_mib = debiandisk.root_mib_for(used_mib)
+        assert root_mib >= used_mib + 256
+        assert (root_mib << 20) // debiandisk.inode_ratio_for(inodes, root_mib) > inodes
+
 
 class TestKeptDisks:
+    def test_one_is_on_the_disk_before_it_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "disk.qcow2").write_bytes(b"made")
+        synced: list[bool] = []
+        monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "kept/disk.qcow2").exists()))
+        debianimage.put(tmp_path / "disk.qcow2", tmp_path / "kept")
+        assert synced == [False]
+        assert (tmp_path / "kept/disk.qcow2").read_bytes() == b"made"
+
     def test_what_goes_into_a_disk_is_in_its_key(self) -> None:
         keys = {
             debianimage.key_of(plan)
