@@ -15,6 +15,7 @@ from tests.integration.conftest import MakeNode
 from tests.support.node import RunningNode
 
 RECIPE = os.environ.get("RECIPE", "debian-12")
+BUILD = "aether.v1.default.cmd.images.build-image"
 PACKAGE = "less"
 DISK_GIB = 5
 
@@ -34,10 +35,26 @@ async def image(make_node: MakeNode) -> RunningNode:
     node = make_node()
     await node.start()
     options = {"recipe": RECIPE, "name": "debian", "packages": [PACKAGE], "size-gib": 3}
-    chunks = await node.request("aether.v1.default.cmd.images.build-image", options)
+    chunks = await node.request(BUILD, options)
     print("\n".join(str(chunk.get("step", chunk)) for chunk in chunks))
     assert chunks[-1]["type"] == "result", chunks[-1]
     return node
+
+
+async def test_a_node_that_is_killed_while_it_builds_ends_the_build_and_begins_it_again(make_node: MakeNode) -> None:
+    node = make_node()
+    await node.start()
+    # Other packages than those above, so that there is something to build.
+    options = {"recipe": RECIPE, "name": "again", "packages": [PACKAGE, "ncal"]}
+    async for chunk in node.stream(BUILD, options, Nats_Msg_Id="once"):
+        assert chunk["type"] != "result", "a disk that was kept was copied: nothing was built"
+        if "configuring" in str(chunk.get("step", "")):
+            break
+    await node.kill()
+    await node.start()
+    answer = (await node.request(BUILD, options, Nats_Msg_Id="once"))[-1]
+    assert answer["type"] == "result", answer
+    assert answer["image"]["phase"] == "ready"
 
 
 async def said(node: RunningNode, vm: str, *command: str) -> str:

@@ -5,6 +5,7 @@ It is all of root's, and removed by root: see `privilege`. Packages come with ap
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,8 @@ PACKAGES: Final = (
     *("qemu-guest-agent", "sudo", "e2fsprogs", "login"),
 )
 _OF_ONE_RELEASE = {"trixie": ("systemd-repart",)}
-_UNKNOWN = "E: Unable to locate package "
+_UNKNOWN = re.compile(r"(?m)^E: (?:Unable to locate package |Package ')([^\s']+)(?:' has no installation candidate)?$")
+_AT_ODDS = re.compile(r"(?m)^E: (?:Unable to correct problems|Unmet dependencies)")
 _EARLY = "early.tar"
 _OF_THE_BUILD = ("/etc/hostname", "/etc/apt/apt.conf.d/99mmdebstrap", "/etc/dpkg/dpkg.cfg.d/99mmdebstrap")
 """The name of this host, and options of mmdebstrap that it has left in the tree."""
@@ -62,7 +64,7 @@ async def make(plan: Plan, work: Path, root_uuid: str, say: Say, *, archive_time
             timeout_s=INSTALL_TIMEOUT_S,
         )
     except Fault as failed:
-        raise _explained(failed) from failed
+        raise explained(failed) from failed
     say("setting the guest up")
     inside = (*privilege.prefix(), "chroot", str(tree))
     files = guestfiles.packed(guestfiles.files(plan.codename, plan.sources, root_uuid), guestfiles.links())
@@ -101,15 +103,13 @@ def command(plan: Plan, tree: Path, archive_timeout_s: int) -> tuple[str, ...]:
     )
 
 
-def _explained(failed: Fault) -> Fault:
-    """The failure of mmdebstrap by its cause, where what it has said shows it."""
-    for line in failed.log_tail.splitlines():
-        if line.startswith(_UNKNOWN):
-            name = line.removeprefix(_UNKNOWN).strip()
-            return Fault(
-                f"the archive has no package {name!r}",
-                "correct its name: https://packages.debian.org has all of them",
-                log_tail=failed.log_tail,
-                retryable=False,
-            )
-    return failed
+def explained(failed: Fault) -> Fault:
+    """The failure of mmdebstrap by its cause, where what it has said shows that another attempt is of no use."""
+    if unknown := _UNKNOWN.search(failed.log_tail):
+        reason = f"the archive has no package {unknown[1]!r}"
+        remedy = "correct its name: https://packages.debian.org has all of them"
+    elif _AT_ODDS.search(failed.log_tail):
+        reason, remedy = "these packages cannot be installed together", "see what apt said, and leave one out"
+    else:
+        return failed
+    return Fault(reason, remedy, log_tail=failed.log_tail, retryable=False)

@@ -14,6 +14,7 @@ from aetherscale.actors.images.building import debiandisk, debianimage, debiantr
 from aetherscale.actors.images.building.aptwords import Teller
 from aetherscale.actors.images.building.debiantree import Plan
 from aetherscale.actors.images.building.programs import follow
+from aetherscale.kernel.fault import Fault
 
 SOURCES = ("deb http://mirror.example/debian bookworm main",)
 PLAN = Plan("bookworm", SOURCES, ("nginx", "g++"))
@@ -61,6 +62,25 @@ class TestCommand:
     def test_an_archive_is_not_waited_for_without_end(self) -> None:
         words = debiantree.command(PLAN, Path("/tree"), 20)
         assert {'--aptopt=Acquire::http::Timeout "20"', '--aptopt=Acquire::Retries "1"'} <= set(words)
+
+
+class TestFailure:
+    @pytest.mark.parametrize(
+        ("said", "reason"),
+        [
+            ("E: Unable to locate package ngingx", "the archive has no package 'ngingx'"),
+            ("E: Package 'awk' has no installation candidate", "the archive has no package 'awk'"),
+            ("E: Unable to correct problems, you have held …", "these packages cannot be installed together"),
+        ],
+    )
+    def test_what_no_other_attempt_mends_is_told_by_its_cause(self, said: str, reason: str) -> None:
+        told = debiantree.explained(Fault("`mmdebstrap` failed", log_tail=f"Reading lists…\n{said}\nE: setup failed\n"))
+        assert (told.reason, told.retryable) == (reason, False)
+        assert said in told.log_tail
+
+    def test_anything_else_may_be_mended_by_one(self) -> None:
+        failed = Fault("`mmdebstrap` failed", log_tail="E: Failed to fetch http://a/  Connection failed")
+        assert debiantree.explained(failed) is failed
 
 
 class TestGuest:
