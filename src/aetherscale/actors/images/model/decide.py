@@ -18,7 +18,7 @@ from aetherscale.actors.images.model import effects, events
 from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.actors.images.model.recipes import ready_channel
+from aetherscale.actors.images.model.recipes import first_boot, ready_channel
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
@@ -137,6 +137,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 phase_since_us=at_us,
                 source=f"recipe:{event.recipe}",
                 ready_channel=ready_channel(event.recipe),
+                first_boot=first_boot(event.recipe),
                 recipe=event.recipe,
                 packages=event.packages,
                 mirror=event.mirror,

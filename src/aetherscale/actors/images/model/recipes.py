@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from aetherscale.actors.images.model.effects import ReadyChannel
+from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
 
 Recipe = Literal["tiny", "debian-12", "debian-13"]
 
@@ -43,3 +43,8 @@ SizeGib = Annotated[int, Meta(ge=1, le=MOST_SIZE_GIB)]
 def ready_channel(recipe: str) -> ReadyChannel:
     """How guests of the recipe report that they are ready: `tiny` has our channel, a Debian its guest agent."""
     return "channel" if recipe == "tiny" else "agent"
+
+
+def first_boot(recipe: str) -> FirstBoot:
+    """What guests of the recipe take at their first boot: a Debian the credentials of systemd, `tiny` nothing."""
+    return "none" if recipe == "tiny" else "credentials"

@@ -82,10 +82,16 @@ async def test_tiny_takes_none_of_them(node: MemoryNode, field: str, value: Any)
     assert await field_of_refusal(node, {"recipe": "tiny", field: value}) == field
 
 
-async def test_guests_of_a_debian_are_ready_when_their_agent_answers(node: MemoryNode) -> None:
-    for recipe, ready in (("debian-12", "agent"), ("debian-13", "agent"), ("tiny", "channel")):
-        await node.final("images", "build-image", {"recipe": recipe})
-        assert (await node.final("images", "image-info", {"image": recipe}))["image"].ready == ready
+@pytest.mark.parametrize(
+    ("recipe", "ready", "first_boot"),
+    [("debian-12", "agent", "credentials"), ("debian-13", "agent", "credentials"), ("tiny", "channel", "none")],
+)
+async def test_guests_of_a_debian_are_ready_when_their_agent_answers(
+    node: MemoryNode, recipe: str, ready: str, first_boot: str
+) -> None:
+    await node.final("images", "build-image", {"recipe": recipe})
+    image = (await node.final("images", "image-info", {"image": recipe}))["image"]
+    assert (image.ready, image.first_boot) == (ready, first_boot)
 
 
 MIRROR = "http://mirror.example/debian"
