@@ -134,6 +134,10 @@ oom:
 debian-guest *args:
     {{ bin }}/python -m tests.debian {{ args }}
 
+# `image build debian-12` in earnest, and two guests of it under emulation; `RECIPE=debian-13` for the other; needs root, mmdebstrap, minutes.
+debian-image *args:
+    {{ bin }}/pytest -q -s tests/integration/debian_images.py {{ args }}
+
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:
     {{ bin }}/python -m tests.powercuts.cuts {{ args }}

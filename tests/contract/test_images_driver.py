@@ -8,14 +8,20 @@ from typing import Any, Protocol
 
 import pytest
 
+from aetherscale.actors.images.building import debianimage
+from aetherscale.actors.images.building.debiantree import Plan
+from aetherscale.actors.images.building.mirrors import sources
+from aetherscale.actors.images.building.programs import run
 from aetherscale.actors.images.driver import HostImages, Imports
-from aetherscale.actors.images.model.effects import FetchImage, ImageRemoved, ImageStored, RemoveImage
+from aetherscale.actors.images.model.effects import BuildImage, FetchImage, ImageRemoved, ImageStored, RemoveImage
 from aetherscale.actors.images.simulated.driver import SimulatedImages, SimulatedStore
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Driver
 from tests.support.raw_images import bare_image
 
 ID = "0123456789abcdef"
+MIRROR = "http://127.0.0.1:9/debian"
+BUILD = BuildImage("build-1", ID, "debian-12", ("nginx",), MIRROR, 2)
 
 
 class World(Protocol):
@@ -29,6 +35,10 @@ class World(Protocol):
 
     def images(self) -> set[str]:
         """The ids of the images that are there."""
+        ...
+
+    async def have_built(self) -> BuildImage:
+        """Have what a recipe needs here already; the effect that asks for an image of it."""
         ...
 
     def break_it(self) -> None:
@@ -53,7 +63,15 @@ class Files:
         return HostImages(self._state, self._directory / "cache", Imports((self._directory,)))
 
     def images(self) -> set[str]:
-        return {path.name.split(".")[0] for path in (self._state / "images").glob("*.raw")}
+        files = (self._state / "images").iterdir()
+        return {path.name.split(".")[0] for path in files if path.suffix in (".raw", ".qcow2")}
+
+    async def have_built(self) -> BuildImage:
+        plan = Plan("bookworm", await sources("bookworm", MIRROR), ("nginx",))
+        kept = self._directory / "cache/debian/disks" / debianimage.key_of(plan)
+        kept.mkdir(parents=True)
+        await run("qemu-img", "create", "-q", "-f", "qcow2", str(kept / "disk.qcow2"), "1G")
+        return BUILD
 
     def break_it(self) -> None:
         # A directory is in the way of the file that is being written.
@@ -74,6 +92,9 @@ class Memory:
 
     def images(self) -> set[str]:
         return self._store.images
+
+    async def have_built(self) -> BuildImage:
+        return BUILD
 
     def break_it(self) -> None:
         self._store.failures.append(("something is in the way", False))
@@ -122,6 +143,15 @@ async def test_an_effect_that_is_performed_again_ends_in_the_same_world(driver: 
     for _ in range(2):
         assert await driver.perform(RemoveImage("remove-1", ID, world.source), quiet) == ImageRemoved("remove-1")
         assert world.images() == set()
+
+
+async def test_an_image_that_is_built_again_is_the_same(driver: Driver[Any, Any], world: World) -> None:
+    effect = await world.have_built()
+    first = await driver.perform(effect, quiet)
+    assert isinstance(first, ImageStored), first
+    assert world.images() == {ID}
+    assert await driver.perform(effect, quiet) == first
+    assert world.images() == {ID}
 
 
 async def test_the_driver_of_the_next_process_finds_what_the_last_one_stored(world: World) -> None:

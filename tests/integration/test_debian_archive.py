@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import tiny
-from aetherscale.actors.images.building.debian import Archive, run
+from aetherscale.actors.images.building.debian import Archive
+from aetherscale.actors.images.building.programs import run
 from aetherscale.kernel.fault import Fault
 from tests.support.tiny_image import package_cache
 

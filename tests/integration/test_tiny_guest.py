@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import tiny
+from aetherscale.actors.images.building.built import BuiltImage
 from tests.support.qemu_guest import PATIENCE_S, Guest, boot
 from tests.support.tiny_image import build_tiny, package_cache
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def tiny_image(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> tiny.BuiltImage:
+def tiny_image(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> BuiltImage:
     return build_tiny(tmp_path_factory.mktemp("tiny") / "tiny.img", pytestconfig)
 
 
@@ -27,7 +28,7 @@ WAITS_FOR_A_HOST, WAITS_FOR_A_QUESTION = (
 )
 
 
-def overlay(image: tiny.BuiltImage, path: Path, size: str = "") -> Path:
+def overlay(image: BuiltImage, path: Path, size: str = "") -> Path:
     """A disk of its own for a guest."""
     command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", image.format, "-b", str(image.path), str(path)]
     subprocess.run([*command, size] if size else command, check=True)
@@ -42,7 +43,7 @@ async def port_is_open_in_the_guest(guest: Guest, name: str) -> bool:
 
 
 async def test_the_guest_says_that_it_is_ready_and_gives_a_root_shell_and_an_address(
-    tiny_image: tiny.BuiltImage, tmp_path: Path
+    tiny_image: BuiltImage, tmp_path: Path
 ) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:
@@ -58,7 +59,7 @@ async def test_the_guest_says_that_it_is_ready_and_gives_a_root_shell_and_an_add
 
 
 async def test_a_host_is_told_that_the_guest_is_ready_unasked_and_whenever_it_asks_and_comes_back(
-    tiny_image: tiny.BuiltImage, tmp_path: Path
+    tiny_image: BuiltImage, tmp_path: Path
 ) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:
@@ -80,7 +81,7 @@ async def test_a_host_is_told_that_the_guest_is_ready_unasked_and_whenever_it_as
             assert await reader.readline() == b"ready\n"
 
 
-async def test_the_power_button_ends_the_guest_cleanly(tiny_image: tiny.BuiltImage, tmp_path: Path) -> None:
+async def test_the_power_button_ends_the_guest_cleanly(tiny_image: BuiltImage, tmp_path: Path) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:
         await guest.ready()
@@ -88,7 +89,7 @@ async def test_the_power_button_ends_the_guest_cleanly(tiny_image: tiny.BuiltIma
         assert await guest.event("SHUTDOWN") == {"guest": True, "reason": "guest-shutdown"}
 
 
-async def test_power_off_and_reboot_in_the_shell_are_real(tiny_image: tiny.BuiltImage, tmp_path: Path) -> None:
+async def test_power_off_and_reboot_in_the_shell_are_real(tiny_image: BuiltImage, tmp_path: Path) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2", ports=()) as guest:
         await guest.prompt()
@@ -100,7 +101,7 @@ async def test_power_off_and_reboot_in_the_shell_are_real(tiny_image: tiny.Built
 
 
 async def test_a_panic_is_reported_and_shown_and_the_guest_does_not_reboot(
-    tiny_image: tiny.BuiltImage, tmp_path: Path
+    tiny_image: BuiltImage, tmp_path: Path
 ) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:
@@ -110,7 +111,7 @@ async def test_a_panic_is_reported_and_shown_and_the_guest_does_not_reboot(
         assert (await guest.event("GUEST_PANICKED"))["action"] == "pause"
 
 
-async def test_the_guest_agent_answers_and_runs_commands(tiny_image: tiny.BuiltImage, tmp_path: Path) -> None:
+async def test_the_guest_agent_answers_and_runs_commands(tiny_image: BuiltImage, tmp_path: Path) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:
         await guest.ready()
@@ -124,7 +125,7 @@ async def test_the_guest_agent_answers_and_runs_commands(tiny_image: tiny.BuiltI
         assert (await guest.event("SHUTDOWN"))["reason"] == "guest-shutdown"
 
 
-async def test_files_in_data_outlive_a_guest_that_is_killed(tiny_image: tiny.BuiltImage, tmp_path: Path) -> None:
+async def test_files_in_data_outlive_a_guest_that_is_killed(tiny_image: BuiltImage, tmp_path: Path) -> None:
     disk = overlay(tiny_image, tmp_path / "disk", "10G")
     async with boot(disk, tmp_path / "first", image_format="qcow2") as guest:
         await guest.prompt()
@@ -137,7 +138,7 @@ async def test_files_in_data_outlive_a_guest_that_is_killed(tiny_image: tiny.Bui
         assert await guest.run("cat /data/file; ls /root") == "kept\n"
 
 
-async def test_a_data_partition_that_is_damaged_is_left_alone(tiny_image: tiny.BuiltImage, tmp_path: Path) -> None:
+async def test_a_data_partition_that_is_damaged_is_left_alone(tiny_image: BuiltImage, tmp_path: Path) -> None:
     disk = overlay(tiny_image, tmp_path / "disk", "1G")
     async with boot(disk, tmp_path / "first", image_format="qcow2") as guest:
         await guest.prompt()
@@ -165,7 +166,7 @@ async def test_a_guest_whose_init_hangs_never_opens_the_ready_channel(
 
 
 async def test_a_guest_without_a_host_waits_without_work_and_keeps_the_channel_open(
-    tiny_image: tiny.BuiltImage, tmp_path: Path
+    tiny_image: BuiltImage, tmp_path: Path
 ) -> None:
     disk = overlay(tiny_image, tmp_path / "disk")
     async with boot(disk, tmp_path / "run", image_format="qcow2") as guest:

@@ -257,7 +257,7 @@ class ToldImage(Told):
         self._begin(data, "importing", data["source"], data["ready-channel"])
 
     def on_ImageBuildRequested(self, data: Data) -> None:  # noqa: N802
-        self._begin(data, "building", f"recipe:{data['recipe']}", "channel")
+        self._begin(data, "building", f"recipe:{data['recipe']}", "channel" if data["recipe"] == "tiny" else "agent")
 
     def on_ImageStored(self, data: Data) -> None:  # noqa: N802
         self.view.update(data)

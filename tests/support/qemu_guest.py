@@ -128,8 +128,12 @@ def arguments(
     image_format: str = "raw",
     memory_mib: int = 192,
     ports: tuple[str, ...] = ("ready", "agent"),
+    firmware: Path | None = None,
 ) -> list[str]:
-    """QEMU's arguments, after its name, for a q35 machine that boots `image` and cannot leave the test."""
+    """QEMU's arguments, after its name, for a q35 machine that boots `image` and cannot leave the test.
+
+    Without `firmware` it boots by a BIOS.
+    """
     names = {"ready": "org.aetherscale.ready.0", "agent": "org.qemu.guest_agent.0"}
     disk = {"driver": image_format, "node-name": "disk", "file": {"driver": "file", "filename": str(image)}}
     channels: list[str] = []
@@ -142,6 +146,7 @@ def arguments(
         *("-blockdev", json.dumps(disk), "-device", "virtio-blk-pci,drive=disk"),
         *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-device", "pvpanic-pci", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci", *channels),
+        *(() if firmware is None else ("-bios", str(firmware))),
         *("-qmp", f"unix:{directory / 'qmp'}"),
         *("-serial", f"unix:{directory / 'serial'},server=on,wait=off", "-S"),
     ]

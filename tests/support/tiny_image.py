@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from aetherscale.actors.images.building import tiny
+from aetherscale.actors.images.building.built import BuiltImage
 
 
-def build_tiny(target: Path, pytestconfig: pytest.Config) -> tiny.BuiltImage:
+def build_tiny(target: Path, pytestconfig: pytest.Config) -> BuiltImage:
     """The image that `image build tiny` makes. Tests boot an overlay or a copy of it, never the file itself."""
     return asyncio.run(tiny.build(target, package_cache(pytestconfig), print))
 

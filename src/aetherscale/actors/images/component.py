@@ -47,9 +47,29 @@ def _import(options: ImportImageOptions, call: Call, image_id: str, world: World
 
 
 def _build(options: BuildImageOptions, call: Call, image_id: str, world: World) -> commands.BuildImage:
+    _check_recipe(options)
     name = options.name or options.recipe
     world.require_free(events.KIND, call.tenant, name, image_id)
-    return commands.BuildImage(image_id, name, options.recipe)
+    return commands.BuildImage(image_id, name, options.recipe, options.packages, options.mirror, options.size_gib)
+
+
+def _check_recipe(options: BuildImageOptions) -> None:
+    """Raises `Refused` (bad request) for options that the recipe has not, and for a package that is named twice."""
+    if options.recipe == "tiny":
+        given = {"packages": options.packages, "mirror": options.mirror, "size-gib": options.size_gib}
+        for field, value in given.items():
+            if value:
+                raise Refused(
+                    Reason.BAD_REQUEST,
+                    f"build-image: field {field!r}: the recipe 'tiny' takes none",
+                    field=field,
+                    remedy="leave it out, or build debian-12 or debian-13",
+                )
+    twice = [name for name in dict.fromkeys(options.packages) if options.packages.count(name) > 1]
+    if twice:
+        raise Refused(
+            Reason.BAD_REQUEST, f"build-image: field 'packages': {twice[0]!r} is there twice", field="packages"
+        )
 
 
 def _delete(options: ImageOptions, call: Call, image_id: str, world: World) -> commands.DeleteImage:

@@ -152,14 +152,10 @@ class HostImages:
         return ImageStored(effect.key, header.format, fetched.sha256, fetched.size_bytes, header.virtual_size_bytes)
 
     async def _build(self, effect: effects.BuildImage, progress: Progress) -> effects.ImagesOutcome:
-        from aetherscale.actors.images.building import tiny
+        from aetherscale.actors.images.building import recipes
 
         part = self._images_dir / f"{effect.image_id}.part"
-        built = await tiny.build(
-            part,
-            self._cache_dir,
-            progress,
-        )
+        built = await recipes.build(part, self._cache_dir, progress, effect, now_s=now_us() / 1e6)
         self._store(part, effect.image_id, built.format)
         return ImageStored(effect.key, built.format, built.sha256, built.size_bytes, built.virtual_size_bytes)
 

@@ -13,7 +13,7 @@ from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.objects import carry_out_and_tell, list_objects, show
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
-from aetherscale.gateways.cli.values import seconds
+from aetherscale.gateways.cli.values import gibibytes, seconds
 from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
@@ -82,9 +82,12 @@ def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> t
 
 def _build(context: Context) -> None:
     values = context.values
-    options = {"recipe": values["RECIPE"]}
-    if values["name"] is not None:
-        options["name"] = values["name"]
+    options: dict[str, Any] = {"recipe": values["RECIPE"]}
+    options |= {name: values[name] for name in ("name", "mirror") if values[name] is not None}
+    if values["package"]:
+        options["packages"] = values["package"]
+    if values["size"] is not None:
+        options["size-gib"] = values["size"]
     _work(context, "build-image", options, values["name"] or values["RECIPE"])
 
 
@@ -162,14 +165,31 @@ IMAGE = Group(
             "build",
             "build an image from a recipe",
             _build,
-            arguments=(Argument("RECIPE", "the recipe", choices=("tiny",)),),
+            arguments=(Argument("RECIPE", "the recipe", choices=("tiny", "debian-12", "debian-13")),),
             options=(
                 Option("name", "the name of the image; that of the recipe if not given", "NAME"),
+                Option("package", "a Debian package to install beside the recipe's", "PACKAGE", many=True),
+                Option("size", "the size of the disk, in GiB; what it needs if not given", "SIZE", gibibytes),
+                Option("mirror", "where Debian's packages come from", "URL"),
                 WAIT_OPTIONS[0],
-                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "10m"),
+                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
             ),
-            examples=("aetherscale image build tiny",),
-            details="`tiny` is a small Linux with a shell. It is built from Debian's packages, and needs apt.",
+            examples=(
+                "aetherscale image build tiny",
+                "aetherscale image build debian-12 --package nginx --name web",
+            ),
+            details=(
+                "`tiny` is a small Linux with a shell. It is built from Debian's packages, and needs apt.\n\n"
+                "`debian-12` and `debian-13` are whole Debian systems, made of current packages in a minute or more. "
+                "They need mmdebstrap, and a node that runs as root or as a user with subordinate ids. The next "
+                "build of the same packages within a day takes seconds.\n\n"
+                "Such a guest boots by BIOS or UEFI, asks for addresses by DHCP, and grows into its disk. It has "
+                "sshd, the QEMU guest agent and sudo. It makes its machine id and its SSH host keys at its first "
+                "boot. No account has a password: SSH takes keys alone, and the serial console has a shell of root.\n\n"
+                "Without --mirror, packages come from where apt of the node's host takes those of this release, else "
+                "from deb.debian.org. With it no other archive is asked, so that security updates are left to the "
+                "guest."
+            ),
         ),
         Command(
             "list",

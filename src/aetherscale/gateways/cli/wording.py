@@ -29,6 +29,7 @@ TYPED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "labels": ("label",),
     "name": ("name", "NAME"),
     "network": ("network", "NETWORK"),
+    "packages": ("package",),
     "recipe": ("RECIPE",),
     "rules": ("allow",),
     "source": ("SOURCE",),

@@ -7,33 +7,24 @@ is executed that a package brings for its installation.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import hashlib
-import os
 import re
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from aetherscale.actors.images.building.aptwords import Teller
+from aetherscale.actors.images.building.programs import LOG_TAIL_CHARACTERS, Say, follow, run
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.threads import to_the_end
 
-Say = Callable[[str], None]
-
-_COMMAND_TIMEOUT_S = 900.0
 _STAMP = "fetched"
-_LOG_TAIL_CHARACTERS = 2000
 _DEPENDS_OPTIONS = tuple(
     f"--no-{relation}" for relation in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 )
-_NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "You don't have enough free space")
-"""The errors of programs, in the locale C, on a disk that is full; the last is apt's."""
 _DEPENDENCY = re.compile(r" ( |\|)(?:Pre)?Depends: (\S+)")
 _URI_LINE = re.compile(r"'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})")
 
@@ -109,7 +100,7 @@ class Archive:
         self._own_lists = True
         self._write_configuration()
         say("fetching the package lists")
-        await self._run("apt-get", "-q", "update")
+        await self._follow(say, "apt-get", "-q", "update")
         (self._lists / _STAMP).touch()
 
     async def dependencies(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -139,7 +130,7 @@ class Archive:
             raise Fault(
                 f"apt knows {len(packages)} of the {len(set(names))} packages {' '.join(names)}",
                 "`apt-get update` and try again",
-                log_tail=text[-_LOG_TAIL_CHARACTERS:],
+                log_tail=text[-LOG_TAIL_CHARACTERS:],
                 retryable=False,
             )
         return tuple(sorted(packages, key=lambda package: package.file_name))
@@ -154,7 +145,7 @@ class Archive:
             size_mib = sum(packages[name].size_bytes for name in missing) / (1 << 20)
             say(f"downloading {len(missing)} packages, {size_mib:.0f} MiB")
             with tempfile.TemporaryDirectory(dir=self._directory) as arrivals:
-                await self._run("apt-get", "-q", "download", *missing, cwd=Path(arrivals))
+                await self._follow(say, "apt-get", "-q", "download", *missing, cwd=Path(arrivals))
                 await to_the_end(self._take, Path(arrivals))
         for name in missing:
             if not await to_the_end(self._has, packages[name]):
@@ -168,9 +159,12 @@ class Archive:
         for package in packages:
             await self._run("dpkg-deb", "-x", str(package), str(directory))
 
-    async def architecture(self) -> str:
-        """The host's architecture by Debian's name, e.g. `amd64`."""
-        return (await self._run("dpkg", "--print-architecture")).strip()
+    async def require_amd64(self) -> None:
+        """Raises Fault on a host of another architecture."""
+        if (architecture := (await self._run("dpkg", "--print-architecture")).strip()) != "amd64":
+            raise Fault(
+                f"the recipe is for amd64, and this host is {architecture}", "import an image instead", retryable=False
+            )
 
     def _make_directories(self) -> None:
         for directory in (self._packages, self._lists / "partial", self._directory / "cache" / "archives" / "partial"):
@@ -216,72 +210,14 @@ class Archive:
         own = ("-c", str(self._directory / "apt.conf")) if program.startswith("apt-") else ()
         return await run(program, *own, *arguments, cwd=cwd)
 
+    async def _follow(self, say: Say, *words: str, cwd: Path | None = None) -> None:
+        """Run apt, and say which package it is at."""
+        teller = Teller(say)
+        program, *arguments = words
+        own = ("-c", str(self._directory / "apt.conf"))
+        await follow(program, *own, *arguments, cwd=cwd, hear=teller.hear, silent=teller.silent)
+
 
 def _newer_than_all(stamp: Path, lists: Path) -> bool:
     """Whether `stamp` was changed after every list in `lists` arrived there."""
     return stamp.stat().st_ctime > max((path.stat().st_ctime for path in lists.glob("*Release")), default=0.0)
-
-
-async def run(program: str, *arguments: str, cwd: Path | None = None, timeout_s: float = _COMMAND_TIMEOUT_S) -> str:
-    """The output of the program. Cancelling this ends the program, and all that it started, before it returns.
-
-    Raises Fault when it cannot be started, fails, or takes longer than `timeout_s`.
-    """
-    try:
-        process = await _started(program, *arguments, cwd=cwd)
-    except OSError as error:
-        raise Fault(f"{program} cannot be started: {error}", f"install {program}", retryable=False) from error
-    called = f"`{' '.join((Path(program).name, *arguments))[:200]}`"
-    try:
-        async with asyncio.timeout(timeout_s):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise Fault(f"{called} was not done in {timeout_s:.0f} s", "try again", retryable=True) from None
-    finally:
-        await _end(process)
-    if process.returncode != 0:
-        log_tail = errors.decode(errors="replace")[-_LOG_TAIL_CHARACTERS:]
-        if any(word in log_tail for word in _NO_ROOM):
-            raise Fault(
-                f"no room on the disk: {called} failed", "make room: df -h; df -i", log_tail=log_tail, retryable=False
-            )
-        raise Fault(
-            f"{called} failed with exit status {process.returncode}",
-            "see what it said; on a host without a network, import an image instead",
-            retryable=True,
-            log_tail=log_tail,
-        )
-    return output.decode(errors="replace")
-
-
-async def _started(program: str, *arguments: str, cwd: Path | None) -> asyncio.subprocess.Process:
-    """The program, in a session of its own. Raises OSError.
-
-    asyncio kills a program whose start is cancelled, and then waits for all that it has started, which it does not
-    kill. So a cancellation waits here until the program can be ended as a whole.
-    """
-    starting = asyncio.ensure_future(  # noqa: TID251 - waited for below, also when this is cancelled
-        asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            cwd=cwd,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-    )
-    try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        await _end(await starting)
-        raise
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End a program, if it has not ended, with all that it has started."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()

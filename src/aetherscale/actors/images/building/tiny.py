@@ -15,20 +15,17 @@ The same packages give the same bytes.
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal
-
-from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, tinyparts
-from aetherscale.actors.images.building.debian import Archive, Say
+from aetherscale.actors.images.building.alone import alone
+from aetherscale.actors.images.building.built import BuiltImage
+from aetherscale.actors.images.building.debian import Archive
+from aetherscale.actors.images.building.programs import Say
 from aetherscale.actors.images.building.tinyparts import Parts
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.threads import to_the_end
@@ -51,17 +48,6 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class BuiltImage(Struct, frozen=True):
-    """A disk image that was made: SHA-256 in hex of its bytes, and the packages (with their versions) in it."""
-
-    path: Path
-    format: Literal["raw"]
-    sha256: str
-    size_bytes: int
-    virtual_size_bytes: int
-    packages: tuple[str, ...]
-
-
 async def build(
     target: Path,
     cache_dir: Path,
@@ -77,15 +63,10 @@ async def build(
     file that starts with `#!` is executable). `apt_configuration` is added to apt's. Raises Fault, and OSError
     where there is no room.
     """
-    async with _alone(cache_dir, say):
+    async with alone(cache_dir, say):
         archive = Archive(cache_dir, configuration=apt_configuration)
         await archive.choose_lists(tinyparts.KERNEL_PACKAGE, say)
-        if (architecture := await archive.architecture()) != "amd64":
-            raise Fault(
-                f"the recipe is for amd64, and this host is {architecture}",
-                "import an image instead",
-                retryable=False,
-            )
+        await archive.require_amd64()
         try:
             parts = await tinyparts.current(archive, cache_dir, say)
         except Fault as failure:
@@ -105,28 +86,7 @@ async def build(
     return BuiltImage(target, "raw", sha256, size_bytes, size_bytes, names)
 
 
-@asynccontextmanager
-async def _alone(cache_dir: Path, say: Say) -> AsyncIterator[None]:
-    """Have the cache's directory, and keep every other user of it out, also one in another process."""
-    await to_the_end(cache_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(cache_dir / "lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    say("waiting for another build")
-                    told = True
-                await asyncio.sleep(0.2)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
+def scripts(extra_files: Mapping[str, bytes]) -> bytes:
     """A cpio archive of the guest's own files; the kernel unpacks it over the one with the programs."""
     sources = resources.files("aetherscale.actors.images.building") / "guest"
     files = {path: (sources / name).read_bytes() for name, paths in _GUEST_FILES.items() for path in paths}
@@ -139,7 +99,7 @@ def _scripts(extra_files: Mapping[str, bytes]) -> bytes:
 def _write_image(target: Path, parts: Parts, extra_files: Mapping[str, bytes]) -> tuple[str, int]:
     """Write the disk beside `target`, sync it, and move it there. Returns its SHA-256 in hex and its size in bytes."""
     disk = bootdisk.assemble(
-        parts.boot_image, parts.core_image, parts.kernel, parts.programs + _scripts(extra_files)
+        parts.boot_image, parts.core_image, parts.kernel, parts.programs + scripts(extra_files)
     )  # fmt: skip
     fresh = target.with_name(f"{target.name}.new")
     fresh.unlink(missing_ok=True)

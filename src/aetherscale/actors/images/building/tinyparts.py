@@ -17,8 +17,18 @@ from pathlib import Path
 from msgspec import Struct
 
 from aetherscale.actors.images.building import bootdisk, initramfs, kernelmodules
-from aetherscale.actors.images.building.debian import Archive, Package, Say, run
+from aetherscale.actors.images.building.debian import Archive, Package
 from aetherscale.actors.images.building.initramfs import Node
+from aetherscale.actors.images.building.programs import Say, run
+from aetherscale.actors.images.building.unpacked import (
+    LIBRARIES,
+    LOADER,
+    REPORT,
+    find_in,
+    libraries_of,
+    run_in,
+    with_libraries,
+)
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.threads import to_the_end
 
@@ -37,9 +47,6 @@ _MODULES = (
 
 # Programs that are linked dynamically: where their packages have them, and so the guest.
 _PROGRAMS = ("usr/sbin/qemu-ga", "sbin/mke2fs", "usr/bin/script", "sbin/rdnssd")
-_LOADER = "ld-linux-x86-64.so.2"
-_LIBRARIES = "lib/x86_64-linux-gnu"
-_REPORT = "report this, with the version of the distribution"
 
 
 class Parts(Struct, frozen=True):
@@ -92,13 +99,8 @@ async def current(archive: Archive, cache_dir: Path, say: Say) -> Parts:
 
 def _needed(depends: Mapping[str, tuple[str, ...]]) -> list[str]:
     """The packages to download: the kernel, the roots, and the shared libraries that those need, and theirs."""
-    needed = [name for name in depends[KERNEL_PACKAGE] if name.startswith("linux-image-")]
-    queue = list(_ROOTS)
-    while queue:
-        name = queue.pop()
-        needed.append(name)
-        queue += [wanted for wanted in depends.get(name, ()) if wanted.startswith("lib") and wanted not in needed]
-    return sorted(set(needed))
+    kernels = [name for name in depends[KERNEL_PACKAGE] if name.startswith("linux-image-")]
+    return sorted({*kernels, *with_libraries(_ROOTS, depends)})
 
 
 def _key(packages: tuple[Package, ...]) -> str:
@@ -113,16 +115,16 @@ def _key(packages: tuple[Package, ...]) -> str:
 
 async def _make(tree: Path, made: Path) -> None:
     """Make the files of `Parts` in the new directory `made`, of the packages unpacked in `tree`."""
-    names = (await run(str(_in(tree, "bin/busybox")), "--list-full")).split()
-    libraries = {program: await _libraries(tree, program) for program in _PROGRAMS}
+    names = (await run(str(find_in(tree, "bin/busybox")), "--list-full")).split()
+    libraries = {program: await libraries_of(tree, program) for program in _PROGRAMS}
     try:
         await to_the_end(_write_files, tree, made, names, libraries)
     except (KeyError, lzma.LZMAError) as error:
-        raise Fault(f"the kernel's modules are not as expected: {error!r}", _REPORT, retryable=False) from error
+        raise Fault(f"the kernel's modules are not as expected: {error!r}", REPORT, retryable=False) from error
     modules = ("--prefix=/", f"--config={made / 'commands'}", *bootdisk.GRUB_MODULES)
     grub = tree / "usr/lib/grub/i386-pc"
     core_image = f"--output={made / 'core_image'}"
-    await _run_in(tree, "usr/bin/grub-mkimage", "--format=i386-pc", f"--directory={grub}", core_image, *modules)
+    await run_in(tree, "usr/bin/grub-mkimage", "--format=i386-pc", f"--directory={grub}", core_image, *modules)
 
 
 def _write_files(tree: Path, made: Path, names: list[str], libraries: Mapping[str, Mapping[str, Path]]) -> None:
@@ -132,7 +134,7 @@ def _write_files(tree: Path, made: Path, names: list[str], libraries: Mapping[st
     shutil.copyfile(tree / "usr/lib/grub/i386-pc/boot.img", made / "boot_image")
     kernels = list((tree / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
-        raise Fault(f"the kernel package has {len(kernels)} kernels", _REPORT, retryable=False)
+        raise Fault(f"the kernel package has {len(kernels)} kernels", REPORT, retryable=False)
     shutil.copyfile(kernels[0], made / "kernel")
     nodes = [*_skeleton(), *_busybox(tree, names), *_modules(tree), *_dynamic_programs(tree, libraries)]
     (made / "programs").write_bytes(initramfs.archive(nodes))
@@ -154,7 +156,7 @@ def _busybox(tree: Path, names: list[str]) -> list[Node]:
     """busybox under all of its names, and as the first process."""
     return [
         *(initramfs.symlink(name, "/bin/busybox") for name in names),
-        initramfs.regular("bin/busybox", _in(tree, "bin/busybox").read_bytes(), executable=True),
+        initramfs.regular("bin/busybox", find_in(tree, "bin/busybox").read_bytes(), executable=True),
         initramfs.symlink("init", "/bin/busybox"),
     ]
 
@@ -171,47 +173,12 @@ def _modules(tree: Path) -> list[Node]:
 
 def _dynamic_programs(tree: Path, libraries: Mapping[str, Mapping[str, Path]]) -> list[Node]:
     """The programs that need shared libraries, these libraries, and the loader that brings them together."""
-    loader = _in(tree, f"{_LIBRARIES}/{_LOADER}")
-    files = {f"{_LIBRARIES}/{_LOADER}": loader}
+    loader = find_in(tree, f"{LIBRARIES}/{LOADER}")
+    files = {f"{LIBRARIES}/{LOADER}": loader}
     for program, needed in libraries.items():
-        files[program] = _in(tree, program)
-        files |= {f"{_LIBRARIES}/{name}": path for name, path in needed.items()}
+        files[program] = find_in(tree, program)
+        files |= {f"{LIBRARIES}/{name}": path for name, path in needed.items()}
     return [
-        initramfs.symlink(f"lib64/{_LOADER}", f"/{_LIBRARIES}/{_LOADER}"),
+        initramfs.symlink(f"lib64/{LOADER}", f"/{LIBRARIES}/{LOADER}"),
         *(initramfs.regular(path, source.read_bytes(), executable=True) for path, source in files.items()),
     ]
-
-
-async def _libraries(tree: Path, program: str) -> dict[str, Path]:
-    """The shared libraries that the program needs, by name. Each must be from the packages."""
-    found: dict[str, Path] = {}
-    for line in (await _run_in(tree, program, loader_options=("--list",))).splitlines():
-        name, arrow, rest = line.strip().partition(" => ")
-        if arrow and not name.endswith(_LOADER):
-            found[name] = Path(rest.partition(" (0x")[0])
-            if not found[name].is_relative_to(tree):
-                raise Fault(f"{program} needs {name}, which none of the packages has", _REPORT, retryable=False)
-    return found
-
-
-async def _run_in(tree: Path, program: str, *arguments: str, loader_options: tuple[str, ...] = ()) -> str:
-    """Run an unpacked program with its own libraries and loader, whatever the host has."""
-    libraries = f"{tree / _LIBRARIES}:{tree / 'usr' / _LIBRARIES}"
-    loader = _in(tree, f"{_LIBRARIES}/{_LOADER}")
-    return await run(
-        str(loader),
-        "--inhibit-cache",
-        "--library-path",
-        libraries,
-        *loader_options,
-        str(_in(tree, program)),
-        *arguments,
-    )
-
-
-def _in(tree: Path, path: str) -> Path:
-    """Where `path` of the root lies in the unpacked tree: there, or below `usr`, where newer packages have it."""
-    for candidate in (tree / path, tree / "usr" / path):
-        if candidate.is_file():
-            return candidate
-    raise Fault(f"none of the packages has {path}", _REPORT, retryable=False)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
+from aetherscale.actors.images.model.recipes import MOST_PACKAGES, Mirror, PackageName, Recipe, SizeGib
 from aetherscale.kernel.names import ImageName, ImageReference
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.wire import Message
 
-Recipe = Literal["tiny"]
 Source = Annotated[
     str,
     Meta(
@@ -48,6 +48,14 @@ class BuildImageOptions(Message, frozen=True):
     """The recipe to build from."""
     name: ImageName | None = None
     """The name of the image; null for the name of the recipe."""
+    packages: Annotated[tuple[PackageName, ...], Meta(max_length=MOST_PACKAGES)] = ()
+    """Packages that a Debian has beside those of its recipe, each once."""
+    mirror: Mirror | None = None
+    """Where a Debian's packages come from; null for what apt on the node's host uses for this release, else for
+    `http://deb.debian.org/debian`.
+    """
+    size_gib: SizeGib | None = None
+    """The size of the disk of a Debian, in GiB; null for what it needs and some room. Less than it needs is refused."""
 
 
 class ImageOptions(Message, frozen=True):
@@ -81,6 +89,9 @@ class BuildImage(Struct, frozen=True):
     image_id: str
     name: str
     recipe: Recipe
+    packages: tuple[str, ...] = ()
+    mirror: str | None = None
+    size_gib: int | None = None
 
 
 class DeleteImage(Struct, frozen=True):

@@ -18,6 +18,7 @@ from aetherscale.actors.images.model import effects, events
 from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
+from aetherscale.actors.images.model.recipes import first_boot, ready_channel
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
@@ -26,9 +27,6 @@ from aetherscale.kernel.failures import EffectFailed, Failure
 from aetherscale.kernel.reservations import in_use
 
 ImagesMessage = ImagesCommand | ImagesOutcome
-
-BUILT_READY: Final[ReadyChannel] = "channel"
-"""Guests of our own recipes have our ready channel."""
 
 
 class Image(Struct, frozen=True):
@@ -43,6 +41,9 @@ class Image(Struct, frozen=True):
     first_boot: FirstBoot = "none"
     expected_sha256: str | None = None
     recipe: str | None = None
+    packages: tuple[str, ...] = ()
+    mirror: str | None = None
+    size_gib: int | None = None
     format: ImageFormat | None = None
     sha256: str | None = None
     size_bytes: int | None = None
@@ -60,7 +61,7 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
         if image is not None:
             raise Refused(Reason.CONFLICT, f"the image {message.image_id} exists already")
         if isinstance(message, BuildImage):
-            return (events.ImageBuildRequested(message.image_id, message.name, message.recipe),)
+            return (_build_requested(message),)
         return (
             events.ImageImportRequested(
                 message.image_id,
@@ -82,6 +83,12 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
             return (events.ImageDeleted(),)
         case EffectFailed():
             return _failed(image, message, at_us)
+
+
+def _build_requested(command: BuildImage) -> events.ImageBuildRequested:
+    return events.ImageBuildRequested(
+        command.image_id, command.name, command.recipe, command.packages, command.mirror, command.size_gib
+    )
 
 
 def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
@@ -129,8 +136,12 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 phase="building",
                 phase_since_us=at_us,
                 source=f"recipe:{event.recipe}",
-                ready_channel=BUILT_READY,
+                ready_channel=ready_channel(event.recipe),
+                first_boot=first_boot(event.recipe),
                 recipe=event.recipe,
+                packages=event.packages,
+                mirror=event.mirror,
+                size_gib=event.size_gib,
             )
         case _:
             assert image is not None, f"an image's stream begins with its request, not with {type(event).__name__}"
@@ -191,7 +202,13 @@ def pending(image: Image) -> ImagesEffect | None:
         case "building":
             assert image.recipe is not None
             return effects.BuildImage(
-                f"build-{attempt.number}", image.id, image.recipe, not_before_us=attempt.not_before_us
+                f"build-{attempt.number}",
+                image.id,
+                image.recipe,
+                image.packages,
+                image.mirror,
+                image.size_gib,
+                not_before_us=attempt.not_before_us,
             )
         case "deleting":
             return effects.RemoveImage(

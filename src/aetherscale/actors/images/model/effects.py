@@ -32,6 +32,9 @@ class BuildImage(Struct, frozen=True):
     key: str
     image_id: str
     recipe: str
+    packages: tuple[str, ...] = ()
+    mirror: str | None = None
+    size_gib: int | None = None
     deadline_s: float = 3600.0
     not_before_us: int = 0
 

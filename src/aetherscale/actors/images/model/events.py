@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from aetherscale.actors.images.model.commands import Recipe
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ReadyChannel
+from aetherscale.actors.images.model.recipes import Recipe
 from aetherscale.kernel.messages import Event
 
 KIND = "image"
@@ -39,12 +39,21 @@ class ImageImportRequested(Event, frozen=True):
 class ImageBuildRequested(Event, frozen=True):
     """A caller requested the build of an image."""
 
+    SCHEMA: ClassVar[int] = 2
+    ONLY_ADDED: ClassVar[bool] = True
+
     image_id: str
     """The id of the new image, 16 hex digits."""
     name: str
     """The name of the image."""
     recipe: Recipe
     """The recipe that the image is built from."""
+    packages: tuple[str, ...] = ()
+    """The packages that the caller wants in it beside those of the recipe."""
+    mirror: str | None = None
+    """Where the packages come from; null for what the node's host uses, or Debian's own archive."""
+    size_gib: int | None = None
+    """The requested size of the disk, in GiB; null for what the recipe needs."""
 
 
 class ImageStored(Event, frozen=True):

@@ -87,5 +87,5 @@ def _failed(image: Image, what: str) -> Refused:
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=5
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=6
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from aetherscale.actors.images.model import events
@@ -9,6 +10,8 @@ from aetherscale.actors.images.model.decide import Image
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.kernel.descriptions import Description, Descriptions, consequence, request
 from aetherscale.kernel.failures import told
+
+_SHOWN_PACKAGES: Final = 5
 
 
 def describe(image: Image | None, event: ImageEvent) -> Description:
@@ -18,7 +21,8 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
             checked = f", SHA-256 {event.sha256[:12]}…" if event.sha256 else ", without a checksum"
             return request(f"asked to import the image {event.name!r} from {event.source}{checked}")
         case events.ImageBuildRequested():
-            return request(f"asked to build the image {event.name!r} from the recipe {event.recipe!r}")
+            what = f"asked to build the image {event.name!r} from the recipe {event.recipe!r}"
+            return request(", ".join([what, *_wishes(event)]))
         case events.ImageStored():
             size = _size(event.size_bytes)
             return consequence(
@@ -32,6 +36,17 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
             return request("asked to delete it")
         case events.ImageDeleted():
             return consequence("it was removed from the host, and its name was free again")
+
+
+def _wishes(event: events.ImageBuildRequested) -> Iterator[str]:
+    if event.packages:
+        shown = " ".join(event.packages[:_SHOWN_PACKAGES])
+        more = len(event.packages) - _SHOWN_PACKAGES
+        yield f"with {shown}" + (f" and {more} more" if more > 0 else "")
+    if event.mirror is not None:
+        yield f"from the mirror {event.mirror}"
+    if event.size_gib is not None:
+        yield f"of {event.size_gib} GiB"
 
 
 def summarize(image: Image) -> str:

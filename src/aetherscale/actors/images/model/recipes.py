@@ -1,0 +1,50 @@
+"""The recipes that images are built from, and what may be said to them. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
+
+Recipe = Literal["tiny", "debian-12", "debian-13"]
+
+MOST_PACKAGES: Final = 200
+MOST_SIZE_GIB: Final = 1024
+
+PACKAGE_PATTERN: Final = r"\A[a-z0-9][a-z0-9+.-]{0,98}[a-z0-9+.]\Z"
+MIRROR_PATTERN: Final = (
+    r"\Ahttps?://(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
+    r"(?:/[A-Za-z0-9._~+%/-]{0,250})?\Z"
+)
+
+PackageName = Annotated[
+    str,
+    Meta(
+        pattern=PACKAGE_PATTERN,
+        description="the name of a Debian package: 2 to 100 lower-case letters, digits and the signs + - . It begins "
+        "with a letter or digit, and does not end with a dash",
+    ),
+]
+"""apt takes a dash at the end as the order to remove the package."""
+
+Mirror = Annotated[
+    str,
+    Meta(
+        pattern=MIRROR_PATTERN,
+        description="an http or https URL without a password or a query, like http://deb.debian.org/debian",
+    ),
+]
+
+SizeGib = Annotated[int, Meta(ge=1, le=MOST_SIZE_GIB)]
+
+
+def ready_channel(recipe: str) -> ReadyChannel:
+    """How guests of the recipe report that they are ready: `tiny` has our channel, a Debian its guest agent."""
+    return "channel" if recipe == "tiny" else "agent"
+
+
+def first_boot(recipe: str) -> FirstBoot:
+    """What guests of the recipe take at their first boot: a Debian the credentials of systemd, `tiny` nothing."""
+    return "none" if recipe == "tiny" else "credentials"

@@ -1,0 +1,90 @@
+"""A whole Debian as users get it: built by a node, booted by it twice, under emulation where there is no KVM.
+
+`just debian-image` runs this: minutes, so that it is no part of `just test`. `RECIPE` names the recipe. Disks are kept
+for a day in pytest's cache, so that a second run builds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.integration.conftest import MakeNode
+from tests.support.node import RunningNode
+
+RECIPE = os.environ.get("RECIPE", "debian-12")
+BUILD = "aether.v1.default.cmd.images.build-image"
+PACKAGE = "less"
+DISK_GIB = 5
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("mmdebstrap") is None,
+        reason="needs root, and mmdebstrap: apt-get install mmdebstrap",
+    ),
+]
+
+
+@pytest.fixture
+async def image(make_node: MakeNode) -> RunningNode:
+    """A node that has the image `debian`, with a package beside its own."""
+    node = make_node()
+    await node.start()
+    options = {"recipe": RECIPE, "name": "debian", "packages": [PACKAGE], "size-gib": 3}
+    chunks = await node.request(BUILD, options)
+    print("\n".join(str(chunk.get("step", chunk)) for chunk in chunks))
+    assert chunks[-1]["type"] == "result", chunks[-1]
+    return node
+
+
+async def test_a_node_that_is_killed_while_it_builds_ends_the_build_and_begins_it_again(make_node: MakeNode) -> None:
+    node = make_node()
+    await node.start()
+    # Other packages than those above, so that there is something to build.
+    options = {"recipe": RECIPE, "name": "again", "packages": [PACKAGE, "ncal"]}
+    async for chunk in node.stream(BUILD, options, Nats_Msg_Id="once"):
+        assert chunk["type"] != "result", "a disk that was kept was copied: nothing was built"
+        if "configuring" in str(chunk.get("step", "")):
+            break
+    await node.kill()
+    await node.start()
+    answer = (await node.request(BUILD, options, Nats_Msg_Id="once"))[-1]
+    assert answer["type"] == "result", answer
+    assert answer["image"]["phase"] == "ready"
+
+
+async def said(node: RunningNode, vm: str, *command: str) -> str:
+    status, out, err = await node.cli("vm", "exec", vm, "--", *command)
+    assert status == 0, err
+    return out
+
+
+async def test_two_guests_of_an_image_are_ready_and_are_two_hosts(image: RunningNode) -> None:
+    found: list[tuple[str, str]] = []
+    for name in ("one", "two"):
+        status, _, err = await image.cli(
+            "vm", "create", name, "--image", "debian", "--disk", f"{DISK_GIB}G", "--memory", "512M", "--timeout", "20m"
+        )
+        assert status == 0, err
+        release = await said(image, name, "cat", "/etc/os-release")
+        assert f'VERSION_ID="{RECIPE.removeprefix("debian-")}"' in release
+        assert "/less" in await said(image, name, "sh", "-c", "command -v less")
+        # The machine id is made by systemd, the keys by a unit that others wait for.
+        await said(image, name, "sh", "-c", "until systemctl is-active ssh; do sleep 1; done")
+        size_kib = int((await said(image, name, "df", "--output=size", "/")).split()[-1])
+        assert size_kib > (DISK_GIB - 1) << 20, "the root file system has grown"
+        machine_id = (await said(image, name, "cat", "/etc/machine-id")).strip()
+        assert len(machine_id) == 32
+        found.append((machine_id, await said(image, name, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")))
+        assert (await said(image, name, "passwd", "--status", "root")).split()[1] == "L"
+        assert "0" in await said(image, name, "sh", "-c", "systemctl --failed --quiet | wc -l")
+        addresses = await said(image, name, "ip", "-4", "addr", "show", "scope", "global")
+        assert "inet " in addresses
+        status, _, err = await image.cli("vm", "stop", name)
+        assert status == 0, err
+    assert len({machine_id for machine_id, _ in found}) == 2
+    assert len({key for _, key in found}) == 2
