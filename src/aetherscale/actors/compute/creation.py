@@ -157,7 +157,7 @@ def _keys(options: CreateVmOptions, image: ImageView) -> list[str]:
             Reason.CONFLICT,
             f"guests of the image {image.name!r} take no keys at their first boot",
             field=sshkeys.FIELD,
-            remedy="leave them out; one with systemd from version 252 on is imported with first-boot credentials",
+            remedy=("leave them out, or take one whose guests do: ", Task("image", "build", "debian-12")),
         )
     return keys
 
