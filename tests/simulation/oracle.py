@@ -250,7 +250,8 @@ class ToldImage(Told):
     """A base image."""
 
     def _begin(self, data: Data, phase: str, source: str, ready: str) -> None:
-        self.set(id=data["image-id"], name=data["name"], phase=phase, source=source, ready=ready)
+        first_boot = data.get("first-boot", "credentials" if source.startswith("recipe:debian") else "none")
+        self.set(id=data["image-id"], name=data["name"], phase=phase, source=source, ready=ready, first_boot=first_boot)
         self.set(format=None, size_bytes=None, virtual_size_bytes=None, sha256=None)
 
     def on_ImageImportRequested(self, data: Data) -> None:  # noqa: N802
