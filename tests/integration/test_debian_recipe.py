@@ -20,7 +20,7 @@ from aetherscale.actors.images.building.alone import alone
 from aetherscale.actors.images.building.debian import Archive
 from aetherscale.actors.images.building.debiantree import Plan
 from aetherscale.actors.images.building.mirrors import sources
-from aetherscale.actors.images.building.programs import run
+from aetherscale.actors.images.building.programs import run, search_path
 from aetherscale.actors.images.building.tiny import scripts
 from aetherscale.actors.images.building.unpacked import run_in
 from aetherscale.actors.images.driver import HostImages
@@ -35,6 +35,10 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes trees that belong to root"),
 ]
+needs_mke2fs = pytest.mark.skipif(
+    None in (shutil.which(each, path=search_path()) for each in ("mke2fs", "qemu-img")),
+    reason="e2fsprogs or qemu-utils is not installed",
+)
 needs_mmdebstrap = pytest.mark.skipif(shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed")
 
 ROOT_UUID = gptdisk.identity("test", "root")
@@ -53,6 +57,7 @@ def quiet(step: str, **fields: object) -> None:
     """A progress that nobody follows."""
 
 
+@needs_mke2fs
 class TestDisk:
     async def test_it_boots_what_the_links_lead_to_after_the_kernel_was_changed(
         self, tmp_path: Path, pytestconfig: pytest.Config
