@@ -110,7 +110,7 @@ class TestDisk:
         (tree / "boot/initrd.img-2").write_bytes((parts / "programs").read_bytes() + scripts(NO_DATA))
         (tree / "vmlinuz").symlink_to(f"boot/{kernel}")
         (tree / "initrd.img").symlink_to("boot/initrd.img-2")
-        files = guestfiles.files("bookworm", await sources("bookworm", None), ROOT_UUID)
+        files = guestfiles.files(await sources("bookworm", None), ROOT_UUID)
         (tree / guestfiles.BOOT_CONFIGURATION).write_bytes(files[guestfiles.BOOT_CONFIGURATION])
         async with alone(cache / "debian", print):
             archive = Archive(cache / "debian")

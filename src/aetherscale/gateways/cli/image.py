@@ -188,8 +188,8 @@ IMAGE = Group(
                 "boot. No account has a password: SSH takes keys alone (`vm create --ssh-key`), and the serial console "
                 "has a shell of root.\n\n"
                 "Without --mirror, packages come from where apt of the node's host takes those of this release, else "
-                "from deb.debian.org. With it no other archive is asked, so that security updates are left to the "
-                "guest."
+                "from Debian's own archive. With it no other archive is asked, nor known to the guest: add one with "
+                "security updates there."
             ),
         ),
         Command(

@@ -73,7 +73,7 @@ def key_of(plan: Plan) -> str:
     digest = hashlib.sha256("\0".join((plan.codename, *plan.sources, "", *plan.included)).encode())
     for module in (debiandisk, debiantree, gptdisk, guestfiles):
         digest.update(Path(str(module.__file__)).read_bytes())
-    for path, data in sorted(guestfiles.files(plan.codename, plan.sources, "").items()):
+    for path, data in sorted(guestfiles.files(plan.sources, "").items()):
         digest.update(f"{path}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()[:32]
 

@@ -67,7 +67,7 @@ async def make(plan: Plan, work: Path, root_uuid: str, say: Say, *, archive_time
         raise explained(failed) from failed
     say("setting the guest up")
     inside = (*privilege.prefix(), "chroot", str(tree))
-    files = guestfiles.packed(guestfiles.files(plan.codename, plan.sources, root_uuid), guestfiles.links())
+    files = guestfiles.packed(guestfiles.files(plan.sources, root_uuid), guestfiles.links())
     await run(*inside, "tar", "--extract", "--no-same-owner", "--file=-", "--directory=/", given=files)
     await run(*inside, "systemctl", "enable", *guestfiles.SERVICES)
     await run(*inside, "find", "/etc/ssh", "-name", "ssh_host_*", "-delete")
@@ -107,7 +107,7 @@ def explained(failed: Fault) -> Fault:
     """The failure of mmdebstrap by its cause, where what it has said shows that another attempt is of no use."""
     if unknown := _UNKNOWN.search(failed.log_tail):
         reason = f"the archive has no package {unknown[1]!r}"
-        remedy = "correct its name: https://packages.debian.org has all of them"
+        remedy = "correct its name: apt-cache search, on a host of that release, tells which there are"
     elif _AT_ODDS.search(failed.log_tail):
         reason, remedy = "these packages cannot be installed together", "see what apt said, and leave one out"
     else:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from aetherscale.actors.images.building import mirrors
-
 DIRECTORY: Final = Path(__file__).with_name("debian_guest")
 """Its files lie as they will in the guest."""
 
@@ -38,17 +36,15 @@ boot
 """
 
 
-def files(codename: str, sources: tuple[str, ...], root_uuid: str) -> dict[str, bytes]:
+def files(sources: tuple[str, ...], root_uuid: str) -> dict[str, bytes]:
     """The regular files, by their paths below `/`."""
-    lines = sources if any(f" {codename}-security " in line for line in sources) else (
-        *sources, mirrors.security(codename),
-    )  # fmt: skip
     found = {str(path.relative_to(DIRECTORY)): path.read_bytes() for path in DIRECTORY.rglob("*") if path.is_file()}
     return found | {
         BOOT_CONFIGURATION: _BOOT.format(root_uuid=root_uuid, arguments=KERNEL_ARGUMENTS).encode(),
         "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro,x-systemd.growfs 0 1\n".encode(),
-        "etc/apt/sources.list": "".join(f"{line}\n" for line in lines).encode(),
         "etc/machine-id": b"",
+        # Without one mmdebstrap has written its own.
+        **({"etc/apt/sources.list": "".join(f"{line}\n" for line in sources).encode()} if sources else {}),
     }
 
 

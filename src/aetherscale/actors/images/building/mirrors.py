@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from aetherscale.actors.images.building.programs import run
 from aetherscale.actors.images.model.recipes import MIRROR_PATTERN
 from aetherscale.kernel.fault import Fault
 
-DEFAULT: Final = "http://deb.debian.org/debian"
-SECURITY: Final = "http://deb.debian.org/debian-security"
-
 
 async def sources(codename: str, mirror: str | None) -> tuple[str, ...]:
     """Where to take the packages of `codename` from.
 
-    A mirror that is given is the only one. Without one it is what the host's apt uses for this release, if anything.
+    A mirror that is given is the only one. Without one it is what the host's apt uses for this release; where that is
+    nothing there is no line, and mmdebstrap takes the archive that Debian has it know, with its security updates.
     """
     if mirror is not None:
         return (f"deb {mirror} {codename} main", f"deb {mirror} {codename}-updates main")
-    return of_the_host(codename, await _targets()) or (
-        f"deb {DEFAULT} {codename} main",
-        f"deb {DEFAULT} {codename}-updates main",
-        security(codename),
-    )
-
-
-def security(codename: str) -> str:
-    """The line of Debian's own archive of security updates."""
-    return f"deb {SECURITY} {codename}-security main"
+    return of_the_host(codename, await _targets())
 
 
 async def _targets() -> str:

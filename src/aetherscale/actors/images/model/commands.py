@@ -51,8 +51,8 @@ class BuildImageOptions(Message, frozen=True):
     packages: Annotated[tuple[PackageName, ...], Meta(max_length=MOST_PACKAGES)] = ()
     """Packages that a Debian has beside those of its recipe, each once."""
     mirror: Mirror | None = None
-    """Where a Debian's packages come from; null for what apt on the node's host uses for this release, else for
-    `http://deb.debian.org/debian`.
+    """Where a Debian's packages come from; null for what apt on the node's host uses for this release, else for the
+    archive of Debian itself.
     """
     size_gib: SizeGib | None = None
     """The size of the disk of a Debian, in GiB; null for what it needs and some room. Less than it needs is refused."""

@@ -33,7 +33,7 @@ Mirror = Annotated[
     str,
     Meta(
         pattern=MIRROR_PATTERN,
-        description="an http or https URL without a password or a query, like http://deb.debian.org/debian",
+        description="an http or https URL without a password or a query, like http://mirror.example/debian",
     ),
 ]
 
