@@ -31,9 +31,11 @@ def change_ports(vm: Vm, command: PortCommand) -> Sequence[VmEvent]:
             return _detached(vm, port_in_network(vm, command.network_id))
 
 
-def port_in_network(vm: Vm, network_id: str) -> Port | None:
-    """The port of a VM in a network: it has one, or none. One that is leaving is there until nothing is left of it."""
-    return next((port for port in vm.ports.every if port.spec.network_id == network_id), None)
+def port_in_network(vm: Vm, network: str) -> Port | None:
+    """The port of a VM in a network, by its name or id: it has one, or none. One that is leaving is there until nothing
+    is left of it.
+    """
+    return next((port for port in vm.ports.every if network in (port.spec.network, port.spec.network_id)), None)
 
 
 def to_plug(vm: Vm) -> PortSpec | None:
@@ -64,7 +66,7 @@ def is_attached(vm: Vm, options: AttachVmOptions) -> bool:
     One that comes up or goes down is not asked before that has ended, since its next boot may have what this one lacks.
     """
     _require_there(vm)
-    port = _port_asked_for(vm, options.network)
+    port = port_in_network(vm, options.network)
     if port is not None and not port.is_leaving:
         return vm.is_down or vm.phase == "failed" or (vm.phase in UP and port.id in vm.run.cards)
     failure = vm.ports.failure
@@ -82,7 +84,7 @@ def is_attached(vm: Vm, options: AttachVmOptions) -> bool:
 def is_detached(vm: Vm, options: DetachVmOptions) -> bool:
     """Whether nothing is left of the port that was to go; raises `Refused` where that does not come for long."""
     _require_there(vm)
-    port, failure = _port_asked_for(vm, options.network), vm.ports.failure
+    port, failure = port_in_network(vm, options.network), vm.ports.failure
     if port is None:
         return True
     is_next = to_unplug(vm) == port.spec
@@ -96,11 +98,6 @@ def is_detached(vm: Vm, options: DetachVmOptions) -> bool:
 def _require_there(vm: Vm) -> None:
     if vm.requested == "deleted":
         raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before its ports were changed")
-
-
-def _port_asked_for(vm: Vm, network: str) -> Port | None:
-    """The port of a VM in a network that is named, or referred to by its id."""
-    return next((port for port in vm.ports.every if network in (port.spec.network, port.spec.network_id)), None)
 
 
 def _attached(vm: Vm, port: PortSpec) -> Sequence[VmEvent]:
