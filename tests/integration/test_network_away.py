@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 
@@ -18,8 +18,9 @@ from aetherscale.actors.network.driver import HostNetworking
 from aetherscale.actors.network.model.commands import NetworkLost
 from aetherscale.actors.network.model.effects import NetworkEnsured
 from aetherscale.actors.network.netlink import taps
+from aetherscale.actors.network.nft.structure import Structure
 from tests.support.behind import BRIDGE, CABLE, NAT, ROUTER, TAP, Behind, arp, behind, do, shown
-from tests.support.eventually import ended
+from tests.support.eventually import asked_until, ended
 from tests.support.network_namespaces import missing
 from tests.support.network_worlds import BOOT, DB, LAB, NODE, WEB, Process, opened, port, state
 
@@ -227,6 +228,19 @@ async def test_a_rule_of_a_group_that_is_taken_away_is_told(behind: Behind) -> N
     await do(f"nft flush chain bridge aetherscale g_{GROUP}_in")
     async with next_node(behind) as following:
         assert told(following) == ["rules changed while the node was away"]
+
+
+async def test_what_this_node_has_done_with_groups_is_noted_soon_and_not_at_its_end_alone(behind: Behind) -> None:
+    """It may be killed, after which it notes nothing. What it did meanwhile is noted with it."""
+
+    async def is_noted() -> bool:
+        return "0x" in await do("nft list set inet aetherscale made2")
+
+    for rules_of_group in (["in:tcp:80"], ["in:tcp:80", "in:icmp"]):
+        await behind.process.driver.apply_group(GROUP, parse_rules(rules_of_group))
+        await asked_until(is_noted)
+    with closing(Structure()) as structure:
+        assert structure.lost() == ""
 
 
 async def test_a_reboot_is_not_told_as_the_deed_of_a_program(behind: Behind) -> None:

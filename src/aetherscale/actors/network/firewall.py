@@ -20,6 +20,7 @@ from aetherscale.actors.network.model.ruleset import Ruleset
 from aetherscale.actors.network.nft.nftables import Nftables, NftError
 from aetherscale.actors.network.nft.structure import Structure
 from aetherscale.actors.network.nft.watching import Generation
+from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.threads import to_the_end
 
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 NOTHING: Final = ruleset.compile((), ())
 SHORT: Final = 4096
 """Characters of a text that is carried out at once; longer ones are in a thread."""
+_REST_S: Final = 0.5
+"""How long the chains of groups are left alone before it is noted how they are: it takes 7 ms, for which nobody waits,
+and many changes at once are noted once. Until then nothing is noted."""
 _LOOKS: Final = 3
 """How often the tables are looked at where others change rules of the host meanwhile."""
 _REMEDY: Final = "aetherscale doctor says what the host lacks for networks"
@@ -69,6 +73,11 @@ class Firewall:
         self._structure = Structure()
         self._flows = Flows(nft)
         self._leases = Leases()
+        self._tasks = Tasks("rules")
+        self._is_noted = True
+        """Whether the tables have been noted as they are."""
+        self._noting: asyncio.Task[None] | None = None
+        """What does so, after a rest."""
         self.logs_drops = False
         """Whether the kernel is to log what it drops, whenever all is replaced."""
         self._generation = 0
@@ -155,8 +164,11 @@ class Firewall:
             await self._run(lambda: self._nft.run(ruleset.strange(self._structure.tables()) + _REMOVE))
             self.found_lost = self.found_lost or ""
 
-    def close(self) -> None:
-        """Let go of nft. The tables stay."""
+    async def close(self) -> None:
+        """Let go of nft, once it is noted how the tables are. They stay."""
+        await self._tasks.close()
+        if not self._is_noted:
+            await self._note_now()
         self._nft.close()
         self._asked.close()
         self._structure.close()
@@ -193,6 +205,7 @@ class Firewall:
 
     def _note(self) -> None:
         """Note how the tables are, in one more transaction."""
+        self._is_noted = True
         try:
             self._nft.run(self._steadily(self._structure.note))
         except NftError:
@@ -216,7 +229,24 @@ class Firewall:
         else:
             await to_the_end(self._run_part, text)
         if text.startswith(ruleset.UNNOTED):
-            await to_the_end(self._note)
+            self._note_later()
+
+    def _note_later(self) -> None:
+        self._is_noted = False
+        if self._noting is None or self._noting.done():
+            self._noting = self._tasks.spawn(self._note_at_rest(), "noting")
+
+    async def _note_at_rest(self) -> None:
+        while not self._is_noted:
+            await asyncio.sleep(_REST_S)
+            await self._note_now()
+
+    async def _note_now(self) -> None:
+        async with self._turn:
+            try:
+                await to_the_end(self._note)
+            except OSError as failure:
+                log.warning("it cannot be noted how the rules of networks are: %s", failure)
 
     def _run_part(self, text: str) -> None:
         self._nft.run(text)

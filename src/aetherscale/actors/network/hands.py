@@ -47,7 +47,7 @@ class Hands:
     async def close(self) -> None:
         """Let go. What is on the host stays and runs on."""
         await self.resolvers.close()
-        self.firewall.close()
+        await self.firewall.close()
         await self.links.close()
         self.claim.close()
         self.counters.close()

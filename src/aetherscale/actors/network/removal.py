@@ -56,8 +56,12 @@ async def remove_all(node: str, state_dir: Path) -> None:
         taken = claim()
     except Fault:
         return
-    with closing(taken), closing(Firewall(Nftables())) as firewall:
-        await firewall.remove()
+    with closing(taken):
+        firewall = Firewall(Nftables())
+        try:
+            await firewall.remove()
+        finally:
+            await firewall.close()
 
 
 def _devices() -> list[str]:
