@@ -20,7 +20,12 @@ from typing import Final
 
 from tests.support.node import ROOT
 
-SUITES: Final = ("tests/contract/test_supervisor.py", "tests/systemd/inside.py", "tests/systemd/networks.py")
+SUITES: Final = (
+    "tests/contract/test_supervisor.py",
+    "tests/systemd/inside.py",
+    "tests/systemd/networks.py",
+    "tests/systemd/switches.py",
+)
 REBOOTS: Final = "tests/systemd/bridge.py"
 """A suite that boots containers itself."""
 PATIENCE_S: Final = 60.0

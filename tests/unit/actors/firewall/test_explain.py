@@ -90,6 +90,8 @@ async def test_the_resolver_is_always_asked_of_names(node: MemoryNode) -> None:
             assert (passes, because) == (True, "Names are always asked of the resolver of the network, here 'lab'.")
         passes, because, _ = decided(await explained(node, "web", resolver, "udp/54"))
         assert (passes, because) == (False, f"No rule `out` of the groups of 'web' allows it. {LAW[2]}")
+        passes, because, _ = decided(await explained(node, resolver, "web", "udp/53"))
+        assert (passes, because) == (False, f"{resolver} is the resolver of the network 'lab', which only answers VMs.")
 
 
 async def test_of_an_address_that_the_log_does_not_know_it_says_what_it_is_taken_for(node: MemoryNode) -> None:

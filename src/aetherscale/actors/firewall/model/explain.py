@@ -98,6 +98,8 @@ def explain(world: Topology, source: str, target: str, what: str) -> Explanation
         receiver, passed = leads[0], replace(packet, number=leads[1].guest_port)
     elif isinstance(sender, Machine) and isinstance(receiver, Machine) and sender.id == receiver.id:
         verdict = Verdict(True, "What a VM sends to itself does not leave it.")
+    elif isinstance(receiver, Machine) and (network := _resolves(world, sender)) is not None:
+        verdict = Verdict(False, f"{sender} is the resolver of the network {network.name!r}, which only answers VMs.")
     else:
         verdict = judge(world, sender, receiver, packet)
     return Explanation(
@@ -222,6 +224,11 @@ def _asked(world: Topology, sender: End, receiver: End) -> Host | None:
     if isinstance(receiver, Machine) or isinstance(sender, Machine) or world.owner(receiver) is not None:
         return None
     return Host(receiver)
+
+
+def _resolves(world: Topology, end: End) -> Net | None:
+    """The network of which this is the resolver."""
+    return next((network for network in world.networks.values() if end in network.resolvers), None)
 
 
 def _doubt(world: Topology, sender: End, receiver: End, packet: Packet) -> str:
