@@ -229,7 +229,8 @@ def findings(found: Sequence[Dropping], calls: tuple[str, ...], *, is_known: boo
 
 
 def _calls_off(calls: tuple[str, ...]) -> str:
-    return f"if nothing else on this host needs it: sysctl -w {' '.join(f'net.bridge.{each}=0' for each in calls)}"
+    off = " ".join(f"net.bridge.{each}=0" for each in calls)
+    return f"if nothing else on this host needs it, after each boot: sysctl -w {off}"
 
 
 def _name(each: Dropping) -> str:
