@@ -15,10 +15,11 @@ from aetherscale.gateways.cli.failures import bad_usage, later_version, meant
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
 from aetherscale.gateways.cli.history import opened_log, position
 from aetherscale.gateways.cli.moments import local_clock, local_with_zone
-from aetherscale.gateways.cli.views import WIDE, count, show_table
+from aetherscale.gateways.cli.output import Output
+from aetherscale.gateways.cli.views import WIDE, count, item_text, show_table
 
 if TYPE_CHECKING:
-    from aetherscale.debugger.diff import Change, Diff
+    from aetherscale.debugger.diff import Change, Diff, FieldChange
     from aetherscale.debugger.why import Chapter, Why
 
 KINDS = tuple(each.kind for each in identities())
@@ -56,7 +57,7 @@ def _diff(context: Context) -> None:
     if context.out.json:
         context.out.value(found)
     else:
-        _show_diff(context, found)
+        show_diff(context.out, found)
 
 
 def _why(context: Context) -> None:
@@ -99,8 +100,8 @@ def _kind(context: Context) -> str | None:
     return kind
 
 
-def _show_diff(context: Context, found: Diff) -> None:
-    out = context.out
+def show_diff(out: Output, found: Diff) -> None:
+    """What changed between two moments, for a person to read."""
     out.note(f"from event {found.before} to event {found.after}")
     if not found.changes:
         out.line("nothing changed")
@@ -111,8 +112,23 @@ def _show_diff(context: Context, found: Diff) -> None:
         for field in change.fields:
             if change.change == "added" and field.after in (None, [], {}):
                 continue
+            if isinstance(field.before, list) or isinstance(field.after, list):
+                for line in _items(field, new=change.change == "added"):
+                    out.line(f"    {field.field}: {line}")
+                continue
             before = "" if change.change == "added" else f"{_short(field.before)} → "
             out.line(f"    {field.field}: {before}{_short(field.after)}")
+
+
+def _items(field: FieldChange, *, new: bool) -> list[str]:
+    """What came and what went of a field that has many values; all of them where the object, or their order alone, is
+    new.
+    """
+    before, after = ([item_text(field.field, each) for each in of or ()] for of in (field.before, field.after))
+    lines = [f"- {each}" for each in before if each not in after] + [
+        f"+ {each}" for each in after if each not in before
+    ]
+    return after if new else lines or ["; ".join(after)]
 
 
 def _headline(change: Change) -> str:

@@ -180,6 +180,25 @@ def forward_text(forward: View, to: str = "to") -> str:
     return f"{host} {to} {forward['guest-port']}"
 
 
+def item_text(field: str, item: Any) -> str:
+    """One of the values of a field that has many, on one line, as `vm show` and `firewall group show` have it."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    match field:
+        case "ports":
+            return f"{item['network']}: {_port(item)}"
+        case "switches":
+            return f"vde:{item['path']}: MAC {item['mac']}"
+        case "forwards":
+            return forward_text(item)
+        case "groups":
+            return str(item["group"])
+        case "rules":
+            return str(item["text"])
+        case _:
+            return ", ".join(f"{name} {value}" for name, value in _flat("", item) if value not in (None, "", []))
+
+
 def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
     for name, value in view.items():

@@ -8,8 +8,10 @@ import pytest
 from rich.cells import cell_len
 
 from aetherscale.actors.network.model.chains import Drop
+from aetherscale.debugger.diff import Change, Diff, FieldChange
 from aetherscale.gateways.cli.moments import local
 from aetherscale.gateways.cli.output import Output
+from aetherscale.gateways.cli.past import show_diff
 from aetherscale.gateways.cli.views import DROPPED, show_table, show_to_human, show_vm_to_human, size
 from aetherscale.kernel.times import from_rfc3339
 
@@ -294,3 +296,44 @@ class TestTables:
 )
 def test_a_size_has_the_largest_unit_that_it_fills(size_bytes: int | None, shown: str) -> None:
     assert size(size_bytes) == shown
+
+
+RULE: dict[str, Any] = {
+    "direction": "in",
+    "protocol": "tcp",
+    "types": [],
+    "cidr": None,
+    "group-id": None,
+    "group": None,
+}
+HTTP, SSH = ({"text": f"in:tcp:{number}", "ports": [str(number)], **RULE} for number in (80, 22))
+FORWARD = {"address": None, "host-port": 8080, "protocol": "tcp", "guest-port": 80}
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "lines"),
+    [
+        ("rules", [HTTP], [HTTP, SSH], ["+ in:tcp:22"]),
+        ("rules", [HTTP, SSH], [SSH], ["- in:tcp:80"]),
+        ("rules", [HTTP, SSH], [SSH, HTTP], ["in:tcp:22; in:tcp:80"]),
+        ("ports", [], [port("lab", "10.64.0.2")], ["+ lab: 10.64.0.2; MAC 02:00:00:00:00:01; tap aeplab"]),
+        ("forwards", None, [FORWARD], ["+ 8080/tcp to 80"]),
+        ("groups", [{"group": "web", "group-id": "b" * 16}], [], ["- web"]),
+        ("resolver", ["10.64.0.53"], ["fd00::53"], ["- 10.64.0.53", "+ fd00::53"]),
+        ("others", [], [{"name": "x", "size": 3, "note": None}], ["+ name x, size 3"]),
+    ],
+)
+def test_diff_tells_what_came_and_what_went_of_many_values(
+    field: str, before: object, after: object, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = [FieldChange(field, before, after)]
+    show_diff(Output(json=False), Diff(1, 2, [Change("vm", "c" * 16, "web", "changed", fields)]))
+    _, *shown = capsys.readouterr().out.splitlines()
+    assert shown == [f"    {field}: {line}" for line in lines]
+
+
+def test_diff_tells_all_values_of_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = [FieldChange("rules", None, [HTTP, SSH])]
+    show_diff(Output(json=False), Diff(1, 2, [Change("group", "c" * 16, "web", "added", fields)]))
+    _, *shown = capsys.readouterr().out.splitlines()
+    assert shown == ["    rules: in:tcp:80", "    rules: in:tcp:22"]
