@@ -15,6 +15,7 @@ from benchmarks.rows_node import NODE_ROWS
 from benchmarks.rows_past import PAST_ROWS
 from benchmarks.rows_ports import PORT_ROWS
 from benchmarks.rows_qemu import QEMU_ROWS
+from benchmarks.rows_ready import READY_ROWS
 from benchmarks.rows_resolver import RESOLVER_ROWS
 from benchmarks.rows_rules import RULES_ROWS
 from benchmarks.rows_vm_ports import VM_PORT_ROWS
@@ -25,6 +26,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *ACCEPT_ROWS,
     *NODE_ROWS,
     *QEMU_ROWS,
+    *READY_ROWS,
     *RULES_ROWS,
     *FIREWALL_ROWS,
     *PORT_ROWS,
