@@ -138,6 +138,10 @@ debian-guest *args:
 debian-image *args:
     {{ bin }}/pytest -q -s tests/integration/debian_images.py {{ args }}
 
+# Ask for every image of the catalogue, and for its checksum: `just catalogue`, `just catalogue FILE|URL`; needs the internet.
+catalogue *args:
+    {{ bin }}/python -m tools.catalogue {{ args }}
+
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:
     {{ bin }}/python -m tests.powercuts.cuts {{ args }}

@@ -61,7 +61,7 @@ async def driven(state: Path, image: Path, ports: VmPorts | None = None) -> Asyn
     driver = QemuDriver(
         state,
         boot_id(),
-        image_path=lambda image_id, image_format: image,
+        image_path=lambda image_id, image_format, sha256: image,
         write_overlay=write_overlay,
         accelerator="tcg",
         allow_unisolated=True,

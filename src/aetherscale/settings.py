@@ -20,6 +20,7 @@ Flags stand over the environment over a file over defaults:
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --image-dirs     AETHERSCALE_IMAGE_DIRS    image-dirs           none
     --image-networks AETHERSCALE_IMAGE_NETWORKS image-networks      none
+    --image-catalogue AETHERSCALE_IMAGE_CATALOGUE image-catalogue   none
                      AETHERSCALE_PUBLIC_BRIDGE public-bridge     br0
     --simulated      AETHERSCALE_SIMULATED     simulated            false
                      AETHERSCALE_RUN_DIR       run-dir              none; the service's is /run/aetherscale
@@ -67,6 +68,7 @@ NAMES = (
     "stream-max-bytes",
     "image-dirs",
     "image-networks",
+    "image-catalogue",
     "public-bridge",
     "simulated",
     "run-dir",
@@ -109,6 +111,8 @@ class Settings(Struct, frozen=True):
     """Below which directories images may be imported from by their path."""
     image_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Which networks images may be downloaded from, beside all public addresses."""
+    image_catalogue: str | None = None
+    """The operator's catalogue of images: a path, or an http or https URL; None for the shipped one alone."""
     public_bridge: str = PUBLIC_BRIDGE
     """The bridge of the host that leads to the network that the host itself is in."""
     allow_unisolated: bool = False
@@ -159,6 +163,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         stream_max_bytes=_stream_max_bytes(given),
         image_dirs=tuple(Path(os.path.abspath(each)) for each in _list(given, "image-dirs", ":")),
         image_networks=_networks(given),
+        image_catalogue=_text(given, "image-catalogue"),
         public_bridge=_device(given, "public-bridge") or PUBLIC_BRIDGE,
         allow_unisolated=_truth(given, "allow-unisolated"),
         simulated=_truth(given, "simulated"),

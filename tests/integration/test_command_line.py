@@ -237,9 +237,10 @@ class TestRefusals:
         link = tmp_path / "a link"
         link.symlink_to(node.state_dir)
         typed = f"aetherscale --tenant acme --state-dir '{link}'"
+        fetching = f"to see what can be fetched: {typed} image search"
         for words, note in (
             ("vm list", f"no virtual machines; to create one: {typed} vm create web --image tiny\n"),
-            ("image list", f"no images; to build one: {typed} image build tiny\n"),
+            ("image list", f"no images; to build one: {typed} image build tiny; {fetching}\n"),
         ):
             words_typed = (*words.split(), "--tenant", "acme", "--state-dir", str(link))
             assert await node.cli(*words_typed) == (0, "", note)

@@ -78,7 +78,7 @@ async def test_an_image_that_came_in_is_on_the_disk_before_it_has_its_name(
         FetchImage("fetch-1", "i", str(source), None), lambda step, **fields: None
     )
     assert isinstance(stored, ImageStored)
-    assert order == ["sync i.part", "move i.part to i.raw", "sync images"]
+    assert order == ["sync i.part", "sync content", "move i.part to i.raw", "sync images"]
 
 
 def test_an_image_that_was_built_is_on_the_disk_before_it_has_its_name(tmp_path: Path, order: list[str]) -> None:

@@ -37,7 +37,7 @@ class TestHandedOver:
         assert (view["name"], view["size-bytes"]) == ("disk", len(DISK))
         assert (await told(node, "image", "import", str(outside / "link"), "--name", "two"))["sha256"] == view["sha256"]
         assert tree(node.state_dir / "incoming") == {"node.json": "600"}
-        assert set(tree(node.state_dir / "images").values()) == {"400"}
+        assert set(tree(node.state_dir / "images").values()) == {"400", "700"}
 
     async def test_what_is_refused_is_taken_back(self, node: RunningNode, tmp_path: Path) -> None:
         (tmp_path / "x.img").write_bytes(DISK)

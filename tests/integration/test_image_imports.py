@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def images(state: Path, tmp_path: Path) -> HostImages:
     return HostImages(state, tmp_path / "cache", Imports((tmp_path / "allowed",), LOOPBACK))
 
 
+BY_CONTENT = {"content": "700", f"content/{hashlib.sha256(DISK).hexdigest()}.raw": "400"}
+
+
 def quiet(step: str, **fields: Any) -> None:
     """What nobody wants to hear."""
 
@@ -53,7 +57,7 @@ class TestKept:
         assert isinstance(stored, ImageStored)
         assert (state / "images/two.raw").read_bytes() == DISK
         assert server.asked[2].headers["range"] == f"bytes={MIB}-"
-        assert tree(state / "images") == {"kept": "700", "two.raw": "400"}
+        assert tree(state / "images") == {"kept": "700", "two.raw": "400"} | BY_CONTENT
 
     @pytest.mark.parametrize(("tenant", "path"), [("other", "/image"), ("default", "/another")])
     async def test_nobody_else_and_no_other_source_gets_it(self, images: HostImages, tenant: str, path: str) -> None:
@@ -184,7 +188,7 @@ class TestStored:
         assert isinstance(first, ImageStored)
         source.unlink()
         assert await images.perform(effect, quiet) == first
-        assert tree(state / "images") == {"one.raw": "400"}
+        assert tree(state / "images") == {"one.raw": "400"} | BY_CONTENT
 
     async def test_a_file_of_the_largest_size_comes_in_and_one_byte_more_does_not(
         self, images: HostImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -192,11 +196,11 @@ class TestStored:
         (tmp_path / "allowed").mkdir()
         source = tmp_path / "allowed/disk.img"
         source.write_bytes(DISK)
-        monkeypatch.setattr("aetherscale.actors.images.driver.SIZE_CAP_BYTES", len(DISK) - 1)
+        monkeypatch.setattr("aetherscale.actors.images.arrival.SIZE_CAP_BYTES", len(DISK) - 1)
         failed = await images.perform(FetchImage("fetch-1", "one", str(source), None), quiet)
         assert isinstance(failed, EffectFailed)
         assert failed.reason == f"it has {len(DISK)} bytes or more, and {len(DISK) - 1} are allowed"
-        monkeypatch.setattr("aetherscale.actors.images.driver.SIZE_CAP_BYTES", len(DISK))
+        monkeypatch.setattr("aetherscale.actors.images.arrival.SIZE_CAP_BYTES", len(DISK))
         stored = await images.perform(FetchImage("fetch-1", "one", str(source), None), quiet)
         assert isinstance(stored, ImageStored)
         assert (stored.size_bytes, stored.virtual_size_bytes) == (len(DISK), len(DISK))

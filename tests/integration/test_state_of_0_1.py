@@ -40,7 +40,9 @@ async def replays(node: RunningNode) -> dict[str, Any]:
     assert all((views.pop("network"), views.pop("group")) == ([], []) for views in found.values())
     vms = [vm for views in found.values() for vm in views["vm"]]
     assert all({field: vm.pop(field) for field in LATER} == LATER for vm in vms)
-    assert all(image.pop("first-boot") == "none" for views in found.values() for image in views["image"])
+    images = [image for views in found.values() for image in views["image"]]
+    later = {"first-boot": "none", "catalogued": False, "published": None, "user": None, "labels": {}}
+    assert all({field: image.pop(field) for field in later} == later for image in images)
     return found
 
 

@@ -252,7 +252,8 @@ class ToldImage(Told):
     def _begin(self, data: Data, phase: str, source: str, ready: str) -> None:
         first_boot = data.get("first-boot", "credentials" if source.startswith("recipe:debian") else "none")
         self.set(id=data["image-id"], name=data["name"], phase=phase, source=source, ready=ready, first_boot=first_boot)
-        self.set(format=None, size_bytes=None, virtual_size_bytes=None, sha256=None)
+        self.set(format=None, size_bytes=None, virtual_size_bytes=None, sha256=None, published=None)
+        self.set(catalogued=data.get("catalogued", False), user=data.get("user"), labels=data.get("labels", {}))
 
     def on_ImageImportRequested(self, data: Data) -> None:  # noqa: N802
         self._begin(data, "importing", data["source"], data["ready-channel"])
@@ -264,8 +265,17 @@ class ToldImage(Told):
         self.view.update(data)
         self.set(phase="ready")
 
+    def on_ImageUpdateRequested(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="updating", source=data["source"], failure=None)
+
+    def on_ImageUnchanged(self, data: Data) -> None:  # noqa: N802
+        self.set(phase="ready")
+
     def on_ImageStepFailed(self, data: Data) -> None:  # noqa: N802
-        if data["retry-at"] is None:
+        if data["step"] == "updating" and data["retry-at"] is None:
+            self.fail(data, data["step"])
+            self.set(phase="ready")
+        elif data["retry-at"] is None:
             if self.view["failure"] is None:
                 self.fail(data, data["step"])
             self.set(phase="failed")

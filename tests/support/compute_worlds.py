@@ -225,7 +225,7 @@ class QemuWorld:
     def directory(self, vm_id: str = VM) -> Path:
         return self.state_dir / "vms" / vm_id
 
-    def _image_path(self, image_id: str, image_format: str) -> Path:
+    def _image_path(self, image_id: str, image_format: str, sha256: str | None) -> Path:
         return self.images_dir / f"{image_id}.{image_format}"
 
 

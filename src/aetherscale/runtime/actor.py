@@ -44,7 +44,7 @@ from aetherscale.runtime.component import Command, Component, Driver, Effect
 from aetherscale.runtime.effects import Clock, EffectRunner
 from aetherscale.runtime.mailboxes import Mailboxes
 from aetherscale.runtime.narration import Narrator
-from aetherscale.runtime.ontheway import OnTheWay
+from aetherscale.runtime.ontheway import Aside, OnTheWay
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
 from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
@@ -95,11 +95,7 @@ class Actor(Generic[S, M]):
         self._watches: Watches[S] = Watches()
         gates = {effect: asyncio.Semaphore(limit) for effect, limit in component.concurrency.items()}
         self._effects = EffectRunner(
-            self._pending,
-            self._perform,
-            self._outcome,
-            clock,
-            self._tasks,
+            *(self._pending, self._perform, self._outcome, clock, self._tasks),
             lambda effect: gates.get(type(effect), nullcontext()),
         )
 
@@ -145,9 +141,9 @@ class Actor(Generic[S, M]):
             target = self._target(command, options, call)
         except Refused as refused:
             return self._answer_gone(command, options, call, refused)
-        change = self._watches.follow(target)
-        job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target), bounded=True)
-        return self._answer(job, change, call)
+        change, aside = self._watches.follow(target), Aside()
+        job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target, aside), bounded=True)
+        return self._answer(job, change, call, aside)
 
     def named(self, tenant: str, name: str) -> Aggregate[S] | None:
         """As in `Maker`."""
@@ -177,7 +173,7 @@ class Actor(Generic[S, M]):
 
     # --- in the mailbox ------------------------------------------------------------------------------------------
 
-    async def _asked(self, command: Command[S, M], options: Any, call: Call, target: str) -> Handled[S]:
+    async def _asked(self, command: Command[S, M], options: Any, call: Call, target: str, aside: Aside) -> Handled[S]:
         """Decide on a command and append. Whether it is a repeat, the append itself tells."""
         digest = digest_of(call) if call.keyed else None
         for _ in range(CONFLICT_LIMIT):
@@ -190,7 +186,7 @@ class Actor(Generic[S, M]):
                 # A command that was accepted once has its answer, whatever is in its way by now.
                 if (accepted := await self._accepted(call)) is not None:
                     return await self._repeated(command, options, call, accepted)
-                await self._on_the_way.make(refused, call)
+                await self._on_the_way.make(refused, call, aside.tell)
                 continue
             try:
                 return await self._record(
@@ -343,7 +339,11 @@ class Actor(Generic[S, M]):
         async for chunk in self._narrator.narrate(handled, self._watches.follow(handled.own[0][1].id), call):
             yield chunk
 
-    async def _answer(self, job: asyncio.Future[Handled[S]], change: Change[S], call: Call) -> AsyncIterator[Chunk]:
+    async def _answer(
+        self, job: asyncio.Future[Handled[S]], change: Change[S], call: Call, aside: Aside
+    ) -> AsyncIterator[Chunk]:
+        async for chunk in aside.until(job):
+            yield chunk
         handled = await asyncio.shield(job)
         async for chunk in self._narrator.narrate(handled, change, call):
             yield chunk

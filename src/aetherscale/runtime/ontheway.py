@@ -6,6 +6,7 @@ one name, one makes it and the others wait.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
@@ -47,8 +48,8 @@ class OnTheWay:
         self._makers = makers
         self._new_id = new_id
 
-    async def make(self, refused: Refused, call: Call) -> None:
-        """Have done what a call was refused for the want of, by whoever is first.
+    async def make(self, refused: Refused, call: Call, tell: Callable[[Chunk], None]) -> None:
+        """Have done what a call was refused for the want of, by whoever is first; `tell` gets the status of it.
 
         Raises `Refused`: the same, where nothing can be made or the call does not ask for it; and why it was not made.
         """
@@ -71,10 +72,39 @@ class OnTheWay:
         )
         there = maker.named(call.tenant, name)
         try:
-            async for _ in maker.serve(making) if there is None else maker.join(there, making):
-                pass
+            async for chunk in maker.serve(making) if there is None else maker.join(there, making):
+                if chunk["type"] == "status" and refused.made_for_all:
+                    tell(chunk)
         except Refused as failed:
             if there is None and failed.reason is Reason.CONFLICT and maker.named(call.tenant, name) is not None:
                 return
             failed.field = refused.field
             raise
+
+
+class Aside:
+    """What a caller is told of what is made on the way to its own request, while that is not decided yet."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._told = asyncio.Event()
+
+    def tell(self, chunk: Chunk) -> None:
+        """Tell it. A step that follows on another one of the same word takes its place where nobody has read it yet."""
+        if self._chunks and self._chunks[-1].get("status") == chunk.get("status") == "progress":
+            self._chunks[-1] = chunk
+        else:
+            self._chunks.append(chunk)
+        self._told.set()
+
+    async def until(self, job: asyncio.Future[Any]) -> AsyncIterator[Chunk]:
+        """What is told, until the job has ended, well or not."""
+        job.add_done_callback(lambda _: self._told.set())
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            chunks, self._chunks = self._chunks, []
+            for chunk in chunks:
+                yield chunk
+            if job.done() and not self._chunks:
+                return

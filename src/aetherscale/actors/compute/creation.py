@@ -17,7 +17,8 @@ from aetherscale.actors.compute.model.switches import SwitchPort, is_switch, par
 from aetherscale.actors.compute.publicly import public_network
 from aetherscale.actors.compute.rules import borne_groups, port_of
 from aetherscale.actors.images.model import events as images
-from aetherscale.actors.images.model.views import ImageView
+from aetherscale.actors.images.model.views import USABLE, ImageView
+from aetherscale.actors.images.ports import CATALOGUE, Catalogue
 from aetherscale.actors.network.model import events as networks
 from aetherscale.actors.network.model.views import NetworkView
 from aetherscale.actors.network.ports import (
@@ -67,6 +68,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         image=image.name,
         image_format=image.format,
         image_size_bytes=image.size_bytes,
+        image_sha256=image.sha256,
         ready_channel=image.ready,
         cpus=options.cpus,
         memory_mib=options.memory_mib,
@@ -86,27 +88,37 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
 
 def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
     """An image that a VM can be made from. Raises `Refused` (not found, conflict)."""
-    missing = Refused(
-        Reason.NOT_FOUND,
-        f"no such image: {reference!r}",
-        field="image",
-        remedy=(Task("image", "list"), ", or: ", Task("image", "build", "tiny")),
-    )
     try:
         image: ImageView = world.view(images.KIND, tenant, reference)
     except Refused:
-        raise missing from None
+        raise _missing_image(world, reference) from None
     if image.phase == "deleted":
-        raise missing
-    if image.phase != "ready":
+        raise _missing_image(world, reference)
+    if image.phase not in USABLE:
         raise Refused(
             Reason.CONFLICT,
             f"the image {reference!r} is not ready but {image.phase}",
             field="image",
             retryable=image.phase in ("importing", "building"),
             remedy=Task("image", "show", reference),
+            made_by=Task("image", "fetch", image.name) if image.catalogued and image.phase == "importing" else None,
+            made_for_all=True,
         )
     return image
+
+
+def _missing_image(world: World, reference: str) -> Refused:
+    """The refusal for want of an image; one that is in the catalogue is fetched on the way."""
+    catalogue: Catalogue = world.port(CATALOGUE)
+    fetching = Task("image", "fetch", reference) if catalogue.find(reference) is not None else None
+    return Refused(
+        Reason.NOT_FOUND,
+        f"no such image: {reference!r}",
+        field="image",
+        remedy=(Task("image", "list"), ", or: ", Task("image", "search"), ", or: ", Task("image", "build", "tiny")),
+        made_by=fetching,
+        made_for_all=fetching is not None,
+    )
 
 
 def _ports(options: CreateVmOptions, call: Call, vm_id: str, name: str, world: World) -> list[PortSpec]:

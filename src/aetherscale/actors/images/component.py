@@ -8,22 +8,26 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aetherscale.actors.images import IDENTITY
+from aetherscale.actors.images.catalogued import fetched, updated
 from aetherscale.actors.images.model import commands, events
 from aetherscale.actors.images.model.commands import (
     BuildImageOptions,
+    FetchImageOptions,
     ImageOptions,
     ImportImageOptions,
     ListImagesOptions,
+    SearchImagesOptions,
 )
 from aetherscale.actors.images.model.decide import IMAGES as DECIDER
 from aetherscale.actors.images.model.decide import Image, ImagesMessage
-from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, is_deleted, is_ready
-from aetherscale.actors.images.ports import IMAGE_FILES
+from aetherscale.actors.images.model.presentation import IMAGE_KIND, announce, holds, is_deleted, is_ready, is_updated
+from aetherscale.actors.images.ports import CATALOGUE, IMAGE_FILES
+from aetherscale.actors.images.service import ImagesService
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.names import IMAGE_NAME_PATTERN
-from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, World
+from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, Query, World
 from aetherscale.settings import Settings
 
 _SECRET_NAME: Final = re.compile(
@@ -43,14 +47,24 @@ def _import(options: ImportImageOptions, call: Call, image_id: str, world: World
         )
     name = options.name or _name_from(options.source)
     world.require_free(events.KIND, call.tenant, name, image_id)
-    return commands.ImportImage(image_id, name, options.source, options.sha256, options.ready, options.first_boot)
+    return commands.ImportImage(
+        image_id,
+        name,
+        options.source,
+        options.sha256,
+        options.ready,
+        options.first_boot,
+        labels=options.labels,
+    )
 
 
 def _build(options: BuildImageOptions, call: Call, image_id: str, world: World) -> commands.BuildImage:
     _check_recipe(options)
     name = options.name or options.recipe
     world.require_free(events.KIND, call.tenant, name, image_id)
-    return commands.BuildImage(image_id, name, options.recipe, options.packages, options.mirror, options.size_gib)
+    return commands.BuildImage(
+        image_id, name, options.recipe, options.packages, options.mirror, options.size_gib, options.labels
+    )
 
 
 def _check_recipe(options: BuildImageOptions) -> None:
@@ -108,6 +122,10 @@ def _name_from(source: str) -> str:
     return name
 
 
+def _is_listed(options: ListImagesOptions, image: Image) -> bool:
+    return options.labels.items() <= image.labels.items()
+
+
 def _open_driver(host: Host) -> Driver[Image, ImagesMessage]:
     from aetherscale.actors.images.driver import HostImages
 
@@ -132,14 +150,18 @@ COMPONENT: Final[Component[Image, ImagesMessage]] = Component(
     decider=DECIDER,
     holds=holds,
     announce=announce,
-    listing=Listing(ListImagesOptions, ImageOptions),
+    listing=Listing(ListImagesOptions, ImageOptions, _is_listed),
     commands={
         "import-image": Command(ImportImageOptions, _import, is_ready, creates=True),
         "build-image": Command(BuildImageOptions, _build, is_ready, creates=True),
+        "fetch-image": Command(FetchImageOptions, fetched, is_ready, creates=True),
+        "update-image": Command(ImageOptions, updated, is_updated),
         "delete-image": Command(ImageOptions, _delete, is_deleted, frees=True),
     },
     open_driver=_open_driver,
     open_simulated=_open_simulated,
-    offers={IMAGE_FILES: lambda driver: driver},
+    open_service=ImagesService,
+    queries={"search-images": Query(SearchImagesOptions, ImagesService.search)},
+    offers={IMAGE_FILES: lambda driver: driver, CATALOGUE: lambda driver: driver.catalogue},
     needs=_needs,
 )

@@ -1,14 +1,12 @@
 """The images of this host: one file each below one directory, checked before anything else reads it.
 
-<images>/<image-id>.<format>   a stored image, read-only; VMs have hard links to it
-<images>/<image-id>.part*      one that is on its way
+<images>/<image-id>.<format>   a stored image: see `store.py`
+<images>/<image-id>.part*      one that is on its way: see `arrival.py`
 <images>/kept/                 what has arrived of downloads that were given up
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -16,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import Struct
 
 from aetherscale import incoming, shortage, statedir
+from aetherscale.actors.images.catalogue.catalogues import Catalogues
 from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.shares import Shares
-from aetherscale.actors.images.files.header import ImageRejected, inspect, write_overlay
+from aetherscale.actors.images.files.qcow2 import write_overlay
+from aetherscale.actors.images.files.rejected import ImageRejected
 from aetherscale.actors.images.model import effects
 from aetherscale.actors.images.model.effects import ImageRemoved, ImageStored
+from aetherscale.actors.images.store import Store
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
@@ -29,13 +30,6 @@ from aetherscale.settings import Settings
 
 if TYPE_CHECKING:
     from aetherscale.actors.images.fetching.addresses import Network
-
-SIZE_CAP_BYTES: Final = 1024**4
-"""The largest file that is taken in."""
-READ_ONLY: Final = 0o400
-"""QEMU gets it as an open descriptor, whatever its uid."""
-FORMATS: Final = ("qcow2", "raw")
-
 
 MOST_AT_ONCE: Final = 16
 """Imports at once; the others wait for their turn."""
@@ -52,16 +46,20 @@ class Imports(Struct, frozen=True):
 class HostImages:
     """Performs the effects of the images component, below one state directory."""
 
-    def __init__(self, state_dir: Path, cache_dir: Path, imports: Imports | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, cache_dir: Path, imports: Imports | None = None, catalogue: Catalogues | None = None
+    ) -> None:
         self._state_dir = state_dir
         self._images_dir = state_dir / "images"
+        self._store = Store(self._images_dir)
         self._cache_dir = cache_dir
+        self.catalogue = catalogue or Catalogues()
         self._imports = imports or Imports()
         self._shares = Shares(MOST_AT_ONCE, MOST_OF_ONE_TENANT)
 
     @classmethod
     def on(cls, settings: Settings) -> HostImages:
-        """The images of the node with these settings."""
+        """The images of the node with these settings. Raises `Refused` for a catalogue that is none."""
         from ipaddress import ip_network
 
         incoming.prepare(settings.state_dir, settings.node)
@@ -69,20 +67,24 @@ class HostImages:
         if settings.simulated and not networks:
             # A node for trials and tests, whose servers are on the same host.
             networks = (ip_network("0.0.0.0/0"), ip_network("::/0"))
-        return cls(settings.state_dir, settings.cache_dir, Imports(settings.image_dirs, networks))
+        catalogue = Catalogues(settings.image_catalogue, settings.cache_dir, networks)
+        catalogue.load()
+        return cls(settings.state_dir, settings.cache_dir, Imports(settings.image_dirs, networks), catalogue)
 
     async def start(self, report: Report[Any]) -> None:
         """As in `Driver`: nothing happens to images by itself."""
+        self.catalogue.start()
 
     async def reconcile(self, expected: Mapping[str, Any]) -> None:
         """As in `Driver`: what is missing is noticed by those who use it."""
 
     async def close(self) -> None:
         """As in `Driver`."""
+        await self.catalogue.close()
 
-    def path(self, image_id: str, image_format: Literal["qcow2", "raw"]) -> Path:
+    def path(self, image_id: str, image_format: Literal["qcow2", "raw"], sha256: str | None = None) -> Path:
         """As in `ImageFiles`."""
-        return self._images_dir / f"{image_id}.{image_format}"
+        return self._store.path(image_id, image_format, sha256)
 
     def write_overlay(self, path: Path, base_format: str, virtual_size_bytes: int, base_name: str) -> None:
         """As in `ImageFiles`."""
@@ -121,57 +123,39 @@ class HostImages:
 
     async def _fetch_now(self, effect: effects.FetchImage, progress: Progress) -> effects.ImagesOutcome:
         # Here, since few starts of a node are followed by one, and http takes a tenth of the time of a start to import.
+        from aetherscale.actors.images.arrival import Ways, bring_in, stored_before
         from aetherscale.actors.images.fetching.copying import Places
-        from aetherscale.actors.images.fetching.fetch import Limits, fetch, read
+        from aetherscale.actors.images.fetching.transfer import Limits
 
-        def tell(done_bytes: int, total_bytes: int | None) -> None:
-            progress("fetching", done_bytes=done_bytes, total_bytes=total_bytes)
-
-        part = self._images_dir / f"{effect.image_id}.part"
-        stored = [path for path in self._images_dir.glob(f"{effect.image_id}.*") if path.suffix[1:] in FORMATS]
-        if stored:  # by a process that ended before it could say so
-            fetched = await read(stored[0])
+        now_s = now_us() / 1e6
+        self._store.sweep(now_s)
+        stored = self._store.stored(effect.image_id)
+        if stored is not None and effect.replaces is None:  # by a process that ended before it could say so
+            answer: effects.ImagesOutcome = await stored_before(effect, stored)
+            self._store.tidy(effect.image_id)
         else:
-            kept.sweep(self._images_dir, now_us() / 1e6)
-            incoming.sweep(self._state_dir, now_us() / 1e6)
-            kept.take(part, effect.tenant, effect.source)
-            fetched = await fetch(
-                effect.source,
-                part,
-                sha256=effect.sha256,
-                size_cap_bytes=SIZE_CAP_BYTES,
-                progress=tell,
-                places=Places(self._state_dir, self._imports.directories),
-                limits=Limits(networks=self._imports.networks),
-                is_crowded=lambda: self._shares.is_crowded,
+            kept.sweep(self._images_dir, now_s)
+            incoming.sweep(self._state_dir, now_s)
+            kept.take(self._store.part(effect.image_id), effect.tenant, effect.source)
+            ways = Ways(
+                Places(self._state_dir, self._imports.directories),
+                Limits(networks=self._imports.networks),
+                lambda: self._shares.is_crowded,
             )
-        header = await asyncio.to_thread(inspect, fetched.path)
-        if not stored:
-            self._store(fetched.path, effect.image_id, header.format)
+            answer = await bring_in(effect, self._store, ways, progress)
         incoming.forget(self._state_dir, effect.source)
-        return ImageStored(effect.key, header.format, fetched.sha256, fetched.size_bytes, header.virtual_size_bytes)
+        return answer
 
     async def _build(self, effect: effects.BuildImage, progress: Progress) -> effects.ImagesOutcome:
         from aetherscale.actors.images.building import recipes
 
-        part = self._images_dir / f"{effect.image_id}.part"
+        part = self._store.part(effect.image_id)
         built = await recipes.build(part, self._cache_dir, progress, effect, now_s=now_us() / 1e6)
-        self._store(part, effect.image_id, built.format)
+        self._store.put(part, effect.image_id, built.format, built.sha256)
         return ImageStored(effect.key, built.format, built.sha256, built.size_bytes, built.virtual_size_bytes)
-
-    def _store(self, part: Path, image_id: str, image_format: str) -> None:
-        part.chmod(READ_ONLY)
-        part.rename(self._images_dir / f"{image_id}.{image_format}")
-        descriptor = os.open(self._images_dir, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _remove(self, effect: effects.RemoveImage) -> None:
         if effect.rolled_back:
-            part = self._images_dir / f"{effect.image_id}.part"
-            kept.keep(part, effect.tenant, effect.source, now_us() / 1e6)
+            kept.keep(self._store.part(effect.image_id), effect.tenant, effect.source, now_us() / 1e6)
         incoming.forget(self._state_dir, effect.source)
-        for path in self._images_dir.glob(f"{effect.image_id}.*"):
-            path.unlink()
+        self._store.remove(effect.image_id)

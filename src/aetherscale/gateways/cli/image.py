@@ -10,12 +10,12 @@ from aetherscale import service
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
-from aetherscale.gateways.cli.objects import carry_out_and_tell, list_objects, show
+from aetherscale.gateways.cli.objects import carry_out_and_tell, done, labels, list_objects, show
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import is_service
-from aetherscale.gateways.cli.values import gibibytes, seconds
+from aetherscale.gateways.cli.values import gibibytes, label, seconds
 from aetherscale.gateways.cli.views import WIDE
-from aetherscale.gateways.cli.work import WAIT_OPTIONS
+from aetherscale.gateways.cli.work import WAIT_OPTIONS, info, taken, told_of
 
 READY_BY = ("agent", "channel", "none")
 
@@ -23,7 +23,7 @@ READY_BY = ("agent", "channel", "none")
 def _import(context: Context) -> None:
     values = context.values
     options = {name: values[name] for name in ("name", "sha256") if values[name] is not None}
-    options |= {"ready": values["ready"], "first-boot": values["first-boot"]}
+    options |= {"ready": values["ready"], "first-boot": values["first-boot"], **_labels(context)}
     subject = values["name"] or values["SOURCE"].rpartition("/")[2] or "image"
     if values["SOURCE"].startswith(("http://", "https://")):
         _work(context, "import-image", options | {"source": values["SOURCE"]}, subject)
@@ -88,7 +88,38 @@ def _build(context: Context) -> None:
         options["packages"] = values["package"]
     if values["size"] is not None:
         options["size-gib"] = values["size"]
+    options |= _labels(context)
     _work(context, "build-image", options, values["name"] or values["RECIPE"])
+
+
+def _fetch(context: Context) -> None:
+    name = context.values["NAME"]
+    _work(context, "fetch-image", {"name": name, **_labels(context)}, name)
+
+
+def _update(context: Context) -> None:
+    name = context.values["NAME"]
+    before = info(context, "image", name)
+    after = done(context, "image", "update-image", {"image": name}, subject=name)
+    if context.out.json:
+        with taken(told_of("image", after)):
+            context.out.value(after)
+    elif after["sha256"] == before["sha256"]:
+        context.out.line(f"{after['name']} was the newest already")
+    else:
+        context.suggest("VMs that use the older one keep it; new ones are made of the newer one")
+
+
+def _search(context: Context) -> None:
+    """What the catalogue has, with what is here. Raises `Failure`."""
+    from aetherscale.gateways.cli.imagecatalogue import search
+
+    search(context)
+
+
+def _labels(context: Context) -> dict[str, Any]:
+    given = labels(context.values["label"])
+    return {"labels": given} if given else {}
 
 
 def _delete(context: Context) -> None:
@@ -100,7 +131,8 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str,
 
 
 def _list(context: Context) -> None:
-    list_objects(context, "image", none="no images; to build one: aetherscale image build tiny")
+    none = "no images; to build one: aetherscale image build tiny; to see what can be fetched: aetherscale image search"
+    list_objects(context, "image", none=none, options=_labels(context))
 
 
 def _show(context: Context) -> None:
@@ -118,6 +150,11 @@ def _file(text: str) -> Path:
 
 
 _NAME = Argument("NAME", "the name or id of the image", completes="image")
+_LABEL = Option("label", "a label; may be given more than once", "KEY=VALUE", label, many=True)
+_LONG_WAIT = (
+    WAIT_OPTIONS[0],
+    Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
+)
 
 IMAGE = Group(
     "image",
@@ -125,7 +162,7 @@ IMAGE = Group(
     (
         Command(
             "import",
-            "import a disk image, raw or qcow2",
+            "import a disk image, raw or qcow2, also compressed",
             _import,
             arguments=(Argument("SOURCE", "a file, or an http or https URL", completes="file"),),
             options=(
@@ -139,11 +176,12 @@ IMAGE = Group(
                     choices=("credentials", "none"),
                     default="none",
                 ),
-                WAIT_OPTIONS[0],
-                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
+                _LABEL,
+                *_LONG_WAIT,
             ),
             examples=(
                 "aetherscale image import ./debian-12.qcow2 --ready agent",
+                "aetherscale image import ./disk.raw.xz --name web --label env=test",
                 "aetherscale image import https://images.example/debian-12.qcow2 --sha256 2f5c… --name debian-12",
             ),
             details=(
@@ -153,6 +191,8 @@ IMAGE = Group(
                 "An interrupted download continues where it ended, even in a new import of the same URL within a "
                 "week. Addresses that are not public are refused, unless the node's setting image-networks allows "
                 "them.\n\n"
+                "A file that is compressed with gzip, xz or zstd is unpacked, whatever it is called; --sha256 is that "
+                "of the file as it is given. Two images of the same content are one file on the disk.\n\n"
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
                 "guest agent. `--ready channel` is for guests that write `ready` to the virtio port "
                 "org.aetherscale.ready.0. With `none` a VM counts as ready as soon as it runs.\n\n"
@@ -171,8 +211,8 @@ IMAGE = Group(
                 Option("package", "a Debian package to install beside the recipe's", "PACKAGE", many=True),
                 Option("size", "the size of the disk, in GiB; what it needs if not given", "SIZE", gibibytes),
                 Option("mirror", "where Debian's packages come from", "URL"),
-                WAIT_OPTIONS[0],
-                Option("timeout", "how long to wait; the work continues after that", "TIME", seconds, "1h"),
+                _LABEL,
+                *_LONG_WAIT,
             ),
             examples=(
                 "aetherscale image build tiny",
@@ -193,10 +233,48 @@ IMAGE = Group(
             ),
         ),
         Command(
+            "search",
+            "show the images of the catalogue, and which of them are here",
+            _search,
+            arguments=(Argument("WORD", "a part of a name or description", required=False),),
+            examples=("aetherscale image search", "aetherscale image search debian"),
+            details=(
+                "`vm create --image NAME` fetches an image of the catalogue that is not here. An image that is here "
+                "comes first, wherever it is from: HERE shows its phase, or where another image of that name comes "
+                "from.\n\n"
+                "The catalogue comes with the program. The node's setting image-catalogue adds that of a file or a "
+                "URL, whose entries come first."
+            ),
+        ),
+        Command(
+            "fetch",
+            "fetch an image of the catalogue",
+            _fetch,
+            arguments=(Argument("NAME", "the name of the image in the catalogue"),),
+            options=(_LABEL, *_LONG_WAIT),
+            examples=("aetherscale image fetch debian-13",),
+            details=(
+                "The file has to have the checksum that its distribution publishes beside it. An interrupted download "
+                "continues where it ended."
+            ),
+        ),
+        Command(
+            "update",
+            "fetch the newest file of an image of the catalogue",
+            _update,
+            arguments=(_NAME,),
+            options=_LONG_WAIT,
+            examples=("aetherscale image update debian-13",),
+            details=(
+                "Nothing is fetched if the published checksum is still the same. VMs keep the file that they were "
+                "made of; VMs that are created later get the newer one. If the update fails, the image stays as it was."
+            ),
+        ),
+        Command(
             "list",
             "list all images, sorted by name",
             _list,
-            options=(Option("all", "include deleted images"), WIDE),
+            options=(Option("all", "include deleted images"), WIDE, _LABEL),
             examples=("aetherscale image list", "aetherscale image list --json"),
         ),
         Command(

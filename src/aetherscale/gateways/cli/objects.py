@@ -5,13 +5,13 @@ A kind is called as in its `Identity`: "image", "network".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import DONE, Failure, badness
+from aetherscale.gateways.cli.failures import DONE, Failure, bad_usage, badness
 from aetherscale.gateways.cli.views import show_table, show_to_human
 from aetherscale.gateways.cli.wording import typed
 from aetherscale.gateways.cli.work import carry_out, info, named, suggesting, taken, told_of
@@ -78,10 +78,19 @@ def done(
     return view
 
 
-def list_objects(context: Context, kind: str, *, none: str) -> None:
+def labels(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Labels as they were typed. Raises `Failure` where one key has two values: none of them is the right one."""
+    found = dict(given)
+    for key, value in given:
+        if found[key] != value:
+            raise bad_usage(f"--label: {key!r} is given as {value!r} and as {found[key]!r}; a label has one value")
+    return found
+
+
+def list_objects(context: Context, kind: str, *, none: str, options: Mapping[str, Any] | None = None) -> None:
     """All objects of a kind; `none` says that there are none, and how to make one. Raises `Failure`."""
     names = named(kind)
-    items = context.client.items(names.component, names.list_task, {"all": context.values["all"]})
+    items = context.client.items(names.component, names.list_task, {"all": context.values["all"], **(options or {})})
     views = [item[kind] for item in items]
     if context.out.json:
         context.out.value(views)

@@ -264,6 +264,10 @@ class Bytes:
         print(harmless(text[:cut]), end="", flush=True)
 
 
+MEASURE_S: Final = 10.0
+"""How often a line says how far a long step is, where lines are not rewritten."""
+
+
 class Progress:
     """The progress of work, which is not shown."""
 
@@ -276,6 +280,10 @@ class Progress:
         """The work has come this far."""
         self.phase = f"{phase}: {detail}" if detail else phase
 
+    def measure(self, phase: str, amount: str) -> None:
+        """The work is at a phase that was told before or is new, and there this far."""
+        self.step(phase, amount)
+
     @property
     def elapsed_s(self) -> float:
         """For how long it is under way."""
@@ -283,7 +291,17 @@ class Progress:
 
 
 class PlainProgress(Progress):
-    """A line on stderr for each step."""
+    """A line on stderr for each step, and one now and then for how far a long one is."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject)
+        self._measured: tuple[str, float] = ("", 0.0)
+
+    def measure(self, phase: str, amount: str) -> None:
+        """As in `Progress`; not more often than every `MEASURE_S`."""
+        if phase != self._measured[0] or self.elapsed_s - self._measured[1] >= MEASURE_S:
+            self._measured = phase, self.elapsed_s
+            self.step(phase, amount)
 
     def step(self, phase: str, detail: str = "") -> None:
         """As in `Progress`; the same step is not shown twice."""

@@ -99,6 +99,12 @@ SERVE = Command(
             "private networks, separated by commas, from which images may be downloaded, like 10.0.0.0/8",
             "NETWORKS",
         ),
+        Option(
+            "image-catalogue",
+            "a catalogue of images, as a file or an http or https URL, beside the one that comes with the program",
+            "SOURCE",
+            completes="file",
+        ),
         Option("http", "not in this version", "HOST:PORT"),
         Option("no-http", "has no effect: this version has no HTTP"),
     ),

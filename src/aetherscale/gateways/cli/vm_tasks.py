@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing, nullcontext, suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import FAILED, bad_usage
 from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.history import tell_future
-from aetherscale.gateways.cli.objects import done, each_named
+from aetherscale.gateways.cli.objects import done, each_named, labels
 from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
 from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
 from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
@@ -35,7 +35,7 @@ def create_vm(context: Context) -> None:
         "disk-gib": values["disk"],
         "node": values["node"],
         "restart": values["restart"],
-        "labels": _labels(values["label"]),
+        "labels": labels(values["label"]),
         "virtual-network": values["network"],
         "allow-addresses": values["allow-address"],
         "publish": values["publish"],
@@ -100,19 +100,10 @@ def _done(context: Context, task: str, options: Mapping[str, Any], subject: str)
     return done(context, "vm", task, options, subject=subject, node=node, meant=image)
 
 
-def _labels(given: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The labels as they were typed. Raises `Failure` where one key has two values: none of them is the right one."""
-    labels = dict(given)
-    for key, value in given:
-        if labels[key] != value:
-            raise bad_usage(f"--label: {key!r} is given as {value!r} and as {labels[key]!r}; a label has one value")
-    return labels
-
-
 def list_vms(context: Context) -> None:
     """Show all VMs."""
     values = context.values
-    options = {"all": values["all"], "labels": _labels(values["label"])}
+    options = {"all": values["all"], "labels": labels(values["label"])}
     vms = [item["vm"] for item in context.client.items("compute", "list-vms", options, node=values["node"] or "")]
     if context.out.json:
         context.out.value(vms)

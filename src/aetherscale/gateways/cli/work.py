@@ -35,28 +35,33 @@ def carry_out(
     """
     wait = not context.values["no-wait"]
     timeout_s = context.values["timeout"]
-    reference = subject
+    reference, is_begun = subject, False
     with context.out.progress(subject) as progress:
         chunks = context.client.ask(component, task, options, node=node, timeout_s=timeout_s, command=True)
         try:
             for chunk in chunks:
+                # What is made on the way to it has a name of its own.
+                is_begun = is_begun or f"{kind}-id" in chunk or chunk["type"] == "result"
                 reference = chunk.get(f"{kind}-id", reference)
-                progress.subject = chunk.get("name", progress.subject)
+                progress.subject = chunk.get("name", progress.subject) if is_begun else progress.subject
                 if chunk["type"] == "result":
                     view: Mapping[str, Any] = chunk[kind]
                     return view, progress.elapsed_s
                 tell(progress, chunk)
-                if not wait:
+                if not wait and is_begun:
                     break
         except TimeoutError:
-            raise _cut_short(kind, reference, progress, f"the wait of {timeout_s:g} s ran out") from None
+            what = f"the wait of {timeout_s:g} s ran out"
+            raise _cut_short(kind, reference, progress, what, is_begun=is_begun) from None
         except KeyboardInterrupt:
-            failure = _cut_short(kind, reference, progress, "interrupted")
+            failure = _cut_short(kind, reference, progress, "interrupted", is_begun=is_begun)
             failure.is_interrupt = True
             raise failure from None
         except Failure as failure:
             if failure.status == NO_NODE and progress.phase:
                 # What was told is durable: a node that has gone since takes it up when it is back.
+                if not is_begun:
+                    raise _only_on_the_way(kind, progress, failure.message) from None
                 raise _cut_short(kind, reference, progress, failure.message, when=" when the node is back") from None
             if not failure.hint and failure.code == FAILED_CODE:
                 failure.hint = f"aetherscale why {kind} {progress.subject}"
@@ -119,7 +124,10 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
         case None | "working":
             return
         case "progress":
-            progress.step(str(chunk.get("step", "")))
+            if (amount := measured(chunk)) and isinstance(chunk.get("step"), str):
+                progress.measure(chunk["step"], amount)
+            else:
+                progress.step(str(chunk.get("step", "")))
         case "retrying" | "restarting" as word:
             progress.step(word, str(chunk.get("reason") or f"not before {chunk.get('not-before')}"))
         case "stopping" | "deleting" as word if "grace-s" in chunk:
@@ -130,16 +138,46 @@ def tell(progress: Progress, chunk: Mapping[str, Any]) -> None:
             progress.step(str(word))
 
 
-def _cut_short(kind: str, reference: str, progress: Progress, what: str, when: str = "") -> Failure:
+def measured(chunk: Mapping[str, Any]) -> str:
+    """How far a step is: `120 of 330 MiB, 24.0 MiB/s, 9 s left`; "" where it does not say."""
+    done, total = chunk.get("done-bytes"), chunk.get("total-bytes")
+    if not isinstance(done, int):
+        return ""
+    said = f"{done >> 20} of {total >> 20} MiB" if isinstance(total, int) else f"{done >> 20} MiB"
+    rate, left_s = chunk.get("rate-bytes-s"), chunk.get("left-s")
+    if isinstance(rate, int):
+        said += f", {rate / (1 << 20):.1f} MiB/s"
+    if isinstance(left_s, int):
+        said += f", {left_s // 60} min left" if left_s >= 120 else f", {left_s} s left"
+    return said
+
+
+def _only_on_the_way(kind: str, progress: Progress, what: str) -> Failure:
+    """The node has gone while it made what was needed, and before it took the request itself."""
+    return Failure(
+        503,
+        f"{what}; it was at: {progress.phase}. That goes on when the node is back, but {kind} {progress.subject} was "
+        "not requested yet",
+        hint="the same command again, when the node is back",
+        status=NO_NODE,
+    )
+
+
+def _cut_short(
+    kind: str, reference: str, progress: Progress, what: str, when: str = "", *, is_begun: bool = True
+) -> Failure:
     look = f"aetherscale {words_of(kind)} show {progress.subject}"
-    if progress.phase:
+    if progress.phase and not is_begun:
+        so_far = f"{kind} {progress.subject} comes after: {progress.phase}. The work continues; this is not a failure"
+        look = f"aetherscale {words_of(kind)} list"
+    elif progress.phase:
         so_far = f"{kind} {progress.subject} was at: {progress.phase}. The work continues{when}; this is not a failure"
     else:
         so_far = f"{kind} {progress.subject} has not been heard of yet; the work may have begun"
     return Failure(
         504,
         f"{what}; {so_far}",
-        hint=f"aetherscale vm wait {progress.subject}, or: {look}" if kind == "vm" else look,
+        hint=f"aetherscale vm wait {progress.subject}, or: {look}" if kind == "vm" and is_begun else look,
         status=WAIT_RAN_OUT,
         is_note=True,
         details={"phase": progress.phase, f"{kind}-id": reference},

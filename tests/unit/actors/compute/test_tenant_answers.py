@@ -111,7 +111,7 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
         component, field = each.name, each.identity.reference
         made = {task for task, command in each.commands.items() if command.creates}
         own = {task for task in each.tasks() if each.asked_under(task) == component}
-        for task in own - made - {each.identity.list_task, "console-input", "explain", "watch-drops"}:
+        for task in own - made - {each.identity.list_task, "console-input", "explain", "search-images", "watch-drops"}:
             options = more.get(task, {})
             for key in (None, "k"):
                 for theirs in (vm_id, image_id, network_id, group_id):

@@ -7,8 +7,8 @@ import pytest
 from aetherscale.gateways.cli import elsewhere, flat, tree
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.grammar import GLOBAL_OPTIONS, Command, Group
+from aetherscale.gateways.cli.objects import labels
 from aetherscale.gateways.cli.parse import parse
-from aetherscale.gateways.cli.vm_tasks import _labels
 from tests.support.command_lines import commands, parsed, values
 
 
@@ -182,8 +182,8 @@ class TestFlatVerbs:
 
 class TestLabels:
     def test_one_key_has_one_value(self) -> None:
-        assert _labels([("env", "a"), ("env", "a"), ("b", "")]) == {"env": "a", "b": ""}
+        assert labels([("env", "a"), ("env", "a"), ("b", "")]) == {"env": "a", "b": ""}
         with pytest.raises(Failure) as failure:
-            _labels([("env", "a"), ("x", "y"), ("env", "b")])
+            labels([("env", "a"), ("x", "y"), ("env", "b")])
         assert failure.value.status == 2
         assert "'env' is given as 'a' and as 'b'" in str(failure.value)

@@ -212,6 +212,10 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """The ports of the VM on VDE switches, whose cards come after those of `ports`. Not in schemas 1 to 4."""
     ssh_keys: list[str] = []
     """The public keys whose owners may log in as root. Not in schemas 1 to 5."""
+    image_sha256: str | None = None
+    """The SHA-256 of the image's file, 64 hex digits: an update of the image changes nothing for the VM. Not in schemas
+    1 to 6.
+    """
 
 
 class CreateVm(Struct, frozen=True):

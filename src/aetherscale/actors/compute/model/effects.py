@@ -4,8 +4,7 @@ An effect is always an *ensure*: performing one twice, or half and then again, e
 which effect it is; one in flight whose key is no longer pending is cancelled. Outcomes answer an effect; observations
 come unasked. Both become messages to the decider. Pure data: nothing here knows QEMU.
 
-`run` numbers the boots of one VM from 1: an answer about run 3 says nothing about run 4. The actor waits until
-`not_before_us` before it hands an effect to the driver, and gives up on it after `deadline_s`.
+The actor waits until `not_before_us` before it hands an effect to the driver, and gives up on it after `deadline_s`.
 """
 
 from __future__ import annotations
@@ -108,6 +107,7 @@ class ProvisionDisk(Struct, frozen=True):
     """The size that the image's file has to have, where it is known."""
     deadline_s: float = 60.0
     not_before_us: int = 0
+    image_sha256: str | None = None
 
 
 class BootVm(Struct, frozen=True):

@@ -45,6 +45,7 @@ def _provision(vm: Vm) -> ProvisionDisk:
         image_format=vm.spec.image_format,
         disk_mib=vm.spec.disk_mib,
         image_size_bytes=vm.spec.image_size_bytes,
+        image_sha256=vm.spec.image_sha256,
         deadline_s=PROVISION_S + vm.spec.image_size_bytes / SLOWEST_COPY_BYTES_S,
         not_before_us=vm.attempt.not_before_us,
     )

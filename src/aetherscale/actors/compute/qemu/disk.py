@@ -18,8 +18,8 @@ _FRESH_DISK: Final = f".{DISK}"
 _QCOW2_MAGIC: Final = b"QFI\xfb"
 _QCOW2_SIZE: Final = slice(24, 32)
 
-ImagePath = Callable[[str, Literal["qcow2", "raw"]], Path]
-"""Where the file of an image is, from its id and its format."""
+ImagePath = Callable[[str, Literal["qcow2", "raw"], str | None], Path]
+"""Where the file of an image is, from its id, its format and its SHA-256, where that is known."""
 
 WriteOverlay = Callable[[Path, str, int, str], None]
 """Write an empty qcow2 overlay: path, format of the base, virtual size in bytes, name of the base. Raises `OSError`."""

@@ -177,7 +177,7 @@ class QemuDriver:
                 return await apply_rules(self._firewall, effect)
 
     async def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
-        image = self._image_path(effect.image_id, effect.image_format)
+        image = self._image_path(effect.image_id, effect.image_format, effect.image_sha256)
         directory = self._directory(effect.vm_id)
         size_mib = await disk.provision(
             directory, image, effect.image_format, effect.disk_mib, self._write_overlay, effect.image_size_bytes

@@ -63,7 +63,7 @@ def download(source: str, transfer: Transfer, limits: Limits) -> None:
         except (http.client.HTTPException, web.ServerError) as error:
             transfer.go_on()
             if transfer.most_bytes - before_bytes < limits.progress_bytes:
-                raise Fault(f"the connection failed: {_plain(error)}", _AGAIN, retryable=True) from error
+                raise Fault(f"the connection failed: {plain(error)}", _AGAIN, retryable=True) from error
         transfer.pause(limits.again_s)
 
 
@@ -80,12 +80,12 @@ def _try(source: str, transfer: Transfer, limits: Limits) -> None:
         raise Fault(f"the server does not answer as asked: {error}", _LOOK, retryable=False) from error
     except urllib.error.HTTPError as error:
         with error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
     except (http.client.InvalidURL, ValueError) as error:
-        raise Fault(f"this is no address: {_plain(error)}", _LOOK, retryable=False) from error
+        raise Fault(f"this is no address: {plain(error)}", _LOOK, retryable=False) from error
 
 
-def _plain(said: object) -> str:
+def plain(said: object) -> str:
     """The text of an error, in one line without control characters: some of it may be a server's word."""
     return "".join(c if c.isprintable() else "?" for c in str(said))[:300]
 
@@ -163,13 +163,13 @@ def _receive(
         raise Fault(f"the server said {total} bytes and sent {done}", _LOOK, retryable=False)
 
 
-def _refusal(error: urllib.error.HTTPError) -> Fault:
+def refusal(error: urllib.error.HTTPError) -> Fault:
     """The meaning of an answer without a file."""
     if HTTPStatus.MULTIPLE_CHOICES <= error.code < HTTPStatus.BAD_REQUEST:
-        why = _plain(str(error.reason).partition("\n")[0])
+        why = plain(str(error.reason).partition("\n")[0])
         return Fault(f"the server sends us elsewhere, which is not followed: {why}", _LOOK, retryable=False)
     hint = "try again later" if error.code in _PASSING else _LOOK
-    return Fault(f"the server answered {error.code} {_plain(error.reason)}", hint, retryable=error.code in _PASSING)
+    return Fault(f"the server answered {error.code} {plain(error.reason)}", hint, retryable=error.code in _PASSING)
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:

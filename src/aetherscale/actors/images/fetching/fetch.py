@@ -13,7 +13,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from typing import Final
 from msgspec import Struct
 
 from aetherscale import shortage
+from aetherscale.actors.images.catalogue.sums import Digest
 from aetherscale.actors.images.fetching.copying import Places, copy
 from aetherscale.actors.images.fetching.download import download, forget
 from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Progress, Stopped, Transfer
@@ -50,13 +51,14 @@ async def fetch(
     size_cap_bytes: int,
     progress: Progress,
     places: Places,
+    published: Digest | None = None,
     limits: Limits | None = None,
     is_crowded: Callable[[], bool] = lambda: False,
 ) -> Fetched:
     """Have what is at `source`, an absolute path or an http or https URL, at `part_path`, with mode 0600.
 
-    `sha256` (64 lower-case hex digits) is what its checksum has to be. Cancelling this ends the transfer before it
-    returns. Raises Fault; what came in so far stays where it makes sense to go on from there.
+    `sha256` (64 lower-case hex digits) is what its checksum has to be, and so is `published`. Cancelling this ends the
+    transfer before it returns. Raises Fault; what came in so far stays where it makes sense to go on from there.
     """
     loop = asyncio.get_running_loop()
 
@@ -65,7 +67,8 @@ async def fetch(
 
     transfer = Transfer(part_path, size_cap_bytes, report)
     limits = limits or Limits()
-    bring = partial(_bring, source, transfer, sha256, limits, places)
+    expected = [digest for digest in (sha256 and Digest("sha256", sha256), published) if digest]
+    bring = partial(_bring, source, transfer, expected, limits, places)
     async with _kept_up(transfer, limits, is_crowded):
         fetched = await until_stopped(bring, transfer.stop)
     progress(fetched.size_bytes, fetched.size_bytes)
@@ -101,7 +104,7 @@ async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], 
         watching.cancel()
 
 
-def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, places: Places) -> Fetched:
+def _bring(source: str, transfer: Transfer, expected: Sequence[Digest], limits: Limits, places: Places) -> Fetched:
     """Copy or download, then look at the checksum, then make it last."""
     part = transfer.part
     try:
@@ -118,29 +121,31 @@ def _bring(source: str, transfer: Transfer, sha256: str | None, limits: Limits, 
                 "give one of these",
                 retryable=False,
             )
-        found, size_bytes = _settle(transfer)
+        found, size_bytes = _settle(transfer, {digest.algorithm for digest in expected})
     except OSError as error:
         raise _no_transfer(error, part) from error
     finally:
         transfer.close()
-    if sha256 is not None and found != sha256:
-        part.unlink()
-        forget(part)
-        raise Fault(
-            f"its SHA-256 is {found}, and {sha256} was expected",
-            "check both the source and the checksum: one of them is wrong",
-            retryable=False,
-        )
+    for digest in expected:
+        if found[digest.algorithm] != digest.digits:
+            part.unlink()
+            forget(part)
+            name = digest.algorithm.upper().replace("SHA", "SHA-")
+            raise Fault(
+                f"its {name} is {found[digest.algorithm]}, and {digest.digits} was expected",
+                "check both the source and the checksum: one of them is wrong",
+                retryable=False,
+            )
     forget(part)
-    return Fetched(part, found, size_bytes)
+    return Fetched(part, found["sha256"], size_bytes)
 
 
-def _settle(transfer: Transfer) -> tuple[str, int]:
-    """Have the part file on the disk, and read what is there: its SHA-256 in hex and its size in bytes."""
+def _settle(transfer: Transfer, algorithms: Collection[str]) -> tuple[Mapping[str, str], int]:
+    """Have the part file on the disk, and read what is there: its checksums, SHA-256 among them, and its size."""
     descriptor = os.open(transfer.part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
-        return digest_of(descriptor, transfer.go_on)
+        return digests_of(descriptor, transfer.go_on, algorithms)
     finally:
         os.close(descriptor)
 
@@ -165,20 +170,26 @@ async def read(path: Path) -> Fetched:
 
 def digest_of(file: int, go_on: Callable[[], None]) -> tuple[str, int]:
     """The SHA-256 in hex of an open file, and its size in bytes. Holes are not read. Raises what `go_on` raises."""
-    digest, done, size_bytes = hashlib.sha256(), 0, os.fstat(file).st_size
+    digests, size_bytes = digests_of(file, go_on, ())
+    return digests["sha256"], size_bytes
+
+
+def digests_of(file: int, go_on: Callable[[], None], algorithms: Collection[str]) -> tuple[Mapping[str, str], int]:
+    """As `digest_of`, with checksums of other algorithms too, by their names."""
+    digests = {name: hashlib.new(name) for name in {"sha256", *algorithms}}
+    done, size_bytes = 0, os.fstat(file).st_size
     for start, end in (*data_of(file, size_bytes), (size_bytes, size_bytes)):
-        while done < start:
-            digest.update(_ZEROS[: start - done])
-            done += min(len(_ZEROS), start - done)
-            go_on()
         while done < end:
-            piece = os.pread(file, min(CHUNK_BYTES, end - done), done)
+            # Up to `start` there is a hole.
+            piece = _ZEROS[: start - done] if done < start else os.pread(file, min(CHUNK_BYTES, end - done), done)
             if not piece:
-                return digest.hexdigest(), done
-            digest.update(piece)
+                size_bytes = done
+                break
+            for digest in digests.values():
+                digest.update(piece)
             done += len(piece)
             go_on()
-    return digest.hexdigest(), done
+    return {name: digest.hexdigest() for name, digest in digests.items()}, size_bytes
 
 
 def _no_transfer(error: OSError, part: Path) -> Fault:

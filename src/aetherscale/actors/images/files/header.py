@@ -108,14 +108,19 @@ def _inspect(file: int, file_size: int, cap_bytes: int) -> ImageHeader:
     return ImageHeader(image_format, virtual_size, file_size)
 
 
-def _check_raw(head: bytes, tail: bytes, file_size: int) -> None:
-    if file_size == 0:
-        raise ImageRejected("it is empty", "was it copied, downloaded or made to its end? look with: ls -l")
+def look_at_head(head: bytes) -> None:
+    """Refuse a file by its first bytes, as far as they say that it is none. Raises ImageRejected."""
     for offset, magic, what, hint in _OTHERS:
         if head[offset : offset + len(magic)] == magic:
             raise ImageRejected(f"it is {what}, and neither qcow2 nor a raw disk", hint)
     if head[:64].lstrip().lower().startswith(_TEXTS):
         raise ImageRejected("it is a text or a web page, not a disk image", _WRONG_ADDRESS)
+
+
+def _check_raw(head: bytes, tail: bytes, file_size: int) -> None:
+    if file_size == 0:
+        raise ImageRejected("it is empty", "was it copied, downloaded or made to its end? look with: ls -l")
+    look_at_head(head)
     for magic, what, hint in _TAILS:
         if tail.startswith(magic):
             raise ImageRejected(f"it is {what}, and neither qcow2 nor a raw disk", hint)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
 from aetherscale.actors.images.model.recipes import MOST_PACKAGES, Mirror, PackageName, Recipe, SizeGib
-from aetherscale.kernel.names import ImageName, ImageReference
+from aetherscale.kernel.names import ImageName, ImageReference, Labels
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.wire import Message
 
@@ -39,6 +39,24 @@ class ImportImageOptions(Message, frozen=True):
     """How guests of the image take what is theirs at their first boot, such as keys: `credentials`, as credentials of
     systemd, from version 252 on; `none`, not at all.
     """
+    labels: Labels = field(default_factory=dict)
+    """Labels of the image: text by key."""
+
+
+class FetchImageOptions(Message, frozen=True):
+    """Options of `fetch-image`."""
+
+    name: ImageName
+    """The name of the image in the catalogue, which it has here too."""
+    labels: Labels = field(default_factory=dict)
+    """Labels of the image: text by key."""
+
+
+class SearchImagesOptions(Message, frozen=True):
+    """Options of `search-images`."""
+
+    word: Annotated[str, Meta(max_length=100)] = ""
+    """Only entries with this in their name or description, in small or capital letters; "" for all."""
 
 
 class BuildImageOptions(Message, frozen=True):
@@ -56,10 +74,12 @@ class BuildImageOptions(Message, frozen=True):
     """
     size_gib: SizeGib | None = None
     """The size of the disk of a Debian, in GiB; null for what it needs and some room. Less than it needs is refused."""
+    labels: Labels = field(default_factory=dict)
+    """Labels of the image: text by key."""
 
 
 class ImageOptions(Message, frozen=True):
-    """Options of `delete-image` and `image-info`."""
+    """Options of `delete-image`, `update-image` and `image-info`."""
 
     image: ImageReference = ""
     """The image; "" where the subject names it (`obj`)."""
@@ -70,6 +90,8 @@ class ListImagesOptions(Message, frozen=True):
 
     all: bool = False
     """Whether deleted images are listed too."""
+    labels: Labels = field(default_factory=dict)
+    """Only images that have all of these labels."""
 
 
 class ImportImage(Struct, frozen=True):
@@ -81,6 +103,19 @@ class ImportImage(Struct, frozen=True):
     sha256: str | None
     ready_channel: ReadyChannel
     first_boot: FirstBoot = "none"
+    catalogued: bool = False
+    checksums: str | None = None
+    user: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class UpdateImage(Struct, frozen=True):
+    """Have the newest file of an image of the catalogue, which is to be found there now."""
+
+    image_id: str
+    source: str
+    checksums: str | None
+    sha256: str | None
 
 
 class BuildImage(Struct, frozen=True):
@@ -92,6 +127,7 @@ class BuildImage(Struct, frozen=True):
     packages: tuple[str, ...] = ()
     mirror: str | None = None
     size_gib: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 class DeleteImage(Struct, frozen=True):
@@ -101,4 +137,4 @@ class DeleteImage(Struct, frozen=True):
     used_by: tuple[User, ...] = ()
 
 
-ImagesCommand = ImportImage | BuildImage | DeleteImage
+ImagesCommand = ImportImage | BuildImage | UpdateImage | DeleteImage

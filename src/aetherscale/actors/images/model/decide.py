@@ -2,8 +2,10 @@
 
     importing, building ──ImageStored──▶ ready ──ImageDeleteRequested──▶ deleting ──ImageDeleted──▶ deleted
           └── ImageStepFailed (for good), ImageUndone ──────────────────────▲
+    ready ──ImageUpdateRequested──▶ updating ──ImageStored, ImageUnchanged, ImageStepFailed (for good)──▶ ready
 
-An image that could not be brought in is rolled back: its name is free again. Pure.
+An image that could not be brought in is rolled back: its name is free again. One that could not be updated stays what
+it was. Pure.
 """
 
 from __future__ import annotations
@@ -11,18 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from aetherscale.actors.images.model import effects, events
-from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage
+from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage, UpdateImage
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.recipes import first_boot, ready_channel
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
-from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.failures import EffectFailed, Failure
 from aetherscale.kernel.reservations import in_use
 
@@ -48,6 +50,12 @@ class Image(Struct, frozen=True):
     sha256: str | None = None
     size_bytes: int | None = None
     virtual_size_bytes: int | None = None
+    catalogued: bool = False
+    checksums: str | None = None
+    published: str | None = None
+    """The checksum that was published for the file that is there."""
+    user: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
     rolled_back: bool = False
     """Whether it could not be brought in, so that what was stored of it is removed."""
     attempt: Attempt = FIRST
@@ -62,33 +70,68 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
             raise Refused(Reason.CONFLICT, f"the image {message.image_id} exists already")
         if isinstance(message, BuildImage):
             return (_build_requested(message),)
-        return (
-            events.ImageImportRequested(
-                message.image_id,
-                message.name,
-                message.source,
-                message.sha256,
-                message.ready_channel,
-                message.first_boot,
-            ),
-        )
+        return (_import_requested(message),)
+    if isinstance(message, UpdateImage):
+        return _update(image, message)
     if isinstance(message, DeleteImage):
         return _delete(image, message)
     if image is None or image.phase == "deleted":
         return ()
     match message:
         case effects.ImageStored():
-            return (events.ImageStored(message.format, message.sha256, message.size_bytes, message.virtual_size_bytes),)
+            return (
+                events.ImageStored(
+                    message.format, message.sha256, message.size_bytes, message.virtual_size_bytes, message.published
+                ),
+            )
+        case effects.ImageUnchanged():
+            return (events.ImageUnchanged(),)
         case effects.ImageRemoved():
             return (events.ImageDeleted(),)
         case EffectFailed():
             return _failed(image, message, at_us)
 
 
+def _import_requested(command: ImportImage) -> events.ImageImportRequested:
+    return events.ImageImportRequested(
+        command.image_id,
+        command.name,
+        command.source,
+        command.sha256,
+        command.ready_channel,
+        command.first_boot,
+        command.catalogued,
+        command.checksums,
+        command.user,
+        command.labels,
+    )
+
+
 def _build_requested(command: BuildImage) -> events.ImageBuildRequested:
     return events.ImageBuildRequested(
-        command.image_id, command.name, command.recipe, command.packages, command.mirror, command.size_gib
+        command.image_id,
+        command.name,
+        command.recipe,
+        command.packages,
+        command.mirror,
+        command.size_gib,
+        command.labels,
     )
+
+
+def _update(image: Image | None, command: UpdateImage) -> Sequence[ImageEvent]:
+    if image is None or image.phase == "deleted":
+        raise Refused(Reason.NOT_FOUND, "no such image: it has been deleted" if image else "no such image")
+    if image.phase == "updating":
+        return ()
+    if image.phase != "ready":
+        raise Refused(
+            Reason.CONFLICT,
+            f"the image {image.name!r} is not ready but {image.phase}",
+            retryable=image.phase in ("importing", "building"),
+            remedy=Task("image", "show", image.name),
+        )
+    return (events.ImageUpdateRequested(command.source, command.checksums, command.sha256),)
 
 
 def _delete(image: Image | None, command: DeleteImage) -> Sequence[ImageEvent]:
@@ -128,6 +171,10 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 ready_channel=event.ready_channel,
                 first_boot=event.first_boot,
                 expected_sha256=event.sha256,
+                catalogued=event.catalogued,
+                checksums=event.checksums,
+                user=event.user,
+                labels=event.labels,
             )
         case events.ImageBuildRequested():
             return Image(
@@ -142,6 +189,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 packages=event.packages,
                 mirror=event.mirror,
                 size_gib=event.size_gib,
+                labels=event.labels,
             )
         case _:
             assert image is not None, f"an image's stream begins with its request, not with {type(event).__name__}"
@@ -154,6 +202,8 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
 def _evolve(
     image: Image,
     event: events.ImageStored
+    | events.ImageUpdateRequested
+    | events.ImageUnchanged
     | events.ImageStepFailed
     | events.ImageUndone
     | events.ImageDeleteRequested
@@ -168,13 +218,29 @@ def _evolve(
                 sha256=event.sha256,
                 size_bytes=event.size_bytes,
                 virtual_size_bytes=event.virtual_size_bytes,
+                published=event.published,
                 attempt=FIRST,
             )
+        case events.ImageUpdateRequested():
+            return replace(
+                image,
+                phase="updating",
+                source=event.source,
+                checksums=event.checksums,
+                expected_sha256=event.sha256,
+                failure=None,
+                attempt=FIRST,
+            )
+        case events.ImageUnchanged():
+            return replace(image, phase="ready", attempt=FIRST)
         case events.ImageStepFailed():
             attempt = image.attempt.after_failure(event.attempt, event.retry_at)
             if event.retry_at is not None:
                 return replace(image, attempt=attempt)
             failure = Failure(event.step, event.reason, event.hint, event.log_tail)
+            if image.phase == "updating":
+                # VMs are made of what was there before.
+                return replace(image, phase="ready", failure=failure, attempt=FIRST)
             # The first failure is the reason; that what was stored could not be removed either comes after it.
             return replace(image, failure=image.failure or failure, attempt=attempt)
         case events.ImageUndone():
@@ -197,6 +263,18 @@ def pending(image: Image) -> ImagesEffect | None:
                 image.id,
                 image.source,
                 image.expected_sha256,
+                checksums=image.checksums,
+                not_before_us=attempt.not_before_us,
+            )
+        case "updating":
+            return effects.FetchImage(
+                f"update-{attempt.number}",
+                image.id,
+                image.source,
+                image.expected_sha256,
+                checksums=image.checksums,
+                known=image.published,
+                replaces=image.sha256,
                 not_before_us=attempt.not_before_us,
             )
         case "building":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from msgspec import Struct
 
@@ -11,10 +11,12 @@ from aetherscale.kernel.failures import EffectFailed
 ImageFormat = Literal["qcow2", "raw"]
 ReadyChannel = Literal["agent", "channel", "none"]
 FirstBoot = Literal["credentials", "none"]
+READY_CHANNELS: Final[tuple[ReadyChannel, ...]] = get_args(ReadyChannel)
+FIRST_BOOTS: Final[tuple[FirstBoot, ...]] = get_args(FirstBoot)
 
 
 class FetchImage(Struct, frozen=True):
-    """Ensure that the image is there: copied or downloaded, its checksum and then its header checked."""
+    """Ensure that the image is there: copied or downloaded, its checksum checked, unpacked, and its header checked."""
 
     key: str
     image_id: str
@@ -24,6 +26,12 @@ class FetchImage(Struct, frozen=True):
     """For whom; the actor knows."""
     deadline_s: float = 24 * 3600.0
     not_before_us: int = 0
+    checksums: str | None = None
+    """Where the checksum that it has to have is published; None where none is."""
+    known: str | None = None
+    """The published checksum of what is there: nothing is fetched where it is the same still."""
+    replaces: str | None = None
+    """The SHA-256 of the image's file whose place it takes; None for the first one."""
 
 
 class BuildImage(Struct, frozen=True):
@@ -62,6 +70,14 @@ class ImageStored(Struct, frozen=True):
     sha256: str
     size_bytes: int
     virtual_size_bytes: int
+    published: str | None = None
+    """The checksum that was published for what was fetched, like `sha512:0f…`; None where none was looked up."""
+
+
+class ImageUnchanged(Struct, frozen=True):
+    """What is published is what is here."""
+
+    key: str
 
 
 class ImageRemoved(Struct, frozen=True):
@@ -70,4 +86,4 @@ class ImageRemoved(Struct, frozen=True):
     key: str
 
 
-ImagesOutcome = ImageStored | ImageRemoved | EffectFailed
+ImagesOutcome = ImageStored | ImageUnchanged | ImageRemoved | EffectFailed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from msgspec import field
+
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ReadyChannel
 from aetherscale.actors.images.model.recipes import Recipe
 from aetherscale.kernel.messages import Event
@@ -13,9 +15,9 @@ KIND = "image"
 
 
 class ImageImportRequested(Event, frozen=True):
-    """A caller requested the import of an image."""
+    """A caller requested the import of an image, or one that is in the catalogue was fetched for him."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     ONLY_ADDED: ClassVar[bool] = True
 
     image_id: str
@@ -34,12 +36,22 @@ class ImageImportRequested(Event, frozen=True):
     """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd; or
     `none`, not at all. Not in schema 1.
     """
+    catalogued: bool = False
+    """Whether the image was asked for by its name in the catalogue, where the source is from. Not in schemas 1 and 2.
+    """
+    checksums: str | None = None
+    """The URL at which the checksum of the source is published; null where none was looked up. Not in schemas 1 and 2.
+    """
+    user: str | None = None
+    """The account of its guests that keys are for; null where that is not known. Not in schemas 1 and 2."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """The labels of the image: text by key. Not in schemas 1 and 2."""
 
 
 class ImageBuildRequested(Event, frozen=True):
     """A caller requested the build of an image."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     ONLY_ADDED: ClassVar[bool] = True
 
     image_id: str
@@ -54,10 +66,15 @@ class ImageBuildRequested(Event, frozen=True):
     """Where the packages come from; null for what the node's host uses, or Debian's own archive."""
     size_gib: int | None = None
     """The requested size of the disk, in GiB; null for what the recipe needs."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """The labels of the image: text by key. Not in schemas 1 and 2."""
 
 
 class ImageStored(Event, frozen=True):
-    """The image's file is in its place and has passed every check."""
+    """The image's file is in its place and has passed every check. After an update it is the newer one."""
+
+    SCHEMA: ClassVar[int] = 2
+    ONLY_ADDED: ClassVar[bool] = True
 
     format: ImageFormat
     """The format of the image's file."""
@@ -67,13 +84,32 @@ class ImageStored(Event, frozen=True):
     """The size of the image's file, in bytes."""
     virtual_size_bytes: int
     """The size of the disk that the image stands for, in bytes."""
+    published: str | None = None
+    """The checksum that was published for what was fetched, like `sha512:0f…`; null where none was looked up. Not in
+    schema 1.
+    """
+
+
+class ImageUpdateRequested(Event, frozen=True):
+    """A caller requested the newest file of an image of the catalogue. VMs are made of the one that is there."""
+
+    source: str
+    """Where it comes from."""
+    checksums: str | None
+    """The URL at which its checksum is published; null where `sha256` says it."""
+    sha256: str | None
+    """The SHA-256 that it has to have, 64 hex digits; null where it is looked up."""
+
+
+class ImageUnchanged(Event, frozen=True):
+    """What the catalogue leads to is what is here already."""
 
 
 class ImageStepFailed(Event, frozen=True):
     """The host could not carry out a step."""
 
     step: str
-    """The step that failed: `importing`, `building` or `deleting`."""
+    """The step that failed: `importing`, `building`, `updating` or `deleting`."""
     attempt: int
     """Which attempt at the step this was: 1, 2, 3 …."""
     reason: str
@@ -102,6 +138,8 @@ ImageEvent = (
     ImageImportRequested
     | ImageBuildRequested
     | ImageStored
+    | ImageUpdateRequested
+    | ImageUnchanged
     | ImageStepFailed
     | ImageUndone
     | ImageDeleteRequested

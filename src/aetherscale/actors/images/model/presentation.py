@@ -10,7 +10,7 @@ from aetherscale.actors.images.model import events
 from aetherscale.actors.images.model.decide import Image, evolve
 from aetherscale.actors.images.model.events import ImageEvent
 from aetherscale.actors.images.model.sentences import IMAGE_DESCRIPTIONS
-from aetherscale.actors.images.model.views import ImageView
+from aetherscale.actors.images.model.views import USABLE, ImageView
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.registry import Kind
 from aetherscale.kernel.replies import Chunk, status
@@ -36,6 +36,10 @@ def view(image: Image, node: str, revision: int, requested_by: str | None = None
         failure=image.failure,
         revision=revision,
         requested_by=requested_by,
+        catalogued=image.catalogued,
+        published=image.published,
+        user=image.user,
+        labels=image.labels,
     )
 
 
@@ -51,6 +55,8 @@ def announce(image: Image, event: ImageEvent) -> Chunk | None:
             return status("importing", image_id=image.id, name=image.name)
         case events.ImageBuildRequested():
             return status("building", image_id=image.id, name=image.name)
+        case events.ImageUpdateRequested():
+            return status("updating", image_id=image.id, name=image.name)
         case events.ImageStepFailed() if event.retry_at is not None:
             return status("retrying", image_id=image.id, reason=event.reason, not_before=event.retry_at)
         case events.ImageUndone():
@@ -76,16 +82,25 @@ def is_ready(image: Image, _: object = None) -> bool:
         return False
     if image.phase in ("deleting", "deleted"):
         raise Refused(Reason.CONFLICT, f"the image {image.name!r} was deleted before it was ready")
+    return image.phase in USABLE
+
+
+def is_updated(image: Image, _: object = None) -> bool:
+    """Whether an update has come to its end; raises `Refused` where it is a bad one."""
+    if image.phase in ("deleting", "deleted"):
+        raise Refused(Reason.CONFLICT, f"the image {image.name!r} was deleted before it was updated")
+    if image.phase == "ready" and image.failure is not None:
+        raise _failed(image, "the image could not be updated, and is what it was")
     return image.phase == "ready"
 
 
 def _failed(image: Image, what: str) -> Refused:
     failure = image.failure
     assert failure is not None
-    where = "" if failure.phase == "importing" else f"{failure.phase}: "
+    where = "" if failure.phase in ("importing", "updating") else f"{failure.phase}: "
     return failure.refused(f"{what}: {where}{failure.reason}", image_id=image.id)
 
 
 IMAGE_KIND: Final[Kind[Image]] = Kind(
-    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=6
+    events.KIND, Image, typing.get_args(ImageEvent), evolve, view, IMAGE_DESCRIPTIONS, version=7
 )

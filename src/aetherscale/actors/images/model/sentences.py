@@ -18,8 +18,9 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
     """An event in words; `image` is the state before it, None before the first."""
     match event:
         case events.ImageImportRequested():
-            checked = f", SHA-256 {event.sha256[:12]}…" if event.sha256 else ", without a checksum"
-            return request(f"asked to import the image {event.name!r} from {event.source}{checked}")
+            of = " of the catalogue" if event.catalogued else ""
+            checked = _checked(event.sha256, event.checksums)
+            return request(f"asked to import the image {event.name!r}{of} from {event.source}{checked}")
         case events.ImageBuildRequested():
             what = f"asked to build the image {event.name!r} from the recipe {event.recipe!r}"
             return request(", ".join([what, *_wishes(event)]))
@@ -28,6 +29,11 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
             return consequence(
                 f"it passed every check and was stored: {event.format}, {size}, SHA-256 {event.sha256[:12]}…"
             )
+        case events.ImageUpdateRequested():
+            checked = _checked(event.sha256, event.checksums)
+            return request(f"asked for the newest file of it, from {event.source}{checked}")
+        case events.ImageUnchanged():
+            return consequence("what is published is what was here already")
         case events.ImageStepFailed():
             return consequence(told(event.step, event.attempt, event.retry_at, event.reason))
         case events.ImageUndone():
@@ -36,6 +42,12 @@ def describe(image: Image | None, event: ImageEvent) -> Description:
             return request("asked to delete it")
         case events.ImageDeleted():
             return consequence("it was removed from the host, and its name was free again")
+
+
+def _checked(sha256: str | None, checksums: str | None) -> str:
+    if checksums is not None:
+        return f", with the checksum published at {checksums}"
+    return f", SHA-256 {sha256[:12]}…" if sha256 else ", without a checksum"
 
 
 def _wishes(event: events.ImageBuildRequested) -> Iterator[str]:
@@ -60,7 +72,11 @@ def summarize(image: Image) -> str:
         case "building":
             return f"it is being built from the recipe {image.recipe!r}"
         case "ready":
+            if image.failure is not None:
+                return f"VMs can be created from it, but it could not be updated: {image.failure.reason}"
             return "VMs can be created from it"
+        case "updating":
+            return f"VMs can be created from it, and a newer one is fetched from {image.source}"
         case "deleting":
             return "it is being removed from the host"
         case "failed":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ReadyChannel
 from aetherscale.kernel.failures import Failure
 
-ImagePhase = Literal["importing", "building", "ready", "deleting", "failed", "deleted"]
+ImagePhase = Literal["importing", "building", "ready", "updating", "deleting", "failed", "deleted"]
+USABLE: Final[tuple[ImagePhase, ...]] = ("ready", "updating")
+"""The phases in which VMs can be made of an image."""
 
 
 class ImageView(Struct, frozen=True, rename="kebab"):
@@ -23,7 +25,8 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     """The name of the node that owns the image."""
     phase: ImagePhase
     """Where the image is in its life: `importing` or `building`, it is being made; `ready`, VMs can be made from it;
-    `deleting`, its files are being removed; `failed`, as `failure` says; `deleted`.
+    `updating`, they can too, while a newer file is fetched; `deleting`, its files are being removed; `failed`, as
+    `failure` says; `deleted`.
     """
     since: str
     """When the image entered its phase, RFC 3339 in UTC."""
@@ -43,8 +46,16 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     first_boot: FirstBoot
     """How they take what is theirs at their first boot, as in the event `ImageImportRequested`."""
     failure: Failure | None
-    """Why the image has failed; null where it has not."""
+    """Why the image has failed, or the last update of one that is ready; null where nothing has."""
     revision: int
     """The version of the image's stream, which is the number of its events; it grows with each change."""
     requested_by: str | None
     """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""
+    catalogued: bool = False
+    """Whether it is of the catalogue: `image update` fetches what is there by then."""
+    published: str | None = None
+    """The checksum that was published for what was fetched, like `sha512:0f…`; null where none was looked up."""
+    user: str | None = None
+    """The account of its guests that keys are for; null where that is not known."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """The labels of the image: text by key."""

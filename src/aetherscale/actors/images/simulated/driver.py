@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from aetherscale.actors.images.catalogue.catalogues import Catalogues
 from aetherscale.actors.images.model.effects import (
+    FetchImage,
     ImageRemoved,
     ImagesEffect,
     ImagesOutcome,
     ImageStored,
+    ImageUnchanged,
     RemoveImage,
 )
 from aetherscale.kernel.failures import EffectFailed
@@ -28,6 +31,8 @@ class SimulatedStore:
         """The size of each, and of the disk in it."""
         self.failures: list[tuple[str, bool]] = []
         """The failures of the next effects: a reason, and whether a retry may help."""
+        self.edition = 1
+        """Which one of what is published is there now."""
 
 
 class SimulatedImages:
@@ -35,6 +40,7 @@ class SimulatedImages:
 
     def __init__(self, store: SimulatedStore | None = None) -> None:
         self._store = store or SimulatedStore()
+        self.catalogue = Catalogues()
 
     async def start(self, report: Report[Any]) -> None:
         """As in `Driver`: nothing happens to images by itself."""
@@ -47,8 +53,13 @@ class SimulatedImages:
         if isinstance(effect, RemoveImage):
             self._store.images.discard(effect.image_id)
             return ImageRemoved(effect.key)
+        published = None
+        if isinstance(effect, FetchImage) and effect.checksums is not None:
+            published = f"sha256:{self._store.edition:064x}"
+            if published == effect.known:
+                return ImageUnchanged(effect.key)
         self._store.images.add(effect.image_id)
-        return ImageStored(effect.key, "raw", SHA256, self._store.size_bytes, self._store.size_bytes)
+        return ImageStored(effect.key, "raw", SHA256, self._store.size_bytes, self._store.size_bytes, published)
 
     async def reconcile(self, expected: Mapping[str, Any]) -> None:
         """As in `Driver`: what is missing is noticed by those who use it."""

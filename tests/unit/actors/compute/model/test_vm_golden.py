@@ -38,6 +38,7 @@ SINCE: Final = (
     "rules-applied",
     "switches",
     "ssh-keys",
+    "image-sha256",
 )
 ADDED_SINCE: Final = {
     "GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied", "PortAdded", "PortPlugged", "PortRemoved",
