@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from aetherscale.gateways.cli.program import BridgeAsked, BridgeTask, Program, Ready, Step
     from aetherscale.kernel.findings import Finding
@@ -118,6 +119,7 @@ def program() -> Program:
         kinds=_kinds,
         serve=_serve,
         doctor=_doctor,
+        look_into=_look_into,
         set_up=_set_up,
         take_out=_take_out,
         bridge=_bridge,
@@ -229,6 +231,15 @@ def _doctor(settings: Settings) -> tuple[Finding, ...]:
     from aetherscale.setup.doctor import examine
 
     return examine(settings)
+
+
+def _look_into(path: Path) -> dict[str, Any]:
+    import msgspec
+
+    from aetherscale.actors.images.files.contents import look_into
+
+    found: dict[str, Any] = msgspec.to_builtins(look_into(path))
+    return found
 
 
 def _set_up(dry_run: bool, networks: bool) -> Iterator[Step]:

@@ -287,6 +287,7 @@ class SimulatedDisk:
     def __init__(self, world: World, number: int) -> None:
         self._world, self._number = world, number
         self._driver = SimulatedImages(world.images)
+        self.catalogue = self._driver.catalogue
 
     async def start(self, report: Report[Any]) -> None:
         await self._driver.start(report)

@@ -16,6 +16,7 @@ from aetherscale.actors.images.model.commands import (
     ImageOptions,
     ImportImageOptions,
     ListImagesOptions,
+    ReadImageOptions,
     SearchImagesOptions,
 )
 from aetherscale.actors.images.model.decide import IMAGES as DECIDER
@@ -161,7 +162,12 @@ COMPONENT: Final[Component[Image, ImagesMessage]] = Component(
     open_driver=_open_driver,
     open_simulated=_open_simulated,
     open_service=ImagesService,
-    queries={"search-images": Query(SearchImagesOptions, ImagesService.search)},
+    queries={
+        "search-images": Query(SearchImagesOptions, ImagesService.search),
+        "inspect-image": Query(ImageOptions, ImagesService.inspect),
+        "export-image": Query(ImageOptions, ImagesService.export),
+        "read-image": Query(ReadImageOptions, ImagesService.read),
+    },
     offers={IMAGE_FILES: lambda driver: driver, CATALOGUE: lambda driver: driver.catalogue},
     needs=_needs,
 )

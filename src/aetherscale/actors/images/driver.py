@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,7 +22,7 @@ from aetherscale.actors.images.fetching.shares import Shares
 from aetherscale.actors.images.files.qcow2 import write_overlay
 from aetherscale.actors.images.files.rejected import ImageRejected
 from aetherscale.actors.images.model import effects
-from aetherscale.actors.images.model.effects import ImageRemoved, ImageStored
+from aetherscale.actors.images.model.effects import ImageFormat, ImageRemoved, ImageStored
 from aetherscale.actors.images.store import Store
 from aetherscale.identifiers import now_us
 from aetherscale.kernel.failures import EffectFailed
@@ -29,6 +31,7 @@ from aetherscale.runtime.component import Progress, Report
 from aetherscale.settings import Settings
 
 if TYPE_CHECKING:
+    from aetherscale.actors.images.exporting import Exports
     from aetherscale.actors.images.fetching.addresses import Network
 
 MOST_AT_ONCE: Final = 16
@@ -85,6 +88,29 @@ class HostImages:
     def path(self, image_id: str, image_format: Literal["qcow2", "raw"], sha256: str | None = None) -> Path:
         """As in `ImageFiles`."""
         return self._store.path(image_id, image_format, sha256)
+
+    async def contents(self, image_id: str, image_format: ImageFormat, sha256: str) -> Any:
+        """As in `Reads`."""
+        from aetherscale.actors.images.files.contents import look_into
+
+        return await asyncio.to_thread(look_into, self._store.path(image_id, image_format, sha256))
+
+    async def exported(
+        self, image_id: str, image_format: ImageFormat, sha256: str, progress: Progress
+    ) -> tuple[str, int]:
+        """As in `Reads`."""
+        found = await self._exports.prepare(image_id, image_format, sha256, now_us() / 1e6, progress)
+        return found.sha256, found.size_bytes
+
+    async def piece(self, image_id: str, image_format: ImageFormat, sha256: str, offset: int) -> bytes:
+        """As in `Reads`."""
+        return await asyncio.to_thread(self._exports.piece, image_id, image_format, sha256, offset)
+
+    @cached_property
+    def _exports(self) -> Exports:
+        from aetherscale.actors.images.exporting import Exports
+
+        return Exports(self._store, self._cache_dir)
 
     def write_overlay(self, path: Path, base_format: str, virtual_size_bytes: int, base_name: str) -> None:
         """As in `ImageFiles`."""

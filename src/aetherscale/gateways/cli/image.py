@@ -117,6 +117,18 @@ def _search(context: Context) -> None:
     search(context)
 
 
+def _inspect(context: Context) -> None:
+    from aetherscale.gateways.cli.imagefiles import inspect
+
+    inspect(context)
+
+
+def _export(context: Context) -> None:
+    from aetherscale.gateways.cli.imagefiles import export
+
+    export(context)
+
+
 def _labels(context: Context) -> dict[str, Any]:
     given = labels(context.values["label"])
     return {"labels": given} if given else {}
@@ -283,6 +295,33 @@ IMAGE = Group(
             _show,
             arguments=(_NAME,),
             examples=("aetherscale image show tiny",),
+        ),
+        Command(
+            "inspect",
+            "show what is in an image, or in a file, without running it",
+            _inspect,
+            arguments=(Argument("WHAT", "the name or id of an image, or a path with a / in it", completes="image"),),
+            examples=("aetherscale image inspect tiny", "aetherscale image inspect ./debian-12.qcow2 --json"),
+            details=(
+                "It reads the image itself: its header, its partitions, and some files of an ext2, ext3 or ext4 file "
+                "system. What cannot be told that way is `unknown`, as with xfs and btrfs. A file is read with your "
+                "own rights, and no node is needed; `refused` says why it cannot be imported."
+            ),
+        ),
+        Command(
+            "export",
+            "write an image to a qcow2 file",
+            _export,
+            arguments=(_NAME, Argument("FILE", "the file, or - for stdout", completes="file")),
+            options=(
+                Option("force", "replace a file that is there"),
+                Option("timeout", "how long the node may take to prepare it", "TIME", seconds, "1h"),
+            ),
+            examples=("aetherscale image export tiny ./tiny.qcow2",),
+            details=(
+                "The file gets its name when it is whole, with the checksum that the node has told, and on the disk. "
+                "It works from another host too, at the speed of NATS."
+            ),
         ),
         Command(
             "delete",

@@ -97,6 +97,8 @@ class Program(Struct, frozen=True):
     """Run a node until it is stopped, and report when it is ready. Raises `Refused`."""
     doctor: Callable[[Settings], tuple[Finding, ...]]
     """Everything that a node needs of its host, looked at."""
+    look_into: Callable[[Path], Mapping[str, Any]]
+    """What is in the file of an image, as callers see it. Raises OSError."""
     set_up: Callable[[bool, bool], Iterator[Step]]
     """Make this host one that runs a node as a service, or with the first True only say what that takes; with the
     second one also what virtual networks need. Raises `Refused`."""

@@ -5,6 +5,7 @@ From QEMU's docs/interop/qcow2.txt. All numbers are big-endian. Knows nothing of
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import struct
@@ -86,6 +87,12 @@ def check(file: int, file_size: int) -> int:
     subclusters = bool(features & _SUBCLUSTERS)
     _check_l1(file_size, cluster_bits, virtual_size, l1_entries, l1_offset, subclusters=subclusters)
     _check_whole(file, file_size, cluster_bits, refcount_order, refcount_offset, refcount_clusters)
+    _check_apart(
+        1 << cluster_bits,
+        ("header", 0, header_bytes),
+        ("first table", l1_offset, l1_entries * 8),
+        ("table of reference counts", refcount_offset, refcount_clusters << cluster_bits),
+    )
     return int(virtual_size)
 
 
@@ -150,6 +157,16 @@ def _check_l1(
         raise ImageRejected(f"its first table has {entries} entries, and its size needs {needed}", _AGAIN)
     if offset % (1 << cluster_bits) or offset == 0 or offset + entries * 8 > file_size:
         raise ImageRejected("its first table is not in the file: it may be cut off", _AGAIN)
+
+
+def _check_apart(cluster_bytes: int, *places: tuple[str, int, int]) -> None:
+    """No two of these, each with its offset and length, share a cluster: QEMU would read one as the other."""
+    ordered = sorted(
+        (offset // cluster_bytes, -(-(offset + length) // cluster_bytes), what) for what, offset, length in places
+    )
+    for (_, end, one), (start, _, other) in itertools.pairwise(ordered):
+        if start < end:
+            raise ImageRejected(f"its {one} and its {other} overlap", _AGAIN)
 
 
 def _check_whole(

@@ -79,8 +79,19 @@ class BuildImageOptions(Message, frozen=True):
 
 
 class ImageOptions(Message, frozen=True):
-    """Options of `delete-image`, `update-image` and `image-info`."""
+    """Options of `delete-image`, `update-image`, `inspect-image`, `export-image` and `image-info`."""
 
+    image: ImageReference = ""
+    """The image; "" where the subject names it (`obj`)."""
+
+
+class ReadImageOptions(Message, frozen=True):
+    """Options of `read-image`."""
+
+    sha256: Sha256
+    """The SHA-256 of the image's file when `export-image` was asked for it: one that was updated since is another."""
+    offset: Annotated[int, Meta(ge=0, le=2**62)]
+    """Where to begin, in bytes."""
     image: ImageReference = ""
     """The image; "" where the subject names it (`obj`)."""
 

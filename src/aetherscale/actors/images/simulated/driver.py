@@ -16,6 +16,7 @@ from aetherscale.actors.images.model.effects import (
     RemoveImage,
 )
 from aetherscale.kernel.failures import EffectFailed
+from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
 
 SHA256: Final = "a" * 64
@@ -63,6 +64,18 @@ class SimulatedImages:
 
     async def reconcile(self, expected: Mapping[str, Any]) -> None:
         """As in `Driver`: what is missing is noticed by those who use it."""
+
+    async def contents(self, image_id: str, image_format: str, sha256: str) -> Any:
+        """As in `Reads`."""
+        raise Fault("the image is simulated: there is nothing in it", "ask a node that is not", retryable=False)
+
+    async def exported(self, image_id: str, image_format: str, sha256: str, progress: Progress) -> tuple[str, int]:
+        """As in `Reads`: nothing comes out of it."""
+        return sha256, 0
+
+    async def piece(self, image_id: str, image_format: str, sha256: str, offset: int) -> bytes:
+        """As in `Reads`."""
+        return b""
 
     async def close(self) -> None:
         """As in `Driver`."""
