@@ -8,6 +8,7 @@ from benchmarks.harness import Row
 from benchmarks.rows_accept import ACCEPT_ROWS
 from benchmarks.rows_bridge import BRIDGE_ROWS
 from benchmarks.rows_firewall import FIREWALL_ROWS
+from benchmarks.rows_images import IMAGE_ROWS
 from benchmarks.rows_log import LOG_ROWS
 from benchmarks.rows_memory import MEMORY_ROWS
 from benchmarks.rows_networked import NETWORKED_ROWS
@@ -34,5 +35,6 @@ ROWS: Final[tuple[Row, ...]] = (
     *RESOLVER_ROWS,
     *VM_PORT_ROWS,
     *NETWORKED_ROWS,
+    *IMAGE_ROWS,
     *MEMORY_ROWS,
 )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -305,3 +305,37 @@ async def test_each_entry_of_a_catalogue_can_be_asked_for(tmp_path: Path) -> Non
         status, said = await checked(site, tmp_path / "c.toml")
         assert status == 1
         assert "HTTP Error 410: Gone" in said
+
+
+LARGE: Final = DISK[:512] + bytes(64 << 20) + os.urandom(4 << 20)
+
+
+@pytest.mark.parametrize("step", ["looking up the checksum", "fetching", "checking", "unpacking"])
+async def test_a_kill_in_any_phase_leaves_no_half_image_and_the_next_node_finishes(start: Any, step: str) -> None:
+    async with served(Site(gzip.compress(LARGE, 1))) as site:
+        node = await start(site)
+        async for chunk in node.stream(CREATE, {"image": "web", "name": "vm"}):
+            if chunk.get("step") == step:
+                break
+        await node.kill()
+        images = node.state_dir / "images"
+        assert [path.name for path in images.glob("*.raw")] in ([], [f"{chunk['image-id']}.raw"])
+        await node.start()
+        made = (await node.request(CREATE, {"image": "web", "name": "vm"}))[-1]
+        assert made["type"] == "result", made
+        [image] = [each["image"] for each in await ask(node, "list-images", {}) if each["type"] == "item"]
+        assert image["sha256"] == hashlib.sha256(LARGE).hexdigest()
+        assert {path.name for path in images.iterdir()} == {f"{image['id']}.raw", "content"}
+
+
+async def test_a_download_is_told_with_its_rate_and_the_time_that_is_left(start: Any) -> None:
+    async with served(Site(DISK)) as site:
+        node = await start(site)
+        site.gate.clear()
+        told: list[Any] = []
+        async for chunk in node.stream(CREATE, {"image": "web", "name": "vm"}):
+            if chunk.get("status") == "progress" and "done-bytes" in chunk:
+                told.append(chunk)
+                site.gate.set()
+        assert {"step", "done-bytes", "total-bytes", "rate-bytes-s", "left-s", "image-id"} <= told[0].keys()
+        assert told[-1]["done-bytes"] == told[-1]["total-bytes"] == len(DISK)

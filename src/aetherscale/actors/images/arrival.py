@@ -61,6 +61,7 @@ async def bring_in(effect: FetchImage, store: Store, ways: Ways, progress: Progr
         places=ways.places,
         limits=ways.limits,
         is_crowded=ways.is_crowded,
+        checking=lambda: progress("checking"),
     )
     fetched = await _unpacked(fetched, progress)
     header = await asyncio.to_thread(inspect, fetched.path)

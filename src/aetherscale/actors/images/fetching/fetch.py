@@ -54,11 +54,13 @@ async def fetch(
     published: Digest | None = None,
     limits: Limits | None = None,
     is_crowded: Callable[[], bool] = lambda: False,
+    checking: Callable[[], None] = lambda: None,
 ) -> Fetched:
     """Have what is at `source`, an absolute path or an http or https URL, at `part_path`, with mode 0600.
 
     `sha256` (64 lower-case hex digits) is what its checksum has to be, and so is `published`. Cancelling this ends the
-    transfer before it returns. Raises Fault; what came in so far stays where it makes sense to go on from there.
+    transfer before it returns. `checking` is called when all of it is there. Raises Fault; what came in so far stays
+    where it makes sense to go on from there.
     """
     loop = asyncio.get_running_loop()
 
@@ -68,7 +70,7 @@ async def fetch(
     transfer = Transfer(part_path, size_cap_bytes, report)
     limits = limits or Limits()
     expected = [digest for digest in (sha256 and Digest("sha256", sha256), published) if digest]
-    bring = partial(_bring, source, transfer, expected, limits, places)
+    bring = partial(_bring, source, transfer, expected, limits, places, lambda: loop.call_soon_threadsafe(checking))
     async with _kept_up(transfer, limits, is_crowded):
         fetched = await until_stopped(bring, transfer.stop)
     progress(fetched.size_bytes, fetched.size_bytes)
@@ -104,7 +106,14 @@ async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], 
         watching.cancel()
 
 
-def _bring(source: str, transfer: Transfer, expected: Sequence[Digest], limits: Limits, places: Places) -> Fetched:
+def _bring(
+    source: str,
+    transfer: Transfer,
+    expected: Sequence[Digest],
+    limits: Limits,
+    places: Places,
+    checking: Callable[[], object],
+) -> Fetched:
     """Copy or download, then look at the checksum, then make it last."""
     part = transfer.part
     try:
@@ -121,6 +130,7 @@ def _bring(source: str, transfer: Transfer, expected: Sequence[Digest], limits: 
                 "give one of these",
                 retryable=False,
             )
+        checking()
         found, size_bytes = _settle(transfer, {digest.algorithm for digest in expected})
     except OSError as error:
         raise _no_transfer(error, part) from error
