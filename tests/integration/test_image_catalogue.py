@@ -195,6 +195,7 @@ async def test_a_failed_update_leaves_the_image_as_it_was(start: Any) -> None:
         assert failed["message"].startswith("the image could not be updated, and is what it was: image rejected")
         image = (await ask(node, "image-info", {"image": "web"}))[-1]["image"]
         assert (image["phase"], image["failure"]["phase"]) == ("ready", "updating")
+        assert {path.name for path in (node.state_dir / "images").iterdir()} == {f"{image['id']}.raw", "content"}
         assert (node.state_dir / "images" / f"{image['id']}.raw").read_bytes() == DISK
         assert (await node.request(CREATE, {"image": "web", "name": "vm"}))[-1]["type"] == "result"
         site.publish(NEWER)
@@ -339,3 +340,25 @@ async def test_a_download_is_told_with_its_rate_and_the_time_that_is_left(start:
                 site.gate.set()
         assert {"step", "done-bytes", "total-bytes", "rate-bytes-s", "left-s", "image-id"} <= told[0].keys()
         assert told[-1]["done-bytes"] == told[-1]["total-bytes"] == len(DISK)
+
+
+async def test_a_vm_that_runs_keeps_its_base_while_the_image_is_updated(make_node: Any, tmp_path: Path) -> None:
+    """With QEMU: the disk of a guest is an overlay on the file that its image had."""
+    async with served(Site(DISK)) as site:
+        catalogue = tmp_path / "catalogue.toml"
+        catalogue.write_text(site.catalogue())
+        node: RunningNode = make_node("--image-catalogue", str(catalogue))
+        await node.start()
+        old = (await node.request(CREATE, {"image": "web", "name": "old", "memory-mib": 64}))[-1]
+        assert old["type"] == "result", old
+        site.publish(NEWER)
+        updated = (await ask(node, "update-image", {"image": "web"}))[-1]
+        assert updated["image"]["sha256"] == hashlib.sha256(NEWER).hexdigest()
+        new = (await node.request(CREATE, {"image": "web", "name": "new", "memory-mib": 64}))[-1]
+        assert new["type"] == "result", new
+        bases = {name: (node.state_dir / "vms" / vm["vm-id"] / "base.img") for name, vm in (("old", old), ("new", new))}
+        assert bases["old"].read_bytes() == DISK
+        assert bases["new"].read_bytes() == NEWER
+        again = (await node.request("aether.v1.default.cmd.compute.restart-vm", {"vm-id": "old"}))[-1]
+        assert again["type"] == "result", again
+        assert bases["old"].read_bytes() == DISK

@@ -101,10 +101,17 @@ def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
             field="image",
             retryable=image.phase in ("importing", "building"),
             remedy=Task("image", "show", reference),
-            made_by=Task("image", "fetch", image.name) if image.catalogued and image.phase == "importing" else None,
+            made_by=Task("image", "fetch", image.name) if _is_on_the_way(image) else None,
             made_for_all=True,
         )
     return image
+
+
+def _is_on_the_way(image: ImageView) -> bool:
+    """Whether an image of the catalogue is being fetched; one that could not be is until it is gone, which says why."""
+    return image.catalogued and (
+        image.phase == "importing" or (image.phase == "deleting" and image.failure is not None)
+    )
 
 
 def _missing_image(world: World, reference: str) -> Refused:

@@ -111,7 +111,7 @@ def _secret_in(source: str) -> str:
 def _name_from(source: str) -> str:
     """`/srv/Debian-12_generic.qcow2` → `debian-12_generic`. Raises `Refused` (bad request) where that gives no name."""
     last = unquote(urlsplit(source).path).rsplit("/", 1)[-1].lower()
-    name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", last)
+    name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", re.sub(r"\.(xz|gz|zst|zstd)\Z", "", last))
     name = re.sub(r"[^a-z0-9._-]+", "-", name)[:63].strip("-._")
     if re.fullmatch(IMAGE_NAME_PATTERN, name) is None:
         raise Refused(

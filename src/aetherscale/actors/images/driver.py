@@ -168,7 +168,14 @@ class HostImages:
                 Limits(networks=self._imports.networks),
                 lambda: self._shares.is_crowded,
             )
-            answer = await bring_in(effect, self._store, ways, progress)
+            try:
+                answer = await bring_in(effect, self._store, ways, progress)
+            except BaseException:
+                if effect.replaces is not None:
+                    # No removal follows, as it does for an image that never was: what has come waits with the others.
+                    kept.keep(self._store.part(effect.image_id), effect.tenant, effect.source, now_s)
+                    self._store.tidy(effect.image_id)
+                raise
         incoming.forget(self._state_dir, effect.source)
         return answer
 

@@ -71,7 +71,7 @@ class ImageStored(Struct, frozen=True):
     size_bytes: int
     virtual_size_bytes: int
     published: str | None = None
-    """The checksum that was published for what was fetched, like `sha512:0f…`; None where none was looked up."""
+    """The checksum that the source had to have, like `sha512:0f…`; None where none was given or looked up."""
 
 
 class ImageUnchanged(Struct, frozen=True):

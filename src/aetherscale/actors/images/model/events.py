@@ -85,7 +85,7 @@ class ImageStored(Event, frozen=True):
     virtual_size_bytes: int
     """The size of the disk that the image stands for, in bytes."""
     published: str | None = None
-    """The checksum that was published for what was fetched, like `sha512:0f…`; null where none was looked up. Not in
+    """The checksum that the source had to have, like `sha512:0f…`; null where none was given or looked up. Not in
     schema 1.
     """
 

@@ -54,7 +54,7 @@ class ImageView(Struct, frozen=True, rename="kebab"):
     catalogued: bool = False
     """Whether it is of the catalogue: `image update` fetches what is there by then."""
     published: str | None = None
-    """The checksum that was published for what was fetched, like `sha512:0f…`; null where none was looked up."""
+    """The checksum that the source had to have, like `sha512:0f…`; null where none was given or looked up."""
     user: str | None = None
     """The account of its guests that keys are for; null where that is not known."""
     labels: dict[str, str] = field(default_factory=dict)
