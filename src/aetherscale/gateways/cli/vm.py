@@ -45,7 +45,13 @@ VM = Group(
             vm_tasks.create_vm,
             arguments=(Argument("NAME", "the name of the VM; generated if not given", required=False),),
             options=(
-                Option("image", "the image to boot from, by name or id", "IMAGE", completes="image", needed=True),
+                Option(
+                    "image",
+                    "the image to boot from, by name or id; one of the catalogue is fetched if it is not here",
+                    "IMAGE",
+                    completes="image",
+                    needed=True,
+                ),
                 Option("cpus", "virtual CPUs; 1 if not given", "N", positive),
                 Option("memory", "memory, like 512M or 2G; 512M if not given", "SIZE", mebibytes),
                 Option(
