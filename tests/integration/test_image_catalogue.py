@@ -6,74 +6,20 @@ import asyncio
 import gzip
 import hashlib
 import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.support.http_server import Asked, HttpServer, http_server, says, serves
+from tests.support.distribution import Site, ask, served
 from tests.support.image_imports import DISK
-from tests.support.node import ROOT, RunningNode
+from tests.support.node import RunningNode
 
 pytestmark = pytest.mark.integration
 
 NEWER = DISK[:512] + os.urandom(len(DISK) - 512)
 CREATE = "aether.v1.default.cmd.compute.create-vm"
-
-
-class Site:
-    """A distribution's server: a file, and its checksums beside it."""
-
-    def __init__(self, content: bytes, algorithm: str = "sha256") -> None:
-        self.algorithm = algorithm
-        self.publish(content)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.refuses = ""
-        self.server: HttpServer | None = None
-
-    def publish(self, content: bytes) -> None:
-        self.content = content
-        self.sums = f"{hashlib.new(self.algorithm, content).hexdigest()} *web.img\n".encode()
-
-    async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
-        if self.refuses:
-            await says(self.refuses, {"Content-Length": "0"})(asked, writer)
-        elif asked.target == "/SUMS":
-            await serves(self.sums)(asked, writer)
-        else:
-            head = serves(self.content, cut_after=64 * 1024, etag=f'"{self.sums[:8]!r}"')
-            if not self.gate.is_set():
-                # The headers and a beginning, then nothing until the gate is open.
-                lines = {"content-length": str(len(self.content))}
-                await says("200 OK", lines, self.content[: 64 * 1024])(asked, writer)
-                await self.gate.wait()
-                writer.write(self.content[64 * 1024 :])
-                await writer.drain()
-            else:
-                head = serves(self.content)
-                await head(asked, writer)
-
-    def downloads(self) -> int:
-        assert self.server is not None
-        return sum(asked.target == "/web.img" for asked in self.server.asked)
-
-    def catalogue(self, name: str = "web") -> str:
-        assert self.server is not None
-        files = f'url = "{self.server.url("/web.img")}"\nchecksums = "{self.server.url("/SUMS")}"\n'
-        both = "".join(f"[image.{arch}]\n{files}" for arch in ("x86_64", "aarch64"))
-        return f'[[image]]\nname = "{name}"\nabout = "A web server"\nuser = "www"\n{both}'
-
-
-@asynccontextmanager
-async def served(site: Site) -> AsyncIterator[Site]:
-    async with http_server(site) as server:
-        site.server = server
-        yield site
-        site.gate.set()
 
 
 @pytest.fixture
@@ -86,10 +32,6 @@ def start(make_node: Any, tmp_path: Path) -> Callable[[Site], Any]:
         return node
 
     return started
-
-
-async def ask(node: RunningNode, task: str, options: Any) -> list[Any]:
-    return await node.request(f"aether.v1.default.cmd.images.{task}", options)
 
 
 async def test_ten_creates_at_once_make_one_download_and_ten_vms_of_one_image(start: Any) -> None:
@@ -229,83 +171,6 @@ async def test_a_compressed_file_has_the_published_checksum_and_comes_out_as_it_
         assert (node.state_dir / "images" / f"{image['id']}.raw").read_bytes() == DISK
         names = sorted(path.name for path in (node.state_dir / "images").iterdir())
         assert names == sorted([f"{image['id']}.raw", "content"])
-
-
-async def test_a_catalogue_by_url_is_asked_at_each_search_and_kept(make_node: Any, tmp_path: Path) -> None:
-    async with served(Site(DISK)) as site:
-        shown = {"text": site.catalogue("one")}
-
-        async def catalogue(asked: Asked, writer: asyncio.StreamWriter) -> None:
-            await serves(shown["text"].encode())(asked, writer)
-
-        async with http_server(catalogue) as other:
-            node: RunningNode = make_node("--simulated", "--image-catalogue", other.url("/ours.toml"))
-            await node.start()
-
-            async def own() -> tuple[set[str], str]:
-                found = await ask(node, "search-images", {})
-                entries = [each["catalogue-image"] for each in found if each["type"] == "item"]
-                return {each["name"] for each in entries if each["catalogue"] == "own"}, found[-1]["trouble"]
-
-            assert await own() == ({"one"}, "")
-            shown["text"] = site.catalogue("two")
-            assert await own() == ({"two"}, "")
-            shown["text"] = "name = 7"
-            names, trouble = await own()
-            assert names == {"two"}
-            assert "line 1, field 'name'" in trouble
-        await node.kill()
-        await node.start()
-        names, trouble = await own()
-        assert names == {"two"}, "what it said last counts while it is away"
-        assert trouble
-        assert (await ask(node, "fetch-image", {"name": "two"}))[-1]["type"] == "result"
-
-
-async def test_a_file_that_is_no_catalogue_stops_the_node_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "catalogue.toml"
-    path.write_text('[[image]]\nname = "web"\nabout = 7\n')
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "aetherscale",
-            "serve",
-            "--state-dir",
-            str(tmp_path / "s"),
-            "--simulated",
-            "--image-catalogue",
-            str(path),
-        ),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    assert process.returncode == 2
-    assert b"line 3, field 'about': it is 7, expected" in said
-
-
-async def checked(site: Site, path: Path) -> tuple[int | None, str]:
-    path.write_text(site.catalogue())
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.catalogue", str(path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
-    )
-    said, _ = await process.communicate()
-    return process.returncode, said.decode()
-
-
-async def test_each_entry_of_a_catalogue_can_be_asked_for(tmp_path: Path) -> None:
-    async with served(Site(DISK)) as site:
-        status, said = await checked(site, tmp_path / "c.toml")
-        assert (status, said.splitlines()[-1]) == (0, "2 of 2 files are there, each with its checksum")
-        site.sums = b""
-        status, said = await checked(site, tmp_path / "c.toml")
-        assert (status, said.splitlines()[-1]) == (1, "0 of 2 files are there, each with its checksum")
-        assert "it has no SHA-256" in said
-        site.refuses = "410 Gone"
-        status, said = await checked(site, tmp_path / "c.toml")
-        assert status == 1
-        assert "HTTP Error 410: Gone" in said
 
 
 LARGE: Final = DISK[:512] + bytes(64 << 20) + os.urandom(4 << 20)
