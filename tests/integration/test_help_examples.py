@@ -185,9 +185,21 @@ async def test_every_example_does_what_it_says(make_node: MakeNode, tmp_path: Pa
     place = tmp_path / "home"
     (place / "small").mkdir(parents=True)
     shutil.copy(tmp_path / "blank.img", place / "debian-12.qcow2")
+    (place / "setup.sh").write_text("#!/bin/sh\n")
     shell = Shell(node, place)
     await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "debian-12", "--ready", "channel")
-    await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "tiny", "--ready", "channel")
+    await good(
+        node,
+        "image",
+        "import",
+        str(tmp_path / "blank.img"),
+        "--name",
+        "tiny",
+        "--ready",
+        "channel",
+        "--first-boot",
+        "tiny",
+    )
     for number in range(8):
         await good(node, "vm", "create", f"vm-{number}", "--image", "blank", "--no-wait")
     await good(node, "log", "witness", str(place / "heads.jsonl"))

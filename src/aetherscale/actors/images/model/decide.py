@@ -18,7 +18,7 @@ from aetherscale.actors.images.model import effects, events
 from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.actors.images.model.recipes import first_boot, ready_channel
+from aetherscale.actors.images.model.recipes import first_boot, first_boot_of_before, ready_channel
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
@@ -87,7 +87,13 @@ def decide(image: Image | None, message: ImagesMessage, at_us: int) -> Sequence[
 
 def _build_requested(command: BuildImage) -> events.ImageBuildRequested:
     return events.ImageBuildRequested(
-        command.image_id, command.name, command.recipe, command.packages, command.mirror, command.size_gib
+        command.image_id,
+        command.name,
+        command.recipe,
+        command.packages,
+        command.mirror,
+        command.size_gib,
+        first_boot(command.recipe),
     )
 
 
@@ -137,7 +143,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 phase_since_us=at_us,
                 source=f"recipe:{event.recipe}",
                 ready_channel=ready_channel(event.recipe),
-                first_boot=first_boot(event.recipe),
+                first_boot=event.first_boot or first_boot_of_before(event.recipe),
                 recipe=event.recipe,
                 packages=event.packages,
                 mirror=event.mirror,

@@ -15,7 +15,7 @@ KIND = "image"
 class ImageImportRequested(Event, frozen=True):
     """A caller requested the import of an image."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     ONLY_ADDED: ClassVar[bool] = True
 
     image_id: str
@@ -31,15 +31,16 @@ class ImageImportRequested(Event, frozen=True):
     `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
     """
     first_boot: FirstBoot = "none"
-    """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd; or
-    `none`, not at all. Not in schema 1.
+    """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd, which
+    are keys; `aetherscale`, by these and by units of ours, which run an init script too; `tiny`, as those of the recipe
+    `tiny`, which run an init script; or `none`, not at all. Not in schema 1.
     """
 
 
 class ImageBuildRequested(Event, frozen=True):
     """A caller requested the build of an image."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     ONLY_ADDED: ClassVar[bool] = True
 
     image_id: str
@@ -54,6 +55,10 @@ class ImageBuildRequested(Event, frozen=True):
     """Where the packages come from; null for what the node's host uses, or Debian's own archive."""
     size_gib: int | None = None
     """The requested size of the disk, in GiB; null for what the recipe needs."""
+    first_boot: FirstBoot | None = None
+    """How guests of the image take what is theirs at their first boot, as in `ImageImportRequested`; null in schemas 1
+    and 2, in which a Debian takes `credentials`, and `tiny` has `none`.
+    """
 
 
 class ImageStored(Event, frozen=True):

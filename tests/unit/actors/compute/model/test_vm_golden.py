@@ -38,10 +38,15 @@ SINCE: Final = (
     "rules-applied",
     "switches",
     "ssh-keys",
+    "first-boot",
+    "init-script",
+    "init-sha256",
+    "gives-script",
 )
 ADDED_SINCE: Final = {
     "GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied", "PortAdded", "PortPlugged", "PortRemoved",
-    "PortUnplugged",
+    "PortUnplugged", "VmInitEnded", "VmInitScriptRemoved", "InitEnded",
+    "ScriptRemoved",
 }  # fmt: skip
 Steps = list[dict[str, Any]]
 
