@@ -111,7 +111,7 @@ async def test_two_guests_of_an_image_are_ready_and_are_two_hosts(image: Running
         status, _, err = await image.cli(
             *("vm", "create", name, "--image", "debian", "--disk", f"{DISK_GIB}G", "--memory", "512M"),
             *("--ssh-key", f"{own}.pub", "--publish", f"{free_port()}:22", "--timeout", "20m"),
-            *("--init-script", str(script), "--wait-for", "init"),
+            *("--init-script", str(script), "--wait-for", "init", *(("--user", "joe") if name == "two" else ())),
         )
         if name == "one":
             assert status == 0, err
@@ -120,7 +120,18 @@ async def test_two_guests_of_an_image_are_ready_and_are_two_hosts(image: Running
             assert "failed with exit status 7; the VM itself is ready" in err
         await its_script_was_run(image, name)
         # It is ready when it can be logged in to, by whoever has the key, and nothing is asked.
-        assert await image.cli("vm", "ssh", name, "-i", own, "--", "id -un; exit 7") == (7, "root\n", "")
+        user = "joe" if name == "two" else "root"
+        logged_in = ("vm", "ssh", name, "-i", own)
+        assert await image.cli(*logged_in, "--", "id -un; exit 7") == (7, f"{user}\n", "")
+        assert await image.cli(*logged_in, "--", "sudo id -un; pwd; hostnamectl hostname") == (
+            0,
+            f"root\n{'/home/joe' if name == 'two' else '/root'}\n{name}\n",
+            "",
+        )
+        assert (await said(image, name, "hostnamectl", "--static")).strip() == name
+        if name == "two":
+            status, out, err = await image.cli(*logged_in, "--user", "root", "--", "id")
+            assert (status, out) == (255, ""), err
         status, out, err = await image.cli("vm", "ssh", name, "-i", foreign, "--", "id")
         assert (status, out) == (255, ""), err
         release = await said(image, name, "cat", "/etc/os-release")

@@ -88,6 +88,7 @@ class ToldVm(Told):
             switches=spec.get("switches", []),
             ssh_keys=spec.get("ssh-keys", []),
             first_boot=spec.get("first-boot"),
+            user=spec.get("user"),
             init_script=inits.seen(spec),
             groups=spec.get("groups", []),
             forwards=[],

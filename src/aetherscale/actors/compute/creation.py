@@ -11,7 +11,7 @@ from aetherscale.actors.compute.model import commands, events, sshkeys
 from aetherscale.actors.compute.model.agreeing import only_what_agrees, only_what_works
 from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
-from aetherscale.actors.compute.model.firstboot import FIELD, TAKES, Gift, checked_script, digest_of
+from aetherscale.actors.compute.model.firstboot import FIELD, TAKES, Gift, checked_script, checked_user, digest_of
 from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
 from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
 from aetherscale.actors.compute.model.switches import SwitchPort, is_switch, parse_switches
@@ -62,7 +62,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
     limits: HostLimits = world.port(HOST_LIMITS)
     limits.require(options.memory_mib, disk_mib)
     # Before a network is missed, which may be made on the way.
-    keys, init_sha256 = _keys(options, image), _script(options, image)
+    keys, user, init_sha256 = _keys(options, image), _user(options, image), _script(options, image)
     spec = commands.VmSpec(
         name=name,
         image_id=image.id,
@@ -84,6 +84,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         ssh_keys=keys,
         first_boot=image.first_boot,
         init_sha256=init_sha256,
+        user=user,
     )
     return commands.CreateVm(vm_id, spec)
 
@@ -167,6 +168,15 @@ def _keys(options: CreateVmOptions, image: ImageView) -> list[str]:
     if keys:
         _require_taken(image, "keys", sshkeys.FIELD)
     return keys
+
+
+def _user(options: CreateVmOptions, image: ImageView) -> str | None:
+    """The user whom a guest is to make. Raises `Refused` (bad request, conflict)."""
+    if options.user is None:
+        return None
+    user = checked_user(options.user)
+    _require_taken(image, "user", "user")
+    return user
 
 
 def _script(options: CreateVmOptions, image: ImageView) -> str | None:

@@ -198,7 +198,7 @@ VM = Group(
                 Argument("COMMAND", "the program and its arguments; a shell if not given", required=False, rest=True),
             ),
             options=(
-                Option("user", "the user in the guest", "USER", user_name, default="root"),
+                Option("user", "the user in the guest; if not given, that of vm create, or root", "USER", user_name),
                 Option("identity", "the private key; those of ssh if not given", "FILE", completes="file", short="i"),
                 Option("timeout", "how long to wait for sshd in the guest", "TIME", seconds, "1m"),
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aetherscale.gateways.cli import vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Option
-from aetherscale.gateways.cli.values import gibibytes, label, mebibytes, positive
+from aetherscale.gateways.cli.values import gibibytes, label, mebibytes, positive, user_name
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 LABEL = Option("label", "a label; may be given more than once", "KEY=VALUE", label, many=True)
@@ -75,11 +75,12 @@ CREATE = Command(
         Option("host-loopback", "let the guest reach what listens on the host's loopback, at 10.0.2.2"),
         Option(
             "ssh-key",
-            "a file of public keys whose owners may log in as root by SSH; may be given more than once",
+            "a file of public keys whose owners may log in by SSH, as root or as --user; may be given more than once",
             "FILE",
             many=True,
             completes="file",
         ),
+        Option("user", "a user whom the guest makes, with sudo and the keys", "NAME", user_name),
         LABEL,
         Option("node", "the node to create it on", "NODE", completes="node"),
         *WAIT_OPTIONS,
@@ -105,6 +106,7 @@ CREATE = Command(
         "aetherscale vm create web --image tiny --publish 8080:80",
         "aetherscale vm create web --image tiny --public-ip --group http",
         "aetherscale vm create web --image tiny --init-script setup.sh --wait-for init",
+        "aetherscale vm create ci --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --user joe",
         "aetherscale vm create --image tiny --no-wait --json",
     ),
     details=(

@@ -46,6 +46,7 @@ def create_vm(context: Context) -> None:
         "init-script": None if values["init-script"] is None else text_of(values["init-script"], "--init-script"),
         "wait-for": values["wait-for"],
         "ssh-keys": [key for path in values["ssh-key"] for key in _keys(path)],
+        "user": values["user"],
         "groups": values["group"],
     }
     left_out: tuple[object, ...] = ([], {})  # by equality; a 0 equals False, and somebody has asked for it

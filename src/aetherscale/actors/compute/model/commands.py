@@ -16,7 +16,7 @@ from aetherscale.actors.compute.model.effects import Forward as Forward
 from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
 from aetherscale.actors.compute.model.effects import VmRules as VmRules
-from aetherscale.actors.compute.model.firstboot import FirstBoot, InitScript
+from aetherscale.actors.compute.model.firstboot import FirstBoot, GuestUser, InitScript
 from aetherscale.actors.compute.model.sshkeys import SshKeys
 from aetherscale.actors.compute.model.switches import NetworkReference, SwitchPort
 from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
@@ -124,7 +124,11 @@ class CreateVmOptions(Message, frozen=True):
     """
     ssh_keys: SshKeys = field(default_factory=list)
     """Public keys, each a line as in a file `authorized_keys` without options: who has the private one may log in as
-    root by SSH. Only with an image whose guests take them at their first boot.
+    root by SSH, or as `user` where one is named. Only with an image whose guests take them at their first boot.
+    """
+    user: GuestUser | None = None
+    """A user whom the guest makes at its first boot: without a password, with `sudo`, with a home, and with the public
+    keys, which root then has not. Only with an image whose guests can. null for none.
     """
 
 
@@ -226,6 +230,10 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """
     init_sha256: str | None = None
     """The SHA-256 of the init script, 64 hex digits; null for none. Not in schemas 1 to 6."""
+    user: str | None = None
+    """The user whom the guest makes at its first boot, who has the public keys; null for none, so that root has them.
+    Not in schemas 1 to 6.
+    """
 
 
 class CreateVm(Struct, frozen=True):

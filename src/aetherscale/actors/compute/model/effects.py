@@ -67,7 +67,9 @@ class BootVm(Struct, frozen=True):
     """Whether the guest reaches what listens on the host's loopback, by user-mode networking."""
     rules: VmRules = NO_RULES
     """The groups that it bears, and the ports of the host that lead to it."""
-    ssh_keys: tuple[str, ...] = ()  # those that its root is to have, as a credential of systemd
+    ssh_keys: tuple[str, ...] = ()  # those that its root, or `user`, is to have, as a credential of systemd
+    user: str | None = None  # whom the guest is to make
+    hostname: str | None = None  # how it is to be called; None where it takes no name
     gives_script: bool = False
     """Whether the guest is given the init script that the host keeps of the VM; where it has none, that is told."""
     deadline_s: float = 60.0

@@ -18,14 +18,14 @@ from aetherscale.kernel.errors import Reason, Refused
 
 FirstBoot = Literal["credentials", "aetherscale", "tiny", "none"]
 """How the guests of an image take what is theirs at their first boot, as in the event `ImageImportRequested`."""
-Gift = Literal["keys", "init script"]
+Gift = Literal["keys", "init script", "host name", "user"]
 TAKES: Final[Mapping[FirstBoot, frozenset[Gift]]] = {
-    "credentials": frozenset({"keys"}),
-    "aetherscale": frozenset({"keys", "init script"}),
-    "tiny": frozenset({"init script"}),
+    "credentials": frozenset({"keys", "host name"}),
+    "aetherscale": frozenset({"keys", "init script", "host name", "user"}),
+    "tiny": frozenset({"init script", "host name"}),
     "none": frozenset(),
 }
-"""What each of them can be given."""
+"""What each of them can be given. A host name is no wish of a caller's: guests that take none are called otherwise."""
 
 FIELD: Final = "init-script"
 MAX_SCRIPT_BYTES: Final = 128 * 1024
@@ -35,6 +35,24 @@ MAX_FIRST_LINE_BYTES: Final = 255
 MAX_OUTPUT_BYTES: Final = 4096
 """How much of the end of a script's output is recorded."""
 MOST_STATUS: Final = 255
+
+RESERVED_USERS: Final = frozenset({
+    "root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "www-data", "backup",
+    "list", "irc", "nobody", "messagebus", "sshd", "adm", "tty", "disk", "kmem", "dialout", "fax", "voice", "cdrom",
+    "floppy", "tape", "sudo", "audio", "dip", "operator", "src", "shadow", "utmp", "video", "sasl", "plugdev", "staff",
+    "users", "nogroup", "crontab", "input", "sgx", "kvm", "render", "netdev", "polkitd", "systemd-network",
+    "systemd-resolve", "systemd-journal", "systemd-timesync",
+})  # fmt: skip
+"""Users and groups that a Debian has of its own: who is one of them is no person."""
+
+GuestUser = Annotated[
+    str,
+    Meta(
+        pattern=r"\A[a-z][a-z0-9-]{0,30}[a-z0-9]\Z|\A[a-z]\Z",
+        description="the name of a user: at most 32 lower-case letters, digits and dashes; it begins with a letter and "
+        "does not end with a dash",
+    ),
+]
 
 InitScript = Annotated[
     str, Meta(max_length=MAX_SCRIPT_BYTES, description=f"a script, at most {MAX_SCRIPT_BYTES} bytes in UTF-8")
@@ -112,6 +130,18 @@ def checked_script(text: str) -> bytes:
             f"begin it with #!/bin/sh, or #! and another absolute path, at most {MAX_FIRST_LINE_BYTES} bytes",
         )
     return script
+
+
+def checked_user(name: str) -> str:
+    """The name of a user who may be made in a guest. Raises `Refused` (bad request)."""
+    if name in RESERVED_USERS:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"{name!r} is a user or a group that a Debian has of its own",
+            field="user",
+            remedy="take another name" if name != "root" else "leave it out: without a user the keys are root's",
+        )
+    return name
 
 
 def digest_of(script: bytes) -> str:

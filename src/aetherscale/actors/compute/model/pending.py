@@ -18,6 +18,7 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
     UnplugPort,
 )
+from aetherscale.actors.compute.model.firstboot import TAKES
 from aetherscale.actors.compute.model.portdecisions import to_plug, to_unplug
 from aetherscale.actors.compute.model.state import Vm, VmPhase
 
@@ -66,6 +67,8 @@ def _boot(vm: Vm) -> BootVm:
         host_loopback=vm.spec.host_loopback,
         rules=vm.rules.for_kernel(),
         ssh_keys=tuple(vm.spec.ssh_keys),
+        user=vm.spec.user,
+        hostname=vm.name if vm.spec.first_boot and "host name" in TAKES[vm.spec.first_boot] else None,
         gives_script=vm.init.is_awaited,
         not_before_us=vm.attempt.not_before_us,
     )

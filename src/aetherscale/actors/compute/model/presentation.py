@@ -61,6 +61,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         switches=spec.switches,
         publish=spec.publish,
         ssh_keys=spec.ssh_keys,
+        user=spec.user,
         host_loopback=spec.host_loopback,
         groups=list(vm.rules.groups),
         forwards=list(vm.rules.forwards),

@@ -222,7 +222,8 @@ def _bearing(spec: VmSpec) -> str:
 
 
 def _scripted(spec: VmSpec) -> str:
-    return f", an init script of SHA-256 {spec.init_sha256[:12]}…" if spec.init_sha256 else ""
+    user = f", the user {spec.user!r}" if spec.user else ""
+    return f"{user}, an init script of SHA-256 {spec.init_sha256[:12]}…" if spec.init_sha256 else user
 
 
 def _groups_set(vm: Vm, event: events.GroupsSet) -> str:

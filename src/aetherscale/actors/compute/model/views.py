@@ -134,7 +134,9 @@ class VmView(Struct, frozen=True, rename="kebab"):
     publish: list[PublishedPort]
     """The ports of the host that lead to the guest, with user-mode networking."""
     ssh_keys: list[str]
-    """The public keys whose owners may log in as root by SSH, which the guest takes at its first boot."""
+    """The public keys whose owners may log in by SSH, as `user` or else as root; for the guest's first boot."""
+    user: str | None
+    """The user whom the guest has made at its first boot, with `sudo`; null for none."""
     host_loopback: bool
     """Whether the guest reaches the services on the host's loopback, with user-mode networking."""
     groups: list[BorneGroup]

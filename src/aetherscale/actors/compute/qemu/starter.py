@@ -228,7 +228,12 @@ def _cable(opened: ExitStack) -> tuple[int, int]:
 
 def _credentials(effect: BootVm, script: bytes | None, opened: ExitStack) -> tuple[tuple[str, int], ...]:
     """What the guest takes as credentials of systemd, each in a file in memory."""
-    given = {argv.ROOT_KEYS: authorized_keys(effect.ssh_keys), argv.INIT_SCRIPT: script or b""}
+    given = {
+        argv.ROOT_KEYS if effect.user is None else argv.USER_KEYS: authorized_keys(effect.ssh_keys),
+        argv.USER: (effect.user or "").encode(),
+        argv.HOST_NAME: (effect.hostname or "").encode(),
+        argv.INIT_SCRIPT: script or b"",
+    }
     return tuple((name, _in_memory(name, content, opened)) for name, content in given.items() if content)
 
 

@@ -17,6 +17,7 @@ KERNEL_ARGUMENTS: Final = "ro console=tty0 console=ttyS0 quiet cryptomgr.notests
 SERVICES: Final = (
     *("systemd-networkd.service", "systemd-resolved.service", "ssh-host-keys.service", "ssh.service"),
     *("aetherscale-init.service", "aetherscale-init-report.service"),
+    *("aetherscale-hostname.service", "aetherscale-user.service"),
 )
 """What is enabled in the guest."""
 

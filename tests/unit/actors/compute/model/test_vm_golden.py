@@ -42,6 +42,8 @@ SINCE: Final = (
     "init-script",
     "init-sha256",
     "gives-script",
+    "user",
+    "hostname",
 )
 ADDED_SINCE: Final = {
     "GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied", "PortAdded", "PortPlugged", "PortRemoved",
@@ -74,6 +76,8 @@ def named(thing: Any) -> Any:
     if thing is None:
         return None
     fields = plain(thing)
+    if "user-kind" in fields:  # a reservation: its user is no field of a VM
+        return [type(thing).__name__, fields]
     if isinstance(thing, effects.BootVm):
         assert thing.rules == commands.NO_RULES
         del fields["rules"]
