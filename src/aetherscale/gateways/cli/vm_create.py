@@ -106,7 +106,7 @@ CREATE = Command(
         "aetherscale vm create web --image tiny --publish 8080:80",
         "aetherscale vm create web --image tiny --public-ip --group http",
         "aetherscale vm create web --image tiny --init-script setup.sh --wait-for init",
-        "aetherscale vm create ci --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --user joe",
+        "aetherscale vm create db --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --user joe",
         "aetherscale vm create --image tiny --no-wait --json",
     ),
     details=(
