@@ -66,7 +66,7 @@ month days="30":
 
 # SIGKILL of the real node at every call of a port, with real QEMU and real networks; then, under load, of anything.
 kills count="300" seed=`date +%s`:
-    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py tests/integration/test_network_kills.py tests/integration/test_firewall_kills.py
+    AETHERSCALE_KILLS_EVERY=1 {{ bin }}/pytest -q -s tests/integration/test_kills.py tests/integration/test_network_kills.py tests/integration/test_firewall_kills.py tests/integration/test_init_kills.py
     AETHERSCALE_RANDOM_KILLS={{ count }} AETHERSCALE_SEED={{ seed }} {{ bin }}/pytest -q -s tests/integration/test_random_kills.py
 
 # A million spoofed frames, while the rules are replaced 500 times and VMs start, stop and are deleted: none passes.

@@ -21,6 +21,14 @@ RECIPE = os.environ.get("RECIPE", "debian-12")
 BUILD = "aether.v1.default.cmd.images.build-image"
 PACKAGE = "less"
 DISK_GIB = 5
+SECRET = "correct-horse-battery"
+SCRIPT = f"""#!/bin/bash
+# {SECRET}
+echo run >> /root/runs
+sleep 1000 &
+[[ $HOME = /root ]] && ip -o addr show scope global | grep -q . && echo online
+echo the end
+"""
 
 pytestmark = [
     pytest.mark.integration,
@@ -66,6 +74,35 @@ async def said(node: RunningNode, vm: str, *command: str) -> str:
     return out
 
 
+async def waited(node: RunningNode, *command: str, waiting: tuple[str, ...]) -> tuple[int, str]:
+    """Run what may take an emulated guest longer than a command may take here, and wait on: exit status and stderr."""
+    status, _, err = await node.cli(*command, "--timeout", "60s")
+    while status == 5:
+        status, _, err = await node.cli(*waiting, "--timeout", "60s")
+    return status, err
+
+
+async def its_script_was_run(node: RunningNode, name: str) -> None:
+    """Once, as a unit, with the network up; what it printed is told, and what it left running runs on."""
+    init = (await node.vm(name))["init-script"]
+    assert init["output"].endswith("online\nthe end\n"), init
+    assert await said(node, name, "cat", "/root/runs") == "run\n"
+    assert "the end" in await said(node, name, "journalctl", "-u", "aetherscale-init", "-o", "cat")
+    assert "1000" in await said(node, name, "pgrep", "-a", "sleep")
+    assert await said(node, name, "sh", "-c", "ls -d /dev/shm/aetherscale-init* || true") == ""
+
+
+def has(path: Path, text: str) -> bool:
+    """Whether a file has a text in it; a piece is looked at with the end of the one before it."""
+    before = b""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            if text.encode() in before + piece:
+                return True
+            before = piece[-len(text) :]
+    return False
+
+
 async def key_pair(path: Path) -> str:
     """The path of a private key; that of the public one ends with .pub."""
     making = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
@@ -76,14 +113,34 @@ async def key_pair(path: Path) -> str:
 async def test_two_guests_of_an_image_are_ready_and_are_two_hosts(image: RunningNode, tmp_path: Path) -> None:
     found: list[tuple[str, str]] = []
     own, foreign = await key_pair(tmp_path / "own"), await key_pair(tmp_path / "foreign")
-    for name in ("one", "two"):
-        status, _, err = await image.cli(
+    for name, ending in (("one", "exit 0"), ("two", "exit 7")):
+        script = tmp_path / f"{name}.sh"
+        script.write_text(f"{SCRIPT}{ending}\n")
+        creating = (
             *("vm", "create", name, "--image", "debian", "--disk", f"{DISK_GIB}G", "--memory", "512M"),
-            *("--ssh-key", f"{own}.pub", "--publish", f"{free_port()}:22", "--timeout", "20m"),
+            *("--ssh-key", f"{own}.pub", "--publish", f"{free_port()}:22"),
+            *("--init-script", str(script), "--wait-for", "init", *(("--user", "joe") if name == "two" else ())),
         )
-        assert status == 0, err
+        status, err = await waited(image, *creating, waiting=("vm", "wait", name, "--for", "init"))
+        if name == "one":
+            assert status == 0, err
+        else:
+            assert status == 1, err
+            assert "failed with exit status 7; the VM itself is " in err
+        await its_script_was_run(image, name)
         # It is ready when it can be logged in to, by whoever has the key, and nothing is asked.
-        assert await image.cli("vm", "ssh", name, "-i", own, "--", "id -un; exit 7") == (7, "root\n", "")
+        user = "joe" if name == "two" else "root"
+        logged_in = ("vm", "ssh", name, "-i", own)
+        assert await image.cli(*logged_in, "--", "id -un; exit 7") == (7, f"{user}\n", "")
+        assert await image.cli(*logged_in, "--", "sudo id -un; pwd; hostnamectl hostname") == (
+            0,
+            f"root\n{'/home/joe' if name == 'two' else '/root'}\n{name}\n",
+            "",
+        )
+        assert (await said(image, name, "hostnamectl", "--static")).strip() == name
+        if name == "two":
+            status, out, err = await image.cli(*logged_in, "--user", "root", "--", "id")
+            assert (status, out) == (255, ""), err
         status, out, err = await image.cli("vm", "ssh", name, "-i", foreign, "--", "id")
         assert (status, out) == (255, ""), err
         release = await said(image, name, "cat", "/etc/os-release")
@@ -95,10 +152,19 @@ async def test_two_guests_of_an_image_are_ready_and_are_two_hosts(image: Running
         assert len(machine_id) == 32
         found.append((machine_id, await said(image, name, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")))
         assert (await said(image, name, "passwd", "--status", "root")).split()[1] == "L"
-        assert await said(image, name, "systemctl", "--failed", "--quiet") == ""
+        failed = await said(image, name, "systemctl", "--failed", "--quiet", "--plain", "--no-legend")
+        assert [line.split()[0] for line in failed.splitlines()] == (
+            ["aetherscale-init.service"] if name == "two" else []
+        )
         addresses = await said(image, name, "ip", "-4", "addr", "show", "scope", "global")
         assert "inet " in addresses
+        if name == "one":
+            status, err = await waited(image, "vm", "restart", name, waiting=("vm", "wait", name))
+            assert status == 0, err
+            assert await said(image, name, "cat", "/root/runs") == "run\n", "it is not run again"
         status, _, err = await image.cli("vm", "stop", name)
         assert status == 0, err
+        with_it = [path for path in image.state_dir.rglob("*") if path.is_file() and has(path, SECRET)]
+        assert with_it == [], "neither the host nor the disk of the guest has the script"
     assert len({machine_id for machine_id, _ in found}) == 2
     assert len({key for _, key in found}) == 2

@@ -16,6 +16,7 @@ from tests.integration.conftest import MakeNode
 from tests.support.cli import BIN, good, simulated_node, told
 from tests.support.command_lines import commands
 from tests.support.node import PATIENCE_S, RunningNode
+from tests.unit.actors.compute.model.test_ssh_keys import key
 
 pytestmark = pytest.mark.integration
 
@@ -61,6 +62,7 @@ class Shell:
             **node.environment,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "XDG_CONFIG_HOME": str(directory / "config"),
+            "HOME": str(directory),
         }
 
     async def start(self, line: str) -> Process:
@@ -188,9 +190,14 @@ async def test_every_example_does_what_it_says(make_node: MakeNode, tmp_path: Pa
     place = tmp_path / "home"
     (place / "small").mkdir(parents=True)
     shutil.copy(tmp_path / "blank.img", place / "debian-12.qcow2")
+    (place / "setup.sh").write_text("#!/bin/sh\n")
+    (place / ".ssh").mkdir()
+    (place / ".ssh/id_ed25519.pub").write_text(f"{key()}\n")
     shell = Shell(node, place)
-    await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "debian-12", "--ready", "channel")
-    await good(node, "image", "import", str(tmp_path / "blank.img"), "--name", "tiny", "--ready", "channel")
+    ways = {"debian-12": "aetherscale", "tiny": "tiny"}
+    for name, way in ways.items():
+        given = ("--name", name, "--ready", "channel", "--first-boot", way)
+        await good(node, "image", "import", str(tmp_path / "blank.img"), *given)
     for number in range(8):
         await good(node, "vm", "create", f"vm-{number}", "--image", "blank", "--no-wait")
     await good(node, "log", "witness", str(place / "heads.jsonl"))

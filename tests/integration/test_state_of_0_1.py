@@ -17,7 +17,7 @@ LAST = 35
 """Its last event."""
 LATER = {
     "publish": [], "host-loopback": False, "groups": [], "forwards": [], "rules-revision": 0, "rules-applied": 0,
-    "switches": [], "ssh-keys": [],
+    "switches": [], "ssh-keys": [], "first-boot": None, "init-script": None, "user": None,
 }  # fmt: skip
 """What VMs have had since."""
 

@@ -90,7 +90,7 @@ class Client:
 
     def import_of(self, name: str) -> Asked:
         """A request for an image."""
-        return self._about_image("import-image", {"source": f"/{name}.raw", "name": name})
+        return self._about_image("import-image", {"source": f"/{name}.raw", "name": name, "first-boot": "aetherscale"})
 
     def removal_of(self, name: str) -> Asked:
         """A request to delete an image."""
@@ -180,7 +180,7 @@ class Client:
                 options = {"name": chance.choice(NAMES), "image": chance.choice(IMAGES), "memory-mib": 64}
                 options["restart"] = chance.choice(["always", "on-failure", "never"])
                 options["autostart"] = chance.random() < 0.8
-                options |= self._draw_ports()
+                options |= self._draw_ports() | self._world.inits.options()
                 if options.keys() & {"virtual-network", "public-ip"}:
                     if chance.random() < 0.4:
                         options["groups"] = chance.sample(GROUPS, chance.randint(0, 2))
@@ -231,7 +231,8 @@ class Client:
                     return {**named, "kind": "public"}
                 return named if prefix is None else {**named, "ipv4-prefix": prefix}
             case "import-image":
-                return {"source": "/tiny.raw", "name": chance.choice(["tiny", "tiny", "other"])}
+                name = chance.choice(["tiny", "tiny", "other"])
+                return {"source": "/tiny.raw", "name": name, "first-boot": "aetherscale"}
             case "delete-image":
                 return {"image": chance.choice(["other", "other", "other", "tiny"])}
             case "make-port":

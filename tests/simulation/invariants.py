@@ -24,6 +24,7 @@ from aetherscale.kernel.reservations import Holding, Use, stream_of
 from aetherscale.kernel.wire import encode
 from tests.simulation.clients import Asked
 from tests.simulation.groups import check_uses_of_groups, keys_of_group
+from tests.simulation.inits import check_scripts, check_scripts_at_rest, check_secret
 from tests.simulation.invariants_of_networks import check_networks_of_vms, check_told_deeds, keys_of_network, keys_of_vm
 from tests.simulation.oracle import told
 from tests.simulation.reasons import check_reasons
@@ -68,16 +69,18 @@ class Folded:
 
 def check_log(world: World, asked: Iterable[Asked]) -> None:
     """A and B: what was acknowledged is there, once. Holds at any moment."""
-    events = world.log.events
+    events, stream = world.log.events, world.jetstream.streams.get(STREAM)
     require([each.seq for each in events] == list(range(1, len(events) + 1)), "the log has a gap")
-    for stream, found in world.log.streams.items():
-        require([each.version for each in found] == list(range(1, len(found) + 1)), f"{stream} has a gap")
+    for name, found in world.log.streams.items():
+        require([each.version for each in found] == list(range(1, len(found) + 1)), f"{name} has a gap")
     folded = Folded(world)
     check_uses(folded)
     check_keys(folded)
     check_networks_of_vms(folded)
     check_told_deeds(world)
     check_uses_of_groups(folded)
+    check_scripts(world, folded.aggregates())
+    check_secret(events, [message.body for message in stream.messages] if stream else [])
     check_views(world, folded)
     check_reasons(events, world.deaths)
     for request in asked:
@@ -163,6 +166,7 @@ def check_host(world: World, folded: Folded) -> None:
         known = vm.run.process and (vm.run.process.pid, vm.run.process.start_ticks, vm.run.process.boot_id)
         require(known == (process.pid, process.start_ticks, process.boot_id), f"{vm_id}: another process: {known}")
         require(vm.phase != "ready" or process.is_ready, f"{vm_id} is called ready and is not")
+    check_scripts_at_rest(world, vms)
     there = {vm_id for vm_id, vm in vms.items() if vm.phase != "deleted"}
     kept = {vm_id for vm_id in there if vms[vm_id].has_disk and vms[vm_id].requested != "deleted"}
     missing = kept - world.host.disks.keys()

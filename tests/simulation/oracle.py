@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from aetherscale.eventstore.store import StoredEvent
+from tests.simulation import inits
 from tests.simulation.oracle_networks import ToldGroup, ToldNetwork
 from tests.simulation.oracle_of_ports import ToldPorts
 from tests.simulation.telling import Data, Told, View
@@ -86,6 +87,9 @@ class ToldVm(Told):
             host_loopback=spec.get("host-loopback", False),
             switches=spec.get("switches", []),
             ssh_keys=spec.get("ssh-keys", []),
+            first_boot=spec.get("first-boot"),
+            user=spec.get("user"),
+            init_script=inits.seen(spec),
             groups=spec.get("groups", []),
             forwards=[],
             rules_revision=0,
@@ -128,6 +132,9 @@ class ToldVm(Told):
         self.heard = True
         if self.view["phase"] == "running":
             self.set(phase="ready")
+
+    def on_VmInitEnded(self, data: Data) -> None:  # noqa: N802
+        self.set(init_script=inits.seen_ended(self.view["init-script"], data))
 
     def on_VmPaused(self, data: Data) -> None:  # noqa: N802
         self.set(phase="paused", observed="paused", paused_reason=data["reason"])
@@ -211,6 +218,8 @@ class ToldVm(Told):
             shown = ("reason", "hint", "log-tail")
             self.rules_failure = {"phase": data["step"], **{name: data[name] for name in shown}}
             return
+        if data["step"] == "removing-script":
+            return
         if data["step"] in ("plugging", "unplugging"):
             shown = ("reason", "hint", "log-tail")
             self.ports.failure = {"phase": data["step"], **{name: data[name] for name in shown}}
@@ -243,14 +252,14 @@ class ToldVm(Told):
     def on_VmStopForced(self, data: Data) -> None:  # noqa: N802
         """It is still on its way down."""
 
-    on_VmAdopted = on_VmCleared = on_VmStopForced  # noqa: N815
+    on_VmAdopted = on_VmCleared = on_VmInitScriptRemoved = on_VmStopForced  # noqa: N815
 
 
 class ToldImage(Told):
     """A base image."""
 
     def _begin(self, data: Data, phase: str, source: str, ready: str) -> None:
-        first_boot = data.get("first-boot", "credentials" if source.startswith("recipe:debian") else "none")
+        first_boot = data.get("first-boot") or ("credentials" if source.startswith("recipe:debian") else "none")
         self.set(id=data["image-id"], name=data["name"], phase=phase, source=source, ready=ready, first_boot=first_boot)
         self.set(format=None, size_bytes=None, virtual_size_bytes=None, sha256=None, published=None)
         self.set(catalogued=data.get("catalogued", False), user=data.get("user"), labels=data.get("labels", {}))

@@ -44,6 +44,7 @@ from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Component, Driver, Host, Progress, Report
 from aetherscale.runtime.host import Broker, Capacity
 from aetherscale.settings import Settings
+from tests.simulation.inits import SimulatedKeeping
 from tests.simulation.wires import SimulatedWires
 from tests.simulation.world import World
 
@@ -223,6 +224,7 @@ class SimulatedHand:
         self._world, self._number, self._context = world, number, context
         self._ports, self._firewall = ports, firewall
         self._driver = SimulatedDriver(world.host, ports, firewall)
+        self.scripts = SimulatedKeeping(world, number, self._driver)
 
     @property
     def limits(self) -> HostLimits:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from aetherscale.eventstore.store import StoredEvent
-from tests.simulation import hotports
+from tests.simulation import hotports, inits
 from tests.simulation.groups import check_reasons_of_groups
 from tests.simulation.reasons_of_networks import check_reasons_of_networks
 from tests.simulation.violation import Wrong
@@ -56,6 +56,7 @@ class Life:
         """Of its groups and forwards: how many there were, and how many of them the kernel has."""
         self.rule_tries = 1
         self.ports = hotports.PortsOfLife()
+        self.init = inits.InitOfLife()
         self.has_begun = False
         """Whether the run has begun and is to go on, so that what is attached goes into a slot."""
         self.last: tuple[str, Data, int] = ("", {}, 0)
@@ -76,6 +77,9 @@ class Life:
             self.require(self.wanted != "deleted" or event.type != "PortAdded", "it is going away")
             wrong = self.ports.take(event.type, data, has_begun=self.has_begun)
             self.require(not wrong, wrong)
+        if event.type in inits.EVENTS:
+            wrong = self.init.take(event.type, data)
+            self.require(not wrong, wrong)
         if (check := getattr(self, f"on_{event.type}", None)) is not None:
             check(data, event.time_us)
         if not goes_on:
@@ -88,7 +92,7 @@ class Life:
 
     def _goes_on(self, event_type: str) -> bool:
         """Whether the step that is pending is the same after an event, with the attempts that it has had."""
-        if event_type in (*ABOUT_RULES, *hotports.EVENTS):
+        if event_type in (*ABOUT_RULES, *hotports.EVENTS, *inits.EVENTS):
             return True  # has attempts of its own
         if event_type == "VmStopRequested":
             return not self.has_disk  # a disk that is half made is finished
@@ -109,6 +113,7 @@ class Life:
     def on_VmRequested(self, data: Data, at_us: int) -> None:  # noqa: N802 - named after the event
         self.spec = data["spec"]
         self.ports.begin(self.spec)
+        self.init.is_given = bool(self.spec.get("init-sha256"))
         self.groups = {each["group-id"] for each in self.spec.get("groups", [])}
 
     def on_DiskProvisioned(self, data: Data, at_us: int) -> None:  # noqa: N802
@@ -239,6 +244,10 @@ class Life:
     def on_VmStepFailed(self, data: Data, at_us: int) -> None:  # noqa: N802
         if data["step"] == "applying-rules":
             self.rules_failed(data, at_us)
+            return
+        if data["step"] == "removing-script":
+            wrong = self.init.failed(data, (_us(data["retry-at"]) - at_us) / 1_000_000)
+            self.require(not wrong, wrong)
             return
         if data["step"] in ("plugging", "unplugging"):
             pause_s = None if data["retry-at"] is None else (_us(data["retry-at"]) - at_us) / 1_000_000

@@ -18,6 +18,7 @@ from aetherscale.actors.compute.model.effects import BootVm, ComputeEffect
 from aetherscale.actors.compute.model.events import VmExited
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.inits import GuestDisk
 from aetherscale.actors.images.simulated.driver import SimulatedStore
 from aetherscale.actors.network.model.decide import NETWORKS
 from aetherscale.actors.network.model.state import Network
@@ -28,6 +29,7 @@ from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
 from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.registry import event_types
+from tests.simulation import inits
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.hotports import Draws
 from tests.simulation.jetstream import JetStream
@@ -55,6 +57,9 @@ class World:
         self.chance = random.Random(seed)  # noqa: S311 - a run has to be repeatable
         self.faults = Faults(self.chance)
         self.ports = Draws(seed)
+        self.inits = inits.Draws(seed)
+        self.past_disks: dict[str, GuestDisk] = {}
+        """What guests had written down whose VMs are gone."""
         self.clock = HostClock(seed, loop.time)
         self.loop = loop
         self.log = MemoryLog(NODE, EPOCH, "0.1.0")
@@ -252,7 +257,14 @@ class WatchedHost(SimulatedHost):
 
     def _behaviour(self, vm_id: str) -> Behaviour:
         world = self._world
-        return world.ports.behaviour(world.faults.behaviour(), is_calm=not world.faults.active)
+        of_guest = world.ports.behaviour(world.faults.behaviour(), is_calm=not world.faults.active)
+        return world.inits.behaviour(of_guest, is_calm=not world.faults.active)
+
+    def remove(self, vm_id: str) -> None:
+        """Nothing is left of the VM but what is to be checked."""
+        if vm_id in self.guest_disks:
+            self._world.past_disks[vm_id] = self.guest_disks[vm_id]
+        super().remove(vm_id)
 
     async def _interfere(self, effect: ComputeEffect) -> None:
         trouble = self._world.faults.trouble(type(effect).__name__)
@@ -296,7 +308,7 @@ class WatchedProcess(SimulatedProcess):
             return True
         return vm.requested != "running" or vm.shown in ("stopping", "failed", "booting")
 
-    def _after(self, delay_s: float | None, what: Callable[[], None]) -> None:
+    def after(self, delay_s: float | None, what: Callable[[], None]) -> None:
         # What a guest does is no part of the process that has started it.
         if delay_s is not None:
             context = Context()

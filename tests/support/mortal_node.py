@@ -1,8 +1,10 @@
-"""A real node that is killed at its N-th call of a port: `python -m tests.support.mortal_node N FILE [networks]`.
+"""A real node that is killed at its N-th call of a port: `python -m tests.support.mortal_node N FILE [networks|init]`.
 
 Everything is real: SQLite, nats-server, QEMU. The ports are wrapped from outside, and so are the steps within the start
 of a QEMU; what they are called is written into FILE, one a line. With N of 0 it does not die. One that is started with
 the FILE of another goes on counting.
+
+With `init` the calls are those that keep and remove init scripts, and the appends.
 
 With `networks` the calls are those of the driver of networks and of the ports of VMs, and each step on the host that
 they consist of: a transaction of nft, a request of netlink, a process, a file.
@@ -21,6 +23,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+from aetherscale.actors.compute.initfiles import InitFiles
+from aetherscale.actors.compute.model.effects import RemoveScript
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.network.dnsmasq.directory import Directory
 from aetherscale.actors.network.dnsmasq.process import Process, Starting
@@ -131,9 +135,10 @@ def wrap_networks(fate: Fate) -> None:
 class MortalHost(Host):
     """This host, but for the ends of processes."""
 
-    def __init__(self, fate: Fate, *, only_networks: bool) -> None:
+    def __init__(self, fate: Fate, *, only_networks: bool, only_scripts: bool) -> None:
         self._fate = fate
         self._only_networks = only_networks
+        self._only_scripts = only_scripts
 
     async def open_store(self, settings: Settings) -> LogStore:
         store = await super().open_store(settings)
@@ -150,7 +155,7 @@ class MortalHost(Host):
 
     async def connect(self, broker: Broker, settings: Settings, stack: AsyncExitStack) -> Bus:
         bus = await super().connect(broker, settings, stack)
-        if self._only_networks:
+        if self._only_networks or self._only_scripts:
             return bus
         publish: Any = bus.publish
 
@@ -168,6 +173,8 @@ class MortalHost(Host):
         perform: Any = driver.perform
 
         async def mortal(effect: Any, progress: Any) -> Any:
+            if self._only_scripts and not isinstance(effect, RemoveScript):
+                return await perform(effect, progress)
             return await self._fate.around(type(effect).__name__, perform(effect, progress))
 
         driver.perform = mortal  # type: ignore[method-assign]
@@ -177,14 +184,19 @@ class MortalHost(Host):
 def main(fatal: int, told: Path, what: str = "") -> None:
     """Serve until the fatal call, or SIGTERM."""
     fate = Fate(fatal, told)
-    fate.wrap(launch, "spawn")
     if what == "networks":
+        fate.wrap(launch, "spawn")
         wrap_networks(fate)
+    elif what == "init":
+        fate.wrap_call(InitFiles, "keep")
+        fate.wrap(InitFiles, "_write")
+        fate.wrap(InitFiles, "remove")
     else:
+        fate.wrap(launch, "spawn")
         fate.wrap(VmDirectory, "write_record")
         fate.wrap(VmDirectory, "remove")
 
-    host = MortalHost(fate, only_networks=what == "networks")
+    host = MortalHost(fate, only_networks=what == "networks", only_scripts=what == "init")
 
     def ready(told: Ready) -> None:
         print(f"ready: node {told.node}", flush=True)

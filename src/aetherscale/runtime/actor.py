@@ -36,7 +36,7 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, spl
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes
+from aetherscale.kernel.reservations import Seen
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.wire import decode
 from aetherscale.runtime.asked import no_such_task
@@ -46,6 +46,7 @@ from aetherscale.runtime.mailboxes import Mailboxes
 from aetherscale.runtime.narration import Narrator
 from aetherscale.runtime.ontheway import Aside, OnTheWay
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
+from aetherscale.runtime.reserving import reservations
 from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
 
@@ -176,6 +177,7 @@ class Actor(Generic[S, M]):
     async def _asked(self, command: Command[S, M], options: Any, call: Call, target: str, aside: Aside) -> Handled[S]:
         """Decide on a command and append. Whether it is a repeat, the append itself tells."""
         digest = digest_of(call) if call.keyed else None
+        beforehand = command.beforehand
         for _ in range(CONFLICT_LIMIT):
             aggregate = self.registry.aggregates.get(target)
             sight = Sight(self._world, self._kind, target)
@@ -187,6 +189,11 @@ class Actor(Generic[S, M]):
                 if (accepted := await self._accepted(call)) is not None:
                     return await self._repeated(command, options, call, accepted)
                 await self._on_the_way.make(refused, call, aside.tell)
+                continue
+            if beforehand is not None and (keeping := beforehand(options, target, self._world)) is not None:
+                # Decided anew after it: nothing may come between a decision and its append.
+                await keeping
+                beforehand = None
                 continue
             try:
                 return await self._record(
@@ -263,7 +270,7 @@ class Actor(Generic[S, M]):
             stream = stream_name(self._kind, target)
             state = aggregate.state if aggregate else None
             writes.append(Write(stream, aggregate.version if aggregate else 0, tuple(decided)))
-            writes.extend(self._reservations(target, state, decided, envelope))
+            writes.extend(reservations(self.component, self.registry, target, state, decided, envelope))
             writes.extend(Write(each.stream, each.version, ()) for each in seen)
         elif digest is None:
             assert aggregate is not None
@@ -280,25 +287,6 @@ class Actor(Generic[S, M]):
                 own.append((each, aggregate))
         assert aggregate is not None
         return Handled(tuple(own) or ((None, aggregate),))
-
-    def _reservations(
-        self, target: str, state: S | None, decided: Sequence[Event], envelope: Envelope[M]
-    ) -> list[Write]:
-        """The reservations that the events take and release, each key in its stream."""
-        reserved: dict[str, list[Reservation]] = {}
-        held: Sequence[Holding] = () if state is None else self.component.holds(state)
-        for event in decided:
-            state = self.component.kind.evolve(state, event, envelope.at_us)
-            before, held = held, self.component.holds(state)
-            for stream, each in changes(self._kind, target, envelope.tenant, before, held):
-                reserved.setdefault(stream, []).append(each)
-        return [Write(stream, self._expected(stream, each[0]), tuple(each)) for stream, each in reserved.items()]
-
-    def _expected(self, stream: str, reservation: Reservation) -> int | None:
-        """The version at which a reservation is made: a shared one at any."""
-        if isinstance(reservation, USE_EVENTS):
-            return None
-        return self.registry.holders.get(stream, FREE).version
 
     # --- pending effects -----------------------------------------------------------------------------------------
 

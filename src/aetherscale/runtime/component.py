@@ -181,6 +181,12 @@ class Command(Generic[S, M]):
     """Whether it makes room, and so may use the reserve when the disk is full."""
     under: str = ""
     """The component under whose name callers ask for it, where that is not its own."""
+    beforehand: Callable[[Any, str, World], Awaitable[None] | None] | None = None
+    """What has to be on the host before the events are in the log, since they cannot hold it: a secret of the options,
+    which is kept for the aggregate of this id; None where the options have none. Awaited once the command could be
+    decided; it is then decided anew, and may be refused after all. An ensure; may raise `Refused`. What was kept for
+    nothing is for the driver to remove.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 from aetherscale.actors.compute import IDENTITY
 from aetherscale.actors.compute.attaching import PORT_COMMANDS
-from aetherscale.actors.compute.creation import creation
+from aetherscale.actors.compute.creation import creation, keep_script
 from aetherscale.actors.compute.driver import HOST_LIMITS
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import (
@@ -20,6 +20,7 @@ from aetherscale.actors.compute.model.commands import (
 )
 from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
 from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.initdecisions import is_made
 from aetherscale.actors.compute.model.lifecycle import LIFECYCLE
 from aetherscale.actors.compute.model.presentation import (
     VM_KIND,
@@ -37,7 +38,7 @@ from aetherscale.actors.compute.model.sessioncommands import (
     TerminalOptions,
 )
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.ports import HOST_PORTS
+from aetherscale.actors.compute.ports import HOST_PORTS, INIT_SCRIPTS
 from aetherscale.actors.compute.rules import FIREWALL_COMPONENT, RULE_COMMANDS
 from aetherscale.actors.compute.service import ComputeService
 from aetherscale.actors.images.ports import IMAGE_FILES, ImageFiles
@@ -129,7 +130,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     announce=announce,
     listing=Listing(ListVmsOptions, VmOptions, _is_listed),
     commands={
-        "create-vm": Command(CreateVmOptions, creation, is_up, creates=True),
+        "create-vm": Command(CreateVmOptions, creation, is_made, creates=True, beforehand=keep_script),
         "start-vm": Command(VmOptions, _start, is_up),
         "stop-vm": Command(StopVmOptions, _stop, is_stopped, frees=True),
         "restart-vm": Command(VmOptions, _restart, is_up),
@@ -140,7 +141,11 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     open_driver=_open_driver,
     open_simulated=_open_simulated,
     open_service=ComputeService,
-    offers={HOST_LIMITS: lambda driver: driver.limits, HOST_PORTS: lambda driver: driver},
+    offers={
+        HOST_LIMITS: lambda driver: driver.limits,
+        HOST_PORTS: lambda driver: driver,
+        INIT_SCRIPTS: lambda driver: driver.scripts,
+    },
     queries={
         "vm-info": Query(VmOptions, ComputeService.info),
         "vm-logs": Query(LogsOptions, ComputeService.logs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,9 +11,11 @@ from aetherscale.actors.compute.model import commands, events, sshkeys
 from aetherscale.actors.compute.model.agreeing import only_what_agrees, only_what_works
 from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
+from aetherscale.actors.compute.model.firstboot import FIELD, TAKES, Gift, checked_script, checked_user, digest_of
 from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
 from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
 from aetherscale.actors.compute.model.switches import SwitchPort, is_switch, parse_switches
+from aetherscale.actors.compute.ports import INIT_SCRIPTS, InitScripts
 from aetherscale.actors.compute.publicly import public_network
 from aetherscale.actors.compute.rules import borne_groups, port_of
 from aetherscale.actors.images.model import events as images
@@ -61,7 +63,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
     limits: HostLimits = world.port(HOST_LIMITS)
     limits.require(options.memory_mib, disk_mib)
     # Before a network is missed, which may be made on the way.
-    keys = _keys(options, image)
+    keys, user, init_sha256 = _keys(options, image), _user(options, image), _script(options, image)
     spec = commands.VmSpec(
         name=name,
         image_id=image.id,
@@ -82,8 +84,19 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         groups=borne_groups(world, call.tenant, options.groups),
         switches=_switches(options, vm_id, limits),
         ssh_keys=keys,
+        first_boot=image.first_boot,
+        init_sha256=init_sha256,
+        user=user,
     )
     return commands.CreateVm(vm_id, spec)
+
+
+def keep_script(options: CreateVmOptions, vm_id: str, world: World) -> Awaitable[None] | None:
+    """Have the host keep the init script of a VM, where it has one. Raises `Refused`."""
+    if options.init_script is None:
+        return None
+    scripts: InitScripts = world.port(INIT_SCRIPTS)
+    return scripts.keep(vm_id, checked_script(options.init_script))
 
 
 def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
@@ -171,14 +184,38 @@ def _named(options: CreateVmOptions) -> list[str]:
 def _keys(options: CreateVmOptions, image: ImageView) -> list[str]:
     """The public keys that a guest is to have. Raises `Refused` (bad request, conflict)."""
     keys = sshkeys.parse_keys(options.ssh_keys)
-    if keys and image.first_boot == "none":
+    if keys:
+        _require_taken(image, "keys", sshkeys.FIELD)
+    return keys
+
+
+def _user(options: CreateVmOptions, image: ImageView) -> str | None:
+    """The user whom a guest is to make. Raises `Refused` (bad request, conflict)."""
+    if options.user is None:
+        return None
+    user = checked_user(options.user)
+    _require_taken(image, "user", "user")
+    return user
+
+
+def _script(options: CreateVmOptions, image: ImageView) -> str | None:
+    """The digest of the init script. Raises `Refused` (bad request, too large, conflict)."""
+    if options.init_script is None:
+        return None
+    digest = digest_of(checked_script(options.init_script))
+    _require_taken(image, "init script", FIELD)
+    return digest
+
+
+def _require_taken(image: ImageView, gift: Gift, field: str) -> None:
+    """Refuse what guests of the image do not take: nothing is accepted and ignored. Raises `Refused` (conflict)."""
+    if gift not in TAKES[image.first_boot]:
         raise Refused(
             Reason.CONFLICT,
-            f"guests of the image {image.name!r} take no keys at their first boot",
-            field=sshkeys.FIELD,
-            remedy=("leave them out, or take one whose guests do: ", Task("image", "build", "debian-12")),
+            f"guests of the image {image.name!r} take no {gift} at their first boot",
+            field=field,
+            remedy=("leave this out, or take an image whose guests do: ", Task("image", "build", "debian-12")),
         )
-    return keys
 
 
 def _switches(options: CreateVmOptions, vm_id: str, limits: HostLimits) -> list[SwitchPort]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.ports import InitScripts
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.runtime.component import Driver
 
@@ -176,8 +177,21 @@ class Terminal(Console, Protocol):
         ...
 
 
+class KeptScripts(InitScripts, Protocol):
+    """The init scripts that a host keeps."""
+
+    def remove_unknown(self, expected: Mapping[str, Vm]) -> None:
+        """Remove what is of no VM that needs it, but for what this process was given just now."""
+        ...
+
+
 class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     """Ensure effects, report observations, read what guests say."""
+
+    @property
+    def scripts(self) -> KeptScripts:
+        """The init scripts that this host keeps."""
+        ...
 
     @property
     def limits(self) -> HostLimits:

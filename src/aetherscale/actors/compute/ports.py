@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from shlex import quote
 from typing import Final, Protocol
 
@@ -21,6 +22,22 @@ class HostPorts(Protocol):
     def require_free(self, forward: Forward) -> None:
         """Raises `Refused`: conflict where a program listens at the port of the host, which the forward would take from
         it; bad request where the address is none of the host's.
+        """
+        ...
+
+
+INIT_SCRIPTS: Final = "init-scripts"
+"""The name of `InitScripts`."""
+
+
+class InitScripts(Protocol):
+    """The init scripts of VMs, which the log does not have."""
+
+    def keep(self, vm_id: str, script: bytes) -> Awaitable[None]:
+        """Ensure that the host has the script of the VM, for the node alone, also after a power cut.
+
+        It stays until it is removed, or found to be of no VM that the log has. Raises `Refused` (storage full;
+        unavailable).
         """
         ...
 

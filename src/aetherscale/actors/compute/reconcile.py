@@ -68,6 +68,7 @@ async def reconcile(
     anew for adopted processes that have lost theirs. `boot_id` names the time since the host was started last. No disk
     is ever thrown away for what is found.
     """
+    driver.scripts.remove_unknown(expected)
     firewall.restore_rules(rules_of(expected))
     await _tried(ports.restore(ports_of(expected)), "rules")
     gate = asyncio.Semaphore(ADOPT_AT_ONCE)

@@ -185,7 +185,7 @@ IMAGE = Group(
                     "first-boot",
                     "how its guests take what is theirs at their first boot, such as SSH keys",
                     "HOW",
-                    choices=("credentials", "none"),
+                    choices=("credentials", "aetherscale", "tiny", "none"),
                     default="none",
                 ),
                 _LABEL,
@@ -209,7 +209,8 @@ IMAGE = Group(
                 "guest agent. `--ready channel` is for guests that write `ready` to the virtio port "
                 "org.aetherscale.ready.0. With `none` a VM counts as ready as soon as it runs.\n\n"
                 "`--first-boot credentials` is for guests with systemd from version 252 on, as Debian 12: they take "
-                "the keys of `vm create --ssh-key`.\n\n"
+                "the keys of `vm create --ssh-key`. `aetherscale` and `tiny` are for images that `image build` has "
+                "made elsewhere: guests of the first take init scripts too, those of the second these alone.\n\n"
                 "The source is kept in the log for ever. A URL with a password or a signature in it is refused."
             ),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 
 from aetherscale.gateways.cli.context import Context
@@ -61,6 +62,8 @@ def _serve(context: Context) -> None:
         guests = "virtual machines, which are simulated, end with it" if simulated else "virtual machines keep running"
         out.line(f"ready: node {ready.node} {now}; Ctrl-C ends it, {guests}")
 
+    # Requests have secrets in them, which a core file would keep, be it of this program or of the nats-server.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     context.program.serve(context.settings, on_ready)
 
 

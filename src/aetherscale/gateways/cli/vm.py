@@ -6,20 +6,16 @@ from aetherscale.gateways.cli import vm_ports, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import (
     detach_key,
-    gibibytes,
-    label,
-    mebibytes,
     number,
-    positive,
     seconds,
     user_name,
 )
 from aetherscale.gateways.cli.views import WIDE
+from aetherscale.gateways.cli.vm_create import ALLOW_ADDRESS, CREATE, LABEL
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
 _NAMES = Argument("NAME", "the name or id of the VM; several may be given", many=True, completes="vm")
-_LABEL = Option("label", "a label; may be given more than once", "KEY=VALUE", label, many=True)
 _ENDING = (
     Option("kill", "end it at once, without asking the guest to shut down"),
     Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
@@ -27,113 +23,12 @@ _ENDING = (
 _DETACH_KEY = Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]")
 _VM = Argument("VM", "the name or id of the VM", completes="vm")
 _NETWORK = Argument("NETWORK", "the name or id of the network", completes="network")
-_ALLOW_ADDRESS = Option(
-    "allow-address",
-    "an address or a prefix that the guest may send from besides its own; may be given more than once",
-    "PREFIX",
-    many=True,
-)
-_LATER = "not in this version: refused"
 
 VM = Group(
     "vm",
     "virtual machines",
     (
-        Command(
-            "create",
-            "create a VM, start it, and wait until its guest is ready",
-            vm_tasks.create_vm,
-            arguments=(Argument("NAME", "the name of the VM; generated if not given", required=False),),
-            options=(
-                Option(
-                    "image",
-                    "the image to boot from, by name or id; one of the catalogue is fetched if it is not here",
-                    "IMAGE",
-                    completes="image",
-                    needed=True,
-                ),
-                Option("cpus", "virtual CPUs; 1 if not given", "N", positive),
-                Option("memory", "memory, like 512M or 2G; 512M if not given", "SIZE", mebibytes),
-                Option(
-                    "disk",
-                    "size of the disk, like 20G; if not given, the size of the image, but at least 10G",
-                    "SIZE",
-                    gibibytes,
-                ),
-                Option(
-                    "restart",
-                    "when to start it again after it has ended by itself; on-failure if not given",
-                    "POLICY",
-                    choices=("always", "on-failure", "never"),
-                ),
-                Option("no-autostart", "do not start it again after a reboot of the host"),
-                Option(
-                    "network",
-                    "a network to be in, or vde: and the path of a VDE switch of the host, where nothing is filtered; "
-                    "may be given more than once; user-mode networking if not given",
-                    "NETWORK",
-                    many=True,
-                    completes="network",
-                ),
-                _ALLOW_ADDRESS,
-                Option(
-                    "publish",
-                    "a port of the host that leads to one of the guest, like 8080:80; open to the host alone unless an "
-                    "address is named, as in 0.0.0.0:8080:80; without --network; may be given more than once",
-                    "[ADDRESS:]HOST:GUEST[/udp]",
-                    many=True,
-                ),
-                Option(
-                    "group",
-                    "a group of the firewall that it bears, with --network or --public-ip; may be given more than once",
-                    "GROUP",
-                    many=True,
-                    completes="group",
-                ),
-                Option(
-                    "public-ip",
-                    "a port on the public bridge of the host, with an address by DHCP of its network; it takes only "
-                    "what groups allow",
-                ),
-                Option(
-                    "address",
-                    "with --public-ip, the address that it has there instead; may be given once for IPv4 and once for "
-                    "IPv6",
-                    "ADDRESS",
-                    many=True,
-                ),
-                Option("host-loopback", "let the guest reach what listens on the host's loopback, at 10.0.2.2"),
-                Option(
-                    "ssh-key",
-                    "a file of public keys whose owners may log in as root by SSH; may be given more than once",
-                    "FILE",
-                    many=True,
-                    completes="file",
-                ),
-                _LABEL,
-                Option("node", "the node to create it on", "NODE", completes="node"),
-                *WAIT_OPTIONS,
-                Option("vpn", _LATER, "VPN", many=True),
-                Option("init-script", _LATER, "FILE", completes="file"),
-            ),
-            examples=(
-                "aetherscale vm create web --image tiny",
-                "aetherscale vm create db --image debian-12 --cpus 2 --memory 2G --disk 20G --timeout 5m",
-                "aetherscale vm create web --image tiny --network lab",
-                "aetherscale vm create web --image tiny --network lab --group http",
-                "aetherscale vm create web --image tiny --publish 8080:80",
-                "aetherscale vm create web --image tiny --public-ip --group http",
-                "aetherscale vm create --image tiny --no-wait --json",
-            ),
-            details=(
-                "A VM is ready when its guest has reported so. With an image that cannot report it, the command "
-                "returns as soon as the VM runs. If the wait ends first (exit status 5), that is not a failure: the VM "
-                "continues to boot.\n\n"
-                "With --network vde:/run/lab.ctl it has a card on the VDE switch of the host in that directory, where "
-                "vde_switch has to run: docs/networks.md says how. Nothing that passes there is filtered: groups, the "
-                "protection against spoofing and resolvers are of networks."
-            ),
-        ),
+        CREATE,
         Command(
             "list",
             "list all VMs, sorted by name",
@@ -141,7 +36,7 @@ VM = Group(
             options=(
                 Option("all", "include deleted VMs"),
                 WIDE,
-                _LABEL,
+                LABEL,
                 Option("node", "only VMs on this node", "NODE", completes="node"),
             ),
             examples=(
@@ -200,7 +95,7 @@ VM = Group(
             "give a VM a port in one more network, while it runs or is stopped",
             vm_ports.attach_vm,
             arguments=(_VM, _NETWORK),
-            options=(_ALLOW_ADDRESS, *WAIT_OPTIONS),
+            options=(ALLOW_ADDRESS, *WAIT_OPTIONS),
             examples=("aetherscale vm attach web backup",),
             details=(
                 "The port has its addresses at once, and until the VM is detached. A VM that runs has four slots for "
@@ -303,7 +198,7 @@ VM = Group(
                 Argument("COMMAND", "the program and its arguments; a shell if not given", required=False, rest=True),
             ),
             options=(
-                Option("user", "the user in the guest", "USER", user_name, default="root"),
+                Option("user", "the user in the guest; if not given, that of vm create, or root", "USER", user_name),
                 Option("identity", "the private key; those of ssh if not given", "FILE", completes="file", short="i"),
                 Option("timeout", "how long to wait for sshd in the guest", "TIME", seconds, "1m"),
             ),
@@ -327,13 +222,16 @@ VM = Group(
                     "for",
                     "the state to wait for",
                     "STATE",
-                    choices=("ready", "running", "stopped", "deleted"),
+                    choices=("ready", "init", "running", "stopped", "deleted"),
                     default="ready",
                 ),
                 WAIT_OPTIONS[1],
             ),
             examples=("aetherscale vm wait web", "aetherscale vm wait web --for stopped --timeout 5m"),
-            details="Fails at once (exit status 1) if the state cannot be reached, e.g. ready after a failure.",
+            details=(
+                "Fails at once (exit status 1) if the state cannot be reached, e.g. ready after a failure. `init` is "
+                "the end of the init script; it fails where that is not a good one."
+            ),
         ),
     ),
 )

@@ -59,7 +59,8 @@ def ssh_vm(context: Context) -> int:
     with tempfile.TemporaryDirectory(prefix="aetherscale-ssh-") as directory:
         known = Path(directory, "known_hosts")
         known.write_text("".join(f"{vm['id']} {key}\n" for key in keys))
-        command = [program, *_options(vm["id"], known, place, values["user"], values["identity"]), *values["COMMAND"]]
+        user = values["user"] or vm["user"] or "root"
+        command = [program, *_options(vm["id"], known, place, user, values["identity"]), *values["COMMAND"]]
         status = subprocess.run(command, check=False).returncode
     return status if status >= 0 else FAILED
 

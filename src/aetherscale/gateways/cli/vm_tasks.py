@@ -43,8 +43,10 @@ def create_vm(context: Context) -> None:
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
         "addresses": values["address"],
-        "init-script": text_of(values["init-script"], "--init-script") if values["init-script"] else None,
+        "init-script": None if values["init-script"] is None else text_of(values["init-script"], "--init-script"),
+        "wait-for": values["wait-for"],
         "ssh-keys": [key for path in values["ssh-key"] for key in _keys(path)],
+        "user": values["user"],
         "groups": values["group"],
     }
     left_out: tuple[object, ...] = ([], {})  # by equality; a 0 equals False, and somebody has asked for it
@@ -278,7 +280,8 @@ def wait_vm(context: Context) -> None:
     if context.out.json:
         context.out.value(vm)
     else:
-        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}")
+        script = "; its init script has succeeded" if context.values["for"] == "init" else ""
+        context.out.line(f"{vm['name']} ({vm['id']}) is {vm['phase']}{script}")
 
 
 def console_vm(context: Context) -> None:

@@ -32,6 +32,8 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
         while True:
             vm = info(context, "vm", vm["id"])
             progress.step(vm["phase"])
+            if wanted == "init":
+                _require_script(vm)
             if _is(vm, wanted):
                 return vm
             _refuse_the_impossible(vm, wanted)
@@ -57,12 +59,34 @@ def _is(vm: View, wanted: str) -> bool:
     match wanted:
         case "ready":
             return bool(phase == "ready" or (phase == "running" and vm["ready-by"] == "none"))
+        case "init":
+            return bool(vm["init-script"]["state"] == "succeeded")
         case "running":
             return phase in ("running", "ready")
         case "stopped":
             return phase == "deleted" or (phase in ("stopped", "failed") and vm["observed"] in ("absent", "exited"))
         case _:
             return bool(phase == wanted)
+
+
+def _require_script(vm: View) -> None:
+    """Raises `Failure` where there is no init script, or it has not ended well."""
+    script, name = vm["init-script"], vm["name"]
+    if script is None:
+        raise Failure(400, f"the VM {name!r} has no init script that could be waited for")
+    if script["state"] not in ("awaited", "succeeded"):
+        how = script["state"] if script["exit-status"] is None else f"failed with exit status {script['exit-status']}"
+        raise Failure(
+            500,
+            f"the init script of the VM {name!r}: {how}; the VM itself is {vm['phase']}",
+            hint=f"aetherscale why vm {name}",
+            details={
+                "vm-id": vm["id"],
+                "phase": vm["phase"],
+                "exit-status": script["exit-status"],
+                "log-tail": script["output"],
+            },
+        )
 
 
 def _refuse_the_impossible(vm: View, wanted: str) -> None:
@@ -75,7 +99,7 @@ def _refuse_the_impossible(vm: View, wanted: str) -> None:
             raise _hopeless(vm, f"the VM {name!r} could not be deleted")
     elif phase == "deleted" or vm["requested"] == "deleted":
         raise _hopeless(vm, f"the VM {name!r} is {'deleted' if phase == 'deleted' else 'being deleted'}")
-    elif wanted in ("ready", "running") and phase in ("failed", "stopped"):
+    elif wanted in ("ready", "init", "running") and phase in ("failed", "stopped"):
         raise _hopeless(vm, f"the VM {name!r} is {phase}, and no start was requested")
 
 

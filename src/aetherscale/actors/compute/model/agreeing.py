@@ -11,7 +11,6 @@ def only_what_works(options: CreateVmOptions) -> None:
     """Refuse the options of components that this version does not have: never accept and ignore. Raises `Refused`."""
     later = {
         "vpn": options.vpn,
-        "init-script": options.init_script,
     }
     for field, value in later.items():
         if value:
@@ -52,6 +51,12 @@ def only_what_agrees(options: CreateVmOptions) -> None:
             "groups",
             f"{none} has no port that a group could let anything to",
             "name a network, or leave this out",
+        ),
+        (
+            options.wait_for == "init" and options.init_script is None,
+            "wait-for",
+            "there is no init script that could be waited for",
+            "give one, or wait until the guest is ready",
         ),
         (
             options.host_loopback and not alone,

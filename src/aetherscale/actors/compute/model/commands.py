@@ -16,6 +16,7 @@ from aetherscale.actors.compute.model.effects import Forward as Forward
 from aetherscale.actors.compute.model.effects import PortSpec as PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort, ReadyChannel
 from aetherscale.actors.compute.model.effects import VmRules as VmRules
+from aetherscale.actors.compute.model.firstboot import FirstBoot, GuestUser, InitScript
 from aetherscale.actors.compute.model.sshkeys import SshKeys
 from aetherscale.actors.compute.model.switches import NetworkReference, SwitchPort
 from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
@@ -56,7 +57,7 @@ GroupNames = Annotated[list[Reference], Meta(max_length=MAX_GROUPS, description=
 
 
 class CreateVmOptions(Message, frozen=True):
-    """Options of `create-vm`. `vpn` and `init-script` belong to a later version."""
+    """Options of `create-vm`. `vpn` belongs to a later version."""
 
     image: ImageReference
     """The image that the VM boots from."""
@@ -112,11 +113,22 @@ class CreateVmOptions(Message, frozen=True):
     """With `public-ip`, the addresses of the port instead, which the guest or the DHCP server there is set to: at most
     one of IPv4 and one of IPv6. A family that has none here is as without.
     """
-    init_script: Any = None
-    """A part of a later version: refused (501) unless it is left out or empty."""
+    init_script: InitScript | None = None
+    """A script that the guest runs once, as root, when it has booted: `#!` and an interpreter in its first line, lines
+    that end with LF, no NUL. Only with an image whose guests take one. No event, view or log has it, but its SHA-256,
+    its exit status and the end of its output; the host keeps it until the guest has told its end. null for none.
+    """
+    wait_for: Literal["ready", "init"] = "ready"
+    """When the task is done: `ready`, as soon as the guest is ready; `init`, once the init script has ended too, and
+    with an error where that has not ended well. The VM is there and goes on all the same.
+    """
     ssh_keys: SshKeys = field(default_factory=list)
     """Public keys, each a line as in a file `authorized_keys` without options: who has the private one may log in as
-    root by SSH. Only with an image whose guests take them at their first boot.
+    root by SSH, or as `user` where one is named. Only with an image whose guests take them at their first boot.
+    """
+    user: GuestUser | None = None
+    """A user whom the guest makes at its first boot: without a password, with `sudo`, with a home, and with the public
+    keys, which root then has not. Only with an image whose guests can. null for none.
     """
 
 
@@ -215,6 +227,16 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     image_sha256: str | None = None
     """The SHA-256 of the image's file, 64 hex digits: an update of the image changes nothing for the VM. Not in schemas
     1 to 6.
+    """
+    first_boot: FirstBoot | None = None
+    """How the guest takes what is its own at its first boot, as in the event `ImageImportRequested`; null in schemas 1
+    to 6, which do not tell.
+    """
+    init_sha256: str | None = None
+    """The SHA-256 of the init script, 64 hex digits; null for none. Not in schemas 1 to 6."""
+    user: str | None = None
+    """The user whom the guest makes at its first boot, who has the public keys; null for none, so that root has them.
+    Not in schemas 1 to 6.
     """
 
 

@@ -25,6 +25,7 @@ from aetherscale.actors.compute.model.commands import (
 from aetherscale.actors.compute.model.effects import ComputeObservation, ComputeOutcome
 from aetherscale.actors.compute.model.events import Step, VmEvent
 from aetherscale.actors.compute.model.evolve import evolve
+from aetherscale.actors.compute.model.initdecisions import failed_to_remove_script, init_ended
 from aetherscale.actors.compute.model.pending import pending
 from aetherscale.actors.compute.model.portcommands import AttachPort, DetachPort, PortCommand
 from aetherscale.actors.compute.model.portdecisions import change_ports, failed_to_plug, failed_to_unplug
@@ -89,6 +90,8 @@ def decide(vm: Vm | None, message: ComputeMessage, at_us: int) -> Sequence[VmEve
             | effects.GuestResumed()
         ):
             return _observed(vm, message, at_us) if message.run == vm.run.number else ()
+        case effects.InitEnded():
+            return init_ended(vm, message) if message.run == vm.run.number else ()
         case VmAdopted():
             return (events.VmAdopted(vm.run.number),) if message.run == vm.run.number and vm.run.process else ()
         case VmLost():
@@ -205,6 +208,8 @@ def _answered(vm: Vm, outcome: ComputeOutcome, at_us: int) -> Sequence[VmEvent]:
             return (events.RulesApplied(outcome.revision),)
         case effects.PortPlugged() | effects.PortUnplugged():
             return _changed_port(vm, outcome)
+        case effects.ScriptRemoved():
+            return (events.VmInitScriptRemoved(),)
         case EffectFailed():
             return _failed(vm, outcome, at_us)
 
@@ -267,6 +272,8 @@ def _failed_beside(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent
             return failed_to_plug(vm, port, failed, at_us)
         case effects.UnplugPort():
             return failed_to_unplug(vm, failed, at_us)
+        case effects.RemoveScript():
+            return failed_to_remove_script(vm, failed, at_us)
         case _:
             return ()
 

@@ -9,10 +9,17 @@ The actor waits until `not_before_us` before it hands an effect to the driver, a
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 
+from aetherscale.actors.compute.model.firstboot import InitEnded as InitEnded
+from aetherscale.actors.compute.model.portspecs import NO_RULES as NO_RULES
+from aetherscale.actors.compute.model.portspecs import BorneGroup as BorneGroup
+from aetherscale.actors.compute.model.portspecs import Forward as Forward
+from aetherscale.actors.compute.model.portspecs import PortSpec as PortSpec
+from aetherscale.actors.compute.model.portspecs import PublishedPort as PublishedPort
+from aetherscale.actors.compute.model.portspecs import VmRules as VmRules
 from aetherscale.actors.compute.model.switches import SwitchPort
 from aetherscale.kernel.failures import EffectFailed
 
@@ -23,76 +30,6 @@ ProcessUser = Literal["own", "node", "root"]
 """Whose process a QEMU is: a user's that nothing else has, that of the node's user, or root's."""
 
 PauseReason = Literal["disk", "internal-error", "io-error", "user"]
-
-
-class PortSpec(Struct, frozen=True, rename="kebab"):
-    """A port of a VM: its place in a network. A part of the event `VmRequested`: what is in it is the same for ever."""
-
-    network_id: str
-    """The id of the network."""
-    network: str
-    """The name of the network when the VM was requested."""
-    hostname: str
-    """The name that the guest has in the network: that of the VM."""
-    tap: str
-    """The name of the port's device on the host, which follows from the id of the VM."""
-    mac: str
-    """The MAC address of the guest's network card, lower case, with colons. It follows from the id too."""
-    ipv4: str | None
-    """The IPv4 address of the guest; null where the network has no IPv4 prefix of ours."""
-    ipv6: str | None
-    """The IPv6 address of the guest; null where the network has no IPv6 prefix of ours."""
-    allowed: list[str] = []
-    """Prefixes that the guest may send from besides its own addresses."""
-
-
-class PublishedPort(Struct, frozen=True, rename="kebab"):
-    """A port of the host that leads to one of a guest with user-mode networking. A part of the event `VmRequested`."""
-
-    protocol: Literal["tcp", "udp"]
-    """The protocol."""
-    address: str
-    """The IPv4 address of the host that the port is open on; `0.0.0.0` for all of them."""
-    host_port: int
-    """The port of the host, which no other VM of the node has for the protocol."""
-    guest_port: int
-    """The port of the guest that it leads to."""
-
-
-class Forward(Struct, frozen=True, rename="kebab"):
-    """A port of the host that leads to one of a VM in a network. A part of the event `ForwardAdded`."""
-
-    id: str
-    """Names it among the forwards of the node: 16 hex digits."""
-    protocol: Literal["tcp", "udp"]
-    """The protocol."""
-    address: str
-    """The address of the host that it is about; "" for all of them, of both families."""
-    host_port: int
-    """The port of the host, which no other VM of the node has for the protocol."""
-    guest_port: int
-    """The port of the guest that it leads to."""
-
-
-class BorneGroup(Struct, frozen=True, rename="kebab"):
-    """A group that a VM bears. A part of the events `VmRequested` and `GroupsSet`."""
-
-    group_id: str
-    """The id of the group."""
-    group: str
-    """The name of the group when it was set."""
-
-
-class VmRules(Struct, frozen=True):
-    """What the firewall has to know of a VM beside its ports: a part of its state as of one moment."""
-
-    groups: tuple[str, ...] = ()
-    """The ids of the groups that it bears, in order; none: it takes anything from its own networks alone."""
-    forwards: tuple[Forward, ...] = ()
-    """The ports of the host that lead to it."""
-
-
-NO_RULES: Final = VmRules()
 
 
 class ProvisionDisk(Struct, frozen=True):
@@ -130,7 +67,11 @@ class BootVm(Struct, frozen=True):
     """Whether the guest reaches what listens on the host's loopback, by user-mode networking."""
     rules: VmRules = NO_RULES
     """The groups that it bears, and the ports of the host that lead to it."""
-    ssh_keys: tuple[str, ...] = ()  # those that its root is to have, as a credential of systemd
+    ssh_keys: tuple[str, ...] = ()  # those that its root, or `user`, is to have, as a credential of systemd
+    user: str | None = None  # whom the guest is to make
+    hostname: str | None = None  # how it is to be called; None where it takes no name
+    gives_script: bool = False
+    """Whether the guest is given the init script that the host keeps of the VM; where it has none, that is told."""
     deadline_s: float = 60.0
     not_before_us: int = 0
 
@@ -220,9 +161,18 @@ class UnplugPort(Struct, frozen=True):
     not_before_us: int = 0
 
 
+class RemoveScript(Struct, frozen=True):
+    """Ensure that the host has no init script of the VM any more."""
+
+    key: str
+    vm_id: str
+    deadline_s: float = 30.0
+    not_before_us: int = 0
+
+
 ComputeEffect = (
     ProvisionDisk | BootVm | ShutDownVm | EndVm | RemoveVm | QuarantineVm | ApplyRules | PlugPort | UnplugPort
-)
+) | RemoveScript
 
 
 class DiskProvisioned(Struct, frozen=True):
@@ -298,9 +248,15 @@ class PortUnplugged(Struct, frozen=True):
     """Whether the guest has the card still, without a cable."""
 
 
+class ScriptRemoved(Struct, frozen=True):
+    """The host has no init script of the VM."""
+
+    key: str
+
+
 ComputeOutcome = (
     EffectFailed | DiskProvisioned | Booted | ShutdownIgnored | Ended | Removed | Quarantined | RulesApplied
-) | (PortPlugged | PortUnplugged)
+) | (PortPlugged | PortUnplugged | ScriptRemoved)
 
 
 class GuestReady(Struct, frozen=True):
@@ -347,4 +303,4 @@ class GuestResumed(Struct, frozen=True):
     run: int
 
 
-ComputeObservation = GuestReady | GuestEnded | VmGone | GuestPaused | GuestResumed
+ComputeObservation = GuestReady | GuestEnded | VmGone | GuestPaused | GuestResumed | InitEnded

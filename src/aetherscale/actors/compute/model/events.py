@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.model.effects import PauseReason, ProcessUser, ReadyChannel
+from aetherscale.actors.compute.model.firstboot import InitOutcome
 from aetherscale.actors.compute.model.ruleevents import ForwardAdded as ForwardAdded
 from aetherscale.actors.compute.model.ruleevents import ForwardRemoved as ForwardRemoved
 from aetherscale.actors.compute.model.ruleevents import GroupsSet as GroupsSet
@@ -21,7 +22,9 @@ from aetherscale.kernel.messages import Event
 KIND = "vm"
 """The kind of a VM's stream."""
 
-Step = Literal["provisioning", "booting", "stopping", "removing", "applying-rules", "plugging", "unplugging"]
+Step = Literal[
+    "provisioning", "booting", "stopping", "removing", "applying-rules", "plugging", "unplugging", "removing-script",
+]  # fmt: skip
 ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"]
 """The cause of a run's end: a request; a shutdown from inside; a kernel panic; a crash of QEMU; unknown; a reboot."""
 
@@ -80,6 +83,30 @@ class VmReady(Event, frozen=True):
     """How the guest reported it: `agent`, the QEMU guest agent answered; `channel`, the guest wrote `ready` to the
     virtio port `org.aetherscale.ready.0`. `none` does not occur.
     """
+
+
+class VmInitEnded(Event, frozen=True):
+    """The guest reported how its init script has ended. Once for each VM."""
+
+    run: int
+    """The number of the run, as in `VmBooted`."""
+    outcome: InitOutcome
+    """How it has ended: `ended`, with an exit status; `interrupted`, the guest went down or was rebooted while it ran,
+    and does not run it again; `not-run`, the guest could not make sure that it runs once, as `output` says; `lost`, the
+    node no longer had the script when it booted the guest.
+    """
+    exit_status: int | None
+    """The exit status of the script as a shell has it, 0 to 255: 128 and the number of the signal that ended it; null
+    where it has not ended.
+    """
+    output: str
+    """The guest's word for the end of what the script printed, at most 4 KiB: a byte that is not UTF-8, and a character
+    that a terminal would obey, is U+FFFD.
+    """
+
+
+class VmInitScriptRemoved(Event, frozen=True):
+    """The host has the VM's init script no longer."""
 
 
 class VmPaused(Event, frozen=True):
@@ -186,14 +213,15 @@ class VmAdopted(Event, frozen=True):
 class VmStepFailed(Event, frozen=True):
     """The host could not carry out a step."""
 
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     ONLY_ADDED: ClassVar[bool] = True
 
     step: Step
     """The step that failed: `provisioning`, making the disk; `booting`, starting QEMU; `stopping`, ending it;
     `removing`, removing all that the VM has on the host; `applying-rules`, making its groups and forwards those of
     the kernel, which is tried until it succeeds, while the VM goes on; `plugging`, giving the guest the card of a port
-    that was attached; `unplugging`, removing a port that was detached, which is tried until it succeeds.
+    that was attached; `unplugging`, removing a port that was detached, which is tried until it succeeds;
+    `removing-script`, removing its init script from the host, which is tried until it succeeds.
     """
     run: int
     """The run in which it failed; 0 before the first."""
@@ -263,6 +291,8 @@ VmEvent = (
     | VmStartRequested
     | VmBooted
     | VmReady
+    | VmInitEnded
+    | VmInitScriptRemoved
     | VmPaused
     | VmResumed
     | VmStopRequested

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.events import VmEvent
+from aetherscale.actors.compute.model.firstboot import NO_INIT, Init
 from aetherscale.actors.compute.model.state import (
     FREE,
     NO_PORTS,
@@ -42,7 +43,9 @@ def evolve(state: Vm | None, event: VmEvent, at_us: int) -> Vm:
         if isinstance(event, events.VmRequested):
             rules, made = Rules(tuple(event.spec.groups)), event.spec.ports
             ports = Ports(tuple(map(Port, made)), len(made)) if made else NO_PORTS
-            return Vm(event.vm_id, event.spec, "provisioning", at_us, rules=rules, ports=ports)
+            sha256 = event.spec.init_sha256
+            init = Init(sha256, is_kept=True) if sha256 else NO_INIT
+            return Vm(event.vm_id, event.spec, "provisioning", at_us, rules=rules, ports=ports, init=init)
         assert isinstance(event, events.VmStrayFound), f"a VM's stream does not begin with {type(event).__name__}"
         state = unheard_of(event.vm_id, at_us)
     before, phase = state.phase, next_phase(state, event)
@@ -79,6 +82,15 @@ def _booted(vm: Vm, event: events.VmBooted, before: VmPhase, at_us: int) -> Vm:
 
 def _ready(vm: Vm, event: events.VmReady, before: VmPhase, at_us: int) -> Vm:
     return replace(vm, run=replace(vm.run, is_ready=True))
+
+
+def _init_ended(vm: Vm, event: events.VmInitEnded, before: VmPhase, at_us: int) -> Vm:
+    told = replace(vm.init, outcome=event.outcome, exit_status=event.exit_status, output=event.output)
+    return replace(vm, init=told)
+
+
+def _script_removed(vm: Vm, event: events.VmInitScriptRemoved, before: VmPhase, at_us: int) -> Vm:
+    return replace(vm, init=replace(vm.init, is_kept=False, attempt=FIRST))
 
 
 def _paused(vm: Vm, event: events.VmPaused, before: VmPhase, at_us: int) -> Vm:
@@ -240,6 +252,8 @@ def _step_failed(vm: Vm, event: events.VmStepFailed, before: VmPhase, at_us: int
         return _rules_failed(vm, event)
     if event.step in ("plugging", "unplugging"):
         return _port_failed(vm, event)
+    if event.step == "removing-script":
+        return replace(vm, init=replace(vm.init, attempt=vm.init.attempt.after_failure(event.attempt, event.retry_at)))
     if event.retry_at is not None:
         return replace(vm, attempt=vm.attempt.after_failure(event.attempt, event.retry_at))
     return replace(
@@ -278,6 +292,8 @@ FACTS: Final[Mapping[type[VmEvent], Callable[[Vm, Any, VmPhase, int], Vm]]] = {
     events.DiskProvisioned: _provisioned,
     events.VmBooted: _booted,
     events.VmReady: _ready,
+    events.VmInitEnded: _init_ended,
+    events.VmInitScriptRemoved: _script_removed,
     events.VmPaused: _paused,
     events.VmResumed: _resumed,
     events.VmStartRequested: _start_requested,

@@ -13,10 +13,12 @@ from aetherscale.actors.compute.model.effects import (
     PlugPort,
     ProvisionDisk,
     QuarantineVm,
+    RemoveScript,
     RemoveVm,
     ShutDownVm,
     UnplugPort,
 )
+from aetherscale.actors.compute.model.firstboot import TAKES
 from aetherscale.actors.compute.model.portdecisions import to_plug, to_unplug
 from aetherscale.actors.compute.model.state import Vm, VmPhase
 
@@ -66,6 +68,9 @@ def _boot(vm: Vm) -> BootVm:
         host_loopback=vm.spec.host_loopback,
         rules=vm.rules.for_kernel(),
         ssh_keys=tuple(vm.spec.ssh_keys),
+        user=vm.spec.user,
+        hostname=vm.name if vm.spec.first_boot and "host name" in TAKES[vm.spec.first_boot] else None,
+        gives_script=vm.init.is_awaited,
         not_before_us=vm.attempt.not_before_us,
     )
 
@@ -109,18 +114,27 @@ def _quarantine(vm: Vm) -> QuarantineVm:
     )
 
 
-def _at_rest(vm: Vm) -> ApplyRules | UnplugPort | None:
+def _at_rest(vm: Vm) -> ApplyRules | UnplugPort | RemoveScript | None:
     """What is left to do where nothing else is. Ports wait for rules, but not for those that the kernel refuses."""
     rules = _apply_rules(vm)
-    return rules if rules is not None and vm.rules.failure is None else _unplug(vm) or rules
+    return rules if rules is not None and vm.rules.failure is None else _unplug(vm) or _remove_script(vm) or rules
 
 
-def _while_up(vm: Vm) -> ApplyRules | UnplugPort | PlugPort | None:
+def _while_up(vm: Vm) -> ApplyRules | UnplugPort | PlugPort | RemoveScript | None:
     """The same of a VM that runs. A boot has the rules and the ports of its beginning with it, so all that comes after
     one is an ensure.
     """
     rules = _apply_rules(vm)
-    return rules if rules is not None and vm.rules.failure is None else _unplug(vm) or _plug(vm) or rules
+    if rules is not None and vm.rules.failure is None:
+        return rules
+    return _unplug(vm) or _plug(vm) or _remove_script(vm) or rules
+
+
+def _remove_script(vm: Vm) -> RemoveScript | None:
+    """Once its end is told nobody needs it: what is left of a VM that is deleted is removed with the rest."""
+    if not vm.init.is_kept or vm.init.is_awaited or vm.requested == "deleted":
+        return None
+    return RemoveScript(f"script-{vm.init.attempt.number}", vm.id, not_before_us=vm.init.attempt.not_before_us)
 
 
 def _unplug(vm: Vm) -> UnplugPort | None:

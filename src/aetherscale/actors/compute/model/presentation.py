@@ -14,7 +14,15 @@ from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.model.rulecommands import GROUP
 from aetherscale.actors.compute.model.sentences import VM_DESCRIPTIONS, describe_pause
 from aetherscale.actors.compute.model.state import Port, ProcessIdentity, Vm
-from aetherscale.actors.compute.model.views import AddressView, CardPhase, ExitView, PortView, VmView
+from aetherscale.actors.compute.model.views import (
+    AddressView,
+    CardPhase,
+    ExitView,
+    InitState,
+    InitView,
+    PortView,
+    VmView,
+)
 from aetherscale.actors.images.model import events as images
 from aetherscale.actors.network.model import events as networks
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -53,6 +61,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         switches=spec.switches,
         publish=spec.publish,
         ssh_keys=spec.ssh_keys,
+        user=spec.user,
         host_loopback=spec.host_loopback,
         groups=list(vm.rules.groups),
         forwards=list(vm.rules.forwards),
@@ -69,7 +78,20 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         exit=_exit(vm.exit),
         ready_by=spec.ready_channel,
         requested_by=requested_by,
+        first_boot=spec.first_boot,
+        init_script=_init(vm),
     )
+
+
+def _init(vm: Vm) -> InitView | None:
+    init = vm.init
+    if not init.sha256:
+        return None
+    state: InitState = "awaited"
+    if init.outcome is not None:
+        ended: InitState = "succeeded" if init.exit_status == 0 else "failed"
+        state = ended if init.outcome == "ended" else init.outcome
+    return InitView(init.sha256, state, init.exit_status, init.output)
 
 
 def isolation(process: ProcessIdentity) -> Literal["kvm", "none"]:
@@ -136,6 +158,10 @@ def announce(vm: Vm, event: VmEvent) -> Chunk | None:
             return status("starting", vm_id=vm.id)
         case events.VmBooted():
             return status("running", vm_id=vm.id, accelerator=event.accelerator)
+        case events.VmReady() if vm.init.is_awaited:
+            return status("awaiting-init", vm_id=vm.id)
+        case events.VmInitEnded():
+            return status("init-ended", vm_id=vm.id, outcome=event.outcome, exit_status=event.exit_status)
         case events.VmStopRequested() | events.VmRestartRequested():
             return status("stopping", vm_id=vm.id, **_grace(vm))
         case events.VmStopForced():
@@ -163,22 +189,22 @@ def _grace(vm: Vm) -> dict[str, float]:
     return {"grace_s": vm.grace_s} if vm.phase == "shutting-down" else {}
 
 
-def is_up(vm: Vm, _: object = None) -> bool:
-    """Whether a VM that was to come up has; raises `Refused` where it will not."""
+def is_up(vm: Vm, _: object = None, *, until: str = "it was ready") -> bool:
+    """Whether a VM that was to come up has; raises `Refused` where it will not. `until` says what is waited for."""
     if vm.rolled_back:
         if vm.phase == "deleted" or vm.attempt.blocked:
             cleanup = "has been removed" if vm.phase == "deleted" else "could not be removed"
             raise _failed(vm, f"the VM could not be created, and what had been created of it {cleanup}")
         return False
     if vm.requested == "deleted":
-        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before it was ready")
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was deleted before {until}")
     if vm.shown == "failed":
         raise _failed(vm, f"the VM {vm.name!r} failed")
     if vm.phase == "paused":
         what, way_on = describe_pause(vm)
         raise Refused(Reason.INTERNAL, what, remedy=way_on, details={"vm-id": vm.id, "phase": "paused"})
     if vm.requested == "stopped":
-        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was stopped before it was ready", details={"vm-id": vm.id})
+        raise Refused(Reason.CONFLICT, f"the VM {vm.name!r} was stopped before {until}", details={"vm-id": vm.id})
     return vm.phase == "ready" or (vm.phase == "running" and vm.spec.ready_channel == "none")
 
 
@@ -208,5 +234,5 @@ def _exit(event: events.VmExited | None) -> ExitView | None:
 
 
 VM_KIND: Final[Kind[Vm]] = Kind(
-    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=10, keys=(MAC, ADDRESS, HOST_PORT)
+    events.KIND, Vm, typing.get_args(VmEvent), evolve, view, VM_DESCRIPTIONS, version=11, keys=(MAC, ADDRESS, HOST_PORT)
 )

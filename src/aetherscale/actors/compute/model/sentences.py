@@ -8,6 +8,7 @@ from aetherscale.actors.compute.model import events
 from aetherscale.actors.compute.model.commands import VmSpec
 from aetherscale.actors.compute.model.effects import Forward
 from aetherscale.actors.compute.model.events import VmEvent
+from aetherscale.actors.compute.model.initsentences import describe_init, summarize_init
 from aetherscale.actors.compute.model.portsentences import describe_port, place_of, summarize_ports
 from aetherscale.actors.compute.model.publishing import written
 from aetherscale.actors.compute.model.state import FAILED_EXITS, STOPPING, Vm, exit_sentence
@@ -36,6 +37,7 @@ _STEPS: Final = {
     "applying-rules": "applying its groups and forwards",
     "plugging": "plugging a port in",
     "unplugging": "removing a port",
+    "removing-script": "removing its init script from the host",
 }
 
 
@@ -58,10 +60,10 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             )
         case events.VmReady():
             return consequence(f"the guest reported that it was ready{_channel(event)}")
-        case events.VmPaused():
-            return observation(f"QEMU paused it in run {event.run}: {_PAUSED[event.reason]}{_detail(event.detail)}")
-        case events.VmResumed():
-            return consequence("it was resumed")
+        case events.VmInitEnded() | events.VmInitScriptRemoved():
+            return describe_init(event)
+        case events.VmPaused() | events.VmResumed():
+            return _pausing(event)
         case events.VmStopRequested():
             return request(f"asked to stop it{_how(event)}")
         case events.VmRestartRequested():
@@ -101,11 +103,17 @@ def describe(vm: Vm | None, event: VmEvent) -> Description:
             return consequence("it was removed from the host, and its name was free again")
 
 
+def _pausing(event: events.VmPaused | events.VmResumed) -> Description:
+    if isinstance(event, events.VmResumed):
+        return consequence("it was resumed")
+    return observation(f"QEMU paused it in run {event.run}: {_PAUSED[event.reason]}{_detail(event.detail)}")
+
+
 def _requested(spec: VmSpec) -> Description:
     return request(
         f"asked to create the VM {spec.name!r}: image {spec.image!r}, {spec.cpus} CPU(s), {spec.memory_mib} MiB of "
         f"memory, {_disk(spec.disk_mib)} of disk, restart policy {spec.restart!r}{_in_networks(spec)}"
-        f"{_published(spec)}{_bearing(spec)}"
+        f"{_published(spec)}{_bearing(spec)}{_scripted(spec)}"
     )
 
 
@@ -123,7 +131,7 @@ def _of_rules(vm: Vm, event: events.RuleEvent) -> Description:
 
 def summarize(vm: Vm) -> str:
     """How the VM stands now, and what is awaited."""
-    return _summarize(vm) + _rules(vm) + summarize_ports(vm)
+    return _summarize(vm) + _rules(vm) + summarize_ports(vm) + summarize_init(vm)
 
 
 def _rules(vm: Vm) -> str:
@@ -211,6 +219,11 @@ def _published(spec: VmSpec) -> str:
 
 def _bearing(spec: VmSpec) -> str:
     return f", groups {', '.join(repr(group.group) for group in spec.groups)}" if spec.groups else ""
+
+
+def _scripted(spec: VmSpec) -> str:
+    user = f", the user {spec.user!r}" if spec.user else ""
+    return f"{user}, an init script of SHA-256 {spec.init_sha256[:12]}…" if spec.init_sha256 else user
 
 
 def _groups_set(vm: Vm, event: events.GroupsSet) -> str:

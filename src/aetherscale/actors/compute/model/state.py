@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from aetherscale.actors.compute.model.commands import DEFAULT_GRACE_S, VmSpec
 from aetherscale.actors.compute.model.effects import BorneGroup, Forward, PauseReason, PortSpec, ProcessUser, VmRules
 from aetherscale.actors.compute.model.events import ExitReason, VmEnded, VmExited
+from aetherscale.actors.compute.model.firstboot import NO_INIT, Init
 from aetherscale.actors.compute.model.views import Observed, Phase, Requested
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.failures import Failure
@@ -218,6 +219,7 @@ class Vm(Struct, frozen=True, gc=False):
     """How the last run ended."""
     rules: Rules = NOTHING_LET_IN
     ports: Ports = NO_PORTS
+    init: Init = NO_INIT
 
     @property
     def name(self) -> str:

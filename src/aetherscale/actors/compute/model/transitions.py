@@ -114,6 +114,8 @@ TRANSITIONS: Final[Mapping[type[VmEvent], Mapping[VmPhase | None, Target]]] = {
     events.DiskProvisioned: {"provisioning": Fork(_disk_made, ("booting", "stopped"))},
     events.VmBooted: {"booting": Fork(_up, ("running", "ready"))},
     events.VmReady: {**_same("booting", "paused"), "running": "ready"},
+    events.VmInitEnded: _same("booting", *UP, "shutting-down", "ending"),
+    events.VmInitScriptRemoved: _same(*_UNOCCUPIED),
     events.VmPaused: _each("paused", "running", "ready", "paused"),
     events.VmResumed: {"paused": Fork(_up, ("running", "ready"))},
     events.VmStartRequested: {

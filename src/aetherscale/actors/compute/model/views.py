@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from aetherscale.actors.compute.model.effects import BorneGroup, Forward, ProcessUser, PublishedPort, ReadyChannel
+from aetherscale.actors.compute.model.firstboot import FirstBoot
 from aetherscale.actors.compute.model.switches import SwitchPort
 from aetherscale.kernel.failures import Failure
 
@@ -25,6 +26,7 @@ Phase = Literal[
 Requested = Literal["running", "stopped", "deleted"]
 Observed = Literal["absent", "running", "paused", "exited"]
 CardPhase = Literal["plugged", "plugging", "unplugged", "unplugging"]
+InitState = Literal["awaited", "succeeded", "failed", "interrupted", "not-run", "lost"]
 
 
 class AddressView(Struct, frozen=True, rename="kebab"):
@@ -74,6 +76,21 @@ class ExitView(Struct, frozen=True, rename="kebab"):
     """Details of the end, in one line; "" for none."""
 
 
+class InitView(Struct, frozen=True, rename="kebab"):
+    """The init script of a VM, and how it has ended."""
+
+    sha256: str
+    """The SHA-256 of the script, 64 hex digits. No view has the script itself."""
+    state: InitState
+    """Where it is: `awaited`, its end has not been reported; `succeeded`, it ended with exit status 0; `failed`, with
+    another one; `interrupted`, `not-run` or `lost`, as in the event `VmInitEnded`.
+    """
+    exit_status: int | None
+    """Its exit status, as in the event `VmInitEnded`; null where it has not ended."""
+    output: str
+    """The guest's word for the end of what it printed, at most 4 KiB, as in the event `VmInitEnded`."""
+
+
 class VmView(Struct, frozen=True, rename="kebab"):
     """The view of a VM."""
 
@@ -117,7 +134,9 @@ class VmView(Struct, frozen=True, rename="kebab"):
     publish: list[PublishedPort]
     """The ports of the host that lead to the guest, with user-mode networking."""
     ssh_keys: list[str]
-    """The public keys whose owners may log in as root by SSH, which the guest takes at its first boot."""
+    """The public keys whose owners may log in by SSH, as `user` or else as root; for the guest's first boot."""
+    user: str | None
+    """The user whom the guest has made at its first boot, with `sudo`; null for none."""
     host_loopback: bool
     """Whether the guest reaches the services on the host's loopback, with user-mode networking."""
     groups: list[BorneGroup]
@@ -164,3 +183,9 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """
     requested_by: str | None
     """The actor whose command was carried out last (see `docs/nats.md`); null where there was none."""
+    first_boot: FirstBoot | None
+    """How the guest takes what is its own at its first boot, as in the event `ImageImportRequested`; null for a VM that
+    an older version was asked for.
+    """
+    init_script: InitView | None
+    """The script that the guest runs once; null for none."""

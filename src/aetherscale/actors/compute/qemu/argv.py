@@ -24,7 +24,14 @@ from aetherscale.kernel.names import ID_PATTERN
 
 AGENT_PORT: Final = "org.qemu.guest_agent.0"
 READY_PORT: Final = "org.aetherscale.ready.0"
+INIT_PORT: Final = "org.aetherscale.init.0"
 CREDENTIALS: Final = "opt/io.systemd.credentials/"
+INIT_SCRIPT: Final = "aetherscale.init"
+"""The credential that guests run once: see docs/guests.md."""
+HOST_NAME: Final = "system.hostname"
+"""systemd from version 254 on calls the guest so; for older ones and for `tiny` there are scripts of ours."""
+USER: Final = "aetherscale.user"
+USER_KEYS: Final = "aetherscale.user.keys"
 ROOT_KEYS: Final = "ssh.authorized_keys.root"
 """The credential that systemd's own tmpfiles.d(5) writes to root's `authorized_keys`, where there is none yet."""
 
@@ -73,7 +80,7 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """The descriptors that QEMU inherits, by their numbers: two files, three listening sockets, a tap for each card; of
+    """The descriptors that QEMU inherits, by their numbers: two files, listening sockets, a tap for each card; of
     each card on a VDE switch what its frames cross, and what keeps its port there, which QEMU is not told of.
 
     Without any card `cable` are the two ends of what is between that of user-mode networking and it; None for nothing.
@@ -89,12 +96,15 @@ class Descriptors:
     cable: tuple[int, int] | None = None
     credentials: tuple[tuple[str, int], ...] = ()
     """Of each credential of systemd that the guest is given, the name and a file in memory, which QEMU opens again."""
+    init: int | None = None
+    """The listening socket at which the guest tells the end of its init script; None where it has none."""
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
         switches = (descriptor for each in self.switches for descriptor in each)
         others = (*switches, *(self.cable or ()), *(descriptor for _, descriptor in self.credentials))
-        return (self.base, self.disk, self.qmp, self.agent, self.ready, *self.taps, *others)
+        init = () if self.init is None else (self.init,)
+        return (self.base, self.disk, self.qmp, self.agent, self.ready, *init, *self.taps, *others)
 
 
 def mac_address(vm_id: str) -> str:
@@ -188,7 +198,15 @@ def _guest_ports(descriptors: Descriptors) -> list[str]:
             "-device",
             {"driver": "virtserialport", "id": "ready-port", "bus": "ports.0", "chardev": "ready", "name": READY_PORT},
         ),
+        *_init_port(descriptors),
     ]
+
+
+def _init_port(descriptors: Descriptors) -> list[str]:
+    if descriptors.init is None:
+        return []
+    device = {"driver": "virtserialport", "id": "init-port", "bus": "ports.0", "chardev": "init", "name": INIT_PORT}
+    return ["-chardev", f"socket,id=init,fd={descriptors.init},server=on,wait=off", *_json("-device", device)]
 
 
 def _small_devices() -> list[str]:

@@ -26,6 +26,7 @@ from aetherscale.actors.compute.driver import (
     Terminal,
     Window,
 )
+from aetherscale.actors.compute.initfiles import InitFiles
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
     ApplyRules,
@@ -44,7 +45,9 @@ from aetherscale.actors.compute.model.effects import (
     Quarantined,
     QuarantineVm,
     Removed,
+    RemoveScript,
     RemoveVm,
+    ScriptRemoved,
     ShutdownIgnored,
     ShutDownVm,
     UnplugPort,
@@ -52,12 +55,12 @@ from aetherscale.actors.compute.model.effects import (
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import ceilings, disk, hostports, identity, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
-from aetherscale.actors.compute.qemu.console import stored_log, written_out
+from aetherscale.actors.compute.qemu.console import written_out
 from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
 from aetherscale.actors.compute.qemu.hotplug import change_port
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.qemu.logreading import recorded
 from aetherscale.actors.compute.qemu.machine import Machine
-from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
@@ -75,6 +78,8 @@ log = logging.getLogger(__name__)
 QEMU: Final = "qemu-system-x86_64"
 _KILL_LIMIT_S: Final = 20.0
 _DEATH_THROES_S: Final = 0.5
+_ENDING: Final = "stop the VM with the option kill, which ends QEMU"
+_InTurn = ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm | ApplyRules | RemoveScript
 
 
 class QemuDriver:
@@ -97,6 +102,7 @@ class QemuDriver:
         self._ports: VmPorts = ports or NoPorts()
         self._firewall: Firewall = firewall or NoFirewall()
         self._root = state_dir / "vms"
+        self.scripts = InitFiles(state_dir)
         self._boot_id = boot_id
         self._image_path = image_path
         self._write_overlay = write_overlay
@@ -117,7 +123,7 @@ class QemuDriver:
         supervisor = await supervision.choose(self._supervision)
         self.limits = ceilings.HostCeilings(supervisor.memory_groups)
         hands = (self._qemu, self._accelerators, supervisor, self._machines, self._tasks, self._observed)
-        self._starter = Starter(self._root, *hands, self._ports, allow_unisolated=self._allow_unisolated)
+        self._starter = Starter(self._root, *hands, self._ports, self.scripts, allow_unisolated=self._allow_unisolated)
 
     async def reconcile(self, expected: Mapping[str, Vm]) -> None:
         """As in `Driver`."""
@@ -149,12 +155,9 @@ class QemuDriver:
         except OSError as error:
             return EffectFailed.by(effect.key, fault_of(f"{OPERATIONS[type(effect)]} VM {effect.vm_id}", error))
         except (Unresponsive, Rejected) as silent:
-            ending = "stop the VM with the option kill, which ends QEMU"
-            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", ending)
+            return EffectFailed(effect.key, f"QEMU is unresponsive: {silent}", _ENDING)
 
-    async def _perform(
-        self, effect: ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm | ApplyRules, progress: Progress
-    ) -> ComputeOutcome:
+    async def _perform(self, effect: _InTurn, progress: Progress) -> ComputeOutcome:
         match effect:
             case ProvisionDisk():
                 return await self._provision(effect)
@@ -165,16 +168,21 @@ class QemuDriver:
             case RemoveVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
                 await self._ports.close_ports(effect.vm_id, effect.ports)
+                self.scripts.remove(effect.vm_id)
                 self._directory(effect.vm_id).remove()
                 self._machines.pop(effect.vm_id, None)
                 return Removed(effect.key)
             case QuarantineVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
+                self.scripts.remove(effect.vm_id)
                 kept = self._directory(effect.vm_id).quarantine(effect.quarantine_as)
                 self._machines.pop(effect.vm_id, None)
                 return Quarantined(effect.key, str(kept or ""))
             case ApplyRules():
                 return await apply_rules(self._firewall, effect)
+            case RemoveScript():
+                self.scripts.remove(effect.vm_id)
+                return ScriptRemoved(effect.key)
 
     async def _provision(self, effect: ProvisionDisk) -> ComputeOutcome:
         image = self._image_path(effect.image_id, effect.image_format, effect.image_sha256)
@@ -304,17 +312,7 @@ class QemuDriver:
 
         Raises `Refused` (not found) where nothing is there.
         """
-        directory = self._directory(vm_id)
-        machine = self._machines.get(vm_id)
-        if not directory.exists():
-            raise Refused(Reason.NOT_FOUND, f"the VM {vm_id} has no log on this host")
-        if machine is None or machine.gone.is_set() or not follow:
-            serial_log = machine.line.log if machine is not None else SerialLog(directory)
-            if machine is None or machine.gone.is_set():
-                await written_out(serial_log)
-            pieces = stored_log(serial_log, wanted)
-        else:
-            pieces = machine.line.followed(wanted)
+        pieces = recorded(self._directory(vm_id), self._machines.get(vm_id), wanted, follow=follow)
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece

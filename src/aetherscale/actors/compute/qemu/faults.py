@@ -15,6 +15,7 @@ from aetherscale.actors.compute.model.effects import (
     PlugPort,
     ProvisionDisk,
     QuarantineVm,
+    RemoveScript,
     RemoveVm,
     ShutDownVm,
     UnplugPort,
@@ -31,6 +32,7 @@ OPERATIONS: Final[dict[type[ComputeEffect], str]] = {
     ApplyRules: "apply the groups and forwards of",
     PlugPort: "plug a port into",
     UnplugPort: "unplug a port of",
+    RemoveScript: "remove the init script of",
 }
 """What each effect does to a VM, as an error says it."""
 

@@ -7,7 +7,7 @@
     console.pipe  leads from QEMU to whoever writes these (`seriallog.py`)
     qemu.log      what QEMU says on stderr in its present run
     run.json      which process the present run is
-    *.sock        QMP, guest agent, ready channel
+    *.sock        QMP, guest agent, ready channel, the end of an init script
 
 The directory is 0700 and all in it is the node's: QEMU, under a uid of its own, gets its files and sockets as open
 descriptors and could not open one of them by name. Sockets are reached through `/proc/self/fd/<directory>`, so that a
@@ -49,7 +49,8 @@ SERIAL: Final = "serial.sock"
 """Of a QEMU that version 0.1 has started."""
 AGENT: Final = "agent.sock"
 READY: Final = "ready.sock"
-SOCKETS: Final = (QMP, SERIAL, AGENT, READY)
+INIT: Final = "init.sock"
+SOCKETS: Final = (QMP, SERIAL, AGENT, READY, INIT)
 
 QUARANTINE: Final = ".collected"
 """Beside the directories of VMs: those that are none of the log's, each under a name of its own."""
@@ -73,6 +74,8 @@ class RunRecord(Struct, frozen=True, rename="kebab"):
     start_ticks: int | None = None
     taps: dict[str, int] = {}
     """The descriptors that QEMU has for the ports that were plugged in since, by their taps."""
+    gives_script: bool = False
+    """Whether the guest was given an init script, and so has a port to tell its end."""
 
 
 class VmDirectory:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import Observe
-from aetherscale.actors.compute.model.effects import VmGone
+from aetherscale.actors.compute.model.effects import InitEnded, VmGone
 from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.cards import Cards
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.guest import Guest
 from aetherscale.actors.compute.qemu.identity import machine_uuid
-from aetherscale.actors.compute.qemu.layout import AGENT, QEMU_LOG, QMP, READY, RunRecord, VmDirectory
-from aetherscale.actors.compute.qemu.ports import ReadyPort
+from aetherscale.actors.compute.qemu.layout import AGENT, INIT, QEMU_LOG, QMP, READY, RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.ports import InitPort, ReadyPort
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import (
     CharDevice,
@@ -90,6 +90,8 @@ class Machine:
         self._why_killed = why_killed
         self._monitor: Monitor | None = None
         self._ready_port: ReadyPort | None = None
+        self._init_port: InitPort | None = None
+        self._has_script = record.gives_script
         self._asked_to_go = False
         self._late: asyncio.TimerHandle | None = None
         self._attaching = asyncio.Lock()
@@ -131,6 +133,13 @@ class Machine:
             ready_port = ReadyPort(lambda: self.guest.is_ready("channel"))
             await loop.create_unix_connection(lambda: ready_port, sock=self.directory.connect(READY))
             self._ready_port = ready_port
+        if self._has_script and (self._init_port is None or not self._init_port.is_open):
+            init_port = InitPort(
+                lambda *told: self.reports(InitEnded(self.directory.vm_id, self.run, *told)),
+            )
+            await loop.create_unix_connection(lambda: init_port, sock=self.directory.connect(INIT))
+            self._init_port = init_port
+            init_port.ask()
 
     async def reattach(self) -> None:
         """Connect after a restart of the node and catch up on what happened; go on trying where QEMU does not answer.
@@ -204,7 +213,7 @@ class Machine:
         self.terminals.let_go()
         if self._monitor is not None:
             self._monitor.close()
-        for port in (self.guest.agent, self._ready_port):
+        for port in (self.guest.agent, self._ready_port, self._init_port):
             if port is not None:
                 port.close()
 

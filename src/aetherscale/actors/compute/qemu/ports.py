@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import re
 from collections.abc import Callable
 from typing import Final, cast
+
+from aetherscale.actors.compute.model.firstboot import MAX_OUTPUT_BYTES, MOST_STATUS, InitOutcome, shown_output
 
 RATE_LIMIT_BYTES: Final = 256 * 1024
 """The bytes that are read of one port in a second, unless an answer is being waited for."""
 LINE_LIMIT_BYTES: Final = 4 * 1024
+INIT_LINE_BYTES: Final = 8 * 1024
+"""The longest line about an init script: 4 KiB of output in base64, and what is before it."""
 
 
 class Port(asyncio.Protocol):
@@ -92,3 +99,59 @@ class ReadyPort(Port):
         self._line[:] = rest[:LINE_LIMIT_BYTES]
         if any(line.strip() == b"ready" for line in lines):
             self._on_ready()
+
+
+OnInitEnded = Callable[[InitOutcome, int | None, str], None]
+
+
+class InitPort(Port):
+    """The guest sends a line once its init script has ended, and again when it is asked with `?`.
+
+    `ended STATUS OUTPUT`, `interrupted - OUTPUT` or `not-run - OUTPUT`, where OUTPUT is the end of what was printed, in
+    base64. The first that is well-formed counts; nothing is read after it, so that a guest that goes on has to wait.
+    """
+
+    def __init__(self, on_ended: OnInitEnded) -> None:
+        super().__init__()
+        self._on_ended = on_ended
+        self._line = bytearray()
+        self._is_told = False
+
+    def ask(self) -> None:
+        """Ask a guest that may have said it earlier. One that has nothing to say yet finds the question later."""
+        self.write(b"?\n")
+
+    def resume(self) -> None:
+        """As in `Port`, unless all has been said."""
+        if not self._is_told:
+            super().resume()
+
+    def received(self, data: bytes) -> None:
+        """Look for the line; others, and all of a line beyond the limit, are nothing."""
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line[:] = rest[: INIT_LINE_BYTES + 1]
+        for line in lines:
+            if not self._is_told and (told := told_end(line)) is not None:
+                self._is_told = True
+                if self._transport is not None:
+                    self._transport.pause_reading()
+                self._on_ended(*told)
+
+
+_TOLD: Final = re.compile(rb"(?:(ended) ([0-9]{1,3})|(interrupted|not-run) -) ([A-Za-z0-9+/]*={0,2})")
+
+
+def told_end(line: bytes) -> tuple[InitOutcome, int | None, str] | None:
+    """The outcome, exit status and output in a line of the guest; None for a line that is not of this form."""
+    match = _TOLD.fullmatch(line.rstrip(b"\r")) if len(line) <= INIT_LINE_BYTES else None
+    if match is None:
+        return None
+    try:
+        output = base64.b64decode(match[4], validate=True)
+    except binascii.Error:
+        return None
+    status = int(match[2]) if match[2] else None
+    if len(output) > MAX_OUTPUT_BYTES or (status or 0) > MOST_STATUS:
+        return None
+    outcome: InitOutcome = "ended" if match[1] else "interrupted" if match[3] == b"interrupted" else "not-run"
+    return outcome, status, shown_output(output)

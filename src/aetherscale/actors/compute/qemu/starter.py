@@ -13,7 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.driver import Found, Observe, Process
-from aetherscale.actors.compute.model.effects import BootVm
+from aetherscale.actors.compute.initfiles import InitFiles
+from aetherscale.actors.compute.model.effects import BootVm, InitEnded
 from aetherscale.actors.compute.model.sshkeys import authorized_keys
 from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork, vde
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
@@ -51,6 +52,7 @@ class Starter:
     tasks: Tasks
     observe: Observe
     ports: VmPorts
+    scripts: InitFiles
     ceilings: Ceilings = field(default_factory=Ceilings)
     allow_unisolated: bool = False
     """Whether a VM starts where its process would be root's, or the node's own user's."""
@@ -101,12 +103,16 @@ class Starter:
         spec = _machine_spec(effect, choice)
         jail = launch.jail_of(effect.vm_id, choice.group, ceilings.file_limit_bytes(disk_size_mib(directory)))
         directory.forget_run()
-        intent = RunRecord(effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel)
+        script = self.scripts.read(effect.vm_id) if effect.gives_script else None
+        intent = RunRecord(
+            effect.run, identity.boot_id(), choice.accelerator, effect.ready_channel, gives_script=script is not None
+        )
         directory.write_record(intent)
         with ExitStack() as opened:
             cable = None if any(lent) or effect.host_loopback else _cable(opened)
-            credentials = _credentials(effect, opened)
-            descriptors = _descriptors(directory, opened, lent, cable, credentials)
+            credentials = _credentials(effect, script, opened)
+            init = opened.enter_context(directory.listen(layout.INIT)).fileno() if script is not None else None
+            descriptors = _descriptors(directory, opened, lent, cable, credentials, init)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
@@ -119,6 +125,8 @@ class Starter:
             record = replace(intent, pid=pid, start_ticks=identity.start_ticks(pid))
             machine = self._machine(directory, record, os.pidfd_open(pid), line)
         directory.write_record(record)
+        if effect.gives_script and script is None:
+            machine.reports(InitEnded(effect.vm_id, effect.run, "lost"))
         return machine
 
     async def find(self, directory: VmDirectory) -> Machine | None:
@@ -183,6 +191,7 @@ class Starter:
             process.ready_channel,
             process.pid,
             process.start_ticks,
+            gives_script=known is not None and known.run == process.run and known.gives_script,
         )
         return self._adopted(directory, record, pidfd)
 
@@ -217,15 +226,24 @@ def _cable(opened: ExitStack) -> tuple[int, int]:
     return opened.enter_context(card).fileno(), opened.enter_context(stack).fileno()
 
 
-def _credentials(effect: BootVm, opened: ExitStack) -> tuple[tuple[str, int], ...]:
-    """What systemd in the guest takes, each in a file in memory: QEMU, under its own uid, can open no other again."""
-    if not effect.ssh_keys:
-        return ()
-    descriptor = os.memfd_create(argv.ROOT_KEYS, os.MFD_CLOEXEC)
+def _credentials(effect: BootVm, script: bytes | None, opened: ExitStack) -> tuple[tuple[str, int], ...]:
+    """What the guest takes as credentials of systemd, each in a file in memory."""
+    given = {
+        argv.ROOT_KEYS if effect.user is None else argv.USER_KEYS: authorized_keys(effect.ssh_keys),
+        argv.USER: (effect.user or "").encode(),
+        argv.HOST_NAME: (effect.hostname or "").encode(),
+        argv.INIT_SCRIPT: script or b"",
+    }
+    return tuple((name, _in_memory(name, content, opened)) for name, content in given.items() if content)
+
+
+def _in_memory(name: str, content: bytes, opened: ExitStack) -> int:
+    """A file in memory: QEMU, under its own uid, can open no other again."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     opened.callback(os.close, descriptor)
     with open(descriptor, "wb", closefd=False) as file:
-        file.write(authorized_keys(effect.ssh_keys))
-    return ((argv.ROOT_KEYS, descriptor),)
+        file.write(content)
+    return descriptor
 
 
 def _descriptors(
@@ -234,13 +252,14 @@ def _descriptors(
     lent: _Lent,
     cable: tuple[int, int] | None,
     credentials: tuple[tuple[str, int], ...],
+    init: int | None,
 ) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
     qmp, agent, ready = (
         opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable, credentials)
+    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable, credentials, init)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:

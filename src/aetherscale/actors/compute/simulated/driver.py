@@ -35,17 +35,21 @@ from aetherscale.actors.compute.model.effects import (
     Quarantined,
     QuarantineVm,
     Removed,
+    RemoveScript,
     RemoveVm,
+    ScriptRemoved,
     ShutdownIgnored,
     ShutDownVm,
     UnplugPort,
 )
 from aetherscale.actors.compute.model.state import Vm
-from aetherscale.actors.compute.ports import missing_switch, taken
+from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.hotplug import change_port
+from aetherscale.actors.compute.simulated.inits import SimulatedScripts
+from aetherscale.actors.compute.simulated.requirements import require_bootable
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.identifiers import now_us
@@ -63,6 +67,7 @@ class SimulatedDriver:
 
     def __init__(self, host: SimulatedHost, ports: VmPorts | None = None, firewall: Firewall | None = None) -> None:
         self._host = host
+        self.scripts = SimulatedScripts(host.kept_scripts)
         self._ports: VmPorts = ports or NoPorts()
         self._firewall: Firewall = firewall or NoFirewall()
         self._report: Report[ComputeMessage] | None = None
@@ -111,14 +116,19 @@ class SimulatedDriver:
                 case RemoveVm():
                     await self._end(effect.vm_id)
                     await self._ports.close_ports(effect.vm_id, effect.ports)
+                    self.scripts.remove(effect.vm_id)
                     self._host.remove(effect.vm_id)
                     self._watched.pop(effect.vm_id, None)
                     return Removed(effect.key)
                 case QuarantineVm():
                     await self._end(effect.vm_id)
+                    self.scripts.remove(effect.vm_id)
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
                 case ApplyRules():
                     return await apply_rules(self._firewall, effect)
+                case RemoveScript():
+                    self.scripts.remove(effect.vm_id)
+                    return ScriptRemoved(effect.key)
                 case PlugPort() | UnplugPort():
                     return await change_port(effect, self._host.live(effect.vm_id), self._ports)
         except Fault as fault:
@@ -139,7 +149,7 @@ class SimulatedDriver:
             process = None
         adopted = process is not None
         if process is None:
-            self._require(effect)
+            require_bootable(self._host, effect)
             progress("starting a simulated QEMU")
             await self._ports.open(effect.vm_id, effect.ports, effect.rules)
             process = self._host.exec(effect)
@@ -163,26 +173,6 @@ class SimulatedDriver:
             "tcg",
             adopted,
         )
-
-    def _require(self, effect: BootVm) -> None:
-        if effect.vm_id not in self._host.disks:
-            raise Fault("the VM has no disk", "delete the VM and create it again", retryable=False)
-        if effect.memory_mib > self._host.memory_mib:
-            raise Fault(
-                f"not enough memory: the VM needs {effect.memory_mib} MiB, "
-                f"{self._host.memory_mib} MiB are available on this host",
-                "stop another VM, or create this one with less: --memory",
-                retryable=False,
-            )
-        for switch in effect.switches:
-            if switch.path in self._host.missing_switches:
-                raise missing_switch(switch.path)
-        for port in effect.publish:
-            if self._host.has_taken(port, effect.vm_id):
-                raise Fault(
-                    f"the port {port.host_port}/{port.protocol} of the host is taken by another program",
-                    retryable=False,
-                )
 
     async def _wait_for(self, process: SimulatedProcess, effect: BootVm) -> EffectFailed | None:
         behaviour = process.behaviour

@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Literal
 
-from msgspec import Struct
-
 from aetherscale.actors.compute.driver import Observe, beyond_host
 from aetherscale.actors.compute.model.effects import (
     BootVm,
@@ -34,35 +32,14 @@ from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.model.switches import FIELD
 from aetherscale.actors.compute.ports import missing_switch
 from aetherscale.actors.compute.readers import Readers
+from aetherscale.actors.compute.simulated.behaviour import Behaviour as Behaviour
+from aetherscale.actors.compute.simulated.inits import GuestDisk, InitRun
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
 
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _SIGSEGV: Final = 11
-
-
-class Behaviour(Struct, frozen=True):
-    """The behaviour of a guest. None: never."""
-
-    start_s: float = 0.0
-    """From exec until QEMU says `running`."""
-    start_failure: str = ""
-    """QEMU ends at its start, and this is the end of its log."""
-    ready_after_s: float | None = 0.0
-    shutdown_s: float | None = 0.0
-    """How long it takes to shut down after it was asked; None: it ignores ACPI."""
-    power_off_after_s: float | None = None
-    panic_after_s: float | None = None
-    crash_after_s: float | None = None
-    """When QEMU itself dies of SIGSEGV."""
-    has_agent: bool = True
-    has_terminals: bool = True
-    """Whether the guest has what a program on a terminal needs."""
-    unplug_s: float | None = 0.0
-    """How long it takes to let go of a card; None: it has no driver for that."""
-    is_unresponsive: bool = False
-    """QMP hangs: whatever needs it times out, and only SIGKILL helps."""
 
 
 async def _no_interference(effect: ComputeEffect) -> None:
@@ -102,20 +79,26 @@ class SimulatedProcess:
         self._line = bytearray()
         self._ended_as: GuestEnded | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._init = InitRun(self, host, gives_script=effect.gives_script)
 
     def let_run(self) -> None:
         """QMP `cont` of a guest that has not run yet: it begins to do what it does."""
         if self.is_running:
             return
         self.is_running = True
-        self._after(self.behaviour.ready_after_s, self.become_ready)
-        self._after(self.behaviour.power_off_after_s, lambda: self.end_guest("shutdown"))
-        self._after(self.behaviour.panic_after_s, lambda: self.end_guest("panic"))
-        self._after(self.behaviour.crash_after_s, lambda: self.die(None, _SIGSEGV))
+        self.after(self.behaviour.ready_after_s, self.become_ready)
+        self.after(self.behaviour.power_off_after_s, lambda: self.end_guest("shutdown"))
+        self.after(self.behaviour.panic_after_s, lambda: self.end_guest("panic"))
+        self.after(self.behaviour.crash_after_s, lambda: self.die(None, _SIGSEGV))
+
+    @property
+    def has_told_init(self) -> bool:
+        """Whether the guest has said how its init script has ended."""
+        return self._init.has_told
 
     def press_power_button(self) -> None:
         """ACPI power-down."""
-        self._after(self.behaviour.shutdown_s, lambda: self.end_guest("shutdown"))
+        self.after(self.behaviour.shutdown_s, lambda: self.end_guest("shutdown"))
 
     def plug(self, port: PortSpec, slot: int) -> None:
         """QMP `device_add`. Raises `Fault` where the slot is taken."""
@@ -144,24 +127,25 @@ class SimulatedProcess:
         """The inside of the guest says so."""
         self.write(b"simulated guest\r\nsim:~# ")
         self.is_ready = True
-        self._report(GuestReady(self.vm_id, self.run, self._channel()))
+        self._init.begin()
+        self.report(GuestReady(self.vm_id, self.run, self._channel()))
 
     def end_guest(self, reason: Literal["shutdown", "panic"]) -> None:
         """The guest ends; QEMU holds it."""
         if self._ended_as is None and not self.gone.is_set():
             self._ended_as = GuestEnded(self.vm_id, self.run, reason)
             self.guest_ended.set()
-            self._report(self._ended_as)
+            self.report(self._ended_as)
 
     def pause(self, reason: PauseReason) -> None:
         """QEMU stops the virtual CPUs."""
         self.paused = reason
-        self._report(GuestPaused(self.vm_id, self.run, reason))
+        self.report(GuestPaused(self.vm_id, self.run, reason))
 
     def resume(self) -> None:
         """They run again."""
         self.paused = None
-        self._report(GuestResumed(self.vm_id, self.run))
+        self.report(GuestResumed(self.vm_id, self.run))
 
     def die(self, code: int | None, signal: int | None) -> None:
         """The process ends."""
@@ -176,16 +160,17 @@ class SimulatedProcess:
         self.readers.end()
         self._hang_up()
         if not self.is_asked_to_go:
-            self._report(VmGone(self.vm_id, self.run, *self.exit))
+            self.report(VmGone(self.vm_id, self.run, *self.exit))
 
     def catch_up(self) -> None:
         """Report to a node that has just started what happened while none was watching."""
+        self._init.tell()
         if self.is_ready:
-            self._report(GuestReady(self.vm_id, self.run, self._channel()))
+            self.report(GuestReady(self.vm_id, self.run, self._channel()))
         if self.paused is not None:
-            self._report(GuestPaused(self.vm_id, self.run, self.paused))
+            self.report(GuestPaused(self.vm_id, self.run, self.paused))
         if self._ended_as is not None:
-            self._report(self._ended_as)
+            self.report(self._ended_as)
 
     def leave_alone(self) -> None:
         """The node that has started or found it is gone: no node watches, reads or will learn its exit status."""
@@ -229,11 +214,13 @@ class SimulatedProcess:
     def _channel(self) -> ReadyChannel:
         return "channel" if self.ready_channel == "channel" or not self.behaviour.has_agent else "agent"
 
-    def _after(self, delay_s: float | None, what: Callable[[], None]) -> None:
+    def after(self, delay_s: float | None, what: Callable[[], None]) -> None:
+        """Do it later, unless the process has ended by then; None for never."""
         if delay_s is not None:
             self._timers.append(asyncio.get_running_loop().call_later(delay_s, what))
 
-    def _report(self, observation: ComputeObservation) -> None:
+    def report(self, observation: ComputeObservation) -> None:
+        """Tell the node that watches, where there is one."""
         if self.observe is not None:
             self.observe(observation)
 
@@ -253,6 +240,9 @@ class SimulatedHost:
         self.image_mib = image_mib
         self.memory_mib = memory_mib
         self.disks: dict[str, int] = {}
+        self.kept_scripts: dict[str, bytes] = {}
+        """The init scripts that nodes have kept, by the ids of VMs."""
+        self.guest_disks: dict[str, GuestDisk] = {}
         self.taken_ports: set[str] = set()
         """The ports of the host that its other programs have, by their keys (`host_port_key`)."""
         self.missing_switches: set[str] = set()
@@ -342,5 +332,6 @@ class SimulatedHost:
         """Nothing is left of the VM."""
         self.disks.pop(vm_id, None)
         self.processes.pop(vm_id, None)
+        self.guest_disks.pop(vm_id, None)
         self._logs.pop(vm_id, None)
         self._written.pop(vm_id, None)

@@ -14,7 +14,11 @@ DIRECTORY: Final = Path(__file__).with_name("debian_guest")
 BOOT_CONFIGURATION: Final = "boot/boot.cfg"
 KERNEL_ARGUMENTS: Final = "ro console=tty0 console=ttyS0 quiet cryptomgr.notests"
 
-SERVICES: Final = ("systemd-networkd.service", "systemd-resolved.service", "ssh-host-keys.service", "ssh.service")
+SERVICES: Final = (
+    *("systemd-networkd.service", "systemd-resolved.service", "ssh-host-keys.service", "ssh.service"),
+    *("aetherscale-init.service", "aetherscale-init-report.service"),
+    *("aetherscale-hostname.service", "aetherscale-user.service"),
+)
 """What is enabled in the guest."""
 
 # Before the kernel: the swap of this host is none of the guest's.

@@ -8,7 +8,8 @@ What the guest does: it says `ready` on the virtio port `org.aetherscale.ready.0
 protocol), gives a root shell on the serial console, asks for addresses by DHCP and takes IPv6 ones with the servers of
 names that are advertised, is called as its VM in a network (`guest/host-name`), ends cleanly when the power button is
 pressed, reports a panic through pvpanic and stays where it is, and keeps files below /data on whatever its disk has
-beyond the image (`guest/data-disk`). Everything else is in memory and forgotten.
+beyond the image (`guest/data-disk`), and runs the init script of its VM once (`guest/init-script`). Everything else is
+in memory and forgotten.
 
 The same packages give the same bytes.
 """
@@ -45,6 +46,7 @@ _GUEST_FILES: Mapping[str, tuple[str, ...]] = {
     "udhcpc.script": ("usr/share/udhcpc.script",),
     "resolv-conf": ("usr/sbin/resolv-conf",),
     "host-name": ("usr/sbin/host-name",),
+    "init-script": ("usr/sbin/init-script",),
 }
 
 

@@ -36,8 +36,9 @@ class ImportImageOptions(Message, frozen=True):
     `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
     """
     first_boot: FirstBoot = "none"
-    """How guests of the image take what is theirs at their first boot, such as keys: `credentials`, as credentials of
-    systemd, from version 252 on; `none`, not at all.
+    """How guests of the image take what is theirs at their first boot, such as keys, as in the event
+    `ImageImportRequested`: `credentials` for systemd from version 252 on; `aetherscale` and `tiny` for images that
+    recipes of ours have built; `none`, not at all.
     """
     labels: Labels = field(default_factory=dict)
     """Labels of the image: text by key."""

@@ -20,7 +20,7 @@ from aetherscale.actors.images.model import effects, events
 from aetherscale.actors.images.model.commands import BuildImage, DeleteImage, ImagesCommand, ImportImage, UpdateImage
 from aetherscale.actors.images.model.effects import FirstBoot, ImageFormat, ImagesEffect, ImagesOutcome, ReadyChannel
 from aetherscale.actors.images.model.events import ImageEvent
-from aetherscale.actors.images.model.recipes import first_boot, ready_channel
+from aetherscale.actors.images.model.recipes import first_boot, first_boot_of_before, ready_channel
 from aetherscale.actors.images.model.views import ImagePhase
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.decider import Decider
@@ -116,6 +116,7 @@ def _build_requested(command: BuildImage) -> events.ImageBuildRequested:
         command.mirror,
         command.size_gib,
         command.labels,
+        first_boot(command.recipe),
     )
 
 
@@ -184,7 +185,7 @@ def evolve(image: Image | None, event: ImageEvent, at_us: int) -> Image:
                 phase_since_us=at_us,
                 source=f"recipe:{event.recipe}",
                 ready_channel=ready_channel(event.recipe),
-                first_boot=first_boot(event.recipe),
+                first_boot=event.first_boot or first_boot_of_before(event.recipe),
                 recipe=event.recipe,
                 packages=event.packages,
                 mirror=event.mirror,

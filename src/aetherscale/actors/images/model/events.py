@@ -33,8 +33,9 @@ class ImageImportRequested(Event, frozen=True):
     `ready` on the virtio port `org.aetherscale.ready.0`; `none`, not at all.
     """
     first_boot: FirstBoot = "none"
-    """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd; or
-    `none`, not at all. Not in schema 1.
+    """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd, which
+    are keys; `aetherscale`, by these and by units of ours, which run an init script too; `tiny`, as those of the recipe
+    `tiny`, which run an init script; or `none`, not at all. Not in schema 1.
     """
     catalogued: bool = False
     """Whether the image was asked for by its name in the catalogue, where the source is from. Not in schemas 1 and 2.
@@ -68,6 +69,10 @@ class ImageBuildRequested(Event, frozen=True):
     """The requested size of the disk, in GiB; null for what the recipe needs."""
     labels: dict[str, str] = field(default_factory=dict)
     """The labels of the image: text by key. Not in schemas 1 and 2."""
+    first_boot: FirstBoot | None = None
+    """How guests of the image take what is theirs at their first boot, as in `ImageImportRequested`; null in schemas 1
+    and 2, in which a Debian takes `credentials`, and `tiny` has `none`.
+    """
 
 
 class ImageStored(Event, frozen=True):

@@ -55,6 +55,15 @@ VM_EVENTS: list[tuple[Vm | None, Any, str, str]] = [
     (None, vms.VmRequested("2" * 16, SPEC), "request",
      ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
       "restart policy 'on-failure'")),
+    (None, vms.VmRequested("2" * 16, replace(SPEC, init_sha256="5" * 64)), "request",
+     ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
+      "restart policy 'on-failure', an init script of SHA-256 555555555555…")),
+    (None, vms.VmRequested("2" * 16, replace(SPEC, user="joe")), "request",
+     ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
+      "restart policy 'on-failure', the user 'joe'")),
+    (VM, vms.VmInitEnded(3, "ended", 0, "done"), FOLLOWED, "its init script ended with exit status 0"),
+    (VM, vms.VmInitEnded(3, "ended", 2, "done"), FOLLOWED, "its init script failed with exit status 2"),
+    (VM, vms.VmInitScriptRemoved(), FOLLOWED, "its init script was removed from the host"),
     (None, vms.VmRequested("2" * 16, replace(SPEC, groups=[WEB, SSH])), "request",
      ("asked to create the VM 'web': image 'tiny', 2 CPU(s), 512 MiB of memory, 2 GiB of disk, "
       "restart policy 'on-failure', groups 'web', 'ssh'")),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.component import COMPONENT
-from aetherscale.actors.compute.model import commands, effects
+from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.decide import COMPUTE
 from aetherscale.actors.compute.model.portcommands import AttachPort, AttachVmOptions, DetachPort, DetachVmOptions
 from aetherscale.actors.compute.model.presentation import view
@@ -54,6 +54,7 @@ MESSAGES = st.one_of(
     st.sampled_from([AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp")]),
     st.sampled_from([AttachPort(VM, MORE), DetachPort(VM, MORE.network_id), DetachPort(VM, PORT.network_id)]),
     st.builds(effects.GuestReady, st.just(VM), st.integers(1, 4), st.just("channel")),
+    st.builds(effects.InitEnded, st.just(VM), st.integers(1, 4), st.just("ended"), st.integers(0, 1)),
     st.builds(effects.GuestEnded, st.just(VM), st.integers(1, 4), st.sampled_from(["shutdown", "panic"])),
     st.builds(effects.VmGone, st.just(VM), st.integers(1, 4), st.none(), st.one_of(st.none(), st.just(9))),
     st.builds(effects.GuestPaused, st.just(VM), st.integers(1, 4), st.just("disk")),
@@ -86,6 +87,8 @@ def _host_says(pending: Any, how: str) -> Any:
             return effects.PortPlugged(pending.key)
         case effects.UnplugPort():
             return effects.PortUnplugged(pending.key, card_left=pending.port == PORT)
+        case effects.RemoveScript():
+            return effects.ScriptRemoved(pending.key)
         case effects.QuarantineVm():
             return effects.Quarantined(pending.key, "/kept")
         case _:
@@ -96,7 +99,7 @@ class TestWhateverIsSaid:
     @settings(max_examples=400)
     @forall(st.lists(MESSAGES, max_size=40), st.sampled_from(["always", "on-failure", "never"]))
     def test_the_state_stays_whole(self, messages: list[Any], restart: Any) -> None:
-        create = replace(CREATE, spec=replace(SPEC, restart=restart, ports=[PORT]))
+        create = replace(CREATE, spec=replace(SPEC, restart=restart, ports=[PORT], init_sha256="5" * 64))
         past = list(COMPUTE.decide(None, create, NOON_US))
         state = COMPUTE.evolve(None, past[0], NOON_US)
         for number, message in enumerate(messages):
@@ -111,6 +114,7 @@ class TestWhateverIsSaid:
                 decided = COMPUTE.decide(state, message, at_us)
             except Refused:
                 continue
+            assert sum(isinstance(event, events.VmInitEnded) for event in (*past, *decided)) < 2, "told twice"
             for event in decided:
                 assert VM_DESCRIPTIONS.describe(state, event).text
                 before, state = state, COMPUTE.evolve(state, event, at_us)
@@ -134,7 +138,7 @@ def _timeless(vm: Vm) -> Vm:
 
 
 WAITED_FOR: dict[str, Any] = {
-    "create-vm": None,
+    "create-vm": commands.CreateVmOptions(image="tiny", init_script="#!/bin/sh\n", wait_for="init"),
     "stop-vm": None,
     "delete-vm": None,
     "attach-group": GroupOfVmOptions(WEB.group),
@@ -157,6 +161,7 @@ def _is_whole(vm: Vm) -> None:
     if COMPUTE.pending(vm) is None and not vm.attempt.blocked:
         assert up or vm.phase in ("stopped", "failed", "deleted"), "nothing is pending, so it must be at rest"
         assert vm.rules.is_applied or vm.requested == "deleted", "a change of its rules is forgotten"
+        assert vm.init.is_awaited or not vm.init.is_kept or vm.requested == "deleted", "a script is forgotten"
     assert vm.rules.is_applied is (vm.rules.applied >= vm.rules.revision)
     assert (vm.rules.failure is None) or not vm.rules.is_applied
     for task, options in WAITED_FOR.items():

@@ -39,10 +39,17 @@ SINCE: Final = (
     "switches",
     "ssh-keys",
     "image-sha256",
+    "first-boot",
+    "init-script",
+    "init-sha256",
+    "gives-script",
+    "user",
+    "hostname",
 )
 ADDED_SINCE: Final = {
     "GroupsSet", "ForwardAdded", "ForwardRemoved", "RulesApplied", "PortAdded", "PortPlugged", "PortRemoved",
-    "PortUnplugged",
+    "PortUnplugged", "VmInitEnded", "VmInitScriptRemoved", "InitEnded",
+    "ScriptRemoved",
 }  # fmt: skip
 Steps = list[dict[str, Any]]
 
@@ -70,6 +77,8 @@ def named(thing: Any) -> Any:
     if thing is None:
         return None
     fields = plain(thing)
+    if "user-kind" in fields:  # a reservation: its user is no field of a VM
+        return [type(thing).__name__, fields]
     if isinstance(thing, effects.BootVm):
         assert thing.rules == commands.NO_RULES
         del fields["rules"]

@@ -45,8 +45,8 @@ from tests.support.vm_pasts import (
 )
 
 PHASES: Final[tuple[VmPhase, ...]] = get_args(VmPhase)
-AT_REST: Final = (effects.ApplyRules, effects.UnplugPort)
-WHILE_UP: Final = (*AT_REST, effects.PlugPort)
+AT_REST: Final = (effects.ApplyRules, effects.UnplugPort, effects.RemoveScript)
+WHILE_UP: Final = (effects.ApplyRules, effects.UnplugPort, effects.PlugPort, effects.RemoveScript)
 EFFECTS: Final[dict[VmPhase, type[Any] | tuple[type[Any], ...] | None]] = {
     "provisioning": effects.ProvisionDisk,
     "booting": effects.BootVm,
@@ -65,7 +65,7 @@ EFFECTS: Final[dict[VmPhase, type[Any] | tuple[type[Any], ...] | None]] = {
     "deleted": None,
 }
 APPLYING: Final = {phase for phase, effect in EFFECTS.items() if isinstance(effect, tuple)}
-"""Where nothing is pending but what has attempts of its own: its rules, and its ports that come and go."""
+"""Where nothing is pending but what has attempts of its own: rules, ports that come and go, its init script."""
 Edge = tuple[VmPhase | None, type[Any], VmPhase]
 Explored = tuple[dict[Hashable, Vm], set[Edge]]
 
@@ -84,6 +84,8 @@ def said(vm: Vm) -> Iterator[Any]:
         yield from (AddForward(VM, FORWARD), RemoveForward(VM, FORWARD.id, None, "tcp"))
     if vm.spec.restart == "never" and vm.spec.autostart:  # nor to its ports
         yield from (AttachPort(VM, MORE), DetachPort(VM, MORE.network_id))
+    if vm.spec.restart == "always" and vm.spec.autostart:  # nor to its init script
+        yield effects.InitEnded(VM, run, "ended", 7, "no")
     yield from answered(COMPUTE.pending(vm), run)
 
 
@@ -110,8 +112,8 @@ def answered(effect: effects.ComputeEffect | None, run: int) -> Iterator[Any]:
             yield effects.PortPlugged(effect.key)
         case effects.UnplugPort():
             yield from (effects.PortUnplugged(effect.key), effects.PortUnplugged(effect.key, card_left=True))
-        case None:
-            pass
+        case effects.RemoveScript() | None:
+            yield from (effects.ScriptRemoved(effect.key),) if effect else ()
 
 
 def alike(vm: Vm) -> Hashable:
@@ -122,7 +124,9 @@ def alike(vm: Vm) -> Hashable:
     spec = (vm.spec.restart, vm.spec.autostart, vm.spec.image_id)
     rules = (vm.rules.is_applied, bool(vm.rules.forwards))
     ports = (len(vm.ports.every), to_plug(vm) is None, to_unplug(vm) is None, FREE in run.slots)
-    return (vm.phase, vm.requested, vm.observed, vm.attempt.number, vm.attempt.blocked, told, past, spec, rules, ports)
+    init = (vm.init.is_awaited, vm.init.is_kept)
+    attempt = (vm.attempt.number, vm.attempt.blocked)
+    return (vm.phase, vm.requested, vm.observed, attempt, told, past, spec, rules, ports, init)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +151,8 @@ def explored() -> Explored:
     follow(None, commands.VmOrphan(VM, True, True))
     for restart in ("always", "on-failure", "never"):
         for autostart in (True, False):
-            spec = replace(SPEC, restart=restart, autostart=autostart, ports=[PORT])
+            script = "5" * 64 if restart == "always" and autostart else None
+            spec = replace(SPEC, restart=restart, autostart=autostart, ports=[PORT], init_sha256=script)
             follow(None, replace(CREATE, spec=spec))
             # One that has been restarted as often as it may be.
             often = events.VmRestartScheduled(RESTART_LIMIT, "2027-01-15T08:00:00.000000Z")

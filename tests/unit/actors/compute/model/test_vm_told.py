@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from aetherscale.actors.compute.component import COMPONENT
-from aetherscale.actors.compute.model import events
+from aetherscale.actors.compute.model import commands, events
 from aetherscale.actors.compute.model.presentation import VM_KIND, announce, holds, view
 from aetherscale.bus.refusals import CODES, hint
 from aetherscale.kernel.errors import Refused
@@ -112,14 +113,17 @@ AT_ITS_END: list[tuple[str, Past]] = [
 ]
 
 
+OPTIONS: dict[str, Any] = defaultdict(lambda: None, {"create-vm": commands.CreateVmOptions(image="tiny")})
+
+
 @pytest.mark.parametrize(("task", "past"), NOT_YET)
 def test_a_task_goes_on(task: str, past: Past) -> None:
-    assert COMPONENT.commands[task].is_done(state_of(*past), None) is False
+    assert COMPONENT.commands[task].is_done(state_of(*past), OPTIONS[task]) is False
 
 
 @pytest.mark.parametrize(("task", "past"), AT_ITS_END)
 def test_a_task_is_done(task: str, past: Past) -> None:
-    assert COMPONENT.commands[task].is_done(state_of(*past), None) is True
+    assert COMPONENT.commands[task].is_done(state_of(*past), OPTIONS[task]) is True
 
 
 BAD_ENDS: list[tuple[str, Past, int, str, dict[str, Any]]] = [
@@ -150,7 +154,7 @@ def test_a_bad_end_is_told_with_its_reason(
     task: str, past: Past, code: int, message: str, details: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused) as refusal:
-        COMPONENT.commands[task].is_done(state_of(*past), None)
+        COMPONENT.commands[task].is_done(state_of(*past), OPTIONS[task])
     assert (CODES[refusal.value.reason], refusal.value.message) == (code, message)
     assert refusal.value.details == details
 

@@ -84,7 +84,7 @@ async def test_tiny_takes_none_of_them(node: MemoryNode, field: str, value: Any)
 
 @pytest.mark.parametrize(
     ("recipe", "ready", "first_boot"),
-    [("debian-12", "agent", "credentials"), ("debian-13", "agent", "credentials"), ("tiny", "channel", "none")],
+    [("debian-12", "agent", "aetherscale"), ("debian-13", "agent", "aetherscale"), ("tiny", "channel", "tiny")],
 )
 async def test_guests_of_a_debian_are_ready_when_their_agent_answers(
     node: MemoryNode, recipe: str, ready: str, first_boot: str
@@ -99,7 +99,9 @@ MIRROR = "http://mirror.example/debian"
 
 def test_what_was_asked_for_is_in_the_event_and_in_the_effect_of_every_attempt() -> None:
     wanted = commands.BuildImage(ID, "web", "debian-12", ("g++", "nginx"), MIRROR, 4)
-    requested = events.ImageBuildRequested(ID, "web", "debian-12", ("g++", "nginx"), MIRROR, 4)
+    requested = events.ImageBuildRequested(
+        ID, "web", "debian-12", ("g++", "nginx"), MIRROR, 4, first_boot="aetherscale"
+    )
     image = Given(IMAGES, ()).when(wanted).then(requested)
     assert image.pending == effects.BuildImage("build-1", ID, "debian-12", ("g++", "nginx"), MIRROR, 4)
     assert describe(None, requested).text == (

@@ -21,7 +21,7 @@ ID = "0123456789abcdef"
 SHA = "a" * 64
 IMPORT = commands.ImportImage(ID, "debian", "/srv/debian.qcow2", None, "none")
 IMPORTING = events.ImageImportRequested(ID, "debian", "/srv/debian.qcow2", None, "none")
-BUILDING = events.ImageBuildRequested(ID, "tiny", "tiny")
+BUILDING = events.ImageBuildRequested(ID, "tiny", "tiny", first_boot="tiny")
 STORED = events.ImageStored("qcow2", SHA, 1000, 2000)
 DELETING = events.ImageDeleteRequested()
 
@@ -48,6 +48,11 @@ def test_a_build_makes_pending_a_build_and_is_ready_by_our_channel() -> None:
     image = given().when(commands.BuildImage(ID, "tiny", "tiny")).then(BUILDING)
     assert isinstance(image.pending, effects.BuildImage)
     assert state_of(image).ready_channel == "channel"
+
+
+def test_images_that_older_versions_have_built_take_what_their_guests_do() -> None:
+    for recipe, takes in (("tiny", "none"), ("debian-12", "credentials"), ("debian-13", "credentials")):
+        assert state_of(given(events.ImageBuildRequested(ID, "old", recipe))).first_boot == takes  # type: ignore[arg-type]
 
 
 def test_an_image_that_is_stored_is_ready() -> None:
