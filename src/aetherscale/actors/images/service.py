@@ -115,7 +115,7 @@ class ImagesService:
                 Reason.CONFLICT,
                 f"the image {aggregate.state.name!r} has been updated since its export began",
                 field="sha256",
-                remedy=Task("image", "export", aggregate.state.name),
+                remedy=("begin the export again",),
             )
         with _told("the image cannot be read"):
             piece = await self._driver.piece(*file, options.offset)

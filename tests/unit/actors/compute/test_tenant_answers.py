@@ -100,6 +100,7 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
         "attach-vm": {"network": "lab"},
         "detach-vm": {"network": "lab"},
         "exec-vm": {"command": ["true"]},
+        "read-image": {"sha256": "0" * 64, "offset": 0},
         "set-rules": {"rules": []},
         "vm-console": {"session": "s"},
         "vm-terminal": {"session": "s", "command": ["true"]},

@@ -115,16 +115,17 @@ class TestBroken:
     def test_garbage_behind_it_is_refused(self, tmp_path: Path, packing: Packing, garbage: bytes) -> None:
         assert "something follows the end" in refusal(tmp_path, PACKS[packing](DISK) + garbage)
 
-    @pytest.mark.parametrize(("packing", "at"), [("gzip", 0.5), ("gzip", 1.0), ("xz", 0.5), ("xz", 1.0)])
+    @pytest.mark.parametrize(("packing", "at"), [("gzip", 0.25), ("gzip", 1.0), ("xz", 0.25), ("xz", 1.0)])
     def test_a_bit_that_flipped_is_seen(self, tmp_path: Path, packing: Packing, at: float) -> None:
         whole = bytearray(PACKS[packing](DISK))
+        # Among what cannot be compressed: in a run of zeros another distance may mean the same zeros.
         whole[min(len(whole) - 6, int(len(whole) * at))] ^= 0x10
         assert "broken" in refusal(tmp_path, bytes(whole))
 
     def test_a_bit_that_flipped_is_seen_where_zstd_has_a_checksum(self, tmp_path: Path) -> None:
         options = {int(zstd.CompressionParameter.checksum_flag): 1}
         whole = bytearray(zstd.compress(DISK, options=options))
-        whole[len(whole) // 2] ^= 0x10
+        whole[len(whole) // 4] ^= 0x10
         assert "broken" in refusal(tmp_path, bytes(whole))
 
     @EACH
