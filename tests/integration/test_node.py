@@ -284,10 +284,9 @@ class TestTheLog:
 
 class TestErrors:
     async def test_what_later_components_bring_is_refused_as_such(self, node: RunningNode) -> None:
-        for option in ({"vpn": "v"}, {"init-script": "#!/bin/sh"}):
-            chunks = await node.request(f"{CMD}.compute.create-vm", {**SMALL, **option})
-            assert (chunks[-1]["code"], chunks[-1]["error"]) == (501, "not-implemented")
-            assert chunks[-1]["details"]["field"] == next(iter(option))
+        chunks = await node.request(f"{CMD}.compute.create-vm", {**SMALL, "vpn": "v"})
+        assert (chunks[-1]["code"], chunks[-1]["error"]) == (501, "not-implemented")
+        assert chunks[-1]["details"]["field"] == "vpn"
 
     async def test_an_absent_image_is_refused_before_anything_happens(self, node: RunningNode) -> None:
         before = len(await log_of(node))
