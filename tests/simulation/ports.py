@@ -20,6 +20,7 @@ from aetherscale.actors.compute.driver import (
     HostLimits,
     LogRange,
     OnHost,
+    PipedProgram,
     Process,
     Terminal,
     Window,
@@ -264,6 +265,9 @@ class SimulatedHand:
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
         return await self._driver.terminal(vm_id, argv, window, term)
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        return await self._driver.program(vm_id, argv, has_input=has_input)
 
     def on_host(self, vm_id: str) -> OnHost:
         return self._driver.on_host(vm_id)

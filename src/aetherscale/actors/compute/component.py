@@ -34,6 +34,7 @@ from aetherscale.actors.compute.model.sessioncommands import (
     ConsoleInputOptions,
     ConsoleOptions,
     ExecOptions,
+    ProgramOptions,
     TerminalOptions,
 )
 from aetherscale.actors.compute.model.state import Vm
@@ -147,6 +148,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
         "exec-vm": Query(ExecOptions, ComputeService.execute),
         "vm-console": Query(ConsoleOptions, ComputeService.console),
         "vm-terminal": Query(TerminalOptions, ComputeService.terminal),
+        "vm-program": Query(ProgramOptions, ComputeService.program),
         "console-input": Query(ConsoleInputOptions, ComputeService.typed),
         "list-forwards": Query(ListForwardsOptions, ComputeService.forwards, under=FIREWALL_COMPONENT),
     },

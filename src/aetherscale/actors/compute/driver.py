@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -176,6 +176,57 @@ class Terminal(Console, Protocol):
         ...
 
 
+Signal = Literal["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"]
+"""The signals that a program in a guest can be sent."""
+
+
+class Piece(Struct, frozen=True):
+    """A piece of what a program has written, to stdout or to stderr."""
+
+    data: bytes
+    is_error: bool = False
+
+
+class PipedProgram(Protocol):
+    """A program in the guest whose stdin, stdout and stderr are streams. What is not read holds it up.
+
+    It leads a session of its own. `close` hangs up (SIGHUP) on a program that has not ended, and so does the end of the
+    node; one that ignores that continues in the guest, where `pid` names it.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Its process, as the guest counts them."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the program has ended, once its output has: its status, or 128 and the number of the signal that ended
+        it; None where that is not known, as where the VM ended first.
+        """
+        ...
+
+    def output(self) -> AsyncIterator[Piece]:
+        """All of both outputs, each in order, until the program has ended, the VM has, or `close` was called."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Give it input; waits while it takes none. Raises `Refused` (conflict) where it has ended."""
+        ...
+
+    async def end_input(self) -> None:
+        """There will be no more input."""
+        ...
+
+    async def signal(self, name: Signal) -> None:
+        """Send a signal to it and to the processes of its group. Raises `Refused` (conflict) where it has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up on it."""
+        ...
+
+
 class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     """Ensure effects, report observations, read what guests say."""
 
@@ -225,5 +276,12 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         Raises `Refused`: conflict where the VM has no process or too many terminals, bad request where there is no such
         program, not implemented where the guest lacks what is needed, unavailable without agent, deadline where it does
         not begin in time.
+        """
+        ...
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        """Start a program in the guest with its input and outputs as streams; its input is empty unless it has one.
+
+        Raises `Refused` as `terminal` does.
         """
         ...

@@ -257,11 +257,18 @@ class Bytes:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
+        print(self._text(data), end="", flush=True)
+
+    def shown(self, data: bytes) -> bytes:
+        """What is to be written of some more, by whoever writes it."""
+        return self._text(data).encode(errors="replace") if self._terminal else data
+
+    def _text(self, data: bytes) -> str:
         text = self._held + self._decoder.decode(data)
         at = text.rfind("\x1b", -_LONGEST_ESCAPE)
         cut = at if at >= 0 and not _WHOLE_ESCAPE.match(text, at) else len(text)
         self._held = text[cut:]
-        print(harmless(text[:cut]), end="", flush=True)
+        return harmless(text[:cut])
 
 
 class Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aetherscale.gateways.cli import vm_ports, vm_tasks
+from aetherscale.gateways.cli import vm_exec, vm_ports, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import (
     detach_key,
@@ -15,6 +15,7 @@ from aetherscale.gateways.cli.values import (
     user_name,
 )
 from aetherscale.gateways.cli.views import WIDE
+from aetherscale.gateways.cli.vm_copying import COPY
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
@@ -257,11 +258,11 @@ VM = Group(
         Command(
             "exec",
             "run a program in the guest, through the QEMU guest agent",
-            vm_tasks.exec_vm,
+            vm_exec.exec_vm,
             arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
             options=(
-                Option("timeout", "how long the program may take, like 5m; 30s if not given", "TIME", seconds),
-                Option("interactive", "read stdin to its end, even from a terminal", short="i"),
+                Option("timeout", "how long the program may take, like 5m", "TIME", seconds),
+                Option("interactive", "pass stdin on, even from a terminal", short="i"),
                 Option("tty", "give the program this terminal, and whatever is typed", short="t"),
                 _DETACH_KEY,
             ),
@@ -275,19 +276,24 @@ VM = Group(
                 "The exit status is that of the program, or 128 plus the number of the signal that ended it. If the "
                 "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
                 "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
-                "The output comes when the program has ended: the guest agent does not tell it before. Where --timeout "
-                "is over sooner, the status is 5, the program continues in the guest, and what it has printed is lost. "
-                "With -t the output is shown as it comes.\n\n"
-                "Unless stdin is a terminal, it is read to its end and then given to the program; at most 128 KiB. If "
-                "stdin sends nothing for 2 s, it is ignored, unless -i is given.\n\n"
+                "Output is shown as it comes, byte for byte; on a terminal, control sequences are left out. stdin is "
+                "passed on as it comes, unless it is a terminal; -i passes that on, too. A slow reader holds up the "
+                "program.\n\n"
+                "Ctrl-C goes to the program. A second Ctrl-C, --timeout, or the end of this command hangs up on it "
+                "(SIGHUP); the command says so if it continues in spite of that, as which process, and how to end "
+                "it.\n\n"
                 "With -t, the program has a terminal in the guest, of the size of this one, until it ends. Every key "
                 "goes to the program, also Ctrl-C, except the one that detaches. That key, or closing this terminal, "
                 "hangs up on the program. stdin must be a terminal; --json and --timeout are refused. The guest needs "
                 "`script` of util-linux and `stty`.\n\n"
-                "Without -t, the output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have "
-                "the program print binary data as text (base64)."
+                "With --json, and in a guest without `sh` or `setsid`, the guest agent alone runs the program. Its "
+                "input is read whole before it begins, at most 128 KiB; if stdin sends nothing for 2 s, it is ignored, "
+                "unless -i is given. The output comes when it has ended, as UTF-8: every other byte is U+FFFD. Where "
+                "--timeout (30s) is over sooner, the status is 5, the program continues in the guest, and what it has "
+                "printed is lost."
             ),
         ),
+        COPY,
         Command(
             "ssh",
             "log in to a guest by SSH, or run a program in it",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -15,6 +14,7 @@ from aetherscale.actors.compute.driver import (
     Found,
     LogRange,
     OnHost,
+    PipedProgram,
     Process,
     Terminal,
     Window,
@@ -46,6 +46,7 @@ from aetherscale.actors.compute.readers import last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.hotplug import change_port
+from aetherscale.actors.compute.simulated.programs import SimulatedProgram, ended_program
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.identifiers import now_us
@@ -293,7 +294,7 @@ class SimulatedDriver:
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program, of which the guest knows a few. Raises `Refused` without agent."""
         self._agent(vm_id)
-        code, printed = _program(argv, stdin)
+        code, printed = ended_program(argv, stdin)
         return ExecResult(code, None, printed, b"", truncated=False)
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
@@ -303,16 +304,28 @@ class SimulatedDriver:
             raise Refused(
                 Reason.NOT_IMPLEMENTED, "a program cannot have a terminal: the guest has no `script` of util-linux"
             )
-        if len(process.terminals) >= TERMINAL_LIMIT:
+        if len(process.sessions.terminals) >= TERMINAL_LIMIT:
             raise Refused(Reason.CONFLICT, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
-        ended = None if argv[-1] == "sh" else _program(argv, b"")
-        terminal = SimulatedTerminal(window, term, process.terminals.discard)
-        process.terminals.add(terminal)
+        ended = None if argv[-1] == "sh" else ended_program(argv, b"")
+        terminal = SimulatedTerminal(window, term, process.sessions.terminals.discard)
+        process.sessions.terminals.add(terminal)
         if ended is None:
             terminal.prompt()
         else:
             terminal.run(*ended)
         return terminal
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        """Start a program with its input and outputs as streams. Raises `Refused`."""
+        process = self._agent(vm_id)
+        if not process.behaviour.has_terminals:
+            raise Refused(Reason.NOT_IMPLEMENTED, "a program cannot have pipes in this guest: it has no `setsid`")
+        program = SimulatedProgram(
+            process.sessions.next_pid(), argv, process.sessions.programs.discard, has_input=has_input
+        )
+        if program.exit_code is None:
+            process.sessions.programs.add(program)
+        return program
 
     def _agent(self, vm_id: str) -> SimulatedProcess:
         process = self._live(vm_id)
@@ -325,23 +338,3 @@ class SimulatedDriver:
         if process is None:
             raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", vm_id))
         return process
-
-
-def _program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
-    """The status and the output of one of the programs that a guest knows. Raises `Refused`."""
-    name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
-    known: dict[str, tuple[int, bytes]] = {
-        "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
-        "cat": (0, stdin),
-        "true": (0, b""),
-        "false": (1, b""),
-        "uname": (0, b"Linux sim\n"),
-        "tar": (0, b""),
-    }
-    if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
-        known["sh"] = int(asked[1]) % 256, b""
-    if name not in known:
-        raise Refused(
-            Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: no such program", field="command"
-        )
-    return known[name]

@@ -34,7 +34,7 @@ from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.model.switches import FIELD
 from aetherscale.actors.compute.ports import missing_switch
 from aetherscale.actors.compute.readers import Readers
-from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
+from aetherscale.actors.compute.simulated.programs import GuestSessions
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
 
@@ -58,7 +58,7 @@ class Behaviour(Struct, frozen=True):
     """When QEMU itself dies of SIGSEGV."""
     has_agent: bool = True
     has_terminals: bool = True
-    """Whether the guest has what a program on a terminal needs."""
+    """Whether the guest has what a program on a terminal, or with streams, needs."""
     unplug_s: float | None = 0.0
     """How long it takes to let go of a card; None: it has no driver for that."""
     is_unresponsive: bool = False
@@ -97,7 +97,7 @@ class SimulatedProcess:
         self.is_ready = False
         self.paused: PauseReason | None = None
         self.readers = Readers(self._typed)
-        self.terminals: set[SimulatedTerminal] = set()
+        self.sessions = GuestSessions()
         self._host = host
         self._line = bytearray()
         self._ended_as: GuestEnded | None = None
@@ -174,7 +174,7 @@ class SimulatedProcess:
         self.gone.set()
         self.guest_ended.set()
         self.readers.end()
-        self._hang_up()
+        self.sessions.hang_up()
         if not self.is_asked_to_go:
             self._report(VmGone(self.vm_id, self.run, *self.exit))
 
@@ -192,12 +192,8 @@ class SimulatedProcess:
         self.observe = None
         self.is_child = False
         self.readers.end()
-        self._hang_up()
+        self.sessions.hang_up()
         self.readers = Readers(self._typed, self.readers.recent)
-
-    def _hang_up(self) -> None:
-        for terminal in tuple(self.terminals):
-            terminal.hang_up()
 
     def write(self, data: bytes) -> None:
         """The guest writes to its serial line."""
