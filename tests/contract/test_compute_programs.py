@@ -15,10 +15,12 @@ from tests.support.compute_worlds import (
     PATIENCE_S,
     TINY,
     VM,
+    QemuWorld,
     Watcher,
     agent_answers,
     booted,
     ensure,
+    node,
     provision,
 )
 from tests.support.driver_fixtures import END, driver, watcher, world
@@ -93,6 +95,18 @@ async def test_a_signal_reaches_the_program(driver: ComputeDriver, watcher: Watc
         await program.signal(name)  # type: ignore[arg-type]
         assert await said(program) == (b"", b"")
         assert program.exit_code == status
+
+
+@pytest.mark.integration
+async def test_a_program_that_makes_its_streams_non_blocking_is_told_as_any_other(qemu_world: QemuWorld) -> None:
+    """As ssh, sshd and many interpreters do. `dd` has a flag for it, and hands it on with its stdin and stdout."""
+    driver = qemu_world.driver()
+    async with node(driver) as watcher:
+        await guest(driver, watcher)
+        script = "dd iflag=nonblock oflag=nonblock bs=1 count=0 2> /dev/null; echo done; exit 4"
+        program = await driver.program(VM, ["sh", "-c", script], has_input=True)
+        out, _ = await said(program)
+        assert (out, program.exit_code) == (b"done\n", 4)
 
 
 async def test_two_programs_at_once_do_not_mix(driver: ComputeDriver, watcher: Watcher) -> None:

@@ -144,6 +144,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     offers={HOST_LIMITS: lambda driver: driver.limits, HOST_PORTS: lambda driver: driver},
     queries={
         "vm-info": Query(VmOptions, ComputeService.info),
+        "guest-info": Query(VmOptions, ComputeService.guest),
         "vm-logs": Query(LogsOptions, ComputeService.logs),
         "exec-vm": Query(ExecOptions, ComputeService.execute),
         "vm-console": Query(ConsoleOptions, ComputeService.console),

@@ -14,6 +14,7 @@ from msgspec import Struct
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.runtime.component import Driver
 
@@ -125,6 +126,41 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """The taps of its ports that lead nowhere, since another program removed them or the bridges that they were in: the
     guest is cut off these networks.
     """
+
+
+class InterfaceAddress(Struct, frozen=True, rename="kebab"):
+    """An address that a guest says it has."""
+
+    interface: str
+    ip: str
+
+
+class GuestDisk(Struct, frozen=True, rename="kebab"):
+    """A file system that a guest says it has mounted."""
+
+    mount_point: str
+    used_bytes: int
+    total_bytes: int
+
+
+AgentState = Literal["absent", "silent", "answers"]
+
+
+class GuestFacts(Struct, frozen=True, rename="kebab"):
+    """What a guest says of itself. It is the guest's word: it may be wrong, and is trusted for nothing. What it has not
+    said is null.
+    """
+
+    agent: AgentState
+    """Whether its agent is there, and whether it has answered all in time."""
+    agent_version: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    host_name: str | None = None
+    addresses: Sequence[InterfaceAddress] | None = None
+    load: Sequence[float] | None = None
+    """The average number of processes that run or wait, of 1, 5 and 15 minutes."""
+    disks: Sequence[GuestDisk] | None = None
 
 
 class Console(Protocol):
@@ -251,8 +287,11 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         """All VMs of which this host has anything, by their ids."""
         ...
 
-    async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
+        """Attach to the serial line, with so much of the recent past.
+
+        Raises `Refused` (conflict) where the VM has no process.
+        """
         ...
 
     def on_host(self, vm_id: str) -> OnHost:
@@ -276,6 +315,12 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         Raises `Refused`: conflict where the VM has no process or too many terminals, bad request where there is no such
         program, not implemented where the guest lacks what is needed, unavailable without agent, deadline where it does
         not begin in time.
+        """
+        ...
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        """What the guest says of itself, soon, however long its agent takes. Raises `Refused` (conflict) where the VM
+        has no process.
         """
         ...
 

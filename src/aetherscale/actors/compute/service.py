@@ -52,6 +52,12 @@ class ComputeService:
         on_host = replace(on_host, cut=[tap for tap in on_host.cut if tap in cards])
         yield result({**self._world.fields(KIND, aggregate), "host": on_host})
 
+    async def guest(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `guest-info`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        _refuse_paused(vm.state)
+        yield result({"vm-id": vm.id, "guest": await self._driver.facts(vm.id)})
+
     async def forwards(self, options: ListForwardsOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `list-forwards`. Raises `Refused`."""
         named = call.object_id or options.vm_id
@@ -100,7 +106,7 @@ class ComputeService:
         vm = self._alive(options, call)
 
         async def reach() -> Attached:
-            line = await self._driver.console(vm.id)
+            line = await self._driver.console(vm.id, options.tail_bytes)
             return Attached(line, past_bytes=line.past_bytes)
 
         attached = self._consoles.attached(reach, call.tenant, options.session, options.window_bytes)

@@ -32,7 +32,10 @@ GOES_S: Final = 5.0
 """How long to look whether a program that was hung up has ended."""
 _LOOK_S: Final = 0.2
 
-Ending = Literal["ended", "left", "too late"]
+HUNG_UP: Final = 129
+"""The exit status of this program where it was hung up itself."""
+
+Ending = Literal["ended", "left", "too late", "hung up"]
 
 
 def run_with_streams(
@@ -55,6 +58,8 @@ def run_with_streams(
                 hint=f"does the VM still run? aetherscale vm show {reference}",
             )
         return program.exit_code
+    if ending == "hung up":
+        return HUNG_UP
     why = f"had not ended within {timeout_s:g} s" if ending == "too late" else "was left before it had ended"
     raise _hung_up(context, reference, command[0], program.pid, why)
 
@@ -116,8 +121,8 @@ class _Exec:
         events = dict(self._poll.poll(self._patience_ms(now_s)))
         if events.get(STDOUT) or any(screen.failure for screen in self._screens.values()):
             raise BrokenPipeError
-        if news in events and self._has_left(news):
-            return "left"
+        if news in events and (left := self._left(news)) is not None:
+            return left
         for screen in self._screens.values():
             self._program.took(screen.shown())
         if STDIN in events:
@@ -168,14 +173,16 @@ class _Exec:
         except KeyError:
             return  # it was not listened to
 
-    def _has_left(self, news: int) -> bool:
-        """Pass a signal on; whether it is one to leave by."""
+    def _left(self, news: int) -> Ending | None:
+        """Pass a signal on; an end, where it is one to leave by."""
         for number in os.read(news, 64):
-            if number == signal.SIGHUP or self._has_passed_on:
-                return True
+            if number == signal.SIGHUP:
+                return "hung up"
+            if self._has_passed_on:
+                return "left"
             self._has_passed_on = True
             self._program.signal("INT" if number == signal.SIGINT else "TERM")
-        return False
+        return None
 
     _has_passed_on = False
     """Whether the program was sent a signal already."""

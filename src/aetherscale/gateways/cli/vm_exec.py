@@ -69,7 +69,8 @@ def _at_once(context: Context) -> int:
                 context.out.note("the output was longer; its end is left out")
     if ended["signal"] is not None:
         return SIGNAL_BASE + int(ended["signal"])
-    return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED
+    code = ended["exit-code"]
+    return code if isinstance(code, int) and 0 <= code < SIGNAL_BASE * 2 else FAILED
 
 
 def _on_terminal(context: Context) -> int:

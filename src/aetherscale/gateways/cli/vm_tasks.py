@@ -73,10 +73,10 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
 
 
 def _is_for_ssh(context: Context, vm: Mapping[str, Any]) -> bool:
-    """Whether somebody may log in to a guest by SSH, and this host has a way to it."""
+    """Whether somebody may log in to a guest by SSH, and there is a way to it: an address, or its agent."""
     from aetherscale.gateways.cli.vm_ssh import places_of
 
-    return bool(vm["ssh-keys"]) and bool(places_of(context, vm))
+    return bool(vm["ssh-keys"]) and (vm["ready-by"] == "agent" or bool(places_of(context, vm)))
 
 
 def ssh_vm(context: Context) -> int:
@@ -117,10 +117,14 @@ def list_vms(context: Context) -> None:
 
 def show_vm(context: Context) -> None:
     """Show everything that is known of a VM."""
+    from aetherscale.gateways.cli.guestview import facts_of
+
     reference = context.values["NAME"]
     with suggesting(context, "vm", reference):
         found = context.client.result("compute", "vm-info", {"vm-id": reference})
     vm = {**found["vm"], **found.get("host", {})}
+    if (guest := facts_of(context, vm)) is not None:
+        vm["guest"] = guest
     if context.out.json:
         context.out.value(vm)
         return
@@ -249,4 +253,4 @@ def console_vm(context: Context) -> None:
     if context.out.json:
         hint = f"without --json; or, to read alone: aetherscale vm logs {name} --follow --json"
         raise bad_usage("vm console: --json is refused: a serial console sends bytes, not JSON", hint)
-    attach(context, name, context.values["detach-key"])
+    attach(context, name, context.values["detach-key"], context.values["tail"])

@@ -35,7 +35,7 @@ class OneLine(SimulatedDriver):
     async def typed(self, data: bytes) -> None:
         self.heard.append(data)
 
-    async def console(self, vm_id: str) -> Reader:
+    async def console(self, vm_id: str, past_bytes: int = 0) -> Reader:
         return self.line.attach()
 
 

@@ -16,6 +16,8 @@ EXEC_INPUT_BYTES: Final = 128 * 1024
 """What a program in a guest can be given as its stdin, which fits into one message beside the command."""
 
 
+HISTORY_BYTES: Final = 1024 * 1024
+"""The most that a console is sent of what was written before."""
 SignalName = Literal["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"]
 
 
@@ -35,6 +37,8 @@ class ConsoleOptions(Message, frozen=True):
     """How many bytes of output may be on their way beyond those that the caller has reported as seen; null for no such
     limit.
     """
+    tail_bytes: Annotated[int, Meta(ge=0, le=HISTORY_BYTES)] = 64 * 1024
+    """How many bytes of what this run of the guest wrote before are sent first, at most 1 MiB."""
 
 
 class ConsoleInputOptions(Message, frozen=True):

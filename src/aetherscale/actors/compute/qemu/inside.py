@@ -9,15 +9,18 @@ from pathlib import Path
 from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
+    GuestFacts,
     LogRange,
     PipedProgram,
     Terminal,
     Window,
 )
+from aetherscale.actors.compute.qemu import facts
 from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.seriallog import SerialLog
+from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.kernel.errors import Reason, Refused, Task
 
 
@@ -28,9 +31,12 @@ class Inside:
         self._root = root
         self._machines: dict[str, Machine] = {}
 
-    async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
-        return self._live(vm_id).line.attach()
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
+        """Attach to the serial line, with so much of the recent past.
+
+        Raises `Refused` (conflict) where the VM has no process.
+        """
+        return self._live(vm_id).line.attach(past_bytes)
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
@@ -60,6 +66,11 @@ class Inside:
         """Start a program in the guest on a terminal of its own. Raises `Refused`."""
         machine = self._live(vm_id)
         return await machine.terminals.open(await machine.guest.answering(), argv, window, term)
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        """What the guest says of itself. Raises `Refused` where the VM has no process."""
+        guest = self._live(vm_id).guest
+        return await facts.facts(guest.agent if guest.agent_open.is_set() else None)
 
     async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
         """Start a program in the guest with its input and outputs as streams. Raises `Refused`."""

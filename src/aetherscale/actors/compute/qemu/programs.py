@@ -1,8 +1,9 @@
 """Programs in a guest whose stdin, stdout and stderr are streams: a virtio port for each, plugged in for the program.
 
     here ── socket ── QEMU ── port .in  ──▶ stdin       an end of input is the end of that socket
-                              port .out ◀── stdout      the other way: names of signals
+                              port .out ◀── stdout
                               port .err ◀── stderr
+                              port .ctl             the program's pid; the other way: names of signals
 
 The agent starts a shell that opens the ports and runs the program between them. A first mark that carries a token of
 the session tells the program's pid in the guest; a last one on each output, behind all of it, tells its exit status.
@@ -47,7 +48,7 @@ class Programs:
     async def open(self, agent: AgentPort, argv: Sequence[str], *, has_input: bool) -> GuestProgram:
         """Start a program and wait until it runs. Raises `Refused`."""
         token = secrets.token_hex(8)
-        ends = ("out", "err", "in") if has_input else ("out", "err")
+        ends = ("ctl", "out", "err", "in") if has_input else ("ctl", "out", "err")
         self._plugs.reserve([f"{ID}{token}-{end}" for end in ends])
         program = self._open[token] = GuestProgram(token, ends, self, agent, self._tasks)
         try:
@@ -166,6 +167,7 @@ class GuestProgram:
         self._tasks = tasks
         self._outputs = {"out": _Output(token), "err": _Output(token)}
         self._input: asyncio.StreamWriter | None = None
+        self._control: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._shell: int | None = None
         """The pid of the shell that waits for the program."""
         self._is_over = False
@@ -180,6 +182,8 @@ class GuestProgram:
         """Take over our end of a port."""
         if end == "in":
             _, self._input = await asyncio.open_connection(sock=ours)
+        elif end == "ctl":
+            self._control = await asyncio.open_connection(sock=ours)
         else:
             await self._outputs[end].connect(ours)
 
@@ -196,8 +200,8 @@ class GuestProgram:
 
     async def _first_mark(self) -> str | None:
         """The program's pid; None where the VM has ended, or says none."""
-        reader = self._outputs["out"].reader
-        assert reader is not None, "its ports are plugged in"
+        assert self._control is not None, "its ports are plugged in"
+        reader, _ = self._control
         try:
             await reader.readuntil(b"\x1e%s+" % self._token.encode())
             said = (await reader.readuntil(b"\x1e"))[:-1]
@@ -249,7 +253,7 @@ class GuestProgram:
 
     async def signal(self, name: Signal) -> None:
         """As in `PipedProgram`."""
-        await self._write(self._outputs["out"].writer, name.encode() + b"\n")
+        await self._write(self._control[1] if self._control else None, name.encode() + b"\n")
 
     async def _write(self, writer: asyncio.StreamWriter | None, data: bytes) -> None:
         if self._is_over or writer is None or writer.is_closing():
@@ -270,8 +274,9 @@ class GuestProgram:
         self._is_over = True
         for output in self._outputs.values():
             output.let_go()
-        if self._input is not None:
-            self._input.transport.abort()
+        for writer in (self._input, self._control[1] if self._control else None):
+            if writer is not None:
+                writer.transport.abort()
 
     async def close(self) -> None:
         """As in `PipedProgram`. The ports are taken out in the background."""

@@ -28,6 +28,14 @@ base=$1 token=$2 input=$3 inner=$4
 shift 4
 command -v setsid > /dev/null || { echo no-setsid >&2; exit 1; }
 command -v "$1" > /dev/null || { echo no-program >&2; exit 1; }
+mark() {
+    until printf '\036%s-%s\036' "$token" "$status" >&"$1"; do
+        find "$base.out" || exit
+        sleep 0.1 || sleep 1
+    done 2> /dev/null
+}
+want "$base.ctl"
+exec 6<> "$port"
 want "$base.out"
 exec 3<> "$port"
 want "$base.err"
@@ -41,29 +49,30 @@ fi
 (exec setsid sh -c "$inner" "$token" "$@" <&5 >&3 2>&4)
 status=$?
 exec 5<&-
-printf '\036%s-%s\036' "$token" "$status" >&4
-printf '\036%s-%s\036' "$token" "$status" >&3
+mark 4
+mark 3
 """
 """Run by the agent, with the beginning of the ports' names, the token, whether there is input, `INNER`, and the program
-with its arguments. It tells the program's end by a mark on each of the two outputs, behind all that came before.
+with its arguments. It tells the program's end by a mark on each of the two outputs, behind all that came before. A
+program may have made these ports non-blocking, for all who have them: so a mark that was not taken is written again.
 """
 
 INNER: Final = r"""
-printf '\036%s+%s\036' "$0" "$$"
+printf '\036%s+%s\036' "$0" "$$" >&6
 ( (
     trap '' HUP INT QUIT TERM PIPE USR1 USR2
     while read -r word; do
         kill -s "$word" -- "-$$"
     done
     kill -0 "$$" && kill -s HUP -- "-$$"
-) <&3 > /dev/null 2>&1 3>&- 4>&- 5>&- & )
-exec "$@" 3>&- 4>&- 5>&-
+) <&6 > /dev/null 2>&1 3>&- 4>&- 5>&- 6>&- & )
+exec "$@" 3>&- 4>&- 5>&- 6>&-
 """
 """Becomes the program, which leads a session of its own, after it has told its pid.
 
-Beside it waits a shell for what is said the other way on the port of its output: names of signals. Once that port is
-gone, or nobody is at its other end, it hangs up (SIGHUP) on a program that has not ended: neither the agent nor a node
-is needed. It is no child of the program, which may wait for all of its own.
+Beside it waits a shell for names of signals, on a port that the program has not. Once that port is gone, or nobody is
+at its other end, it hangs up (SIGHUP) on a program that has not ended: neither the agent nor a node is needed. It is no
+child of the program, which may wait for all of its own.
 """
 
 

@@ -12,6 +12,7 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
+    GuestFacts,
     LogRange,
     OnHost,
     PipedProgram,
@@ -42,7 +43,7 @@ from aetherscale.actors.compute.model.effects import (
 )
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import missing_switch, taken
-from aetherscale.actors.compute.readers import last_lines
+from aetherscale.actors.compute.readers import RECENT_BYTES, last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.hotplug import change_port
@@ -251,9 +252,9 @@ class SimulatedDriver:
         if self._host.has_taken(forward, ""):
             raise taken(forward)
 
-    async def console(self, vm_id: str) -> Console:
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
         """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
-        return self._live(vm_id).readers.attach()
+        return self._live(vm_id).readers.attach_with(past_bytes)
 
     def on_host(self, vm_id: str) -> OnHost:
         """Where the VM's files would be, and which process it is."""
@@ -314,6 +315,13 @@ class SimulatedDriver:
         else:
             terminal.run(*ended)
         return terminal
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        """What the guest says of itself. Raises `Refused` where the VM has no process."""
+        process = self._live(vm_id)
+        if not process.behaviour.has_agent or not process.is_ready:
+            return GuestFacts("absent")
+        return GuestFacts("answers", os="simulated", host_name="sim", addresses=[], load=[0.0, 0.0, 0.0], disks=[])
 
     async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
         """Start a program with its input and outputs as streams. Raises `Refused`."""
