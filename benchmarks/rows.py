@@ -8,6 +8,7 @@ from benchmarks.harness import Row
 from benchmarks.rows_accept import ACCEPT_ROWS
 from benchmarks.rows_bridge import BRIDGE_ROWS
 from benchmarks.rows_firewall import FIREWALL_ROWS
+from benchmarks.rows_inside import INSIDE_ROWS
 from benchmarks.rows_log import LOG_ROWS
 from benchmarks.rows_memory import MEMORY_ROWS
 from benchmarks.rows_networked import NETWORKED_ROWS
@@ -27,6 +28,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *NODE_ROWS,
     *QEMU_ROWS,
     *READY_ROWS,
+    *INSIDE_ROWS,
     *RULES_ROWS,
     *FIREWALL_ROWS,
     *PORT_ROWS,

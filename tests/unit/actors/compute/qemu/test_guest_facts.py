@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.compute.driver import GuestDisk, GuestFacts, InterfaceAddress
+from aetherscale.actors.compute.qemu import agent
 from aetherscale.actors.compute.qemu import facts as module
 from aetherscale.actors.compute.qemu.facts import MOST_ADDRESSES, MOST_CHARACTERS, MOST_DISKS, facts
 from tests.unit.actors.compute.qemu.test_guest_agent import guest, honest, returned
@@ -78,6 +79,7 @@ async def test_what_an_old_agent_cannot_tell_is_not_known_and_the_rest_is() -> N
 
 async def test_an_agent_that_hangs_is_told_as_silent_with_what_it_has_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FACTS_S", 0.3)
+    monkeypatch.setattr(agent, "CALL", agent.CALL._replace(time_s=600.0))
     async with guest(says(guest_get_host_name=None)) as (_, port):
         assert await facts(port) == GuestFacts("silent", "7.2.22", "Debian GNU/Linux 12", "6.1.0")
 
