@@ -8,21 +8,23 @@ second one leaves, which hangs up on it.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import FAILED, NO_NODE, Failure
-from aetherscale.gateways.cli.guestprogram import PIECE_BYTES, GuestProgram
+from aetherscale.gateways.cli.guestprogram import PIECE_BYTES, GuestProgram, Output
 from aetherscale.gateways.cli.output import Bytes
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.screen import Screen
+from aetherscale.gateways.cli.standard import Unwritable
 from aetherscale.gateways.cli.work import suggesting
 
 STDIN: Final = 0
@@ -103,7 +105,7 @@ class _Exec:
             self._poll.register(screen.fileno(), select.POLLIN)
 
     def run(self) -> Ending:
-        """Until it has ended, or is left. Raises `BrokenPipeError` where the reader of stdout has gone."""
+        """Until it has ended, or is left. Raises `BrokenPipeError`, `Unwritable`."""
         ending: Ending | None = None
         with _signals() as news:
             self._poll.register(news, select.POLLIN)
@@ -119,8 +121,7 @@ class _Exec:
         if self._until_s is not None and now_s >= self._until_s:
             return "too late"
         events = dict(self._poll.poll(self._patience_ms(now_s)))
-        if events.get(STDOUT) or any(screen.failure for screen in self._screens.values()):
-            raise BrokenPipeError
+        self._require_stdout(events)
         if news in events and (left := self._left(news)) is not None:
             return left
         for screen in self._screens.values():
@@ -129,7 +130,7 @@ class _Exec:
             self._give()
         self._listen_to_stdin()
         while (piece := self._program.heard()) is not None:
-            self._screens[piece.is_error].show(self._filters[piece.is_error].shown(piece.data), len(piece.data))
+            self._show(piece)
         if self._program.has_ended:
             # What came last is shown whole.
             self._poll.modify(self._program.fileno(), 0)
@@ -137,6 +138,23 @@ class _Exec:
             if all(screen.is_idle() for screen in self._screens.values()):
                 return "ended"
         return None
+
+    def _require_stdout(self, events: Mapping[int, int]) -> None:
+        """Raises `BrokenPipeError` where its reader has gone, and `Unwritable` where it takes nothing."""
+        failure = self._screens[False].failure
+        if failure is not None and failure.errno != errno.EPIPE:
+            lost = Unwritable(failure)
+            lost.done = "the request was taken all the same: the program has begun"
+            raise lost
+        if failure is not None or events.get(STDOUT):
+            raise BrokenPipeError
+
+    def _show(self, piece: Output) -> None:
+        screen = self._screens[piece.is_error]
+        if screen.failure is None:
+            screen.show(self._filters[piece.is_error].shown(piece.data), len(piece.data))
+        else:
+            self._program.took(len(piece.data))  # what stderr does not take is lost
 
     def _patience_ms(self, now_s: float) -> float:
         patience_s = self._program.patience_s()
