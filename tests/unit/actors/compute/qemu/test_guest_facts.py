@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -146,3 +147,36 @@ async def test_what_is_no_base64_and_no_handle_does_no_harm() -> None:
             told = await facts(port)
             assert (told.agent, told.load, told.disks) == ("silent", None, ALL.disks)
             await port.ping()
+
+
+async def test_a_flood_is_held_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "CALL", agent.CALL._replace(time_s=0.2))
+    piece = b"x" * 65_536
+
+    def flood(request: dict[str, Any]) -> bytes | None:
+        if request["execute"] == "guest-sync-delimited":
+            return honest(request)
+        for _ in range(1000):  # 64 MiB, without an end of the line
+            port.received(piece)
+        return None
+
+    async with guest(flood) as (_, port):
+        tracemalloc.start()
+        try:
+            told = await facts(port)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert told == GuestFacts("silent")
+    assert peak_bytes < 2 * 1024 * 1024
+
+
+async def test_an_answer_that_comes_twice_is_not_that_to_the_next_question() -> None:
+    def twice(request: dict[str, Any]) -> bytes | None:
+        answer = says()(request) or b""
+        return answer + answer if request["execute"] == "guest-get-osinfo" else answer
+
+    async with guest(twice) as (_, port):
+        told = await facts(port)
+    assert told.host_name in ("web", None), "at worst it is not known"
+    assert told.os == "Debian GNU/Linux 12"
