@@ -9,6 +9,7 @@ from benchmarks.rows_accept import ACCEPT_ROWS
 from benchmarks.rows_bridge import BRIDGE_ROWS
 from benchmarks.rows_firewall import FIREWALL_ROWS
 from benchmarks.rows_images import IMAGE_ROWS
+from benchmarks.rows_inside import INSIDE_ROWS
 from benchmarks.rows_log import LOG_ROWS
 from benchmarks.rows_memory import MEMORY_ROWS
 from benchmarks.rows_networked import NETWORKED_ROWS
@@ -28,6 +29,7 @@ ROWS: Final[tuple[Row, ...]] = (
     *NODE_ROWS,
     *QEMU_ROWS,
     *READY_ROWS,
+    *INSIDE_ROWS,
     *RULES_ROWS,
     *FIREWALL_ROWS,
     *PORT_ROWS,

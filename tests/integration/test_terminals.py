@@ -185,7 +185,7 @@ async def test_a_port_that_qemu_refuses_leaves_no_descriptor_there(
         tries, descriptors = 3, Path(f"/proc/{process.pid}/fd")
         before = len(list(descriptors.iterdir()))
         with monkeypatch.context() as patched:
-            patched.setattr(driver._machines[VM].terminals, "_execute", partial(spoiled, driver._machines[VM]))
+            patched.setattr(driver._machines[VM]._plugs, "_execute", partial(spoiled, driver._machines[VM]))
             for _ in range(tries):
                 with pytest.raises(Refused, match=r"no terminal could be plugged into the VM: .*nonsense"):
                     await driver.terminal(VM, ["sh"], SIZE, "xterm")

@@ -17,9 +17,11 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
+    GuestFacts,
     HostLimits,
     LogRange,
     OnHost,
+    PipedProgram,
     Process,
     Terminal,
     Window,
@@ -27,6 +29,7 @@ from aetherscale.actors.compute.driver import (
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, Forward
 from aetherscale.actors.compute.model.state import Vm
+from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.actors.compute.reconcile import reconcile
 from aetherscale.actors.compute.simulated.driver import SimulatedDriver
 from aetherscale.actors.images.model import effects as images
@@ -261,11 +264,17 @@ class SimulatedHand:
     async def inventory(self) -> Sequence[Found]:
         return await self._world.pass_through(self._number, "inventory", self._driver.inventory)
 
-    async def console(self, vm_id: str) -> Console:
-        return await self._driver.console(vm_id)
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
+        return await self._driver.console(vm_id, past_bytes)
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
         return await self._driver.terminal(vm_id, argv, window, term)
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        return await self._driver.program(vm_id, argv, has_input=has_input)
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        return await self._driver.facts(vm_id)
 
     def on_host(self, vm_id: str) -> OnHost:
         return self._driver.on_host(vm_id)

@@ -10,11 +10,10 @@ import msgspec
 import pytest
 
 from aetherscale.actors.compute import console as console_module
-from aetherscale.actors.compute.console import INPUT_LIMIT, SESSION_LIMIT, Consoles
+from aetherscale.actors.compute.console import INPUT_LIMIT, SESSION_LIMIT, Attached, Consoles
 from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions
 from aetherscale.actors.compute.qemu.ports import LINE_LIMIT_BYTES, ReadyPort
-from aetherscale.actors.compute.simulated.driver import SimulatedDriver
-from aetherscale.actors.compute.simulated.host import Behaviour, SimulatedHost
+from aetherscale.actors.compute.simulated.host import Behaviour
 from aetherscale.bus import protocol
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.jetstream import Stream, StreamError
@@ -54,17 +53,16 @@ class SlowLine:
         self.ended.set()
 
 
-class SlowDriver(SimulatedDriver):
+class SlowLines:
     """Reaches a serial line when it is let."""
 
     def __init__(self) -> None:
-        super().__init__(SimulatedHost())
         self.may_reach = asyncio.Event()
         self.may_reach.set()
 
-    async def console(self, vm_id: str) -> SlowLine:
+    async def reach(self) -> Attached:
         await self.may_reach.wait()
-        return SlowLine()
+        return Attached(SlowLine())
 
 
 def typed(session: str, data: bytes = b"x") -> tuple[ConsoleInputOptions, Call]:
@@ -77,37 +75,37 @@ def typed(session: str, data: bytes = b"x") -> tuple[ConsoleInputOptions, Call]:
 
 class TestConsoles:
     async def test_two_who_draw_the_same_name_at_once_do_not_share_a_session(self) -> None:
-        driver = SlowDriver()
-        consoles = Consoles(driver)
-        driver.may_reach.clear()
-        first = consoles.attached("vm", "default", "name")
+        lines = SlowLines()
+        consoles = Consoles()
+        lines.may_reach.clear()
+        first = consoles.attached(lines.reach, "default", "name")
         reaching = asyncio.ensure_future(first.__aenter__())
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="in use"):
             async with asyncio.timeout(WAIT_S):
-                await consoles.attached("vm", "default", "name").__aenter__()
-        driver.may_reach.set()
+                await consoles.attached(lines.reach, "default", "name").__aenter__()
+        lines.may_reach.set()
         await reaching
         await first.__aexit__(None, None, None)
-        async with consoles.attached("vm", "default", "name"):
+        async with consoles.attached(lines.reach, "default", "name"):
             pass
 
     async def test_one_session_too_many_is_refused_until_another_ends(self) -> None:
-        consoles = Consoles(SlowDriver())
-        held = [consoles.attached("vm", "default", f"s{number}") for number in range(SESSION_LIMIT)]
+        consoles = Consoles()
+        held = [consoles.attached(SlowLines().reach, "default", f"s{number}") for number in range(SESSION_LIMIT)]
         for each in held:
             await each.__aenter__()
         with pytest.raises(Refused, match=f"{SESSION_LIMIT} others are"):
-            await consoles.attached("vm", "default", "one-more").__aenter__()
+            await consoles.attached(SlowLines().reach, "default", "one-more").__aenter__()
         await held[0].__aexit__(None, None, None)
-        async with consoles.attached("vm", "default", "one-more"):
+        async with consoles.attached(SlowLines().reach, "default", "one-more"):
             pass
         for each in held[1:]:
             await each.__aexit__(None, None, None)
 
     async def test_a_guest_that_does_not_read_is_typed_to_up_to_a_bound(self) -> None:
-        consoles = Consoles(SlowDriver())
-        async with consoles.attached("vm", "default", "s"):
+        consoles = Consoles()
+        async with consoles.attached(SlowLines().reach, "default", "s"):
             for _ in range(INPUT_LIMIT):
                 async for _ in consoles.typed(*typed("s")):
                     pass
@@ -117,8 +115,8 @@ class TestConsoles:
 
     async def test_a_session_that_falls_silent_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(console_module, "SILENCE_S", 0.0)
-        consoles = Consoles(SlowDriver())
-        async with asyncio.timeout(WAIT_S), consoles.attached("vm", "default", "s") as session:
+        consoles = Consoles()
+        async with asyncio.timeout(WAIT_S), consoles.attached(SlowLines().reach, "default", "s") as session:
             async for _ in session.output():
                 pass
 

@@ -35,6 +35,7 @@ from aetherscale.actors.compute.model.sessioncommands import (
     ConsoleInputOptions,
     ConsoleOptions,
     ExecOptions,
+    ProgramOptions,
     TerminalOptions,
 )
 from aetherscale.actors.compute.model.state import Vm
@@ -148,10 +149,12 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     },
     queries={
         "vm-info": Query(VmOptions, ComputeService.info),
+        "guest-info": Query(VmOptions, ComputeService.guest),
         "vm-logs": Query(LogsOptions, ComputeService.logs),
         "exec-vm": Query(ExecOptions, ComputeService.execute),
         "vm-console": Query(ConsoleOptions, ComputeService.console),
         "vm-terminal": Query(TerminalOptions, ComputeService.terminal),
+        "vm-program": Query(ProgramOptions, ComputeService.program),
         "console-input": Query(ConsoleInputOptions, ComputeService.typed),
         "list-forwards": Query(ListForwardsOptions, ComputeService.forwards, under=FIREWALL_COMPONENT),
     },

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -15,6 +15,7 @@ from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import InitScripts
+from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.runtime.component import Driver
 
@@ -128,6 +129,41 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """
 
 
+class InterfaceAddress(Struct, frozen=True, rename="kebab"):
+    """An address that a guest says it has."""
+
+    interface: str
+    ip: str
+
+
+class GuestDisk(Struct, frozen=True, rename="kebab"):
+    """A file system that a guest says it has mounted."""
+
+    mount_point: str
+    used_bytes: int
+    total_bytes: int
+
+
+AgentState = Literal["absent", "silent", "answers"]
+
+
+class GuestFacts(Struct, frozen=True, rename="kebab"):
+    """What a guest says of itself. It is the guest's word: it may be wrong, and is trusted for nothing. What it has not
+    said is null.
+    """
+
+    agent: AgentState
+    """Whether its agent is there, and whether it has answered all in time."""
+    agent_version: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    host_name: str | None = None
+    addresses: Sequence[InterfaceAddress] | None = None
+    load: Sequence[float] | None = None
+    """The average number of processes that run or wait, of 1, 5 and 15 minutes."""
+    disks: Sequence[GuestDisk] | None = None
+
+
 class Console(Protocol):
     """One reader of a VM's serial line. The line itself is shared: every reader sees everything, anyone may type."""
 
@@ -185,6 +221,57 @@ class KeptScripts(InitScripts, Protocol):
         ...
 
 
+Signal = Literal["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"]
+"""The signals that a program in a guest can be sent."""
+
+
+class Piece(Struct, frozen=True):
+    """A piece of what a program has written, to stdout or to stderr."""
+
+    data: bytes
+    is_error: bool = False
+
+
+class PipedProgram(Protocol):
+    """A program in the guest whose stdin, stdout and stderr are streams. What is not read holds it up.
+
+    It leads a session of its own. `close` hangs up (SIGHUP) on a program that has not ended, and so does the end of the
+    node; one that ignores that continues in the guest, where `pid` names it.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Its process, as the guest counts them."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the program has ended, once its output has: its status, or 128 and the number of the signal that ended
+        it; None where that is not known, as where the VM ended first.
+        """
+        ...
+
+    def output(self) -> AsyncIterator[Piece]:
+        """All of both outputs, each in order, until the program has ended, the VM has, or `close` was called."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Give it input; waits while it takes none. Raises `Refused` (conflict) where it has ended."""
+        ...
+
+    async def end_input(self) -> None:
+        """There will be no more input."""
+        ...
+
+    async def signal(self, name: Signal) -> None:
+        """Send a signal to it and to the processes of its group. Raises `Refused` (conflict) where it has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up on it."""
+        ...
+
+
 class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
     """Ensure effects, report observations, read what guests say."""
 
@@ -214,8 +301,11 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         """All VMs of which this host has anything, by their ids."""
         ...
 
-    async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
+        """Attach to the serial line, with so much of the recent past.
+
+        Raises `Refused` (conflict) where the VM has no process.
+        """
         ...
 
     def on_host(self, vm_id: str) -> OnHost:
@@ -239,5 +329,18 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
         Raises `Refused`: conflict where the VM has no process or too many terminals, bad request where there is no such
         program, not implemented where the guest lacks what is needed, unavailable without agent, deadline where it does
         not begin in time.
+        """
+        ...
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        """What the guest says of itself, soon, however long its agent takes. Raises `Refused` (conflict) where the VM
+        has no process.
+        """
+        ...
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        """Start a program in the guest with its input and outputs as streams; its input is empty unless it has one.
+
+        Raises `Refused` as `terminal` does.
         """
         ...

@@ -50,6 +50,10 @@ class Readers:
             self._readers.append(reader)
         return reader
 
+    def attach_with(self, past_bytes: int) -> Reader:
+        """A new reader, which gets so much of the recent past first."""
+        return self.attach(self.recent[max(0, len(self.recent) - past_bytes) :])
+
     def feed(self, data: bytes) -> None:
         """Take what the guest wrote."""
         self._recent += data

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from aetherscale.actors.compute import logs
-from aetherscale.actors.compute.console import Consoles, Program, Session
+from aetherscale.actors.compute.console import Attached, Consoles, Session
 from aetherscale.actors.compute.driver import ComputeDriver, Window
 from aetherscale.actors.compute.model.commands import LogsOptions, VmOptions
 from aetherscale.actors.compute.model.events import KIND
@@ -20,6 +20,7 @@ from aetherscale.actors.compute.model.sessioncommands import (
     ConsoleInputOptions,
     ConsoleOptions,
     ExecOptions,
+    ProgramOptions,
     TerminalOptions,
 )
 from aetherscale.actors.compute.model.state import Vm
@@ -41,7 +42,7 @@ class ComputeService:
     def __init__(self, world: World, driver: ComputeDriver) -> None:
         self._world = world
         self._driver = driver
-        self._consoles = Consoles(driver)
+        self._consoles = Consoles()
 
     async def info(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `vm-info`, with its process and directory on the host. Raises `Refused`."""
@@ -50,6 +51,12 @@ class ComputeService:
         # A port whose card the guest has not yet, or no more, has not lost its tap.
         on_host = replace(on_host, cut=[tap for tap in on_host.cut if tap in cards])
         yield result({**self._world.fields(KIND, aggregate), "host": on_host})
+
+    async def guest(self, options: VmOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `guest-info`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        _refuse_paused(vm.state)
+        yield result({"vm-id": vm.id, "guest": await self._driver.facts(vm.id)})
 
     async def forwards(self, options: ListForwardsOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `list-forwards`. Raises `Refused`."""
@@ -97,7 +104,12 @@ class ComputeService:
     async def console(self, options: ConsoleOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `vm-console`. Raises `Refused`."""
         vm = self._alive(options, call)
-        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes)
+
+        async def reach() -> Attached:
+            line = await self._driver.console(vm.id, options.tail_bytes)
+            return Attached(line, past_bytes=line.past_bytes)
+
+        attached = self._consoles.attached(reach, call.tenant, options.session, options.window_bytes)
         async for chunk in self._relayed(attached, vm.id, options.session):
             yield chunk
 
@@ -105,14 +117,41 @@ class ComputeService:
         """The answer to `vm-terminal`. Raises `Refused`."""
         vm = self._alive(options, call)
         _refuse_paused(vm.state)
-        yield status("progress", vm_id=vm.id, step="starting the program")
-        program = Program(options.command, Window(options.rows, options.columns), options.term)
-        attached = self._consoles.attached(vm.id, call.tenant, options.session, options.window_bytes, program)
+        window = Window(options.rows, options.columns)
+
+        async def reach() -> Attached:
+            terminal = await self._driver.terminal(vm.id, options.command, window, options.term)
+            return Attached(terminal, terminal=terminal)
+
+        async for chunk in self._begun(reach, vm.id, options, call):
+            yield chunk
+
+    async def program(self, options: ProgramOptions, call: Call) -> AsyncIterator[Chunk]:
+        """The answer to `vm-program`. Raises `Refused`."""
+        vm = self._alive(options, call)
+        _refuse_paused(vm.state)
+
+        async def reach() -> Attached:
+            program = await self._driver.program(vm.id, options.command, has_input=options.has_input)
+            return Attached(program, program=program)
+
+        async for chunk in self._begun(reach, vm.id, options, call):
+            yield chunk
+
+    async def _begun(
+        self,
+        reach: Callable[[], Awaitable[Attached]],
+        vm_id: str,
+        options: TerminalOptions | ProgramOptions,
+        call: Call,
+    ) -> AsyncIterator[Chunk]:
+        yield status("progress", vm_id=vm_id, step="starting the program")
+        attached = self._consoles.attached(reach, call.tenant, options.session, options.window_bytes)
         try:
-            async for chunk in self._relayed(attached, vm.id, options.session):
+            async for chunk in self._relayed(attached, vm_id, options.session):
                 yield chunk
         except Refused:
-            _refuse_paused(self._living(vm.id, vm.id, call).state)
+            _refuse_paused(self._living(vm_id, vm_id, call).state)
             raise
 
     async def _relayed(
@@ -120,12 +159,13 @@ class ComputeService:
     ) -> AsyncIterator[Chunk]:
         """The chunks of a session, from `attached` to its result."""
         async with attached as session:
-            past_bytes = session.console.past_bytes
-            yield status("attached", vm_id=vm_id, node=self._world.node, session=name, history_bytes=past_bytes)
-            async for data in session.output():
-                yield item({"data": base64.b64encode(data).decode()})
-        told = {"vm-id": vm_id, "reason": session.reason}
-        yield result(told if session.terminal is None else {**told, "exit-code": session.terminal.exit_code})
+            told = {"pid": session.program.pid} if session.program else {"history_bytes": session.past_bytes}
+            yield status("attached", vm_id=vm_id, node=self._world.node, session=name, **told)
+            async for piece in session.output():
+                yield item({"error-data" if piece.is_error else "data": base64.b64encode(piece.data).decode()})
+        end = {"vm-id": vm_id, "reason": session.reason}
+        ended = session.terminal or session.program
+        yield result(end | ({"exit-code": ended.exit_code} if ended is not None else {}))
 
     def typed(self, options: ConsoleInputOptions, call: Call) -> AsyncIterator[Chunk]:
         """The answer to `console-input`. Raises `Refused`."""

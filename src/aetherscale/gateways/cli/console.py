@@ -57,12 +57,13 @@ STDOUT: Final = 1
 Ending = Literal["left", "ended", "silence", "answered"]
 
 
-def attach(context: Context, reference: str, detach_key: bytes) -> None:
+def attach(context: Context, reference: str, detach_key: bytes, tail_bytes: int | None) -> None:
     """Attach until the detach key, the end of the VM, or the end of a stdin that is no terminal. Raises `Failure`."""
+    what = {} if tail_bytes is None else {"tail-bytes": tail_bytes}
     try:
         here = os.isatty(STDIN)
         with suggesting(context, "vm", reference):
-            line = _Line(context, reference, interactive=here)
+            line = _Line(context, reference, interactive=here, what=what)
         leave = f"; {_shown(detach_key)} leaves" if here else ""
         context.out.note(f"attached to {reference} on {line.node}{leave}")
         again = f"\r\n[{reference}{leave}]\r\n" if here and os.isatty(STDOUT) else ""

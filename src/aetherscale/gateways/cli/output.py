@@ -23,6 +23,8 @@ from aetherscale.gateways.cli.failures import Failure
 if TYPE_CHECKING:
     from rich.text import Text
 
+MEASURE_S: Final = 10.0
+"""How often a line says how far a long step is, where lines are not rewritten."""
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_ -/]?.?)", re.DOTALL)
 _WHOLE_ESCAPE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[^\[\]\x1b])", re.DOTALL)
 _LONGEST_ESCAPE: Final = 256
@@ -257,15 +259,18 @@ class Bytes:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
+        print(self._text(data), end="", flush=True)
+
+    def shown(self, data: bytes) -> bytes:
+        """What is to be written of some more, by whoever writes it."""
+        return self._text(data).encode(errors="replace") if self._terminal else data
+
+    def _text(self, data: bytes) -> str:
         text = self._held + self._decoder.decode(data)
         at = text.rfind("\x1b", -_LONGEST_ESCAPE)
         cut = at if at >= 0 and not _WHOLE_ESCAPE.match(text, at) else len(text)
         self._held = text[cut:]
-        print(harmless(text[:cut]), end="", flush=True)
-
-
-MEASURE_S: Final = 10.0
-"""How often a line says how far a long step is, where lines are not rewritten."""
+        return harmless(text[:cut])
 
 
 class Progress:

@@ -109,6 +109,10 @@ def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
     del shown["process-user"]
     if (uptime_s := shown.pop("uptime-s", None)) is not None:
         shown["uptime"] = lasted(uptime_s) if out.terminal else f"{uptime_s} s"
+    if vm.get("guest"):
+        from aetherscale.gateways.cli.guestview import facts_text
+
+        shown["guest"] = facts_text(vm["guest"])
     if vm.get("groups"):
         shown["groups"] = ", ".join(group["group"] for group in vm["groups"])
     if vm.get("ssh-keys"):

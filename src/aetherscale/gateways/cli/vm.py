@@ -5,13 +5,12 @@ from __future__ import annotations
 from aetherscale.gateways.cli import vm_ports, vm_tasks
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.values import (
-    detach_key,
     number,
     seconds,
-    user_name,
 )
 from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.vm_create import ALLOW_ADDRESS, CREATE, LABEL
+from aetherscale.gateways.cli.vm_inside import COPY, DETACH_KEY, EXEC, SSH
 from aetherscale.gateways.cli.work import WAIT_OPTIONS
 
 _NAME = Argument("NAME", "the name or id of the VM", completes="vm")
@@ -20,7 +19,6 @@ _ENDING = (
     Option("kill", "end it at once, without asking the guest to shut down"),
     Option("grace", "how long the guest has to shut down before it is ended, like 30s", "TIME", seconds),
 )
-_DETACH_KEY = Option("detach-key", "the key that detaches", "KEY", detach_key, default="ctrl-]")
 _VM = Argument("VM", "the name or id of the VM", completes="vm")
 _NETWORK = Argument("NETWORK", "the name or id of the network", completes="network")
 
@@ -120,10 +118,18 @@ VM = Group(
             "attach to the serial console of a VM",
             vm_tasks.console_vm,
             arguments=(_NAME,),
-            options=(_DETACH_KEY,),
-            examples=("aetherscale vm console web", "echo uptime | aetherscale vm console web"),
+            options=(
+                DETACH_KEY,
+                Option("tail", "how many bytes of before are shown first; 64 KiB if not given", "BYTES", number),
+            ),
+            examples=(
+                "aetherscale vm console web",
+                "aetherscale vm console web --tail 0",
+                "echo uptime | aetherscale vm console web",
+            ),
             details=(
-                "Several people can attach at once: all see the same output, and all can type.\n\n"
+                "Several people can attach at once: all see the same output, and all can type. What the guest has "
+                "written since it was started is shown first, up to --tail (at most 1 MiB); `vm logs` has more.\n\n"
                 "Without a terminal, stdin is sent to the guest and its output goes to stdout. After the end of stdin "
                 "the command waits for the answer: until the guest has been silent for 2 s, and for at most 30 s. If "
                 "stdin is empty (< /dev/null), it reads until the VM ends."
@@ -155,63 +161,9 @@ VM = Group(
                 "and where the clock was set back."
             ),
         ),
-        Command(
-            "exec",
-            "run a program in the guest, through the QEMU guest agent",
-            vm_tasks.exec_vm,
-            arguments=(_NAME, Argument("COMMAND", "the program and its arguments", rest=True)),
-            options=(
-                Option("timeout", "how long the program may take, like 5m; 30s if not given", "TIME", seconds),
-                Option("interactive", "read stdin to its end, even from a terminal", short="i"),
-                Option("tty", "give the program this terminal, and whatever is typed", short="t"),
-                _DETACH_KEY,
-            ),
-            examples=(
-                "aetherscale vm exec web -- uname -a",
-                "aetherscale vm exec -it web -- sh",
-                "aetherscale vm exec web --json -- sh -c 'exit 7'",
-                "tar c . | aetherscale vm exec web -- tar x -C /data",
-            ),
-            details=(
-                "The exit status is that of the program, or 128 plus the number of the signal that ended it. If the "
-                "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
-                "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
-                "The output comes when the program has ended: the guest agent does not tell it before. Where --timeout "
-                "is over sooner, the status is 5, the program continues in the guest, and what it has printed is lost. "
-                "With -t the output is shown as it comes.\n\n"
-                "Unless stdin is a terminal, it is read to its end and then given to the program; at most 128 KiB. If "
-                "stdin sends nothing for 2 s, it is ignored, unless -i is given.\n\n"
-                "With -t, the program has a terminal in the guest, of the size of this one, until it ends. Every key "
-                "goes to the program, also Ctrl-C, except the one that detaches. That key, or closing this terminal, "
-                "hangs up on the program. stdin must be a terminal; --json and --timeout are refused. The guest needs "
-                "`script` of util-linux and `stty`.\n\n"
-                "Without -t, the output has to be UTF-8: every other byte is shown as U+FFFD, also with --json. Have "
-                "the program print binary data as text (base64)."
-            ),
-        ),
-        Command(
-            "ssh",
-            "log in to a guest by SSH, or run a program in it",
-            vm_tasks.ssh_vm,
-            arguments=(
-                _NAME,
-                Argument("COMMAND", "the program and its arguments; a shell if not given", required=False, rest=True),
-            ),
-            options=(
-                Option("user", "the user in the guest; if not given, that of vm create, or root", "USER", user_name),
-                Option("identity", "the private key; those of ssh if not given", "FILE", completes="file", short="i"),
-                Option("timeout", "how long to wait for sshd in the guest", "TIME", seconds, "1m"),
-            ),
-            examples=("aetherscale vm ssh web", "aetherscale vm ssh web -- systemctl status"),
-            details=(
-                "It runs this host's ssh with the address of the guest, and with the keys of the guest's host, which "
-                "its guest agent tells: nothing is asked, and no known_hosts is read or written. It reaches a VM in a "
-                "network of the kind nat, on the public bridge, or with `--publish 2222:22`. A group that the VM bears "
-                "has to let TCP 22 in.\n\n"
-                "`vm create --ssh-key` has given the key. As with ssh, the words of a command are joined with spaces "
-                "and read by a shell in the guest. The exit status is that of ssh: the program's, or 255."
-            ),
-        ),
+        EXEC,
+        COPY,
+        SSH,
         Command(
             "wait",
             "wait until a VM is ready, or in another state",
@@ -222,7 +174,7 @@ VM = Group(
                     "for",
                     "the state to wait for",
                     "STATE",
-                    choices=("ready", "init", "running", "stopped", "deleted"),
+                    choices=("ready", "init", "running", "address", "stopped", "deleted"),
                     default="ready",
                 ),
                 WAIT_OPTIONS[1],
@@ -230,7 +182,10 @@ VM = Group(
             examples=("aetherscale vm wait web", "aetherscale vm wait web --for stopped --timeout 5m"),
             details=(
                 "Fails at once (exit status 1) if the state cannot be reached, e.g. ready after a failure. `init` is "
-                "the end of the init script; it fails where that is not a good one."
+                "the end of the init script; it fails where that is not a good one.\n\n"
+                "A VM has an `address` when its guest says, by its agent, that it has one of those that its ports are "
+                "given; of user-mode networking, any that is not link-local. Without an agent it is what the ports are "
+                "given."
             ),
         ),
     ),

@@ -2,13 +2,19 @@
 
 The key is the guest's word: its agent tells it, over a channel that no network has. So a host that has the guest's
 address by mistake or on purpose is not taken for it.
+
+Where no address leads to the guest, or none answers, `ssh` speaks with an sshd that the agent starts for this session,
+with its streams (`sshd -i`): by a `ProxyCommand`, which is `vm exec`.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +30,13 @@ CONNECT_S: Final = 3.0
 """How long an address has to answer at the port of SSH."""
 KEYS_S: Final = 30.0
 STEP_S: Final = 1.0
+NETWORK_S: Final = 5.0
+"""How long an address that does not answer is tried before the session goes through the agent."""
+INETD: Final = (
+    'for sshd in /usr/sbin/sshd /usr/local/sbin/sshd /usr/bin/sshd; do [ -x "$sshd" ] || continue; '
+    'mkdir -p -m 755 /run/sshd; exec "$sshd" -i; done; echo "the guest has no sshd" >&2; exit 127'
+)
+"""Run in the guest, on one line, as options of `ssh` are."""
 _KEYS: Final = ("sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
 _ANY: Final = "0.0.0.0"  # noqa: S104 - of a port that is open on all addresses
 
@@ -47,22 +60,31 @@ def ssh_vm(context: Context) -> int:
     program = shutil.which("ssh")
     if program is None:
         raise Failure(500, "vm ssh: this host has no ssh", hint="apt-get install openssh-client")
-    places = places_of(context, vm)
-    if not places:
-        raise Failure(
-            409,
-            f"vm ssh: no address of {name} is known that leads to it from here",
-            hint="a VM has one in a network of the kind nat, or with --publish 2222:22; without one: "
-            f"aetherscale vm exec {name} -- COMMAND",
-        )
-    keys, place = _reached(context, vm, places)
+    keys, place = _reached(context, vm, places_of(context, vm))
+    through = [] if place else ["-o", f"ProxyCommand={_proxy(vm['id'])}"]
     with tempfile.TemporaryDirectory(prefix="aetherscale-ssh-") as directory:
         known = Path(directory, "known_hosts")
         known.write_text("".join(f"{vm['id']} {key}\n" for key in keys))
         user = values["user"] or vm["user"] or "root"
-        command = [program, *_options(vm["id"], known, place, user, values["identity"]), *values["COMMAND"]]
-        status = subprocess.run(command, check=False).returncode
+        # With a proxy the host's name is looked up nowhere.
+        where = _options(vm["id"], known, place or Place(vm["id"], PORT), user, values["identity"])
+        command = [program, *through, *where, *values["COMMAND"]]
+        status = subprocess.run(command, check=False, env=_environment(context)).returncode
     return status if status >= 0 else FAILED
+
+
+def _proxy(vm_id: str) -> str:
+    """The command by which `ssh` speaks with an sshd in the guest, as its shell reads it."""
+    words = [sys.executable, "-m", "aetherscale", "vm", "exec", "-i", vm_id, "--", "sh", "-c", INETD]
+    return shlex.join(words).replace("%", "%%")
+
+
+def _environment(context: Context) -> dict[str, str]:
+    """That of this program, with the settings that were typed: the proxy finds the same node."""
+    from aetherscale.settings import NAMES
+
+    typed = {name: text for name, text in context.parsed.texts.items() if name in (*NAMES, "config")}
+    return {**os.environ, **{f"AETHERSCALE_{name.upper().replace('-', '_')}": text for name, text in typed.items()}}
 
 
 def places_of(context: Context, vm: Mapping[str, Any]) -> list[Place]:
@@ -83,13 +105,26 @@ def _places(vm: Mapping[str, Any], isolated: frozenset[str]) -> Iterator[Place]:
         yield Place(address, PORT)
 
 
-def _reached(context: Context, vm: Mapping[str, Any], places: Sequence[Place]) -> tuple[Sequence[str], Place]:
-    """The keys of the guest's host, and where it answers. A guest may be ready before its sshd is. Raises `Failure`."""
+def _reached(context: Context, vm: Mapping[str, Any], places: Sequence[Place]) -> tuple[Sequence[str], Place | None]:
+    """The keys of the guest's host, and where it answers; None for nowhere, where the agent does.
+
+    A guest may be ready before its sshd is. Raises `Failure`.
+    """
     until_s = time.monotonic() + float(context.values["timeout"])
+    network_until_s: float | None = None
     with context.out.progress(vm["name"]) as progress:
         while True:
             try:
-                return _host_keys(context, vm), _answering(vm["name"], places)
+                keys = _host_keys(context, vm)
+                network_until_s = network_until_s or time.monotonic() + NETWORK_S
+                if not places:
+                    return keys, None
+                try:
+                    return keys, _answering(vm["name"], places)
+                except Failure as silent:
+                    if time.monotonic() >= min(until_s, network_until_s):
+                        context.out.note(f"{silent.message}; so this session goes through the guest agent")
+                        return keys, None
             except Failure as not_yet:
                 if not not_yet.retryable or time.monotonic() >= until_s:
                     raise

@@ -8,20 +8,13 @@ from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import FAILED, bad_usage
+from aetherscale.gateways.cli.failures import bad_usage
 from aetherscale.gateways.cli.files import text_of
 from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.objects import done, each_named, labels
-from aetherscale.gateways.cli.streams import ends_with_its_reader, stdin_is_a_terminal, whole_stdin
+from aetherscale.gateways.cli.streams import ends_with_its_reader
 from aetherscale.gateways.cli.views import count, show_table, show_vm_to_human
 from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
-
-EXEC_INPUT_BYTES = 128 * 1024
-"""The most bytes that a node takes as the stdin of a program: more does not fit into one message."""
-EXEC_S = 30.0
-"""How long a program may take that has no terminal, unless --timeout says so."""
-SIGNAL_BASE = 128
-"""As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
 
 
 def create_vm(context: Context) -> None:
@@ -82,10 +75,10 @@ def _work(context: Context, task: str, options: Mapping[str, Any], subject: str)
 
 
 def _is_for_ssh(context: Context, vm: Mapping[str, Any]) -> bool:
-    """Whether somebody may log in to a guest by SSH, and this host has a way to it."""
+    """Whether somebody may log in to a guest by SSH, and there is a way to it: an address, or its agent."""
     from aetherscale.gateways.cli.vm_ssh import places_of
 
-    return bool(vm["ssh-keys"]) and bool(places_of(context, vm))
+    return bool(vm["ssh-keys"]) and (vm["ready-by"] == "agent" or bool(places_of(context, vm)))
 
 
 def ssh_vm(context: Context) -> int:
@@ -117,10 +110,14 @@ def list_vms(context: Context) -> None:
 
 def show_vm(context: Context) -> None:
     """Show everything that is known of a VM."""
+    from aetherscale.gateways.cli.guestview import facts_of
+
     reference = context.values["NAME"]
     with suggesting(context, "vm", reference):
         found = context.client.result("compute", "vm-info", {"vm-id": reference})
     vm = {**found["vm"], **found.get("host", {})}
+    if (guest := facts_of(context, vm)) is not None:
+        vm["guest"] = guest
     if context.out.json:
         context.out.value(vm)
         return
@@ -230,48 +227,6 @@ def _tell_doubts(context: Context, chunk: Mapping[str, Any]) -> None:
         context.out.note("an older version wrote some of this and kept no times: some of it may be older")
 
 
-def exec_vm(context: Context) -> int:
-    """Run a program in the guest; answers with its exit status."""
-    values = context.values
-    if values["tty"]:
-        return _exec_on_terminal(context)
-    timeout_s = EXEC_S if values["timeout"] is None else values["timeout"]
-    options = {"vm-id": values["NAME"], "command": values["COMMAND"], "timeout-s": timeout_s}
-    stdin = whole_stdin(EXEC_INPUT_BYTES, timeout_s, asked_for=values["interactive"])
-    if stdin is None:
-        context.out.note("stdin sends nothing and does not end, so the program gets no input; -i waits for it")
-    if stdin:
-        options["stdin"] = base64.b64encode(stdin).decode()
-    with suggesting(context, "vm", values["NAME"]):
-        ended = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
-    with taken("the program has run"):
-        if context.out.json:
-            context.out.value({name: value for name, value in ended.items() if name != "type"})
-        else:
-            context.out.raw(ended["stdout"])
-            context.out.raw_error(ended["stderr"])
-            if ended["truncated"]:
-                context.out.note("the output was longer; its end is left out")
-    if ended["signal"] is not None:
-        return SIGNAL_BASE + int(ended["signal"])
-    return int(ended["exit-code"]) if ended["exit-code"] is not None else FAILED
-
-
-def _exec_on_terminal(context: Context) -> int:
-    from aetherscale.gateways.cli.console import run_on_terminal
-
-    name, command = context.values["NAME"], context.values["COMMAND"]
-    for option, is_given in (("--json", context.out.json), ("--timeout", context.values["timeout"] is not None)):
-        if is_given:
-            raise bad_usage(f"vm exec: -t and {option}: got both, expected one of them", f"leave out -t or {option}")
-    if not stdin_is_a_terminal():
-        raise bad_usage(
-            "vm exec: -t is refused: the input device is not a TTY",
-            "leave out -t; the program then gets what comes from stdin",
-        )
-    return run_on_terminal(context, name, command, context.values["detach-key"])
-
-
 def wait_vm(context: Context) -> None:
     """Wait until a VM is in a state."""
     from aetherscale.gateways.cli.waiting import wait_for
@@ -292,4 +247,4 @@ def console_vm(context: Context) -> None:
     if context.out.json:
         hint = f"without --json; or, to read alone: aetherscale vm logs {name} --follow --json"
         raise bad_usage("vm console: --json is refused: a serial console sends bytes, not JSON", hint)
-    attach(context, name, context.values["detach-key"])
+    attach(context, name, context.values["detach-key"], context.values["tail"])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Final
 
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure
+from aetherscale.gateways.cli.guestview import facts_of
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.work import info
 from aetherscale.kernel import subjects
 
+NO_EVENT_S: Final = 1.0
+"""How often a guest is asked for its addresses, of which no event tells."""
 LOOK_AGAIN_S: Final = 10.0
 """How often the VM is asked for where no event comes: the node may have gone away."""
 
@@ -30,7 +34,7 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
     events = client.connection.subscribe(subjects.object_events(context.settings.tenant, "vm", vm["id"]))
     with context.out.progress(vm["name"]) as progress:
         while True:
-            vm = info(context, "vm", vm["id"])
+            vm = _looked_at(context, vm["id"], wanted)
             progress.step(vm["phase"])
             if wanted == "init":
                 _require_script(vm)
@@ -48,10 +52,42 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
                     details={"vm-id": vm["id"], "phase": vm["phase"]},
                 )
             try:
-                events.receive(min(remaining_s, LOOK_AGAIN_S))
+                events.receive(min(remaining_s, NO_EVENT_S if wanted == "address" else LOOK_AGAIN_S))
             except BusUnavailable as away:
                 message = f"the connection to the node was lost: {away}"
                 raise Failure(503, message, hint=start(context.settings), status=NO_NODE) from None
+
+
+def _looked_at(context: Context, vm_id: str, wanted: str) -> View:
+    """The view of the VM, and what its guest says of itself where that matters."""
+    vm = info(context, "vm", vm_id)
+    if wanted != "address" or vm["phase"] not in ("running", "ready"):
+        return vm
+    found = context.client.result("compute", "vm-info", {"vm-id": vm_id})
+    return {**found["vm"], **found.get("host", {}), "guest": facts_of(context, vm)}
+
+
+def _addresses(vm: View) -> list[str]:
+    """The addresses of its ports that its guest says it has; without an agent, those that it is given."""
+    given = [address["ip"] for port in vm["ports"] for address in port["addresses"]]
+    given += [ip for port in vm["ports"] for ip in vm.get("leased", {}).get(port["tap"], ())]
+    said = (vm.get("guest") or {}).get("addresses")
+    if said is None:
+        return given
+    usable = [ip_address(each["ip"]) for each in said if _is_address(each["ip"])]
+    return [str(ip) for ip in usable if not ip.is_link_local and (not vm["ports"] or str(ip) in map(_plain, given))]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(text: str) -> str:
+    return str(ip_address(text))
 
 
 def _is(vm: View, wanted: str) -> bool:
@@ -63,6 +99,8 @@ def _is(vm: View, wanted: str) -> bool:
             return bool(vm["init-script"]["state"] == "succeeded")
         case "running":
             return phase in ("running", "ready")
+        case "address":
+            return phase in ("running", "ready") and bool(_addresses(vm))
         case "stopped":
             return phase == "deleted" or (phase in ("stopped", "failed") and vm["observed"] in ("absent", "exited"))
         case _:
@@ -99,7 +137,7 @@ def _refuse_the_impossible(vm: View, wanted: str) -> None:
             raise _hopeless(vm, f"the VM {name!r} could not be deleted")
     elif phase == "deleted" or vm["requested"] == "deleted":
         raise _hopeless(vm, f"the VM {name!r} is {'deleted' if phase == 'deleted' else 'being deleted'}")
-    elif wanted in ("ready", "init", "running") and phase in ("failed", "stopped"):
+    elif wanted in ("ready", "init", "running", "address") and phase in ("failed", "stopped"):
         raise _hopeless(vm, f"the VM {name!r} is {phase}, and no start was requested")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aetherscale.bus.refusals import words_of
 from aetherscale.components import identities
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from aetherscale.kernel.identity import Identity
 
 FAILED_CODE = 500
+TAIL_LINES: Final = 15
+"""How much of the serial line of a guest is shown where its VM failed, and has no log of its own."""
+TAIL_S: Final = 5.0
 WAIT_OPTIONS = (
     Option("no-wait", "return as soon as the request is durable"),
     Option("timeout", "how long to wait, like 30s or 5m; the work continues after that", "TIME", seconds, "120s"),
@@ -65,11 +68,23 @@ def carry_out(
                 raise _cut_short(kind, reference, progress, failure.message, when=" when the node is back") from None
             if not failure.hint and failure.code == FAILED_CODE:
                 failure.hint = f"aetherscale why {kind} {progress.subject}"
+            if kind == "vm" and failure.code == FAILED_CODE and not failure.details.get("log-tail"):
+                failure.details["log-tail"] = _serial_tail(context, reference)
             raise
         finally:
             chunks.close()
         elapsed_s = progress.elapsed_s
     return info(context, kind, reference, node), elapsed_s
+
+
+def _serial_tail(context: Context, vm: str) -> str:
+    """The end of what a guest has written to its serial line; "" where it cannot be had."""
+    try:
+        options = {"vm-id": vm, "lines": TAIL_LINES}
+        chunks = list(context.client.ask("compute", "vm-logs", options, timeout_s=TAIL_S))
+    except (Failure, TimeoutError):
+        return ""
+    return "".join(str(chunk["text"]) for chunk in chunks if chunk["type"] == "item")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aetherscale.actors.compute.console import SESSION_LIMIT, Consoles
+from aetherscale.actors.compute.console import SESSION_LIMIT, Attached, Consoles
 from aetherscale.components import components
 from aetherscale.kernel.errors import Refused
 from aetherscale.kernel.wire import encode
@@ -75,17 +75,16 @@ async def test_no_tenant_uses_up_the_consoles_of_another() -> None:
         async def close(self) -> None:
             return
 
-    class Driver:
-        async def console(self, vm_id: str) -> Line:
-            return Line()
+    async def reach() -> Attached:
+        return Attached(Line())  # type: ignore[arg-type]
 
-    consoles = Consoles(Driver())  # type: ignore[arg-type]
-    held = [consoles.attached("vm", BLUE, f"s{number}") for number in range(SESSION_LIMIT)]
+    consoles = Consoles()
+    held = [consoles.attached(reach, BLUE, f"s{number}") for number in range(SESSION_LIMIT)]
     for each in held:
         await each.__aenter__()
     with pytest.raises(Refused):
-        await consoles.attached("vm", BLUE, "one-more").__aenter__()
-    async with consoles.attached("vm", RED, "s0"):
+        await consoles.attached(reach, BLUE, "one-more").__aenter__()
+    async with consoles.attached(reach, RED, "s0"):
         pass
     for each in held:
         await each.__aexit__(None, None, None)
@@ -104,6 +103,7 @@ async def test_what_belongs_to_another_tenant_is_refused_word_for_word_as_what_d
         "set-rules": {"rules": []},
         "vm-console": {"session": "s"},
         "vm-terminal": {"session": "s", "command": ["true"]},
+        "vm-program": {"session": "s", "command": ["true"]},
     }
     assert node.node is not None
     network_id = (await node.final("network", "create-network", {"name": "lab"}, tenant=BLUE))["network-id"]

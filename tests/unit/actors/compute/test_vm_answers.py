@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -74,7 +75,9 @@ HELD: Mapping[PauseReason, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("task", "more"), [("exec-vm", {}), ("vm-terminal", {"session": "s"})])
+@pytest.mark.parametrize(
+    ("task", "more"), [("exec-vm", {}), ("vm-terminal", {"session": "s"}), ("vm-program", {"session": "s"})]
+)
 @pytest.mark.parametrize("reason", HELD)
 async def test_a_program_in_a_guest_that_is_paused_is_refused_with_the_reason(
     node: MemoryNode, reason: PauseReason, task: str, more: dict[str, str]
@@ -157,3 +160,43 @@ def test_isolation_is_kvm_only_with_a_user_of_its_own(
     assert vm is not None
     seen = view(vm, "host1", 3)
     assert (seen.isolation, seen.process_user, seen.accelerator) == (isolation, process_user, accelerator)
+
+
+async def test_a_program_with_streams_tells_both_outputs_and_how_it_has_ended(node: MemoryNode) -> None:
+    await node.final("compute", "create-vm", WEB)
+    command = ["sh", "-c", "echo one; echo two >&2; exit 3"]
+    told = await node.ask("compute", "vm-program", {"vm-id": "web", "session": "s", "command": command})
+    assert [chunk.get("status") for chunk in told[:2]] == ["progress", "attached"]
+    assert told[1]["pid"] >= 100
+    items = [chunk for chunk in told if chunk["type"] == "item"]
+    assert [(name, base64.b64decode(data)) for each in items for name, data in each.items() if name != "type"] == [
+        ("data", b"one\n"),
+        ("error-data", b"two\n"),
+    ]
+    assert (told[-1]["reason"], told[-1]["exit-code"]) == ("ended", 3)
+
+
+async def test_what_a_guest_says_of_itself_is_told_and_is_no_event(node: MemoryNode) -> None:
+    await node.final("compute", "create-vm", WEB)
+    assert node.log is not None
+    before = len(await node.log.read(0, 1_000_000))
+    told = await node.final("compute", "guest-info", {"vm-id": "web"})
+    assert (told["guest"].agent, told["guest"].os) == ("answers", "simulated")
+    assert len(await node.log.read(0, 1_000_000)) == before
+    await pause(node, "disk")
+    assert (await node.final("compute", "guest-info", {"vm-id": "web"}))["code"] == 409
+
+
+@pytest.mark.parametrize(("asked", "shown"), [({}, 24), ({"tail-bytes": 0}, 0), ({"tail-bytes": 7}, 7)])
+async def test_a_console_shows_so_much_of_before_as_was_asked_for(
+    node: MemoryNode, asked: dict[str, int], shown: int
+) -> None:
+    await node.final("compute", "create-vm", WEB)
+    console = {"vm-id": "web", "session": "s", **asked}
+    told, _ = await asyncio.gather(
+        node.ask("compute", "vm-console", console),
+        node.final("compute", "stop-vm", {"vm-id": "web", "kill": True}),
+    )
+    assert next(chunk for chunk in told if chunk.get("status") == "attached")["history-bytes"] == shown
+    refused = await node.final("compute", "vm-console", {**console, "tail-bytes": (1 << 20) + 1})
+    assert (refused["code"], refused["details"]["field"]) == (400, "tail-bytes")

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
+from aetherscale.gateways.cli import vm_ssh
 from aetherscale.gateways.cli.failures import Failure
+from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.values import user_name
-from aetherscale.gateways.cli.vm_ssh import _ANY, Place, _answers, _host_keys, _options, _places
+from aetherscale.gateways.cli.vm_ssh import (
+    _ANY,
+    Place,
+    _answers,
+    _environment,
+    _host_keys,
+    _options,
+    _places,
+    _proxy,
+    _reached,
+)
 
 VM = "0123456789abcdef"
 
@@ -109,3 +123,48 @@ class TestWhatSshIsTold:
     @pytest.mark.parametrize("name", ["root", "_x", "joe-2", "a" * 32])
     def test_a_name_is_taken(self, name: str) -> None:
         assert user_name(name) == name
+
+
+class TestReached:
+    def reached(self, monkeypatch: pytest.MonkeyPatch, found: list[Place], *, network_s: float = 0.0) -> Any:
+        class Out:
+            notes: ClassVar[list[str]] = []
+
+            def progress(self, subject: str) -> Any:
+                return nullcontext(Progress(subject))
+
+            def note(self, text: str) -> None:
+                self.notes.append(text)
+
+        class Told:
+            def __init__(self) -> None:
+                self.client, self.out, self.values = Answering("ssh-ed25519 AAAA root@web\n"), Out(), {"timeout": 30}
+
+        monkeypatch.setattr(vm_ssh, "NETWORK_S", network_s)
+        told = Told()
+        return _reached(told, vm(), found), told.out.notes  # type: ignore[arg-type]
+
+    def test_a_guest_without_an_address_is_reached_by_its_agent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.reached(monkeypatch, [])[0] == (["ssh-ed25519 AAAA"], None)
+
+    def test_an_address_that_does_not_answer_is_left_for_the_agent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            silent = Place("127.0.0.1", server.getsockname()[1])
+        (keys, place), notes = self.reached(monkeypatch, [silent])
+        assert (keys, place) == (["ssh-ed25519 AAAA"], None)
+        assert "through the guest agent" in notes[-1]
+
+    def test_an_address_that_answers_is_the_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            there = Place("127.0.0.1", server.getsockname()[1])
+            assert self.reached(monkeypatch, [there], network_s=30)[0][1] == there
+
+    def test_the_proxy_is_one_line_without_a_secret_or_a_percent_sign_of_its_own(self) -> None:
+        words = shlex.split(_proxy(VM))
+        assert words[1:8] == ["-m", "aetherscale", "vm", "exec", "-i", VM, "--"]
+        assert "\n" not in _proxy(VM)
+        assert _proxy(VM).replace("%%", "").count("%") == 0
+        typed = SimpleNamespace(parsed=SimpleNamespace(texts={"nats": "nats://u:secret@host", "user": "root"}))
+        environment = _environment(typed)  # type: ignore[arg-type]
+        assert environment["AETHERSCALE_NATS"] == "nats://u:secret@host"
+        assert "AETHERSCALE_USER" not in environment

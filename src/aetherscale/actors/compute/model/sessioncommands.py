@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -14,6 +14,11 @@ ExecArgument = Annotated[str, Meta(max_length=32 * 1024)]
 ExecCommand = Annotated[list[ExecArgument], Meta(min_length=1, max_length=256)]
 EXEC_INPUT_BYTES: Final = 128 * 1024
 """What a program in a guest can be given as its stdin, which fits into one message beside the command."""
+
+
+HISTORY_BYTES: Final = 1024 * 1024
+"""The most that a console is sent of what was written before."""
+SignalName = Literal["HUP", "INT", "KILL", "QUIT", "TERM", "USR1", "USR2"]
 
 
 class ConsoleOptions(Message, frozen=True):
@@ -32,6 +37,8 @@ class ConsoleOptions(Message, frozen=True):
     """How many bytes of output may be on their way beyond those that the caller has reported as seen; null for no such
     limit.
     """
+    tail_bytes: Annotated[int, Meta(ge=0, le=HISTORY_BYTES)] = 64 * 1024
+    """How many bytes of what this run of the guest wrote before are sent first, at most 1 MiB."""
 
 
 class ConsoleInputOptions(Message, frozen=True):
@@ -55,6 +62,10 @@ class ConsoleInputOptions(Message, frozen=True):
     """
     columns: Side | None = None
     """The new width of the caller's window in characters; null for no change. It is given together with `rows`."""
+    end: bool = False
+    """Whether the input ends with this, for a session of `vm-program`."""
+    signal: SignalName | None = None
+    """A signal for the program of a session of `vm-program`; null for none."""
 
 
 class TerminalOptions(Message, frozen=True):
@@ -81,6 +92,31 @@ class TerminalOptions(Message, frozen=True):
     """The width of the terminal, in characters."""
     term: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9+._-]{0,63}\Z", description="a value of TERM")] = "xterm"
     """The kind of the terminal, which the program finds as `TERM`."""
+
+
+class ProgramOptions(Message, frozen=True):
+    """Options of `vm-program`: run a program in the guest, with its stdin, stdout and stderr as streams.
+
+    The session is like one of `vm-console`. The status `attached` says the program's `pid` in the guest. Each item has
+    `data` (stdout) or `error-data` (stderr) in base64; none is left out. `console-input` gives input: its answer comes
+    when the guest has taken it, which is what a caller waits for who has much. The result has the same `reason`, and an
+    `exit-code`: the status, or 128 and the number of the signal that ended the program; null where its end is not
+    known, as where the VM ended first. The program is hung up (SIGHUP) when the caller leaves; one that ignores it
+    continues in the guest.
+    """
+
+    session: Channel
+    """The name of the session, which the caller draws at random."""
+    command: ExecCommand
+    """The program and its arguments, 1 to 256."""
+    vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
+    window_bytes: Annotated[int, Meta(ge=1024, le=1024 * 1024)] | None = None
+    """How many bytes of output may be on their way beyond those that the caller has reported as seen; null for no such
+    limit.
+    """
+    has_input: bool = False
+    """Whether `console-input` gives the program its stdin, which is empty otherwise."""
 
 
 class ExecOptions(Message, frozen=True):

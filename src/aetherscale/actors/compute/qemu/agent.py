@@ -111,6 +111,11 @@ class AgentPort(Port):
             self._in_step = False
             await self._call("guest-ping")
 
+    async def ask(self, command: str, **arguments: object) -> Any:
+        """What the agent returns for a command that is soon done. Raises `AgentSilent`, `AgentRefused`."""
+        async with self._turn:
+            return await self._call(command, **arguments)
+
     async def execute(self, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program and wait for its end; `stdin` is all of its input. Raises `Refused`: deadline where it goes on,
         whose output so far cannot be had.

@@ -76,9 +76,9 @@ class SerialLine:
                 if descriptor is not None:
                     os.close(descriptor)
 
-    def attach(self) -> LineReader:
-        """A new reader, which gets the recent past first, and is not left behind by more than a limit."""
-        cursor = self.log.before_end(min(RECENT_BYTES, self._run_bytes()))
+    def attach(self, past_bytes: int = RECENT_BYTES) -> LineReader:
+        """A new reader, which gets so much of this run first, and is not left behind by more than a limit."""
+        cursor = self.log.before_end(min(past_bytes, self._run_bytes()))
         return self._new_reader(cursor, READER_LIMIT_BYTES)
 
     def follow(self, wanted: LogRange) -> LineReader:
@@ -99,7 +99,7 @@ class SerialLine:
         if self._begin is not None and self._begin.is_gone():
             self._begin.close()
             self._begin = None
-        return self._begin.behind() if self._begin is not None else RECENT_BYTES
+        return self._begin.behind() if self._begin is not None else LOG_LIMIT_BYTES
 
     def _new_reader(self, cursor: Cursor, limit_bytes: int | None, past: bytes = b"") -> LineReader:
         reader = LineReader(self, cursor, limit_bytes, past)

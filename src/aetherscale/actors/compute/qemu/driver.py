@@ -9,23 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
 from aetherscale import statedir
-from aetherscale.actors.compute.driver import (
-    Console,
-    ExecResult,
-    Found,
-    LogRange,
-    OnHost,
-    Process,
-    Terminal,
-    Window,
-)
+from aetherscale.actors.compute.driver import Found, OnHost, Process
 from aetherscale.actors.compute.initfiles import InitFiles
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import (
@@ -58,15 +48,14 @@ from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import written_out
 from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
 from aetherscale.actors.compute.qemu.hotplug import change_port
+from aetherscale.actors.compute.qemu.inside import Inside
 from aetherscale.actors.compute.qemu.layout import VmDirectory
-from aetherscale.actors.compute.qemu.logreading import recorded
 from aetherscale.actors.compute.qemu.machine import Machine
 from aetherscale.actors.compute.qemu.session import START_LIMIT_S, Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.starter import Starter
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
 from aetherscale.bus.tasks import Tasks
-from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from aetherscale.processes import launch, users
@@ -82,7 +71,7 @@ _ENDING: Final = "stop the VM with the option kill, which ends QEMU"
 _InTurn = ProvisionDisk | BootVm | EndVm | RemoveVm | QuarantineVm | ApplyRules | RemoveScript
 
 
-class QemuDriver:
+class QemuDriver(Inside):
     """VMs under `<state_dir>/vms`. `qemu` is a program's name or path; the rest is as in the settings."""
 
     def __init__(
@@ -101,14 +90,13 @@ class QemuDriver:
     ) -> None:
         self._ports: VmPorts = ports or NoPorts()
         self._firewall: Firewall = firewall or NoFirewall()
-        self._root = state_dir / "vms"
+        super().__init__(state_dir / "vms")
         self.scripts = InitFiles(state_dir)
         self._boot_id = boot_id
         self._image_path = image_path
         self._write_overlay = write_overlay
         self._qemu = qemu
         self._tasks = Tasks("compute")
-        self._machines: dict[str, Machine] = {}
         self._accelerators = Accelerators(accelerator, state_dir)
         self._supervision, self._allow_unisolated = supervision, allow_unisolated
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -295,10 +283,6 @@ class QemuDriver:
         """As in `HostPorts`."""
         hostports.require_free(forward)
 
-    async def console(self, vm_id: str) -> Console:
-        """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
-        return self._live(vm_id).line.attach()
-
     def on_host(self, vm_id: str) -> OnHost:
         """Where the VM's files are, and which process it is."""
         machine, places = self._machines.get(vm_id), self._directory(vm_id).places()
@@ -307,37 +291,9 @@ class QemuDriver:
         ports, age_s = self._ports, identity.age_s(machine.start_ticks)
         return OnHost(*places, machine.pid, age_s, ports.dropped(vm_id), ports.leased(vm_id), ports.cut(vm_id))
 
-    async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
-        """The wanted range of the VM's serial log, oldest byte first; `follow` goes on until the VM's process ends.
-
-        Raises `Refused` (not found) where nothing is there.
-        """
-        pieces = recorded(self._directory(vm_id), self._machines.get(vm_id), wanted, follow=follow)
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
-
-    async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
-        """Run a program in the guest through its agent, which is given a moment to start. Raises `Refused`."""
-        return await (await self._live(vm_id).guest.answering()).execute(argv, timeout_s, stdin)
-
-    async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
-        """Start a program in the guest on a terminal of its own. Raises `Refused`."""
-        machine = self._live(vm_id)
-        return await machine.terminals.open(await machine.guest.answering(), argv, window, term)
-
-    def _live(self, vm_id: str) -> Machine:
-        machine = self._machines.get(vm_id)
-        if machine is None or machine.gone.is_set():
-            raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", vm_id))
-        return machine
-
     def _turn(self, vm_id: str) -> asyncio.Lock:
         """Held while something is done to a VM; there for as long as it is held or waited for."""
         return self._turns.setdefault(vm_id, asyncio.Lock())
-
-    def _directory(self, vm_id: str) -> VmDirectory:
-        return VmDirectory(self._root, vm_id)
 
     def _observed(self, observation: ComputeObservation) -> None:
         if isinstance(observation, GuestPaused) and observation.reason == "internal-error":

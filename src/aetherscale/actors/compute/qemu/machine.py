@@ -15,13 +15,16 @@ from typing import Any, Final, NamedTuple
 
 from aetherscale.actors.compute.driver import Observe
 from aetherscale.actors.compute.model.effects import InitEnded, VmGone
+from aetherscale.actors.compute.qemu import programs, terminals
 from aetherscale.actors.compute.qemu.agent import AgentPort
 from aetherscale.actors.compute.qemu.cards import Cards
 from aetherscale.actors.compute.qemu.console import SerialLine
 from aetherscale.actors.compute.qemu.guest import Guest
 from aetherscale.actors.compute.qemu.identity import machine_uuid
 from aetherscale.actors.compute.qemu.layout import AGENT, INIT, QEMU_LOG, QMP, READY, RunRecord, VmDirectory
+from aetherscale.actors.compute.qemu.plugs import Plugs
 from aetherscale.actors.compute.qemu.ports import InitPort, ReadyPort
+from aetherscale.actors.compute.qemu.programs import Programs
 from aetherscale.actors.compute.qemu.reports import Chores, Reports
 from aetherscale.actors.compute.qemu.session import (
     CharDevice,
@@ -84,7 +87,9 @@ class Machine:
         self._tasks = tasks
         self._chores = Chores(tasks, f"VM {directory.vm_id}")
         self.guest = Guest(directory, record, self._execute, self._chores, self.reports)
-        self.terminals = Terminals(directory.vm_id, self._execute, self._give, tasks)
+        self._plugs = Plugs(directory.vm_id, self._execute, self._give)
+        self.terminals = Terminals(self._plugs, tasks)
+        self.programs = Programs(self._plugs, tasks)
         self.cards = Cards(self._execute, self._give)
         self._pidfd = pidfd
         self._why_killed = why_killed
@@ -169,7 +174,7 @@ class Machine:
         if self._ready_port is not None:
             self._ready_port.ask()
         devices = shaped(await self._execute("query-chardev"), list[CharDevice])
-        self._chores.begin("terminals", lambda: self.terminals.clear(devices))
+        self._chores.begin("ports", lambda: self._plugs.clear(devices, (terminals.ID, programs.ID)))
         for device in devices:
             if device.label == "agent" and device.frontend_open:
                 self.guest.agent_opened()
@@ -189,6 +194,7 @@ class Machine:
     def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
         if name == "VSERPORT_CHANGE" and not data.get("open"):
             self.terminals.port_closed(str(data.get("id")))
+            self.programs.port_closed(str(data.get("id")))
         if name == "DEVICE_DELETED":
             self.cards.card_gone(str(data.get("device")))
         self.guest.on_event(name, data)
@@ -211,6 +217,7 @@ class Machine:
     def _let_go(self) -> None:
         self.guest.forget()
         self.terminals.let_go()
+        self.programs.let_go()
         if self._monitor is not None:
             self._monitor.close()
         for port in (self.guest.agent, self._ready_port, self._init_port):

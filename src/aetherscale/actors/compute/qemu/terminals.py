@@ -2,8 +2,7 @@
 
     here ── socket ── QEMU ── port ── `script` in the guest ── pseudo-terminal ── the program
 
-The guest finds the port by its name, so sessions that begin at once do not mix; a port that is not read holds up who
-writes, so nothing is lost. The agent starts `script`, which makes the pseudo-terminal. Two marks that carry a token
+The agent starts `script`, which makes the pseudo-terminal. Two marks that carry a token
 of the session frame what the program writes: the first tells which terminal it has, the second its exit status.
 """
 
@@ -21,7 +20,8 @@ from typing import Final
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, Window
 from aetherscale.actors.compute.qemu.agent import AgentPort
-from aetherscale.actors.compute.qemu.session import Ask, CharDevice, Give, Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.plugs import LAST_WORDS_S, Plugs, begun_or_refused
+from aetherscale.actors.compute.qemu.session import Rejected, Unresponsive
 from aetherscale.actors.compute.qemu.terminalscripts import ON_TERMINAL, RESIZE, START, WATCHED, no_shell, refusal
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel.errors import Reason, Refused, Task
@@ -30,24 +30,19 @@ log = logging.getLogger(__name__)
 
 PREFIX: Final = "org.aetherscale.terminal."
 """How the names of the ports begin, which a guest sees."""
-_ID: Final = "terminal-"
+ID: Final = "terminal-"
+"""How their ids begin in QEMU."""
 START_LIMIT_S: Final = 30.0
 _HELP_LIMIT_S: Final = 10.0
 """For what a guest is asked beside: to set a size, and how a program has ended that was hung up."""
-_LAST_WORDS_S: Final = 5.0
-"""How long to wait for what a guest has written before something that came another way, and may have overtaken it."""
-_UNPLUG_TRIES: Final = 20
-_UNPLUG_PAUSE_S: Final = 0.05
 _PIECE_BYTES: Final = 16 * 1024
 
 
 class Terminals:
-    """Those of one guest. `give` hands a descriptor to QEMU; raises `Unresponsive` and `Rejected`."""
+    """Those of one guest."""
 
-    def __init__(self, vm_id: str, execute: Ask, give: Give, tasks: Tasks) -> None:
-        self._vm_id = vm_id
-        self._execute = execute
-        self._give = give
+    def __init__(self, plugs: Plugs, tasks: Tasks) -> None:
+        self._plugs = plugs
         self._tasks = tasks
         self._open: dict[str, GuestTerminal] = {}
 
@@ -61,9 +56,10 @@ class Terminals:
                 retryable=True,
             )
         token = secrets.token_hex(8)
+        self._plugs.reserve([ID + token])
         terminal = self._open[token] = GuestTerminal(token, self, agent, self._tasks)
         try:
-            await self._plug(token, terminal)
+            await terminal.connect(await self._plugs.plug(ID + token, PREFIX + token))
             async with asyncio.timeout(START_LIMIT_S):
                 await terminal.begin(argv, window, term)
         except TimeoutError:
@@ -71,7 +67,7 @@ class Terminals:
             raise Refused(
                 Reason.DEADLINE,
                 f"{argv[0]!r} has not begun within {START_LIMIT_S:g} s",
-                remedy=("is the guest busy, or does it hang? ", Task("vm", "console", self._vm_id)),
+                remedy=("is the guest busy, or does it hang? ", Task("vm", "console", self._plugs.vm_id)),
                 retryable=True,
             ) from None
         except (Unresponsive, Rejected, OSError) as silent:
@@ -84,54 +80,18 @@ class Terminals:
             raise
         return terminal
 
-    async def _plug(self, token: str, terminal: GuestTerminal) -> None:
-        """Give the VM one port more."""
-        ident = _ID + token
-        ours, theirs = socket.socketpair()
-        with theirs:
-            await terminal.connect(ours)
-            await self._give(theirs.fileno(), ident)
-        data = {"addr": {"type": "fd", "data": {"str": ident}}, "server": False}
-        await self._execute("chardev-add", id=ident, backend={"type": "socket", "data": data})
-        await self._execute(
-            "device_add", driver="virtserialport", id=ident, bus="ports.0", chardev=ident, name=PREFIX + token
-        )
-
     async def unplug(self, token: str) -> None:
         """Take a port out again, or what there is of it."""
-        ident = _ID + token
         try:
-            for command, name in (("closefd", "fdname"), ("device_del", "id")):
-                with suppress(Rejected):  # as where it was taken, or never plugged in
-                    await self._execute(command, **{name: ident})
-            for _ in range(_UNPLUG_TRIES):
-                try:
-                    await self._execute("chardev-remove", id=ident)
-                except Rejected as rejected:
-                    if "not found" in str(rejected):
-                        break
-                    # QEMU lets go of the device in its own time.
-                    await asyncio.sleep(_UNPLUG_PAUSE_S)
-                else:
-                    break
-        except Unresponsive as silent:
-            # The next node that connects to QEMU takes it out.
-            log.info("VM %s: a port stays plugged in: %s", self._vm_id, silent)
+            await self._plugs.unplug(ID + token)
         finally:
             self._open.pop(token, None)
 
     def port_closed(self, device: str) -> None:
         """The guest has let go of the port of this device."""
-        terminal = self._open.get(device.removeprefix(_ID))
+        terminal = self._open.get(device.removeprefix(ID))
         if terminal is not None:
             terminal.port_closed()
-
-    async def clear(self, devices: Sequence[CharDevice]) -> None:
-        """Take out what a node before this one has plugged in, which hangs up. Raises nothing."""
-        left = [device.label.removeprefix(_ID) for device in devices if device.label.startswith(_ID)]
-        for token in left:
-            if token not in self._open:
-                await self.unplug(token)
 
     def let_go(self) -> None:
         """The process is gone, or no longer ours to watch: what is open ends."""
@@ -175,17 +135,7 @@ class GuestTerminal:
             self._pid = await self._agent.start(outer)
         except Refused as not_started:
             raise no_shell(not_started) if not_started.reason is Reason.BAD_REQUEST else not_started from None
-        begun = self._tasks.spawn(self._first_mark(), "first mark")
-        refused = self._tasks.spawn(self._why_not(self._pid, argv[0]), "end of a terminal")
-        try:
-            await asyncio.wait({begun, refused}, return_when=asyncio.FIRST_COMPLETED)
-            if not begun.done() or begun.result() is None:
-                raise await refused
-            self._device = begun.result()
-        finally:
-            begun.cancel()
-            refused.cancel()
-            await asyncio.wait({begun, refused})
+        self._device = await begun_or_refused(self._tasks, self._first_mark(), self._why_not(self._pid, argv[0]))
 
     async def _first_mark(self) -> str | None:
         """Which terminal the program has; None where the VM has ended."""
@@ -204,7 +154,7 @@ class GuestTerminal:
         why = refusal(ended.stderr.decode(errors="replace").strip(), program)
         if why.retryable:
             # What a short program has written comes another way, and may come later.
-            await asyncio.sleep(_LAST_WORDS_S)
+            await asyncio.sleep(LAST_WORDS_S)
         self._pid = None
         return why
 
@@ -231,7 +181,7 @@ class GuestTerminal:
     async def _more(self) -> bytes:
         """The next piece; empty where there will be none."""
         try:
-            async with asyncio.timeout(_LAST_WORDS_S if self._has_port_closed else None) as self._patience:
+            async with asyncio.timeout(LAST_WORDS_S if self._has_port_closed else None) as self._patience:
                 return await self._reader.read(_PIECE_BYTES)
         except (OSError, TimeoutError):
             return b""
@@ -268,7 +218,7 @@ class GuestTerminal:
         self._has_port_closed = True
         if self._patience is not None and not self._patience.expired():
             with suppress(RuntimeError):  # as where nobody waits
-                self._patience.reschedule(asyncio.get_running_loop().time() + _LAST_WORDS_S)
+                self._patience.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_S)
 
     def let_go(self) -> None:
         """One of the two ends has gone."""

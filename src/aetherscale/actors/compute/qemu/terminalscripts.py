@@ -42,6 +42,8 @@ needed.
 ON_TERMINAL: Final = r"stty sane; stty iutf8 2> /dev/null; stty {size}; printf '\036%s+%s\036' {token} $(tty); exec "
 RESIZE: Final = 'stty rows "$1" cols "$2" < "$0"'
 
+NO_PORT: Final = ("its kernel has not found the port", "it needs the module virtio_console")
+"""What is wrong with a guest that sees no port, and what it needs."""
 _LACKS: Final = {
     "no-script": ("the guest has no `script` of util-linux", "bsdutils on Debian, util-linux-script on Fedora"),
     "no-stty": ("the guest has no `stty`", "coreutils"),
@@ -66,7 +68,7 @@ def refusal(word: str, program: str) -> Refused:
         hint = f"install it in the guest ({package}); a program runs without a terminal (-t)"
         return Refused(Reason.NOT_IMPLEMENTED, f"a program cannot have a terminal: {what}", remedy=hint)
     if word == "no-port":
-        what, hint = "its kernel has not found the port", "it needs the module virtio_console"
+        what, hint = NO_PORT
         return Refused(Reason.NOT_IMPLEMENTED, f"a program cannot have a terminal in this guest: {what}", remedy=hint)
     return Refused(
         Reason.UNAVAILABLE, f"{program!r} has not got a terminal in the guest: {word[-500:]}", retryable=True

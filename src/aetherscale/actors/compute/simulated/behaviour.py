@@ -21,7 +21,7 @@ class Behaviour(Struct, frozen=True):
     """When QEMU itself dies of SIGSEGV."""
     has_agent: bool = True
     has_terminals: bool = True
-    """Whether the guest has what a program on a terminal needs."""
+    """Whether the guest has what a program on a terminal, or with streams, needs."""
     unplug_s: float | None = 0.0
     """How long it takes to let go of a card; None: it has no driver for that."""
     is_unresponsive: bool = False

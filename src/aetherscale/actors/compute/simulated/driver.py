@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -13,8 +12,10 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
+    GuestFacts,
     LogRange,
     OnHost,
+    PipedProgram,
     Process,
     Terminal,
     Window,
@@ -44,11 +45,12 @@ from aetherscale.actors.compute.model.effects import (
 )
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import taken
-from aetherscale.actors.compute.readers import last_lines
+from aetherscale.actors.compute.readers import RECENT_BYTES, last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
 from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.hotplug import change_port
 from aetherscale.actors.compute.simulated.inits import SimulatedScripts
+from aetherscale.actors.compute.simulated.programs import SimulatedProgram, ended_program
 from aetherscale.actors.compute.simulated.requirements import require_bootable
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.actors.network.ports import Firewall, NoFirewall, NoPorts, VmPorts
@@ -240,9 +242,9 @@ class SimulatedDriver:
         if self._host.has_taken(forward, ""):
             raise taken(forward)
 
-    async def console(self, vm_id: str) -> Console:
+    async def console(self, vm_id: str, past_bytes: int = RECENT_BYTES) -> Console:
         """Attach to the serial line. Raises `Refused` (conflict) where the VM has no process."""
-        return self._live(vm_id).readers.attach()
+        return self._live(vm_id).readers.attach_with(past_bytes)
 
     def on_host(self, vm_id: str) -> OnHost:
         """Where the VM's files would be, and which process it is."""
@@ -283,7 +285,7 @@ class SimulatedDriver:
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:
         """Run a program, of which the guest knows a few. Raises `Refused` without agent."""
         self._agent(vm_id)
-        code, printed = _program(argv, stdin)
+        code, printed = ended_program(argv, stdin)
         return ExecResult(code, None, printed, b"", truncated=False)
 
     async def terminal(self, vm_id: str, argv: Sequence[str], window: Window, term: str) -> Terminal:
@@ -293,16 +295,35 @@ class SimulatedDriver:
             raise Refused(
                 Reason.NOT_IMPLEMENTED, "a program cannot have a terminal: the guest has no `script` of util-linux"
             )
-        if len(process.terminals) >= TERMINAL_LIMIT:
+        if len(process.sessions.terminals) >= TERMINAL_LIMIT:
             raise Refused(Reason.CONFLICT, f"the VM has {TERMINAL_LIMIT} terminals in use", retryable=True)
-        ended = None if argv[-1] == "sh" else _program(argv, b"")
-        terminal = SimulatedTerminal(window, term, process.terminals.discard)
-        process.terminals.add(terminal)
+        ended = None if argv[-1] == "sh" else ended_program(argv, b"")
+        terminal = SimulatedTerminal(window, term, process.sessions.terminals.discard)
+        process.sessions.terminals.add(terminal)
         if ended is None:
             terminal.prompt()
         else:
             terminal.run(*ended)
         return terminal
+
+    async def facts(self, vm_id: str) -> GuestFacts:
+        """What the guest says of itself. Raises `Refused` where the VM has no process."""
+        process = self._live(vm_id)
+        if not process.behaviour.has_agent or not process.is_ready:
+            return GuestFacts("absent")
+        return GuestFacts("answers", os="simulated", host_name="sim", addresses=[], load=[0.0, 0.0, 0.0], disks=[])
+
+    async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
+        """Start a program with its input and outputs as streams. Raises `Refused`."""
+        process = self._agent(vm_id)
+        if not process.behaviour.has_terminals:
+            raise Refused(Reason.NOT_IMPLEMENTED, "a program cannot have pipes in this guest: it has no `setsid`")
+        program = SimulatedProgram(
+            process.sessions.next_pid(), argv, process.sessions.programs.discard, has_input=has_input
+        )
+        if program.exit_code is None:
+            process.sessions.programs.add(program)
+        return program
 
     def _agent(self, vm_id: str) -> SimulatedProcess:
         process = self._live(vm_id)
@@ -315,23 +336,3 @@ class SimulatedDriver:
         if process is None:
             raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", vm_id))
         return process
-
-
-def _program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
-    """The status and the output of one of the programs that a guest knows. Raises `Refused`."""
-    name = re.sub(r"\A/(usr/)?bin/", "", argv[0])
-    known: dict[str, tuple[int, bytes]] = {
-        "echo": (0, " ".join(argv[1:]).encode() + b"\n"),
-        "cat": (0, stdin),
-        "true": (0, b""),
-        "false": (1, b""),
-        "uname": (0, b"Linux sim\n"),
-        "tar": (0, b""),
-    }
-    if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
-        known["sh"] = int(asked[1]) % 256, b""
-    if name not in known:
-        raise Refused(
-            Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: no such program", field="command"
-        )
-    return known[name]

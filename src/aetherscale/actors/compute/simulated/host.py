@@ -34,7 +34,7 @@ from aetherscale.actors.compute.ports import missing_switch
 from aetherscale.actors.compute.readers import Readers
 from aetherscale.actors.compute.simulated.behaviour import Behaviour as Behaviour
 from aetherscale.actors.compute.simulated.inits import GuestDisk, InitRun
-from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
+from aetherscale.actors.compute.simulated.programs import GuestSessions
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.fault import Fault
 
@@ -74,7 +74,7 @@ class SimulatedProcess:
         self.is_ready = False
         self.paused: PauseReason | None = None
         self.readers = Readers(self._typed)
-        self.terminals: set[SimulatedTerminal] = set()
+        self.sessions = GuestSessions()
         self._host = host
         self._line = bytearray()
         self._ended_as: GuestEnded | None = None
@@ -158,7 +158,7 @@ class SimulatedProcess:
         self.gone.set()
         self.guest_ended.set()
         self.readers.end()
-        self._hang_up()
+        self.sessions.hang_up()
         if not self.is_asked_to_go:
             self.report(VmGone(self.vm_id, self.run, *self.exit))
 
@@ -177,12 +177,8 @@ class SimulatedProcess:
         self.observe = None
         self.is_child = False
         self.readers.end()
-        self._hang_up()
+        self.sessions.hang_up()
         self.readers = Readers(self._typed, self.readers.recent)
-
-    def _hang_up(self) -> None:
-        for terminal in tuple(self.terminals):
-            terminal.hang_up()
 
     def write(self, data: bytes) -> None:
         """The guest writes to its serial line."""

@@ -12,6 +12,7 @@ import pytest
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, ExecResult, Window
 from aetherscale.actors.compute.qemu import terminals as module
+from aetherscale.actors.compute.qemu.plugs import Plugs
 from aetherscale.actors.compute.qemu.session import Rejected
 from aetherscale.actors.compute.qemu.terminals import GuestTerminal, Terminals
 from aetherscale.bus.refusals import CODES, hint
@@ -88,7 +89,7 @@ class Qemu:
 class World:
     def __init__(self) -> None:
         self.agent, self.qemu, self.tasks = Agent(), Qemu(), Tasks("test")
-        self.terminals = Terminals("vm", self.qemu.execute, self.qemu.give, self.tasks)
+        self.terminals = Terminals(Plugs("vm", self.qemu.execute, self.qemu.give), self.tasks)
 
     async def open(self) -> GuestTerminal:
         return await self.terminals.open(self.agent, ["sh"], SIZE, "xterm")  # type: ignore[arg-type]
@@ -192,7 +193,7 @@ async def test_an_agent_that_has_fallen_silent_is_not_waited_for(guest: World) -
 async def test_a_port_that_is_closed_without_a_status_ends_after_its_last_words(
     guest: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(module, "LAST_WORDS_S", 0.05)
     terminal = await guest.begun()
     reading = asyncio.ensure_future(whole(terminal))
     await asyncio.sleep(0)

@@ -112,9 +112,11 @@ async def test_who_attaches_gets_the_recent_past_of_this_run_and_no_more(directo
     qemu.say(b"run 2\n")
     await qemu.written(b"run 2\n")
     assert qemu.line.attach().past_bytes == 6
+    assert qemu.line.attach(1 << 20).past_bytes == 6, "no other run is told"
+    assert qemu.line.attach(0).past_bytes == 0
     qemu.say(numbers(0, 2000))
     await qemu.written(numbers(1999, 2000))
-    late = qemu.line.attach()
+    late = qemu.line.attach(100)
     assert late.past_bytes == 100
     await qemu.end()
     assert await rest(late) == numbers(0, 2000)[-100:]

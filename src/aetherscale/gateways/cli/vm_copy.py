@@ -1,0 +1,132 @@
+"""`vm copy`: one file from here into a guest, or from a guest to here.
+
+The bytes are the streams of a program in the guest (`guestprogram.py`). No copy is taken for whole before its digest
+has been compared, and what was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from aetherscale.bus.bus import BusUnavailable
+from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
+from aetherscale.gateways.cli.guestprogram import GuestProgram
+from aetherscale.gateways.cli.output import PlainProgress, Progress
+from aetherscale.gateways.cli.place import start
+from aetherscale.gateways.cli.work import suggesting
+
+SHORT_S: Final = 30.0
+LONG_S: Final = 3600.0
+"""For what reads all of a file in the guest."""
+MOST_SAID: Final = 500
+"""How much is told of what a guest complains of."""
+STEP_S: Final = 0.5
+_MIB: Final = 1024 * 1024
+
+Advance = Callable[[int], None]
+"""So many bytes of the file are where they shall be."""
+
+
+class Place(NamedTuple):
+    """One side of a copy; `vm` is "" for a file here."""
+
+    vm: str
+    path: str
+
+
+def copy(context: Context) -> None:
+    """Copy one file."""
+    from aetherscale.gateways.cli.copyfrom import copy_from
+    from aetherscale.gateways.cli.copyto import copy_to
+
+    source, target = place_of(context.values["SOURCE"]), place_of(context.values["TARGET"])
+    if bool(source.vm) == bool(target.vm):
+        got = "two files here" if not source.vm else "two VMs"
+        raise bad_usage(
+            f"vm copy: got {got}, expected a file here and one of a VM",
+            "aetherscale vm copy FILE NAME:/path, or: aetherscale vm copy NAME:/path FILE",
+        )
+    vm = source.vm or target.vm
+    began_s = time.monotonic()
+    try:
+        with context.out.progress(vm) as progress, suggesting(context, "vm", vm):
+            done = (copy_to if target.vm else copy_from)(context, source, target, progress)
+    except KeyboardInterrupt:
+        failure = Failure(500, "vm copy: interrupted", hint="the same command goes on where this one was")
+        failure.is_interrupt = True
+        raise failure from None
+    except BusUnavailable as away:
+        what = f"the connection to the node was lost: {away}"
+        raise Failure(503, what, hint=start(context.settings), status=NO_NODE) from None
+    took_s = time.monotonic() - began_s
+    if context.out.json:
+        context.out.value({**done, "seconds": round(took_s, 3)})
+    else:
+        size_bytes = int(done["size-bytes"])
+        went_on = f", {_mib(int(done['resumed-bytes']))} of them before" if done["resumed-bytes"] else ""
+        context.out.line(f"{done['target']}: {_mib(size_bytes)} in {took_s:.1f} s{went_on}")
+
+
+def place_of(text: str) -> Place:
+    """`NAME:/path` is in a guest; a path with a slash before the colon is here. Raises `Failure`."""
+    found = re.fullmatch(r"([^/:]+):(.*)", text, re.DOTALL)
+    if found is None:
+        return Place("", text)
+    name, path = found[1], found[2]
+    if not path.startswith("/") or "\0" in path:
+        raise bad_usage(f"vm copy: got {text!r}, expected a path in the guest that begins with /", f"{name}:/root/")
+    return Place(name, path)
+
+
+def run(context: Context, vm: str, script: str, *arguments: str, timeout_s: float = SHORT_S) -> str:
+    """The one line that a script in the guest answers. Raises `Failure`."""
+    options = {"vm-id": vm, "command": ["sh", "-c", script, "sh", *arguments], "timeout-s": timeout_s}
+    said = context.client.result("compute", "exec-vm", options, timeout_s=timeout_s + 10)
+    if said["exit-code"] != 0:
+        raise complaint(str(said["stderr"]))
+    return str(said["stdout"])[:MOST_SAID].removesuffix("\n")
+
+
+def complaint(said: str) -> Failure:
+    """The failure of a script in a guest, in the guest's words."""
+    words = " ".join(said.split())[:MOST_SAID]
+    return Failure(500, f"vm copy: the guest could not do it: {words or 'it did not say why'}")
+
+
+def unfinished(program: GuestProgram, vm: str) -> Failure:
+    """The failure of a copy whose program was lost on the way."""
+    what = "the VM has ended, or its node does" if program.has_ended else "it has not ended"
+    return Failure(
+        503,
+        f"vm copy: the copy was cut off: {what}",
+        hint=f"aetherscale vm show {vm}; the same command goes on where this one was",
+    )
+
+
+def advancing(progress: Progress, size_bytes: int, done_bytes: int) -> Advance:
+    """Shows how far a copy is: often on a terminal, each tenth elsewhere."""
+    began_s = last_s = time.monotonic()
+    first_bytes = done_bytes
+    last_tenth = -1
+
+    def advance(now_bytes: int) -> None:
+        nonlocal last_s, last_tenth
+        now_s = time.monotonic()
+        tenth = 10 * now_bytes // max(1, size_bytes)
+        is_due = tenth > last_tenth if isinstance(progress, PlainProgress) else now_s - last_s >= STEP_S
+        if not is_due:
+            return
+        last_s, last_tenth = now_s, tenth
+        rate = (now_bytes - first_bytes) / max(1e-3, now_s - began_s)
+        left = f", {(size_bytes - now_bytes) / rate:.0f} s left" if rate and now_bytes < size_bytes else ""
+        progress.step("copying", f"{_mib(now_bytes)} of {_mib(size_bytes)}, {_mib(int(rate))}/s{left}")
+
+    return advance
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:.1f} MiB" if size_bytes >= _MIB else f"{size_bytes} bytes"
