@@ -36,7 +36,7 @@ from aetherscale.kernel.messages import Envelope, Event, Recorded, event_id, spl
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.registry import Aggregate, Registry, advance, apply
 from aetherscale.kernel.replies import Chunk, status
-from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservation, Seen, changes
+from aetherscale.kernel.reservations import Seen
 from aetherscale.kernel.subjects import DEFAULT_TENANT
 from aetherscale.kernel.wire import decode
 from aetherscale.runtime.asked import no_such_task
@@ -46,6 +46,8 @@ from aetherscale.runtime.mailboxes import Mailboxes
 from aetherscale.runtime.narration import Narrator
 from aetherscale.runtime.ontheway import OnTheWay
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
+from aetherscale.runtime.reserving import reservations
+from aetherscale.runtime.trying import require_revision, tried
 from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
 
@@ -145,6 +147,9 @@ class Actor(Generic[S, M]):
             target = self._target(command, options, call)
         except Refused as refused:
             return self._answer_gone(command, options, call, refused)
+        if call.dry_run:
+            deciding = self._mailboxes.post(target, lambda: self._tried(command, options, call, target), bounded=True)
+            return tried(deciding, self._kind, target)
         change = self._watches.follow(target)
         job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target), bounded=True)
         return self._answer(job, change, call)
@@ -184,6 +189,7 @@ class Actor(Generic[S, M]):
             aggregate = self.registry.aggregates.get(target)
             sight = Sight(self._world, self._kind, target)
             try:
+                require_revision(aggregate, call)
                 envelope = self._meant(command.prepare(options, call, target, sight), call)
                 decided = self._decide(aggregate, envelope)
             except Refused as refused:
@@ -205,6 +211,13 @@ class Actor(Generic[S, M]):
                     Reason.STORAGE_FULL, f"nothing was done: {full}", retryable=True, remedy=Task("doctor")
                 ) from None
         raise Refused(Reason.UNAVAILABLE, f"{target} changes too quickly; nothing was done", retryable=True)
+
+    async def _tried(self, command: Command[S, M], options: Any, call: Call, target: str) -> Sequence[Event]:
+        """Decide on a command, and record nothing. What would be made on the way first is refused."""
+        aggregate = self.registry.aggregates.get(target)
+        require_revision(aggregate, call)
+        sight = Sight(self._world, self._kind, target)
+        return self._decide(aggregate, self._meant(command.prepare(options, call, target, sight), call))
 
     async def _told(self, aggregate_id: str, message: M, effect: Effect | None = None) -> None:
         """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""
@@ -267,7 +280,7 @@ class Actor(Generic[S, M]):
             stream = stream_name(self._kind, target)
             state = aggregate.state if aggregate else None
             writes.append(Write(stream, aggregate.version if aggregate else 0, tuple(decided)))
-            writes.extend(self._reservations(target, state, decided, envelope))
+            writes.extend(reservations(self.component, self.registry, target, state, decided, envelope))
             writes.extend(Write(each.stream, each.version, ()) for each in seen)
         elif digest is None:
             assert aggregate is not None
@@ -284,25 +297,6 @@ class Actor(Generic[S, M]):
                 own.append((each, aggregate))
         assert aggregate is not None
         return Handled(tuple(own) or ((None, aggregate),))
-
-    def _reservations(
-        self, target: str, state: S | None, decided: Sequence[Event], envelope: Envelope[M]
-    ) -> list[Write]:
-        """The reservations that the events take and release, each key in its stream."""
-        reserved: dict[str, list[Reservation]] = {}
-        held: Sequence[Holding] = () if state is None else self.component.holds(state)
-        for event in decided:
-            state = self.component.kind.evolve(state, event, envelope.at_us)
-            before, held = held, self.component.holds(state)
-            for stream, each in changes(self._kind, target, envelope.tenant, before, held):
-                reserved.setdefault(stream, []).append(each)
-        return [Write(stream, self._expected(stream, each[0]), tuple(each)) for stream, each in reserved.items()]
-
-    def _expected(self, stream: str, reservation: Reservation) -> int | None:
-        """The version at which a reservation is made: a shared one at any."""
-        if isinstance(reservation, USE_EVENTS):
-            return None
-        return self.registry.holders.get(stream, FREE).version
 
     # --- pending effects -----------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from aetherscale.actors.compute.model.commands import (
 )
 from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
 from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.ends import ENDS
 from aetherscale.actors.compute.model.lifecycle import LIFECYCLE
 from aetherscale.actors.compute.model.presentation import (
     VM_KIND,
@@ -143,13 +144,14 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     offers={HOST_LIMITS: lambda driver: driver.limits, HOST_PORTS: lambda driver: driver},
     queries={
         "vm-info": Query(VmOptions, ComputeService.info),
-        "vm-logs": Query(LogsOptions, ComputeService.logs),
-        "exec-vm": Query(ExecOptions, ComputeService.execute),
-        "vm-console": Query(ConsoleOptions, ComputeService.console),
-        "vm-terminal": Query(TerminalOptions, ComputeService.terminal),
-        "console-input": Query(ConsoleInputOptions, ComputeService.typed),
+        "vm-logs": Query(LogsOptions, ComputeService.logs, streams=True),
+        "exec-vm": Query(ExecOptions, ComputeService.execute, acts=True),
+        "vm-console": Query(ConsoleOptions, ComputeService.console, acts=True, streams=True),
+        "vm-terminal": Query(TerminalOptions, ComputeService.terminal, acts=True, streams=True),
+        "console-input": Query(ConsoleInputOptions, ComputeService.typed, acts=True),
         "list-forwards": Query(ListForwardsOptions, ComputeService.forwards, under=FIREWALL_COMPONENT),
     },
+    ends=ENDS,
     concurrency={effects.BootVm: BOOTS_AT_ONCE},
     suspicious=(events.VmStepFailed,),
     counts={"vms": lambda vm: True, "vms-running": lambda vm: vm.observed in LIVING},

@@ -141,5 +141,10 @@ COMPONENT: Final[Component[Image, ImagesMessage]] = Component(
     open_driver=_open_driver,
     open_simulated=_open_simulated,
     offers={IMAGE_FILES: lambda driver: driver},
+    ends={
+        events.ImageImportRequested: is_ready,
+        events.ImageBuildRequested: is_ready,
+        events.ImageDeleteRequested: is_deleted,
+    },
     needs=_needs,
 )

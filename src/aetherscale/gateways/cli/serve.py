@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import later_version
 from aetherscale.gateways.cli.grammar import Command, Option
 from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.views import count
@@ -15,8 +14,6 @@ REFUSALS = ("the server ", "the account ")
 
 
 def _serve(context: Context) -> None:
-    if context.values["http"] is not None:
-        raise later_version("serve --http", "use NATS or the command line")
     out = context.out
     if context.parsed.is_default and not out.json:
         out.line("no command was given, so this runs a node; aetherscale --help lists the commands")
@@ -32,6 +29,7 @@ def _serve(context: Context) -> None:
                     "trouble": ready.trouble,
                     "vms": ready.counts.get("vms", 0),
                     "head": ready.head,
+                    **ready.doors,
                     **ready.notes,
                 }
             )
@@ -48,7 +46,7 @@ def _serve(context: Context) -> None:
                     f"{ready.state_dir}, {count(ready.head, 'event')}, {count(vms, 'virtual machine')}",
                 ),
                 ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
-                ("http", "not in this version"),
+                *(ready.doors or {"http": "closed, as --no-http says"}).items(),
                 *ready.notes.items(),
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
@@ -99,8 +97,8 @@ SERVE = Command(
             "private networks, separated by commas, from which images may be downloaded, like 10.0.0.0/8",
             "NETWORKS",
         ),
-        Option("http", "not in this version", "HOST:PORT"),
-        Option("no-http", "has no effect: this version has no HTTP"),
+        Option("http", "where HTTP is open, on the loopback; 127.0.0.1:8470 if not given", "HOST:PORT"),
+        Option("no-http", "open no HTTP, on no port and no socket"),
     ),
     examples=(
         "aetherscale",
