@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from aetherscale.bus.refusals import CODES
+from aetherscale.gateways.http.problems import TITLES
 from aetherscale.kernel.errors import Reason
 from tools.promises import ROOT, has_test
 
@@ -170,8 +171,12 @@ def _codes_of(trees: Iterable[ast.AST], word: str, *scopes: type[ast.AST]) -> fr
 
 def _codes_in(nodes: Iterable[ast.AST]) -> Iterator[int]:
     for node in nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused" and node.args:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
             reason = node.args[0]
+            if node.func.id == "HttpError" and isinstance(reason, ast.Constant):
+                yield TITLES[str(reason.value)][0]
+            if node.func.id != "Refused":
+                continue
             if isinstance(reason, ast.Attribute) and isinstance(reason.value, ast.Name) and reason.value.id == "Reason":
                 yield CODES[Reason[reason.attr]]
 

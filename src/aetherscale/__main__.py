@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AsyncExitStack
     from pathlib import Path
 
     from aetherscale.gateways.cli.program import BridgeAsked, BridgeTask, Program, Ready, Step
@@ -184,7 +185,7 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run_node(components(), settings, ready))
+            runner.run(run_node(components(), settings, ready, doors=[_Http()] if settings.http else []))
     except Locked as error:
         raise Refused(Reason.CONFLICT, f"serve: {error}") from error
     except (StoreError, EmbeddedServerError) as error:
@@ -208,6 +209,29 @@ def _serve(settings: Settings, on_ready: Callable[[Ready], None]) -> None:
         raise Refused(Reason.INTERNAL, f"serve: {shortage.THREADS}", remedy=shortage.MORE_THREADS) from error
     except ValueError as error:
         raise Refused(Reason.BAD_REQUEST, str(error)) from error
+
+
+class _Http:
+    """HTTP as a door of the node, whose code is loaded while the node waits for its broker."""
+
+    def __init__(self) -> None:
+        self._door: Any = None
+
+    def prepare(self) -> None:
+        """As in `Door`."""
+        from aetherscale.gateways.http.door import HttpDoor
+
+        self._door = HttpDoor()
+
+    async def open(self, inside: Any, settings: Settings, stack: AsyncExitStack) -> Mapping[str, str]:
+        """As in `Door`."""
+        opened: Mapping[str, str] = await self._door.open(inside, settings, stack)
+        return opened
+
+    @property
+    def trouble(self) -> str:
+        """As in `Door`."""
+        return str(self._door.trouble) if self._door is not None else ""
 
 
 def _allow_open_files() -> None:

@@ -1,8 +1,8 @@
 """Writes pages of docs/ from the code: `python -m aetherscale.docs [--check] [DIRECTORY]`.
 
 All of events.md, states.md and subjects.md is made. Of cli.md the sections are that the grammar of the command line
-says; those around them are written by hand. With `--check` nothing is written; the exit status is 1 where a page is not
-what it would be.
+says, of http.md the table of routes; those around them are written by hand. With `--check` nothing is written; the exit
+status is 1 where a page is not what it would be.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from aetherscale.debugger.events import catalogue, types_of
 from aetherscale.debugger.fields import Field, fields_of, parts_of
 from aetherscale.gateways.cli import reference
 from aetherscale.gateways.cli.tree import ENTRIES
+from aetherscale.gateways.http.routes import table
 from aetherscale.kernel import subjects
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.messages import Event
@@ -42,6 +43,7 @@ ABOUT_ERRORS: Final = {
     403: ("the caller may not do this", "1"),
     404: ("no such object, task or component", "3"),
     409: ("the request does not fit the present state, or the key was used for another request", "1"),
+    412: ("the object has changed since the caller saw it; only over HTTP, by `If-Match`", "1"),
     413: ("the message is too large", "2"),
     500: ("the host could not carry out the request, or the node made a mistake", "1"),
     501: ("this version does not have the feature", "1"),
@@ -187,6 +189,7 @@ def pages() -> dict[str, str]:
         "states.md": _page(statespage.lines(components(), MADE)),
         "subjects.md": _page(_subjects()),
         "cli.md": with_sections(by_hand, reference.sections(ENTRIES)),
+        "http.md": with_sections((DOCS / "http.md").read_text(), {"Routes": list(_routes())}),
     }
 
 
@@ -254,6 +257,14 @@ def _subjects() -> Iterator[str]:
     yield from ("", "## Views")
     for struct in _with_parts(_views()):
         yield from _struct(struct)
+
+
+def _routes() -> Iterator[str]:
+    """The table of routes."""
+    yield from ("| route | task | about |", "| --- | --- | --- |")
+    for row in table():
+        task = f"[{row.task}](subjects.md#{row.task})" if row.task else ""
+        yield f"| `{row.method} {row.template}` | {task} | {row.about} |"
 
 
 def _views() -> Iterator[type[Struct]]:

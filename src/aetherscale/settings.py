@@ -17,6 +17,7 @@ Flags stand over the environment over a file over defaults:
     --supervisor     AETHERSCALE_SUPERVISOR    supervisor           auto
     --allow-unisolated  AETHERSCALE_ALLOW_UNISOLATED  allow-unisolated  false
     --cache-dir      AETHERSCALE_CACHE_DIR     cache-dir            cache in the state directory
+    --http, --no-http  AETHERSCALE_HTTP       http                 127.0.0.1:8470; "none" for no HTTP
     --stream-max-bytes  AETHERSCALE_STREAM_MAX_BYTES  stream-max-bytes  1G
     --image-dirs     AETHERSCALE_IMAGE_DIRS    image-dirs           none
     --image-networks AETHERSCALE_IMAGE_NETWORKS image-networks      none
@@ -39,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from msgspec import Struct
 
 from aetherscale import places
+from aetherscale.httpaddress import HTTP, NO_HTTP, HttpAddress, http_address
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import DEVICE_NAME_RULE, NAME_RULE, is_device_name, is_name, name_like
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
@@ -54,25 +56,10 @@ Supervision = Literal["auto", "systemd", "detached"]
 SUPERVISORS: tuple[Supervision, ...] = ("auto", "systemd", "detached")
 
 NAMES = (
-    "state-dir",
-    "node",
-    "nats",
-    "nats-creds",
-    "nats-nkey",
-    "nats-token-file",
-    "tenant",
-    "accelerator",
-    "supervisor",
-    "allow-unisolated",
-    "cache-dir",
-    "stream-max-bytes",
-    "image-dirs",
-    "image-networks",
-    "image-catalogue",
-    "public-bridge",
-    "simulated",
-    "run-dir",
-)
+    "state-dir", "node", "nats", "nats-creds", "nats-nkey", "nats-token-file", "tenant", "accelerator", "supervisor",
+    "allow-unisolated", "cache-dir", "http", "stream-max-bytes", "image-dirs", "image-networks", "image-catalogue",
+    "public-bridge", "simulated", "run-dir",
+)  # fmt: skip
 """The settings that flags, the environment and the file share."""
 
 PUBLIC_BRIDGE = "br0"
@@ -102,6 +89,8 @@ class Settings(Struct, frozen=True):
     """An outside NATS server; None for one of our own on loopback. May have a password or a token in it."""
     nats_files: Mapping[str, str] = {}
     """Where its credentials are kept: `creds`, `nkey` or `token-file`, with the path."""
+    http: HttpAddress | None = None
+    """Where the node takes requests over HTTP; None for nowhere."""
     stream_max_bytes: int = STREAM_MAX_BYTES
     """The most bytes of the copy of the log on the NATS server; beyond it the oldest events go first."""
     accelerator: Accelerator = "auto"
@@ -141,6 +130,8 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     Raises `Refused` (400) that names the setting, where it stands, and what it should be.
     """
     given = dict(_from_file(flags.get("config"), environ))
+    if flags.get("no-http"):
+        flags = {**flags, "http": NO_HTTP}
     for name in NAMES:
         variable = _PREFIX + name.upper().replace("-", "_")
         for known in (_OTHER_NAMES.get(variable, variable), variable):
@@ -160,6 +151,7 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
         nats_files=_nats_files(given, nats_url),
         accelerator=_one_of(given, "accelerator", ACCELERATORS),
         supervisor=_one_of(given, "supervisor", SUPERVISORS),
+        http=http_address(_text(given, "http") or HTTP, given.get("http", ("", ""))[1]),
         stream_max_bytes=_stream_max_bytes(given),
         image_dirs=tuple(Path(os.path.abspath(each)) for each in _list(given, "image-dirs", ":")),
         image_networks=_networks(given),

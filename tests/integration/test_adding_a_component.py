@@ -5,6 +5,7 @@ Nothing but its folder, its name and its file of the command line is added; the 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from aetherscale.bus.blocking import connect
@@ -64,7 +66,13 @@ class Program:
 
     def __init__(self, tree: Path, state_dir: Path) -> None:
         self.state_dir = state_dir
-        self._env = {**os.environ, "PYTHONPATH": str(tree / "src"), "PYTHONWARNINGS": "error", "COLUMNS": "120"}
+        self._env = {
+            **os.environ,
+            "PYTHONPATH": str(tree / "src"),
+            "PYTHONWARNINGS": "error",
+            "COLUMNS": "120",
+            "AETHERSCALE_HTTP": "127.0.0.1:0",
+        }
         self._command = [sys.executable, "-m", "aetherscale", "--state-dir", str(state_dir)]
 
     def run(self, *words: str, status: int = 0) -> str:
@@ -193,6 +201,24 @@ def test_it_is_a_service_and_its_tasks_are_told(program: Program) -> None:
 
 
 @pytest.mark.integration
+def test_it_has_routes_over_http(program: Program) -> None:
+    async def ask() -> None:
+        transport = httpx.AsyncHTTPTransport(uds=str(program.state_dir / "http.sock"))
+        async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=PATIENCE_S) as client:
+            headers = {"Idempotency-Key": "k"}
+            made = await client.post("/v1/volumes?wait=30", json={"name": "web", "image": "base"}, headers=headers)
+            assert (made.status_code, made.json()["name"]) == (201, "web")
+            assert (await client.get("/v1/operations/k")).json()["status"] == "done"
+            assert (await client.get("/v1/volumes/web")).json() == made.json()
+            document = (await client.get("/v1/openapi.json")).json()
+            assert {"get", "delete"} == document["paths"]["/v1/volumes/{volume}"].keys()
+            assert "VolumeView" in document["components"]["schemas"]
+            assert (await client.delete("/v1/volumes/web?wait=30")).status_code == 200
+
+    asyncio.run(ask())
+
+
+@pytest.mark.integration
 def test_its_name_is_its_own_and_its_image_stays_for_as_long_as_it_does(program: Program) -> None:
     program.run("volume", "create", "one", "--image", "base")
     assert "a volume named 'one' exists already" in program.run("volume", "create", "one", "--image", "base", status=1)
@@ -234,3 +260,4 @@ def test_the_generated_pages_tell_of_it(tree: Path, tmp_path: Path) -> None:
     assert "### create-volume" in subjects
     assert "aetherscale volume create" in (tmp_path / "cli.md").read_text()
     assert "### VolumeView" in subjects
+    assert "| `POST /v1/volumes` |" in (tmp_path / "http.md").read_text()

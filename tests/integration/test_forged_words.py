@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aetherscale.__main__ import program
+from aetherscale.bus.admission import Admission
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.heartbeat import Heartbeat
@@ -56,7 +57,7 @@ class World:
         await self.server.start()
         self.node, self.stranger = await self.connect("node"), await self.connect("stranger")
         self.ingress = Ingress(
-            self.node, {"compute": self._serve}, node="n1", owners={}, clock=clock, new_id=lambda: "id",
+            self.node, Admission({"compute": self._serve}), node="n1", owners={}, clock=clock, new_id=lambda: "id",
             keepalive_s=0.05,
         )  # fmt: skip
         await self.ingress.start()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aetherscale.bus.admission import Admission
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.ingress import Ingress
 from aetherscale.bus.nats import NatsBus
@@ -53,7 +54,7 @@ class Node:
         self.bus = NatsBus(lambda: server.endpoint, name=name, clock=clock)
         self.calls = 0
         self.ingress = Ingress(
-            self.bus, {"compute": self.serve}, node=name, owners={"vm": "compute"}, clock=clock,
+            self.bus, Admission({"compute": self.serve}), node=name, owners={"vm": "compute"}, clock=clock,
             new_id=lambda: os.urandom(8).hex(),
         )  # fmt: skip
         self.services = Services(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aetherscale.bus.admission import Admission
 from aetherscale.bus.bus import Incoming
 from aetherscale.bus.ingress import Ingress
 from aetherscale.bus.memory import MemoryBroker
@@ -83,14 +84,19 @@ class Node:
         self.caller = self.broker.connect(clock)
         self.bus = self.broker.connect(clock)
         ids = iter(range(1, 1000))
+        bounds = {"max_open_streams": options.pop("max_open_streams")} if "max_open_streams" in options else {}
+        admission = Admission(
+            {"compute": self.component},
+            lambda component, task, seconds, error: self.counted.append((component, task, error)),
+            **bounds,
+        )
         self.ingress = Ingress(
             self.bus,
-            {"compute": self.component},
+            admission,
             node="n1",
             owners={"vm": "compute"},
             clock=clock,
             new_id=lambda: f"id-{next(ids)}",
-            count=lambda component, task, seconds, error: self.counted.append((component, task, error)),
             **options,
         )
 

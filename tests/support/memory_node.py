@@ -96,6 +96,8 @@ class MemoryNode:
         deadline_us: int | None = None,
         object_id: str = "",
         legacy: bool = False,
+        revisions: tuple[str, ...] = (),
+        dry_run: bool = False,
     ) -> Sequence[Chunk]:
         """All chunks of an answer, in the form that they have on the wire."""
         assert self.node is not None
@@ -111,6 +113,8 @@ class MemoryNode:
             deadline_us=deadline_us,
             object_id=object_id,
             legacy=legacy,
+            revisions=revisions,
+            dry_run=dry_run,
         )
         chunks: list[Chunk] = []
         try:

@@ -64,6 +64,8 @@ class RunningNode:
             "AETHERSCALE_IMAGE_DIRS": str(self.state_dir.parent),
             "AETHERSCALE_IMAGE_NETWORKS": "127.0.0.0/8",
             "AETHERSCALE_NODE": self.name,
+            # Any port that is free: many nodes are on this host at one time.
+            "AETHERSCALE_HTTP": "127.0.0.1:0",
             "AETHERSCALE_ACCELERATOR": "tcg",
             # Whoever runs the tests may be no root; the guests are our own.
             "AETHERSCALE_ALLOW_UNISOLATED": "1",

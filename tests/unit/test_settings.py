@@ -34,7 +34,7 @@ class TestPrecedence:
     def test_every_setting_can_stand_in_every_place(self, file: Path) -> None:
         file.write_text(
             'state-dir = "/s"\nnode = "n"\nnats = "nats://h"\ntenant = "t"\naccelerator = "tcg"\nsimulated = true\n'
-            'stream-max-bytes = "64M"\n'
+            'stream-max-bytes = "64M"\nhttp = "[::1]:80"\n'
             'cache-dir = "/c"\n'
             'image-dirs = ["/i", "/j/k"]\nimage-networks = ["10.0.0.0/8", "::1/128"]\n'
             'public-bridge = "lan"\n'
@@ -48,6 +48,7 @@ class TestPrecedence:
             AETHERSCALE_ACCELERATOR="tcg",
             AETHERSCALE_SIMULATED="yes",
             AETHERSCALE_STREAM_MAX_BYTES="67108864",
+            AETHERSCALE_HTTP="[::1]:80",
             AETHERSCALE_CACHE_DIR="/c",
             AETHERSCALE_IMAGE_DIRS="/i:/j/k/",
             AETHERSCALE_IMAGE_NETWORKS="10.0.0.0/8, ::1",
@@ -62,6 +63,7 @@ class TestPrecedence:
                 "accelerator": "tcg",
                 "simulated": True,
                 "stream-max-bytes": "64MiB",
+                "http": "[::1]:80",
                 "cache-dir": "/c",
                 "image-dirs": "/i:/j/k",
                 "image-networks": "10.0.0.0/8,::1/128",
@@ -73,6 +75,39 @@ class TestPrecedence:
         assert [str(network) for network in from_file.image_networks] == ["10.0.0.0/8", "::1/128"]
         assert from_file.nats_url == "nats://h"
         assert from_file.stream_max_bytes == 64 * 1024**2
+        assert str(from_file.http) == "[::1]:80"
+
+    def test_http_is_open_on_the_loopback_unless_it_is_closed(self) -> None:
+        assert str(load().http) == "127.0.0.1:8470"
+        assert str(load({"http": "localhost:0"}).http) == "127.0.0.1:0"
+        assert str(load({"http": "127.255.3.4:65535"}).http) == "127.255.3.4:65535"
+        assert load({"no-http": True}, AETHERSCALE_HTTP="127.0.0.1:1").http is None
+        assert load({"no-http": True, "http": "127.0.0.1:1"}).http is None
+        assert load(AETHERSCALE_HTTP="none").http is None
+
+    @pytest.mark.parametrize(
+        ("http", "reason"),
+        [
+            ("0.0.0.0:8470", Reason.NOT_IMPLEMENTED),
+            ("[::]:8470", Reason.NOT_IMPLEMENTED),
+            ("[fe80::1]:8470", Reason.NOT_IMPLEMENTED),
+            ("10.0.0.1:8470", Reason.NOT_IMPLEMENTED),
+            ("127.0.0.1.evil.example:8470", Reason.NOT_IMPLEMENTED),
+            ("127.0.0.256:8470", Reason.NOT_IMPLEMENTED),
+            ("host:8470", Reason.NOT_IMPLEMENTED),
+            ("127.0.0.1", Reason.BAD_REQUEST),
+            ("127.0.0.1:", Reason.BAD_REQUEST),
+            ("127.0.0.1:65536", Reason.BAD_REQUEST),
+            ("::1:8470", Reason.BAD_REQUEST),
+            (":8470", Reason.BAD_REQUEST),
+            ("http://127.0.0.1:8470", Reason.BAD_REQUEST),
+            ("127.0.0.1:8470\n", Reason.BAD_REQUEST),
+        ],
+    )
+    def test_http_is_open_nowhere_else(self, http: str, reason: Reason) -> None:
+        with pytest.raises(Refused) as refused:
+            load({"http": http})
+        assert (refused.value.reason, refused.value.field) == (reason, "http")
 
     def test_what_was_not_given_is_not_taken_for_a_value(self) -> None:
         assert load({"simulated": False, "node": None}, AETHERSCALE_SIMULATED="1", AETHERSCALE_NODE="n").simulated

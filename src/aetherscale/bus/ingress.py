@@ -11,33 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from aetherscale.bus import refusals, requests
+from aetherscale.bus.admission import BUSY, LATER, Admission, Admitted
 from aetherscale.bus.answers import Answer
 from aetherscale.bus.arrivals import MAX_ARRIVALS, Arrivals
 from aetherscale.bus.bus import Bus, Incoming, Subscription
 from aetherscale.bus.callers import Callers, Strangers
 from aetherscale.bus.tasks import Tasks
 from aetherscale.kernel import replies, subjects
-from aetherscale.kernel.calls import Call, Serve
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.replies import Chunk
 
 log = logging.getLogger(__name__)
 
-MAX_OPEN_STREAMS: Final = 1024
-"""Requests of one tenant that are answered at one time; one more is refused (503, retryable)."""
-MAX_TENANTS_STREAMS: Final = 8 * MAX_OPEN_STREAMS
-"""Requests of all tenants that are answered at one time: what the node itself can hold."""
 MAX_REFUSALS: Final = 1024
 """Refusals under way at one time; beyond, a message is dropped, and the log says so once."""
 KEEPALIVE_S: Final = 30.0
-
-Count = Callable[[str, str, float, str], None]
-"""Called for each call: component, task, seconds that it took, error or ""."""
 
 STOPPING: Final = refusals.error(
     Refused(
@@ -48,8 +40,6 @@ STOPPING: Final = refusals.error(
         details={"goes-on": True},
     )
 )
-BUSY: Final = "this node is answering {} requests, as many as it does at one time"
-LATER: Final = "wait a moment, then ask again"
 BROKEN: Final = refusals.error(Refused(Reason.INTERNAL, "the node made a mistake; its log says more"))
 
 
@@ -62,21 +52,19 @@ class Ingress:
     def __init__(
         self,
         bus: Bus,
-        serve: Mapping[str, Serve],
+        admission: Admission,
         *,
         node: str,
         owners: Mapping[str, str],
         clock: Callable[[], int],
         new_id: Callable[[], str],
-        count: Count = lambda component, task, seconds, error: None,
-        max_open_streams: int = MAX_OPEN_STREAMS,
         keepalive_s: float = KEEPALIVE_S,
         callers: Callers | None = None,
         queries: frozenset[str] = frozenset(),
     ) -> None:
-        self._bus, self._serve, self._node, self._owners = bus, serve, node, owners
-        self._clock, self._new_id, self._count = clock, new_id, count
-        self._max_open_streams, self._keepalive_s = max_open_streams, keepalive_s
+        self._bus, self._admission, self._node, self._owners = bus, admission, node, owners
+        self._clock, self._new_id = clock, new_id
+        self._keepalive_s = keepalive_s
         self._queries = queries
         self._arrivals = Arrivals(callers or Strangers(), self._changes, self._take, self._too_many)
         self._streams = Tasks("streams")
@@ -86,8 +74,6 @@ class Ingress:
         self._deserted = bus.inbox()
         """Below it the broker says which replies have no listener any more."""
         self._answering: dict[str, asyncio.Task[None]] = {}
-        self._open: Counter[str] = Counter()
-        """Replies under way, by tenant; a tenant without any is not in it."""
         self._wanted: set[tuple[str, str, str]] = set()
         self._owned: dict[tuple[str, str, str], Subscription] = {}
         self._changing: set[tuple[str, str, str]] = set()
@@ -100,7 +86,7 @@ class Ingress:
     async def start(self) -> None:
         """Listen to everything that concerns the node as a whole; objects are listened to as they are owned."""
         wanted = [subjects.rpc_subscription()]
-        for component in self._serve:
+        for component in self._admission.components:
             wanted += subjects.subscriptions(component, self._node)
         self._subscriptions += await asyncio.gather(
             *(self._bus.listen(subject, queue, self._arrivals.put) for subject, queue in wanted),
@@ -186,7 +172,7 @@ class Ingress:
             call = requests.read(
                 incoming, address, self._owners, actor=actor, now_us=self._clock(), new_id=self._new_id
             )
-            chunks = self._call(call)
+            admitted = self._admission.admit(call)
         except Refused as refused:
             self._refuse(incoming, targets, fan_out, refusals.error(refused))
         except Exception:
@@ -196,32 +182,19 @@ class Ingress:
             # Who knows it can end the reply, and only who gets the reply may.
             token = secrets.token_hex(16)
             answer = self._answer(targets, fan_out, f"{self._deserted}.{token}")
-            task = self._streams.spawn(self._stream(call, chunks, answer), f"{call.component} {call.task}"[:80])
+            task = self._streams.spawn(self._stream(admitted, answer), f"{call.component} {call.task}"[:80])
             self._answering[token] = task
-            self._open[call.tenant] += 1
-            task.add_done_callback(lambda _: self._answered(token, call.tenant))
+            task.add_done_callback(lambda _: self._answered(token, admitted))
 
-    def _answered(self, token: str, tenant: str) -> None:
+    def _answered(self, token: str, admitted: Admitted) -> None:
         self._answering.pop(token, None)
-        self._open[tenant] -= 1
-        if not self._open[tenant]:
-            del self._open[tenant]
+        admitted.leave()
 
     def _desert(self, incoming: Incoming) -> None:
         """The broker says that a reply has no listener any more: it ends. What was accepted goes on."""
         task = self._answering.get(incoming.subject.rpartition(".")[2])
         if task is not None and incoming.is_no_responders:
             task.cancel()
-
-    def _call(self, call: Call) -> AsyncIterator[Chunk]:
-        if call.component not in self._serve:
-            known = ", ".join(sorted(self._serve))
-            raise Refused(
-                Reason.NOT_FOUND, f"component: got {call.component[:80]!r}, this node has {known}", field="component"
-            )
-        if self._open[call.tenant] >= self._max_open_streams or len(self._streams) >= MAX_TENANTS_STREAMS:
-            raise Refused(Reason.UNAVAILABLE, BUSY.format(self._max_open_streams), retryable=True, remedy=LATER)
-        return self._serve[call.component](call)
 
     def _refuse(self, incoming: Incoming, targets: list[str], fan_out: bool, error: Chunk) -> None:
         log.debug("refused a message on %r: %s", incoming.subject[:200], error["message"])
@@ -251,11 +224,10 @@ class Ingress:
         finally:
             await answer.end()
 
-    async def _stream(self, call: Call, chunks: AsyncIterator[Chunk], answer: Answer) -> None:
-        loop = asyncio.get_running_loop()
-        begun, last = loop.time(), BROKEN
+    async def _stream(self, admitted: Admitted, answer: Answer) -> None:
+        call, last = admitted.call, BROKEN
         try:
-            last = await self._relay(chunks, answer)
+            last = await self._relay(admitted.chunks, answer)
         except Refused as refused:
             last = refusals.error(refused)
             await answer.send(last)
@@ -267,9 +239,7 @@ class Ingress:
             await answer.send(BROKEN)
         finally:
             await answer.end()
-            # Everybody on the broker may ask for the figures, and a message names what belongs to one tenant.
-            error = f"{last['code']} {last['error']}" if last["type"] == "error" else ""
-            self._count(call.component, call.task, loop.time() - begun, error)
+            admitted.leave(f"{last['code']} {last['error']}" if last["type"] == "error" else "")
 
     async def _relay(self, chunks: AsyncIterator[Chunk], answer: Answer) -> Chunk:
         """Send all chunks up to the final one, which it returns."""

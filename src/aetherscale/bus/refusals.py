@@ -5,6 +5,7 @@ code  error              exit status of the command line
 403   forbidden          1
 404   not-found          3
 409   conflict           1
+412   precondition-failed  1
 413   too-large          2
 500   internal           1
 501   not-implemented    1
@@ -27,6 +28,7 @@ CODES: Final[Mapping[Reason, int]] = {
     Reason.FORBIDDEN: 403,
     Reason.NOT_FOUND: 404,
     Reason.CONFLICT: 409,
+    Reason.PRECONDITION_FAILED: 412,
     Reason.TOO_LARGE: 413,
     Reason.INTERNAL: 500,
     Reason.NOT_IMPLEMENTED: 501,

@@ -107,7 +107,7 @@ def read(
         actor=_actor(actor, headers),
         command_id=command_id,
         keyed=bool(key),
-        correlation_id=_text(headers, CORRELATION) or _trace(headers) or command_id,
+        correlation_id=_text(headers, CORRELATION) or trace_id(headers) or command_id,
         causation_id=_text(headers, CAUSATION) or None,
         deadline_us=min(deadlines_us, default=None),
         object_id=address.target if address.subject_class == "obj" else "",
@@ -178,7 +178,7 @@ def _timeout(headers: Mapping[str, str], now_us: int) -> int | None:
     return now_us + int(value) * 1000
 
 
-def _trace(headers: Mapping[str, str]) -> str:
+def trace_id(headers: Mapping[str, str]) -> str:
     """The trace id of a W3C `traceparent`, so that a caller's traces and our events share an id; a bad one is none."""
     found = _TRACE.fullmatch(headers.get(TRACEPARENT, ""))
     return found.group(1) if found else ""

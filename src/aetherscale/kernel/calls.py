@@ -32,6 +32,10 @@ class Call(Struct, frozen=True):
     """The caller stops to wait then; work that has been accepted goes on."""
     object_id: str = ""
     """The object of an `obj` subject, whose id the body then need not repeat."""
+    revisions: tuple[str, ...] = ()
+    """Unless empty, the request is refused where the object is at none of these revisions: `<id>-<number>`."""
+    dry_run: bool = False
+    """Whether the request is only decided: nothing is recorded, and the result tells the events that would be."""
     legacy: bool = False
     """Whether it came as the first version's message, which creates missing networks on the way."""
 

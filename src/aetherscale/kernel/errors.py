@@ -27,6 +27,8 @@ class Reason(StrEnum):
     """What it is about does not exist."""
     CONFLICT = "conflict"
     """What there is does not allow it."""
+    PRECONDITION_FAILED = "precondition-failed"
+    """What it is about has changed since the caller saw it."""
     TOO_LARGE = "too-large"
     """It, or its answer, is larger than a limit."""
     INTERNAL = "internal"

@@ -75,6 +75,11 @@ class Aggregate(Struct, Generic[S], frozen=True, gc=False):
     requested_by: str | None = None
     """The actor whose command was carried out last; None where there was no command."""
 
+    @property
+    def tag(self) -> str:
+        """Names this revision of this aggregate and of no other: `<id>-<number>`."""
+        return f"{self.id}-{self.version}"
+
 
 class Registry(Struct, Generic[S]):
     """All aggregates of one kind by id, and by stream the reservations of their names and their uses.

@@ -47,6 +47,7 @@ from aetherscale.runtime.narration import Narrator
 from aetherscale.runtime.ontheway import Aside, OnTheWay
 from aetherscale.runtime.repeats import Handled, digest_of, handled_before
 from aetherscale.runtime.reserving import reservations
+from aetherscale.runtime.trying import require_revision, tried
 from aetherscale.runtime.watches import Change, Watches
 from aetherscale.runtime.world import NodeWorld, Sight
 
@@ -142,6 +143,9 @@ class Actor(Generic[S, M]):
             target = self._target(command, options, call)
         except Refused as refused:
             return self._answer_gone(command, options, call, refused)
+        if call.dry_run:
+            deciding = self._mailboxes.post(target, lambda: self._tried(command, options, call, target), bounded=True)
+            return tried(deciding, self._kind, target)
         change, aside = self._watches.follow(target), Aside()
         job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target, aside), bounded=True)
         return self._answer(job, change, call, aside)
@@ -182,6 +186,7 @@ class Actor(Generic[S, M]):
             aggregate = self.registry.aggregates.get(target)
             sight = Sight(self._world, self._kind, target)
             try:
+                require_revision(aggregate, call)
                 envelope = self._meant(command.prepare(options, call, target, sight), call)
                 decided = self._decide(aggregate, envelope)
             except Refused as refused:
@@ -208,6 +213,13 @@ class Actor(Generic[S, M]):
                     Reason.STORAGE_FULL, f"nothing was done: {full}", retryable=True, remedy=Task("doctor")
                 ) from None
         raise Refused(Reason.UNAVAILABLE, f"{target} changes too quickly; nothing was done", retryable=True)
+
+    async def _tried(self, command: Command[S, M], options: Any, call: Call, target: str) -> Sequence[Event]:
+        """Decide on a command, and record nothing. What would be made on the way first is refused."""
+        aggregate = self.registry.aggregates.get(target)
+        require_revision(aggregate, call)
+        sight = Sight(self._world, self._kind, target)
+        return self._decide(aggregate, self._meant(command.prepare(options, call, target, sight), call))
 
     async def _told(self, aggregate_id: str, message: M, effect: Effect | None = None) -> None:
         """Record what the host said, however long the disk is full; what was not awaited any more changes nothing."""

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from aetherscale import __version__, service
 from aetherscale.bus import beats
+from aetherscale.bus.admission import Admission
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.bus import Bus
 from aetherscale.bus.callers import Callers
@@ -37,6 +38,7 @@ from aetherscale.kernel.registry import Registry
 from aetherscale.kernel.times import to_rfc3339
 from aetherscale.runtime.asked import tasks_under
 from aetherscale.runtime.component import Component
+from aetherscale.runtime.doors import Door, Inside
 from aetherscale.runtime.drivers import Drivers
 from aetherscale.runtime.host import Broker, Host, Platform
 from aetherscale.runtime.node import Node, Ports, event_types, projection
@@ -64,10 +66,16 @@ class Ready(Struct, frozen=True):
     head: int
     notes: Mapping[str, str]
     """Notices for the operator, from the components."""
+    doors: Mapping[str, str] = {}
+    """Where else the node takes calls, from the gateways inside it."""
 
 
 async def run_node(
-    components: Components, settings: Settings, on_ready: Callable[[Ready], None], platform: Platform = HOST
+    components: Components,
+    settings: Settings,
+    on_ready: Callable[[Ready], None],
+    platform: Platform = HOST,
+    doors: Sequence[Door] = (),
 ) -> None:
     """Run a node until SIGTERM, SIGINT or SIGHUP. Guests run on.
 
@@ -82,7 +90,7 @@ async def run_node(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
-    async with running(components, settings, platform) as (node, ready):
+    async with running(components, settings, platform, doors) as (node, ready):
         on_ready(ready)
         notify(f"READY=1\nSTATUS={build}")
         node.broken.add_done_callback(lambda _: stop.set())
@@ -94,7 +102,7 @@ async def run_node(
 
 @asynccontextmanager
 async def running(
-    components: Components, settings: Settings, platform: Platform = HOST
+    components: Components, settings: Settings, platform: Platform = HOST, doors: Sequence[Door] = ()
 ) -> AsyncIterator[tuple[Node, Ready]]:
     """A node with everything around it, for as long as the block lasts."""
     async with AsyncExitStack() as stack:
@@ -102,6 +110,7 @@ async def running(
         event_log = EventLog(await platform.open_store(settings), Codec(event_types(components)))
         stack.push_async_callback(event_log.close)
         registries, snapshots = await _load(components, await platform.open_snapshots(settings), event_log, stack)
+        loading = asyncio.get_running_loop().run_in_executor(None, _prepare, doors) if doors else None
         broker = await platform.find_broker(settings, stack)
         drivers = Drivers(components, settings, platform.boot_id(), platform.open_driver)
         ports = Ports(event_log, drivers.all(), platform.now_us, platform.new_id)
@@ -112,13 +121,17 @@ async def running(
         await node.start()
         bus = await platform.connect(broker, settings, stack)
         callers = await platform.callers(broker, bus, settings, stack)
-        await _open_doors(components, settings, platform, node, broker, bus, callers, event_log, stack)
+        inside = await _open_bus(components, settings, platform, node, broker, bus, callers, event_log, doors, stack)
+        if loading is not None:
+            await loading
+        opened = [await door.open(inside, settings, stack) for door in doors]
         _watch("audit", platform.audit(settings), node, stack)
         connected = bus.disconnected_since_us is None
         head = await event_log.head()
         notes = {name: text for component in components for name, text in component.notes(settings).items()}
         url, trouble = broker.endpoint().url, bus.trouble
-        ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.counts(), head, notes)
+        where = {name: text for each in opened for name, text in each.items()}
+        ready = Ready(settings.node, settings.state_dir, url, connected, trouble, node.counts(), head, notes, where)
         yield node, ready
 
 
@@ -156,7 +169,12 @@ async def _load(
     return registries, snapshots
 
 
-async def _open_doors(
+def _prepare(doors: Sequence[Door]) -> None:
+    for door in doors:
+        door.prepare()
+
+
+async def _open_bus(
     components: Components,
     settings: Settings,
     platform: Platform,
@@ -165,28 +183,29 @@ async def _open_doors(
     bus: Bus,
     callers: Callers,
     event_log: EventLog,
+    doors: Sequence[Door],
     stack: AsyncExitStack,
-) -> None:
-    """Everything through which others reach the node, or hear of it."""
+) -> Inside:
+    """Everything on the bus through which others reach the node, or hear of it; and what other gateways get of it."""
     now_us, new_id = platform.now_us, platform.new_id
     instance = new_id()
     tasks = {each.name: tuple(tasks_under(each.name, components)) for each in components}
     described = [Service(each.name, each.identity.about, tasks[each.name]) for each in components]
     services = Services(bus, described, node=settings.node, instance=instance, version=__version__, started_us=now_us())
+    admission = Admission(node.serve, services.count)
     ingress = Ingress(
         bus,
-        node.serve,
+        admission,
         node=settings.node,
         owners={component.kind.name: component.name for component in components},
         clock=now_us,
         new_id=new_id,
-        count=services.count,
         callers=callers,
         queries=node.queries,
     )
 
     async def report() -> Beat:
-        return await _report(settings, platform, node, event_log, instance, publisher, heartbeat)
+        return await _report(settings, platform, node, event_log, instance, publisher, heartbeat, doors)
 
     heartbeat = Heartbeat(bus, report, (settings.node, event_log.epoch, instance))
     publisher = Publisher(
@@ -200,6 +219,7 @@ async def _open_doors(
     await services.start()
     await heartbeat.start()
     publisher.start()
+    return Inside(components, admission, event_log, report, now_us, new_id)
 
 
 async def _report(
@@ -210,12 +230,13 @@ async def _report(
     instance: str,
     publisher: Publisher,
     heartbeat: Heartbeat,
+    doors: Sequence[Door],
 ) -> Beat:
     """The node's report about itself."""
     head_seq, head_hash = event_log.durable_head()
     counts = node.counts()
     capacity = platform.capacity()
-    troubles = filter(None, (heartbeat.trouble, publisher.trouble))
+    troubles = filter(None, (heartbeat.trouble, publisher.trouble, *(door.trouble for door in doors)))
     return Beat(
         node=settings.node,
         epoch=event_log.epoch,

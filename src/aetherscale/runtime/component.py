@@ -197,6 +197,10 @@ class Query:
     answer: Callable[[Any, Any, Call], AsyncIterator[Chunk]]
     under: str = ""
     """As in `Command`."""
+    acts: bool = False
+    """Whether it does something in a guest, though no event tells of it: nothing that may be asked again at will."""
+    streams: bool = False
+    """Whether its answer comes bit by bit, and is to be read as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,11 @@ class Component(Generic[S, M]):
     queries: Mapping[str, Query] = field(default_factory=dict)
     concurrency: Mapping[type[Any], int] = field(default_factory=dict)
     """How many effects of a type may be performed at once; their deadline does not run while they wait."""
+    ends: Mapping[type[Event], Callable[[S, Any], bool]] = field(default_factory=dict)
+    """By the event that a command begins with, whether the command has come to its end in a state; raises `Refused` for
+    a bad end. As `Command.is_done`, where there is nothing but the log: it is given that event instead of the options.
+    Of an event that is not here it is: once nothing is pending.
+    """
     suspicious: tuple[type[Event], ...] = ()
     """Events after which the host may not be as the log has it, so that the two are compared."""
     offers: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the events of a decision reserve and release, as writes to the streams of the keys."""
+"""The reservations that events take and release: what an append writes beside the events of its aggregate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from aetherscale.kernel.reservations import FREE, USE_EVENTS, Holding, Reservati
 from aetherscale.runtime.component import Component
 
 S = TypeVar("S")
+M = TypeVar("M")
 
 
 def reservations(
-    component: Component[S, Any],
+    component: Component[S, M],
     registry: Registry[S],
     target: str,
     state: S | None,
     decided: Sequence[Event],
     envelope: Envelope[Any],
 ) -> list[Write]:
-    """The reservations that the events take and release, each key in its stream."""
+    """Each key in its stream, for events that follow `state`; a shared one at any version."""
     reserved: dict[str, list[Reservation]] = {}
     held: Sequence[Holding] = () if state is None else component.holds(state)
     for event in decided:
@@ -33,7 +34,7 @@ def reservations(
     return [Write(stream, _expected(registry, stream, each[0]), tuple(each)) for stream, each in reserved.items()]
 
 
-def _expected(registry: Registry[Any], stream: str, reservation: Reservation) -> int | None:
+def _expected(registry: Registry[S], stream: str, reservation: Reservation) -> int | None:
     """The version at which a reservation is made: a shared one at any."""
     if isinstance(reservation, USE_EVENTS):
         return None

@@ -67,7 +67,7 @@ async def test_more_requests_than_the_limit_are_refused_until_there_is_room() ->
 
 
 async def test_no_tenant_uses_up_the_room_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aetherscale.bus.ingress.MAX_TENANTS_STREAMS", 3)
+    monkeypatch.setattr("aetherscale.bus.admission.MAX_TENANTS_STREAMS", 3)
     node = Node(max_open_streams=2)
     await node.ingress.start()
     inboxes = [await node.hear(f"inbox.{number}") for number in range(3)]
@@ -84,7 +84,7 @@ async def test_no_tenant_uses_up_the_room_of_another(monkeypatch: pytest.MonkeyP
     for inbox in inboxes:
         await inbox.until_end()
     assert await node.ask(cmd("create-vm")) == CREATED
-    assert not node.ingress._open, "a tenant that waits for nothing is forgotten"
+    assert not node.ingress._admission._open, "a tenant that waits for nothing is forgotten"
     await node.ingress.close()
 
 

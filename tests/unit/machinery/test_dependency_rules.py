@@ -103,6 +103,8 @@ VIOLATIONS = [
     Violation("door-nats", "aetherscale.runtime.publisher", ("nats",)),
     Violation("door-qmp", "aetherscale.actors.images.planted", ("qemu.qmp",)),
     Violation("door-netlink", "aetherscale.actors.compute.planted", ("pyroute2",)),
+    Violation("apart", "aetherscale.gateways.http.planted", ("aetherscale.gateways.cli.output",)),
+    Violation("door-http", "aetherscale.gateways.http.planted", ("h11",)),
     Violation("door-terminal", "aetherscale.debugger.planted", ("rich",)),
 ]
 

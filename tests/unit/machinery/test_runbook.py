@@ -13,6 +13,7 @@ RUNBOOK = ROOT / "docs/runbook.md"
 TEXT_OF = {
     "Refused": 1,
     "Fault": 0,
+    "HttpError": 1,
     "EmbeddedServerError": 0,
     "Damaged": 0,
     "InDoubt": 0,

@@ -20,6 +20,7 @@ from aetherscale.actors.compute.model.commands import (
 )
 from aetherscale.actors.compute.model.decide import COMPUTE as DECIDER
 from aetherscale.actors.compute.model.decide import ComputeMessage
+from aetherscale.actors.compute.model.ends import ENDS
 from aetherscale.actors.compute.model.initdecisions import is_made
 from aetherscale.actors.compute.model.lifecycle import LIFECYCLE
 from aetherscale.actors.compute.model.presentation import (
@@ -150,14 +151,15 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     queries={
         "vm-info": Query(VmOptions, ComputeService.info),
         "guest-info": Query(VmOptions, ComputeService.guest),
-        "vm-logs": Query(LogsOptions, ComputeService.logs),
-        "exec-vm": Query(ExecOptions, ComputeService.execute),
-        "vm-console": Query(ConsoleOptions, ComputeService.console),
-        "vm-terminal": Query(TerminalOptions, ComputeService.terminal),
-        "vm-program": Query(ProgramOptions, ComputeService.program),
-        "console-input": Query(ConsoleInputOptions, ComputeService.typed),
+        "vm-logs": Query(LogsOptions, ComputeService.logs, streams=True),
+        "exec-vm": Query(ExecOptions, ComputeService.execute, acts=True),
+        "vm-console": Query(ConsoleOptions, ComputeService.console, acts=True, streams=True),
+        "vm-terminal": Query(TerminalOptions, ComputeService.terminal, acts=True, streams=True),
+        "vm-program": Query(ProgramOptions, ComputeService.program, acts=True, streams=True),
+        "console-input": Query(ConsoleInputOptions, ComputeService.typed, acts=True),
         "list-forwards": Query(ListForwardsOptions, ComputeService.forwards, under=FIREWALL_COMPONENT),
     },
+    ends=ENDS,
     concurrency={effects.BootVm: BOOTS_AT_ONCE},
     suspicious=(events.VmStepFailed,),
     counts={"vms": lambda vm: True, "vms-running": lambda vm: vm.observed in LIVING},

@@ -104,7 +104,12 @@ COMPONENT: Final[Component[Group, GroupMessage]] = Component(
     open_service=FirewallService,
     queries={
         "explain": Query(ExplainOptions, FirewallService.explain),
-        "watch-drops": Query(WatchDropsOptions, FirewallService.watch),
+        "watch-drops": Query(WatchDropsOptions, FirewallService.watch, streams=True),
+    },
+    ends={
+        events.GroupRequested: is_applied,
+        events.RulesSet: is_applied,
+        events.GroupDeleteRequested: is_deleted,
     },
     counts={"groups": lambda group: True},
 )

@@ -165,9 +165,15 @@ COMPONENT: Final[Component[Image, ImagesMessage]] = Component(
     queries={
         "search-images": Query(SearchImagesOptions, ImagesService.search),
         "inspect-image": Query(ImageOptions, ImagesService.inspect),
-        "export-image": Query(ImageOptions, ImagesService.export),
+        "export-image": Query(ImageOptions, ImagesService.export, streams=True),
         "read-image": Query(ReadImageOptions, ImagesService.read),
     },
     offers={IMAGE_FILES: lambda driver: driver, CATALOGUE: lambda driver: driver.catalogue},
+    ends={
+        events.ImageImportRequested: is_ready,
+        events.ImageBuildRequested: is_ready,
+        events.ImageUpdateRequested: is_updated,
+        events.ImageDeleteRequested: is_deleted,
+    },
     needs=_needs,
 )

@@ -204,6 +204,10 @@ COMPONENT: Final[Component[Network, NetworkMessage]] = Component(
     open_driver=_open_driver,
     open_simulated=_open_simulated,
     offers={FIREWALL: _offered, HOST_NETWORKS: _offered, VM_PORTS: _offered},
+    ends={
+        events.NetworkRequested: is_made,
+        events.NetworkDeleteRequested: is_deleted,
+    },
     needs=_needs,
     counts={"networks": lambda network: True},
 )

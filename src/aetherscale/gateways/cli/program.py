@@ -79,6 +79,11 @@ class Ready(Protocol):
         """Notices for the operator, from its components."""
         ...
 
+    @property
+    def doors(self) -> Mapping[str, str]:
+        """Where else it takes commands, in words, from the gateways inside it."""
+        ...
+
 
 class Program(Struct, frozen=True):
     """Every member is called only when it is needed, so that what stands behind it is imported only then."""

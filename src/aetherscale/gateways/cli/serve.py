@@ -6,7 +6,6 @@ import resource
 import shlex
 
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import later_version
 from aetherscale.gateways.cli.grammar import Command, Option
 from aetherscale.gateways.cli.program import Ready
 from aetherscale.gateways.cli.views import count
@@ -16,8 +15,6 @@ REFUSALS = ("the server ", "the account ")
 
 
 def _serve(context: Context) -> None:
-    if context.values["http"] is not None:
-        raise later_version("serve --http", "use NATS or the command line")
     out = context.out
     if context.parsed.is_default and not out.json:
         out.line("no command was given, so this runs a node; aetherscale --help lists the commands")
@@ -33,6 +30,7 @@ def _serve(context: Context) -> None:
                     "trouble": ready.trouble,
                     "vms": ready.counts.get("vms", 0),
                     "head": ready.head,
+                    **ready.doors,
                     **ready.notes,
                 }
             )
@@ -49,7 +47,7 @@ def _serve(context: Context) -> None:
                     f"{ready.state_dir}, {count(ready.head, 'event')}, {count(vms, 'virtual machine')}",
                 ),
                 ("nats", f"{ready.nats_url}{away}; credentials in {ready.state_dir / 'nats.json'}"),
-                ("http", "not in this version"),
+                *(ready.doors or {"http": "closed, as --no-http says"}).items(),
                 *ready.notes.items(),
                 ("next", f"aetherscale --state-dir {state_dir} vm list"),
             )
@@ -108,8 +106,8 @@ SERVE = Command(
             "SOURCE",
             completes="file",
         ),
-        Option("http", "not in this version", "HOST:PORT"),
-        Option("no-http", "has no effect: this version has no HTTP"),
+        Option("http", "where HTTP is open, on the loopback; 127.0.0.1:8470 if not given", "HOST:PORT"),
+        Option("no-http", "open no HTTP, on no port and no socket"),
     ),
     examples=(
         "aetherscale",

@@ -14,7 +14,7 @@ from aetherscale.gateways.cli.values import detach_key
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.times import from_rfc3339
 
-EXIT_STATUSES = {400: 2, 403: 1, 404: 3, 409: 1, 413: 2, 500: 1, 501: 1, 503: 1, 504: 5, 507: 1}
+EXIT_STATUSES = {400: 2, 403: 1, 404: 3, 409: 1, 412: 1, 413: 2, 500: 1, 501: 1, 503: 1, 504: 5, 507: 1}
 
 
 class TestFailures:

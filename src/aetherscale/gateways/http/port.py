@@ -1,0 +1,49 @@
+"""What this gateway needs of the node that it is in. The node hands in something of this shape and knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from aetherscale.bus.admission import Admitted
+from aetherscale.bus.beats import Beat
+from aetherscale.kernel.calls import Call
+from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.operations import Operation
+
+
+class Inside(Protocol):
+    """One node."""
+
+    node: str
+    epoch: str
+    version: str
+    """Of the program."""
+
+    def now_us(self) -> int:
+        """The time now, in microseconds since 1970 UTC."""
+        ...
+
+    def new_id(self) -> str:
+        """A new, unique id."""
+        ...
+
+    def admit(self, call: Call) -> Admitted:
+        """Let a call in, as calls from NATS are. Raises `Refused`."""
+        ...
+
+    def head(self) -> int:
+        """The position of the last event that is durable."""
+        ...
+
+    def events(self, after: int) -> AsyncGenerator[Sequence[Recorded], None]:
+        """All events after a position, in pages, then what comes; ends with the log."""
+        ...
+
+    async def operation(self, tenant: str, command_id: str) -> Operation:
+        """The operation of a command. Raises `Refused` (not found)."""
+        ...
+
+    async def report(self) -> Beat:
+        """The node's report about itself."""
+        ...
