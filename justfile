@@ -142,6 +142,10 @@ debian-image *args:
 catalogue *args:
     {{ bin }}/python -m tools.catalogue {{ args }}
 
+# The lines of examples/README.md with real guests of a whole Debian, under emulation; needs root, mmdebstrap, minutes.
+examples *args:
+    {{ bin }}/pytest -q -s tests/integration/examples.py {{ args }}
+
 # Thousands of power cuts under the real log: `just powercuts`, `just powercuts --seed 7 --cuts 300`.
 powercuts *args:
     {{ bin }}/python -m tests.powercuts.cuts {{ args }}
