@@ -16,10 +16,9 @@ from aetherscale.actors.compute.driver import (
     Window,
 )
 from aetherscale.actors.compute.qemu import facts
-from aetherscale.actors.compute.qemu.console import stored_log, written_out
 from aetherscale.actors.compute.qemu.layout import VmDirectory
+from aetherscale.actors.compute.qemu.logreading import recorded
 from aetherscale.actors.compute.qemu.machine import Machine
-from aetherscale.actors.compute.qemu.seriallog import SerialLog
 from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.kernel.errors import Reason, Refused, Task
 
@@ -43,17 +42,7 @@ class Inside:
 
         Raises `Refused` (not found) where nothing is there.
         """
-        directory = self._directory(vm_id)
-        machine = self._machines.get(vm_id)
-        if not directory.exists():
-            raise Refused(Reason.NOT_FOUND, f"the VM {vm_id} has no log on this host")
-        if machine is None or machine.gone.is_set() or not follow:
-            serial_log = machine.line.log if machine is not None else SerialLog(directory)
-            if machine is None or machine.gone.is_set():
-                await written_out(serial_log)
-            pieces = stored_log(serial_log, wanted)
-        else:
-            pieces = machine.line.followed(wanted)
+        pieces = recorded(self._directory(vm_id), self._machines.get(vm_id), wanted, follow=follow)
         async with aclosing(pieces):
             async for piece in pieces:
                 yield piece
