@@ -32,8 +32,13 @@ def inspect(context: Context) -> None:
                 500, f"image inspect: {what} cannot be read: {error.strerror}", hint="check the path"
             ) from None
     else:
-        with suggesting(context, "image", what):
-            answer = context.client.result("images", "inspect-image", {"image": what})
+        try:
+            with suggesting(context, "image", what):
+                answer = context.client.result("images", "inspect-image", {"image": what})
+        except Failure as failure:
+            if failure.code == 404 and Path(what).is_file():
+                raise Failure(404, failure.message, hint=f"for the file in this directory: ./{what}") from None
+            raise
         image = answer["image"]
         found = {"name": image["name"], "id": image["id"], "ready": image["ready"], **answer["contents"]}
     if context.out.json:

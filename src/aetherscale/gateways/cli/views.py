@@ -213,6 +213,8 @@ def _flat(prefix: str, view: View) -> list[tuple[str, Any]]:
                 pairs += _flat(f"{prefix}{name}.{number}.", each)
         elif isinstance(value, bool):
             pairs.append((prefix + name, "yes" if value else "no"))
+        elif isinstance(value, list):
+            pairs.append((prefix + name, ", ".join(map(str, value))))
         else:
             pairs.append((prefix + name, value))
     return pairs

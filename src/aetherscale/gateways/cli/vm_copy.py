@@ -15,7 +15,7 @@ from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.guestprogram import GuestProgram
-from aetherscale.gateways.cli.output import PlainProgress, Progress
+from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.work import suggesting
 
@@ -108,22 +108,19 @@ def unfinished(program: GuestProgram, vm: str) -> Failure:
 
 
 def advancing(progress: Progress, size_bytes: int, done_bytes: int) -> Advance:
-    """Shows how far a copy is: often on a terminal, each tenth elsewhere."""
+    """Shows how far a copy is."""
     began_s = last_s = time.monotonic()
     first_bytes = done_bytes
-    last_tenth = -1
 
     def advance(now_bytes: int) -> None:
-        nonlocal last_s, last_tenth
+        nonlocal last_s
         now_s = time.monotonic()
-        tenth = 10 * now_bytes // max(1, size_bytes)
-        is_due = tenth > last_tenth if isinstance(progress, PlainProgress) else now_s - last_s >= STEP_S
-        if not is_due:
+        if now_s - last_s < STEP_S:
             return
-        last_s, last_tenth = now_s, tenth
+        last_s = now_s
         rate = (now_bytes - first_bytes) / max(1e-3, now_s - began_s)
         left = f", {(size_bytes - now_bytes) / rate:.0f} s left" if rate and now_bytes < size_bytes else ""
-        progress.step("copying", f"{_mib(now_bytes)} of {_mib(size_bytes)}, {_mib(int(rate))}/s{left}")
+        progress.measure("copying", f"{_mib(now_bytes)} of {_mib(size_bytes)}, {_mib(int(rate))}/s{left}")
 
     return advance
 

@@ -186,9 +186,19 @@ def test_what_a_guest_says_of_a_target_is_read_strictly() -> None:
     assert source_of(f"file 7 4755 {DIGEST}", "web", "/a") == Source(7, 0o755, DIGEST)
 
 
-def test_progress_is_told_in_tenths_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    advance = advancing(PlainProgress("web"), 1000, 0)
+def test_progress_is_told_now_and_then_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)  # what is told depends on the time alone
+    advance = advancing(PlainProgress("web"), 1000 * 2**20, 0)
     for done in range(1001):
-        advance(done)
-    assert len(capsys.readouterr().err.splitlines()) == 11
+        now_s += 0.1
+        advance(done * 2**20)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[1].startswith("web: copying: 107.0 MiB of 1000.0 MiB, 9.9 MiB/s, 90 s left")
+
+
+def test_what_a_guest_complains_of_is_cut_off() -> None:
     assert vm_copy.complaint("x" * 10_000).message.count("x") == vm_copy.MOST_SAID
