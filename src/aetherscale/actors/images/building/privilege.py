@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+from pathlib import Path
 from typing import Final
 
 from aetherscale.actors.images.building.programs import run, search_path
@@ -49,6 +50,13 @@ async def require() -> None:
     try:
         await run(*prefix(), "true", timeout_s=60)
     except Fault as refused:
+        if _stays_what_it_is():
+            raise Fault(
+                "only root can make this image here: the service may become no other user",
+                "as root, with a node of its own: aetherscale serve --state-dir DIR; there: image build, image export; "
+                "then here: image import",
+                retryable=False,
+            ) from refused
         raise Fault(
             "only root can make this image here: a user has no subordinate ids, or may not use them",
             "run the node as root; or, if a user runs it, as root: apt-get install uidmap && usermod "
@@ -56,6 +64,11 @@ async def require() -> None:
             retryable=False,
             log_tail=refused.log_tail,
         ) from refused
+
+
+def _stays_what_it_is() -> bool:
+    """Whether this process may gain no privilege by a program, as newuidmap would give it (prctl(2), NO_NEW_PRIVS)."""
+    return "NoNewPrivs:\t1\n" in Path("/proc/self/status").read_text()
 
 
 def _user() -> str:
