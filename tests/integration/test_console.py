@@ -80,7 +80,7 @@ async def console_on_a_terminal(node: RunningNode, terminal: Terminal) -> None:
     await terminal.start(*aetherscale("vm", "console", "web"), env=node.environment)
     await terminal.until("attached to web on host1; ctrl-] leaves", "[web; ctrl-] leaves]")
     terminal.type("\r")
-    await terminal.until("tiny:~#")
+    await terminal.until("web:~#")
     assert terminal.mode != before, "it is raw"
     # A shell of its own says hello: by then it is in the foreground, and Ctrl-C reaches it and what it becomes.
     terminal.type("sh -c \"echo he''llo; exec sleep 1000\"\r")

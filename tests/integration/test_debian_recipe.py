@@ -126,7 +126,7 @@ async def images(tmp_path: Path) -> HostImages:
 
 
 def left(directory: Path) -> list[str]:
-    return [path.name for path in directory.glob("state/images/*")] + [
+    return [path.name for path in directory.glob("state/images/*") if path.name != "content"] + [
         path.name for path in directory.glob("cache/debian/w*")
     ]
 

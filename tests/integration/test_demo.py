@@ -169,7 +169,7 @@ async def test_where_there_can_be_no_network_it_says_why_and_shows_one_vm(
     assert why in demo.text
     assert "network create" not in demo.text
     assert "firewall group" not in demo.text
-    assert "$ aetherscale vm exec web -- uname -a\nLinux tiny" in demo.text
+    assert "$ aetherscale vm exec web -- uname -a\nLinux web" in demo.text
     assert "Nothing is left: no process, no file, no socket." in demo.text
     assert demo.left() == []
 

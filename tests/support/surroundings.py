@@ -37,6 +37,8 @@ def lines(directory: Path) -> Iterator[tuple[str, ...]]:
         "TO": "2",
         "KIND": "vm",
         "SOURCE": str(directory / "blank.img"),
+        "TARGET": "web:/blank.img",
+        "WHAT": "blank",
         "FILE": str(directory / "lines.jsonl"),
         "COMMAND": "true",
         "NAME": "web",

@@ -154,8 +154,8 @@ class Host:
         page = pages(text)
         console, program, shell = (line.partition("#")[0].strip() for line in page["Log in to a VM"])
         assert "uptime" in self.says("alice", f"echo uptime | {console}")
-        assert self.says("alice", program).startswith("Linux tiny")
-        assert "Linux tiny" in self.says("alice", f"echo uname -a | script -qec '{shell}' /dev/null")
+        assert self.says("alice", program).startswith("Linux web")
+        assert "Linux web" in self.says("alice", f"echo uname -a | script -qec '{shell}' /dev/null")
 
         at = page["Back up"].index("systemctl stop aetherscale")
         self.type(("root", page["Back up"][:at]))
