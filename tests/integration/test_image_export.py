@@ -75,6 +75,18 @@ async def test_what_is_there_is_replaced_only_by_force(node: RunningNode, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+async def test_what_is_no_file_is_not_replaced_whatever_is_asked_for(node: RunningNode, tmp_path: Path) -> None:
+    await imported(node, tmp_path)
+    device = tmp_path / "null"
+    os.mkfifo(device)
+    for force in ((), ("--force",)):
+        status, _, err = await node.cli("image", "export", "web", str(device), *force)
+        assert (status, "is no regular file, and is not replaced" in err) == (1, True), err
+        status, _, err = await node.cli("image", "export", "web", str(tmp_path), *force)
+        assert (status, f"name a file in it: {tmp_path}/web.qcow2" in err) == (1, True), err
+    assert device.is_fifo()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 async def test_an_export_that_is_killed_leaves_nothing(node: RunningNode, tmp_path: Path, number: int) -> None:
     big = tmp_path / "big.raw"

@@ -6,6 +6,7 @@ import base64
 import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,8 +59,7 @@ def export(context: Context) -> None:
         return
     path = Path(target).absolute()
     force = bool(context.values["force"])
-    if not force and os.path.lexists(path):
-        raise _exists(path)
+    _require_replaceable(path, name, force=force)
     try:
         with _whole(path, context.program.new_token(), force=force) as file:
             _receive(context, name, file)
@@ -71,6 +71,20 @@ def export(context: Context) -> None:
         context.out.value({"file": str(path), "format": "qcow2", "size-bytes": path.stat().st_size})
     else:
         context.suggest(f"{path} has the image; to import it elsewhere: aetherscale image import {path.name}")
+
+
+def _require_replaceable(path: Path, name: str, *, force: bool) -> None:
+    """Raises `Failure` where something is there that is not to be replaced, by whatever option."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return
+    if stat.S_ISDIR(mode):
+        raise Failure(409, f"image export: {path} is a directory", hint=f"name a file in it: {path / name}.qcow2")
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise Failure(409, f"image export: {path} is no regular file, and is not replaced", hint="- writes to stdout")
+    if not force:
+        raise _exists(path)
 
 
 def _exists(path: Path) -> Failure:

@@ -22,6 +22,11 @@ LOOK_AGAIN_S: Final = 10.0
 
 View = Mapping[str, Any]
 
+_UNMET: Final = {"init": ", and its init script has not ended", "address": ", and has no address yet"}
+"""What is missing where a wait runs out, if it is not the phase."""
+_ENDED: Final = {"interrupted": "was interrupted", "not-run": "was not run", "lost": "was lost"}
+"""How an init script has ended that has no exit status."""
+
 
 def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) -> View:
     """The view of the VM as soon as it is as wanted.
@@ -43,9 +48,10 @@ def wait_for(context: Context, reference: str, wanted: str, timeout_s: float) ->
             _refuse_the_impossible(vm, wanted)
             remaining_s = until_s - time.monotonic()
             if remaining_s <= 0:
+                unmet = _UNMET.get(wanted, f", not {wanted}")
                 raise Failure(
                     504,
-                    f"the wait of {timeout_s:g} s ran out: the VM {vm['name']!r} is {vm['phase']}, not {wanted}",
+                    f"the wait of {timeout_s:g} s ran out: the VM {vm['name']!r} is {vm['phase']}{unmet}",
                     hint=f"aetherscale vm show {vm['name']}",
                     status=WAIT_RAN_OUT,
                     is_note=True,
@@ -113,11 +119,11 @@ def _require_script(vm: View) -> None:
     if script is None:
         raise Failure(400, f"the VM {name!r} has no init script that could be waited for")
     if script["state"] not in ("awaited", "succeeded"):
-        how = script["state"] if script["exit-status"] is None else f"failed with exit status {script['exit-status']}"
+        how = _ENDED.get(script["state"], f"failed with exit status {script['exit-status']}")
         raise Failure(
             500,
-            f"the init script of the VM {name!r}: {how}; the VM itself is {vm['phase']}",
-            hint=f"aetherscale why vm {name}",
+            f"the init script of the VM {name!r} {how}; the VM itself is {vm['phase']}",
+            hint=f"aetherscale vm show {name}",
             details={
                 "vm-id": vm["id"],
                 "phase": vm["phase"],

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from aetherscale.bus import cloudevents
 from aetherscale.bus.tasks import Tasks
+from aetherscale.components import identities
 from aetherscale.gateways.http import queries
 from aetherscale.gateways.http.calls import Calls
 from aetherscale.gateways.http.dispatch import Found
@@ -44,6 +45,8 @@ MAX_ENCODED: Final = 256
 """The newest events that are kept as they are sent, for all readers."""
 FILTERS: Final = ("kind", "id", "type", "actor", "command")
 PARAMETERS: Final = (*FILTERS, "after")
+KINDS: Final = frozenset({*(each.kind for each in identities()), "claim"})
+"""Of what there are events: the kinds of objects, and the keys that they reserve."""
 _SEQ = re.compile(r"[0-9]{1,18}")
 
 
@@ -85,6 +88,13 @@ class Streams:
             if name not in FILTERS:
                 raise queries.unknown(name, PARAMETERS)
             words.setdefault(name, set()).update(value.split(","))
+        if unknown := sorted(words.get("kind", set()) - KINDS):
+            raise HttpError(
+                "bad-request",
+                f"query: there is no kind {unknown[0][:64]!r}",
+                field="kind",
+                hint=f"known: {', '.join(sorted(KINDS))}",
+            )
         if "id" in words:
             words["id"] = {await self._id_of(each, words.get("kind", set()), request) for each in words["id"]}
         wanted = Wanted(**{name: frozenset(each) for name, each in words.items()})

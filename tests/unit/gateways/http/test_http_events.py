@@ -93,6 +93,13 @@ async def test_a_filter_by_a_name_that_there_is_not_is_refused(client: httpx.Asy
     assert (await client.get("/v1/events?id=none&kind=vm")).json()["field"] == "vm-id"
 
 
+async def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/events?kind=vm,nope")
+    assert (answer.status_code, answer.json()["field"]) == (400, "kind")
+    assert answer.json()["detail"] == "query: there is no kind 'nope'"
+    assert answer.json()["hint"] == "known: claim, group, image, network, vm"
+
+
 async def test_a_stream_says_that_it_is_alive(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.02)
     async with event_stream(client, "/v1/events") as stream:

@@ -12,7 +12,7 @@ from aetherscale.actors.compute.model.presentation import is_up
 from aetherscale.actors.compute.model.ruledecisions import LONGEST_WAIT
 from aetherscale.actors.compute.model.state import STOPPING, UP, Vm
 from aetherscale.kernel.attempts import backoff
-from aetherscale.kernel.errors import Reason, Refused, Task
+from aetherscale.kernel.errors import Reason, Refused, Remedy, Task
 from aetherscale.kernel.failures import EffectFailed
 
 
@@ -55,6 +55,13 @@ def is_made(vm: Vm, options: CreateVmOptions) -> bool:
     raise Refused(
         Reason.INTERNAL,
         f"the init script of the VM {vm.name!r} {how_it_ended(vm.init)}; the VM itself is {vm.shown}, and goes on",
-        remedy=(Task("vm", "show", vm.name), "; in the guest: journalctl -u aetherscale-init"),
+        remedy=_where_its_output_is(vm),
         details={"vm-id": vm.id, "phase": vm.shown, "exit-status": vm.init.exit_status, "log-tail": vm.init.output},
     )
+
+
+def _where_its_output_is(vm: Vm) -> Remedy:
+    """A guest of `tiny` has it on the serial line, one of a Debian in its journal."""
+    if vm.spec.first_boot == "tiny":
+        return (Task("vm", "logs", vm.name),)
+    return (Task("vm", "show", vm.name), "; in the guest: journalctl -u aetherscale-init")
