@@ -228,6 +228,7 @@ class TestStart:
             assert await stream.ended()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+    @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
     async def test_another_user_of_the_host_is_kept_out(self, make_node: MakeNode) -> None:
         node = make_node("--simulated")
         await node.start()

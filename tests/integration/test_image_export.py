@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.images import exporting
+from aetherscale.actors.images.building.programs import search_path
 from aetherscale.actors.images.exporting import Exports
 from aetherscale.actors.images.files.header import inspect
 from aetherscale.actors.images.store import Store
@@ -119,6 +121,7 @@ async def test_an_image_that_is_not_ready_is_not_exported_nor_one_that_changed(
     assert (refused["code"], "has been updated since" in refused["message"]) == (409, True)
 
 
+@pytest.mark.skipif(shutil.which("mke2fs", path=search_path()) is None, reason="e2fsprogs is not installed")
 async def test_inspect_shows_an_image_of_the_node_and_a_file_without_one(node: RunningNode, tmp_path: Path) -> None:
     image = looked_into.disk(tmp_path / "made", looked_into.SYSTEM)
     await good(node, "image", "import", str(image), "--name", "web")

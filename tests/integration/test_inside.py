@@ -236,4 +236,6 @@ async def interrupted(node: RunningNode, big: Path, content: bytes) -> None:
         await asyncio.sleep(0.01)
     await good(node, "vm", "stop", "web", "--kill")
     status, _, err = await ended(copying)
-    assert status == 0 or "the same command goes on where this one was" in err or "is not running" in err, err
+    # The copy had ended already, was under way, or its program was just being started.
+    told = ("the same command goes on where this one was", "is not running", "no answer from the guest agent")
+    assert status == 0 or any(words in err for words in told), err
