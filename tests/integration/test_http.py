@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,14 @@ class TestCurl:
         assert "event: VmBooted" in out
         assert f'"node":"{node.name}"' in out
 
-    async def test_the_lines_of_the_readme_work_as_they_stand(self, node: RunningNode, tmp_path: Path) -> None:
+    async def test_the_lines_of_the_readme_work_as_they_stand(self, node: RunningNode) -> None:
         line = lines_of(ROOT / "README.md", "curl")
-        home = tmp_path / "home/.local/state"
-        home.mkdir(parents=True)
-        (home / "aetherscale").symlink_to(node.state_dir)
-        made = json.loads(await shell(line, HOME=str(tmp_path / "home")))
+        # A socket's path has at most 107 bytes, and pytest's own directories are called after the test.
+        with tempfile.TemporaryDirectory(prefix="home-") as home:
+            state = Path(home, ".local/state")
+            state.mkdir(parents=True)
+            (state / "aetherscale").symlink_to(node.state_dir)
+            made = json.loads(await shell(line, HOME=home))
         assert (made["name"], made["phase"]) == ("web", "ready")
         assert [vm["id"] for vm in await node.vms()] == [made["id"]]
 
