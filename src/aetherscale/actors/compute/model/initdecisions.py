@@ -9,9 +9,8 @@ from aetherscale.actors.compute.model.commands import CreateVmOptions
 from aetherscale.actors.compute.model.events import VmEvent
 from aetherscale.actors.compute.model.initsentences import how_it_ended
 from aetherscale.actors.compute.model.presentation import is_up
-from aetherscale.actors.compute.model.ruledecisions import LONGEST_WAIT
+from aetherscale.actors.compute.model.ruledecisions import never_given_up
 from aetherscale.actors.compute.model.state import STOPPING, UP, Vm
-from aetherscale.kernel.attempts import backoff
 from aetherscale.kernel.errors import Reason, Refused, Remedy, Task
 from aetherscale.kernel.failures import EffectFailed
 
@@ -26,18 +25,7 @@ def init_ended(vm: Vm, told: effects.InitEnded) -> Sequence[VmEvent]:
 
 def failed_to_remove_script(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEvent]:
     """A secret that is no longer of use is to be gone: that is never given up."""
-    number = vm.init.attempt.number
-    return (
-        events.VmStepFailed(
-            step="removing-script",
-            run=vm.run.number,
-            attempt=number,
-            reason=failed.reason,
-            hint=failed.hint,
-            log_tail=failed.log_tail,
-            retry_at=backoff(at_us, min(number, LONGEST_WAIT)),
-        ),
-    )
+    return never_given_up(vm, "removing-script", vm.init.attempt.number, failed, at_us)
 
 
 def is_made(vm: Vm, options: CreateVmOptions) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
@@ -61,10 +61,16 @@ def failed_to_apply(vm: Vm, failed: EffectFailed, at_us: int) -> Sequence[VmEven
     That the host will never have it otherwise is not for this step to believe: what is refused for one group is allowed
     once that has changed.
     """
-    number = vm.rules.attempt.number
+    return never_given_up(vm, "applying-rules", vm.rules.attempt.number, failed, at_us)
+
+
+def never_given_up(
+    vm: Vm, step: Literal["applying-rules", "removing-script"], number: int, failed: EffectFailed, at_us: int
+) -> Sequence[VmEvent]:
+    """The attempt with this number has failed, and there will be another one, however many there were."""
     return (
         events.VmStepFailed(
-            step="applying-rules",
+            step=step,
             run=vm.run.number,
             attempt=number,
             reason=failed.reason,
