@@ -34,6 +34,7 @@ from aetherscale.actors.compute.qemu.session import (
     Unresponsive,
     Uuid,
     shaped,
+    taken,
 )
 from aetherscale.actors.compute.qemu.terminals import Terminals
 from aetherscale.actors.compute.qemu.usernetwork import HUB_WITHOUT_CARD
@@ -108,17 +109,15 @@ class Machine:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    async def attach(self, greeting_limit_s: float | None = None) -> None:
+    async def attach(self, limit_s: float | None = None) -> None:
         """Connect to what is not connected yet. Raises `Unresponsive`, also where it is just dying, and `Rejected`."""
         try:
             # One at a time: a second connection would wait until QEMU has done with the first.
             async with self._attaching:
-                await self._attach_ports()
+                await self._attach_ports(limit_s)
                 if self._monitor is None:
-                    connection = self.directory.connect(QMP)
-                    monitor = await Monitor.connect(
-                        connection, self._tasks, self._on_event, self._on_lost, greeting_limit_s
-                    )
+                    connection = await taken(self.directory.connect, QMP, limit_s)
+                    monitor = await Monitor.connect(connection, self._tasks, self._on_event, self._on_lost, limit_s)
                     try:
                         await self.line.connect(monitor)
                     except BaseException:
@@ -128,21 +127,24 @@ class Machine:
         except OSError as error:
             raise Unresponsive(f"could not connect to QEMU: {error.strerror or error}") from error
 
-    async def _attach_ports(self) -> None:
+    async def _attach_ports(self, limit_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         if self.guest.agent is None or not self.guest.agent.is_open:
             agent = AgentPort()
-            await loop.create_unix_connection(lambda: agent, sock=self.directory.connect(AGENT))
+            connection = await taken(self.directory.connect, AGENT, limit_s)
+            await loop.create_unix_connection(lambda: agent, sock=connection)
             self.guest.agent = agent
         if self._ready_port is None or not self._ready_port.is_open:
             ready_port = ReadyPort(lambda: self.guest.is_ready("channel"))
-            await loop.create_unix_connection(lambda: ready_port, sock=self.directory.connect(READY))
+            connection = await taken(self.directory.connect, READY, limit_s)
+            await loop.create_unix_connection(lambda: ready_port, sock=connection)
             self._ready_port = ready_port
         if self._has_script and (self._init_port is None or not self._init_port.is_open):
             init_port = InitPort(
                 lambda *told: self.reports(InitEnded(self.directory.vm_id, self.run, *told)),
             )
-            await loop.create_unix_connection(lambda: init_port, sock=self.directory.connect(INIT))
+            connection = await taken(self.directory.connect, INIT, limit_s)
+            await loop.create_unix_connection(lambda: init_port, sock=connection)
             self._init_port = init_port
             init_port.ask()
 

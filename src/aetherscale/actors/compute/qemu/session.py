@@ -29,6 +29,8 @@ CALL_LIMIT_S: Final = 5.0
 START_LIMIT_S: Final = 40.0
 """For the greeting of a QEMU that has just been started: it makes its CPUs first, and 255 of them take their time."""
 
+_QUEUE_POLL_S: Final = 0.02
+
 _BROKEN = (QMPError, OSError, EOFError, ValueError, RecursionError)
 """The errors that a broken or lying peer makes qemu.qmp raise: a line that is too long or not UTF-8 is a ValueError."""
 
@@ -46,6 +48,24 @@ class Unresponsive(Exception):
 
 class Rejected(Exception):
     """QEMU understood the command and refused it."""
+
+
+async def taken(connect: Callable[[str], socket.socket], name: str, limit_s: float | None = None) -> socket.socket:
+    """A connection to a socket of QEMU, as soon as its queue has a place, within the time of any answer by default.
+
+    A QEMU that is busy takes nothing out of its queue, where those that were given up meanwhile still have a place:
+    `connect` raises `BlockingIOError` as long as it is full. Raises `Unresponsive`, and whatever else `connect` does.
+    """
+    limit_s = limit_s or CALL_LIMIT_S
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                try:
+                    return connect(name)
+                except BlockingIOError:
+                    await asyncio.sleep(_QUEUE_POLL_S)
+    except TimeoutError:
+        raise Unresponsive(f"{name}: QEMU took no connection within {limit_s:g} s") from None
 
 
 class RunState(Struct, frozen=True):

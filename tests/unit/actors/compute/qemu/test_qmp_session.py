@@ -6,15 +6,16 @@ import asyncio
 import gc
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from qemu.qmp import QMPClient
 
 from aetherscale.actors.compute.qemu import session
-from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive
+from aetherscale.actors.compute.qemu.session import Monitor, Rejected, Unresponsive, taken
 from aetherscale.bus.tasks import Tasks
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}\n'
@@ -263,3 +264,52 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_made_leaves_nothing_un
     gc.collect()
     await turns(1)
     assert unseen == []
+
+
+@contextmanager
+def full_queue(directory: Path) -> Iterator[tuple[socket.socket, Callable[[str], socket.socket]]]:
+    """What QEMU listens on, whose queue has no place left because of what was given up; how to connect to it."""
+
+    def connect(name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            connection.connect(str(directory / name))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(directory / "q"))
+        listener.listen(0)
+        connect("q").close()
+        with pytest.raises(BlockingIOError):
+            connect("q")
+        yield listener, connect
+
+
+async def test_a_queue_that_is_full_is_waited_for(tmp_path: Path) -> None:
+    with full_queue(tmp_path) as (listener, connect):
+        waiting = asyncio.ensure_future(taken(connect, "q"))
+        await turns(8)
+        assert not waiting.done()
+        listener.accept()[0].close()
+        async with asyncio.timeout(PATIENCE_S):
+            ours = await waiting
+        theirs, _ = listener.accept()
+        with ours, theirs:
+            theirs.sendall(GREETING)
+            assert ours.recv(len(GREETING)) == GREETING
+
+
+async def test_a_queue_that_stays_full_is_no_end_of_the_guest(tmp_path: Path) -> None:
+    with full_queue(tmp_path) as (_, connect), pytest.raises(Unresponsive, match=r"q: QEMU took no connection within"):
+        await taken(connect, "q", 0.1)
+
+
+async def test_what_does_not_listen_is_told_at_once(tmp_path: Path) -> None:
+    with full_queue(tmp_path) as (listener, connect):
+        listener.close()
+        with pytest.raises(ConnectionRefusedError):
+            await taken(connect, "q")
