@@ -243,7 +243,7 @@ class _Relay:
         self._last_s = math.inf
 
     def run(self) -> Ending:
-        """Until one of the ends. Raises `BrokenPipeError` where the reader of stdout has gone."""
+        """Until one of the ends. Raises as `Screen.require_reader`."""
         ending: Ending | None = None
         try:
             while ending is None:
@@ -259,8 +259,7 @@ class _Relay:
     def _turn(self) -> Ending | None:
         """Look at everything once; an end, where one has come."""
         events = dict(self._poll.poll(self._patience_ms()))
-        if events.get(STDOUT) or self._screen.failure is not None:
-            raise BrokenPipeError
+        self._screen.require_reader(events)
         if self._resized is not None and self._resized.is_new():
             with suppress(OSError):  # the terminal has gone, which is seen below
                 self._line.has_size(os.get_terminal_size(STDIN))
@@ -277,8 +276,8 @@ class _Relay:
         if self._line.ending is not None:
             # What came last is shown whole; the key that leaves is heard meanwhile.
             self._poll.modify(self._line.connection.fileno(), 0)
-            return self._line.ending if self._screen.is_idle() else None
-        if self._quiet_s is not None and (now_s >= self._last_s or (now_s >= self._quiet_s and self._screen.is_idle())):
+            return self._line.ending if self._screen.is_done() else None
+        if self._quiet_s is not None and (now_s >= self._last_s or (now_s >= self._quiet_s and self._screen.is_done())):
             return "answered"
         return None
 

@@ -8,12 +8,11 @@ second one leaves, which hangs up on it.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
@@ -112,6 +111,9 @@ class _Exec:
             try:
                 while ending is None:
                     ending = self._turn(news)
+            except Unwritable as lost:
+                lost.done = "the request was taken all the same: the program has begun"
+                raise
             finally:
                 self._program.leave()
         return ending
@@ -121,7 +123,7 @@ class _Exec:
         if self._until_s is not None and now_s >= self._until_s:
             return "too late"
         events = dict(self._poll.poll(self._patience_ms(now_s)))
-        self._require_stdout(events)
+        self._screens[False].require_reader(events)
         if news in events and (left := self._left(news)) is not None:
             return left
         for screen in self._screens.values():
@@ -135,19 +137,9 @@ class _Exec:
             # What came last is shown whole.
             self._poll.modify(self._program.fileno(), 0)
             self._stop_reading()
-            if all(screen.is_idle() for screen in self._screens.values()):
+            if self._screens[False].is_done() and self._screens[True].is_idle():
                 return "ended"
         return None
-
-    def _require_stdout(self, events: Mapping[int, int]) -> None:
-        """Raises `BrokenPipeError` where its reader has gone, and `Unwritable` where it takes nothing."""
-        failure = self._screens[False].failure
-        if failure is not None and failure.errno != errno.EPIPE:
-            lost = Unwritable(failure)
-            lost.done = "the request was taken all the same: the program has begun"
-            raise lost
-        if failure is not None or events.get(STDOUT):
-            raise BrokenPipeError
 
     def _show(self, piece: Output) -> None:
         screen = self._screens[piece.is_error]

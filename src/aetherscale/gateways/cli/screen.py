@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Final
+
+from aetherscale.gateways.cli.standard import Unwritable
 
 PIECE_BYTES: Final = 1024
 """The bytes that are written at a time: output can be dropped only before it is written."""
@@ -49,6 +54,22 @@ class Screen:
         """Whether everything has been written, or never will be."""
         with self._more:
             return self.failure is not None or not (self._pieces or self._busy)
+
+    def is_done(self) -> bool:
+        """Whether everything has been written. Raises as `require_reader`, also for what failed a moment ago."""
+        is_idle = self.is_idle()
+        self.require_reader()
+        return is_idle
+
+    def require_reader(self, events: Mapping[int, int] = MappingProxyType({})) -> None:
+        """By what `poll` said, and by what became of writing.
+
+        Raises `BrokenPipeError` where nobody reads any more, `Unwritable` where nothing is taken.
+        """
+        if self.failure is not None and self.failure.errno != errno.EPIPE:
+            raise Unwritable(self.failure)
+        if self.failure is not None or events.get(self._descriptor):
+            raise BrokenPipeError
 
     def drop(self) -> None:
         """Forget what has not been written yet."""
