@@ -72,3 +72,22 @@ async def test_a_watch_that_began_before_there_was_a_network_is_told_of_it(world
         world.spoof(WEB, web)
         assert (await next_of(drops)).vm_id == WEB
     await drops.close()
+
+
+async def test_what_a_guest_sends_is_counted_at_its_port_whether_it_is_dropped_or_not(
+    world: World, process: Process
+) -> None:
+    await process.ensure()
+    async with guest(process, WEB) as web, guest(process, DB):
+        tap = tap_name(WEB, 0)
+        before = process.driver.traffic(WEB)[tap]
+        assert set(process.driver.traffic(WEB)) == {tap}
+        for _ in range(3):
+            world.spoof(WEB, web)
+        after = process.driver.traffic(WEB)[tap]
+        assert (after.sent_packets - before.sent_packets, after.sent_bytes - before.sent_bytes) == (3, 3 * 64)
+        assert (after.received_packets, after.received_bytes) == (before.received_packets, before.received_bytes)
+        assert process.driver.traffic(DB)[tap_name(DB, 0)].sent_bytes == 0
+        await world.lose_tap(tap)
+        assert process.driver.traffic(WEB) == {}
+    assert process.driver.traffic("3" * 16) == {}

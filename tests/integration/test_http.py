@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import MakeNode
-from tests.support.http_node import event_stream
+from tests.support.http_node import event_stream, scrape
 from tests.support.nats_server import taken_port
 from tests.support.node import PATIENCE_S, ROOT, RunningNode, guests
 
@@ -123,6 +123,35 @@ class TestOneNode:
             async with unix(node) as client:
                 assert (await client.post("/v1/networks?wait=30", json={"name": "lab"})).status_code == 201
                 assert (await client.get("/v1/networks")).json()["count"] == 1
+
+
+class TestFigures:
+    async def test_a_qemu_that_hangs_costs_the_figures_of_its_own_disk(self, node: RunningNode) -> None:
+        async with unix(node) as client:
+            made = [(await client.post("/v1/vms?wait=ready", json={**SMALL, "name": name})).json() for name in "ab"]
+            of_a, of_b = ((("vm", vm["id"]),) for vm in made)
+            whole = await scrape(client)
+            for of_vm in (of_a, of_b):
+                assert whole["aetherscale_vm_ready", of_vm] == 1
+                assert whole["aetherscale_vm_cpu_seconds_total", of_vm] > 0.1
+                assert whole["aetherscale_vm_disk_read_bytes_total", of_vm] > 1 << 20
+                assert whole["aetherscale_vm_memory_limit_bytes", of_vm] == 128 << 20
+                assert whole["aetherscale_vm_memory_resident_bytes", of_vm] > 32 << 20
+            info = (("image", "tiny"), ("name", "a"), ("tenant", "default"), *of_a)
+            assert whole["aetherscale_vm_info", info] == 1
+            written = {"command": ["sh", "-c", "head -c 3000000 /dev/urandom > /data/file; sync"]}
+            ran = await client.post("/v1/vms/b/exec", json=written)
+            assert (ran.status_code, ran.json().get("exit-code")) == (200, 0), ran.text
+            (pid,) = (pid for pid, vm_id in guests(node.state_dir).items() if vm_id == made[0]["id"])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                hung = await scrape(client)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert ("aetherscale_vm_disk_read_bytes_total", of_a) not in hung
+            assert hung["aetherscale_vm_cpu_seconds_total", of_a] > 0.1
+            wrote = "aetherscale_vm_disk_written_bytes_total"
+            assert hung[wrote, of_b] >= whole[wrote, of_b] + 3_000_000
 
 
 class TestDeath:

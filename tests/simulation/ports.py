@@ -28,6 +28,7 @@ from aetherscale.actors.compute.driver import (
 )
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, Forward
+from aetherscale.actors.compute.model.figures import Figures
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.actors.compute.reconcile import reconcile
@@ -254,6 +255,9 @@ class SimulatedHand:
             return outcome
 
         return await self._world.pass_through(self._number, type(effect).__name__, work)
+
+    async def figures(self) -> Mapping[str, Figures]:
+        return await self._driver.figures()
 
     async def adopt(self, process: Process) -> bool:
         return await self._world.pass_through(self._number, "adopt", lambda: self._driver.adopt(process))

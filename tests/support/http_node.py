@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families as families
 
 from aetherscale.bus.admission import Admission
 from aetherscale.bus.beats import Beat
+from aetherscale.bus.memory import MemoryBroker
+from aetherscale.bus.services import Service, Services
 from aetherscale.components import components
+from aetherscale.gateways.http import metrics
 from aetherscale.gateways.http.callers import TOKEN_FILE
 from aetherscale.gateways.http.door import SOCKET, HttpDoor
 from aetherscale.httpaddress import HttpAddress
 from aetherscale.kernel.times import to_rfc3339
+from aetherscale.runtime.asked import tasks_under
 from aetherscale.runtime.doors import Inside
+from aetherscale.runtime.measures import Measures
 from aetherscale.settings import Settings
 from tests.support.eventually import asked_until
 from tests.support.memory_node import MemoryNode
@@ -46,16 +52,24 @@ class HttpNode:
         node, log = self.memory.node, self.memory.log
         assert node is not None
         assert log is not None
-        admission = Admission(
-            node.serve, lambda component, task, _, error: self.counted.append((component, task, error))
-        )
-        inside = Inside(components(), admission, log, self.report, self.memory.clock, self.memory.new_id)
+        bus = MemoryBroker().connect(self.memory.clock)
+        described = [Service(each.name, "", tuple(tasks_under(each.name, components()))) for each in components()]
+        services = Services(bus, described, node=log.node, instance="1", version="0", started_us=0)
+
+        def count(component: str, task: str, seconds: float, error: str) -> None:
+            self.counted.append((component, task, error))
+            services.count(component, task, seconds, error)
+
+        admission = Admission(node.serve, count)
+        measures = Measures(node, log, admission, services, bus, self.memory.clock() / 1e6)
+        inside = Inside(components(), admission, log, self.report, self.memory.clock, self.memory.new_id, measures.all)
         settings = Settings(state_dir=self.state_dir, node=log.node, http=HttpAddress("127.0.0.1", 0))
         self.admission, self.door = admission, HttpDoor()
         self.said = await self.door.open(inside, settings, self._stack)
 
     async def report(self) -> Beat:
-        return Beat("host1", "epoch1", 0, "0.1.0", to_rfc3339(self.memory.clock()))
+        assert self.memory.log is not None
+        return Beat("host1", "epoch1", await self.memory.log.head(), "0.1.0", to_rfc3339(self.memory.clock()))
 
     async def close_door(self) -> None:
         await self._stack.aclose()
@@ -207,3 +221,21 @@ async def event_stream(client: httpx.AsyncClient, path: str, **headers: str) -> 
         events = Events(response.aiter_lines())
         assert await events.next() == {"retry": "1000"}
         yield events
+
+
+Values = Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(text: str) -> Values:
+    """Every sample by its name and its labels, as Prometheus reads them."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families(text)
+        for sample in family.samples
+    }
+
+
+async def scrape(client: httpx.AsyncClient) -> Values:
+    answer = await client.get("/metrics")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, metrics.MEDIA_TYPE)
+    return samples(answer.text)

@@ -66,6 +66,11 @@ class Admission:
         """The names of the components that calls can be for."""
         return tuple(self._serve)
 
+    @property
+    def open_calls(self) -> int:
+        """How many calls are being answered."""
+        return self._all
+
     def admit(self, call: Call) -> Admitted:
         """Let a call in: it is in its place in the queue of its object when this returns.
 

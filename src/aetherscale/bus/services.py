@@ -7,7 +7,7 @@ architecture. Only the answers are here; the requests themselves come in through
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -67,6 +67,12 @@ class Services:
         if error:
             counted.num_errors += 1
             counted.last_error = error
+
+    def figures(self) -> Iterator[tuple[str, str, int, int, float]]:
+        """(component, task, requests, errors, seconds) of every task that was asked for since the start."""
+        for (component, task), counted in self._counted.items():
+            if counted.num_requests:
+                yield component, task, counted.num_requests, counted.num_errors, counted.processing_time_ns / 1e9
 
     async def start(self) -> None:
         """Answer from now on."""

@@ -54,6 +54,8 @@ class LogStore(LogReader[StoredEvent]):
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._refusing: StoreError | None = None
+        self._full: StorageFull | None = None
+        """Why the last append could not be written for want of room; None once one was."""
         self._closing = False
         self._sync_timer: asyncio.TimerHandle | None = None
         self._sync_due = False
@@ -78,6 +80,12 @@ class LogStore(LogReader[StoredEvent]):
         self._waiting.append(_Waiting(append, done))
         self._wake.set()
         return await done
+
+    @property
+    def trouble(self) -> str:
+        """Why an append would not be written now, as far as is known; "" for no reason."""
+        reason = self._refusing or self._full
+        return "" if reason is None else str(reason)
 
     def durable_head(self) -> Head:
         """The end of the log as of the last commit that is durable. Costs nothing; see `chain.py`."""
@@ -158,6 +166,7 @@ class LogStore(LogReader[StoredEvent]):
             outcomes = await self._backend.commit([waiting.append for waiting in batch])
         except (StorageFull, ValueError) as failure:
             if len(batch) == 1:
+                self._full = failure if isinstance(failure, StorageFull) else self._full
                 return _refuse_all(batch, failure)
             for waiting in batch:
                 await self._commit([waiting])
@@ -169,6 +178,7 @@ class LogStore(LogReader[StoredEvent]):
             _refuse_all(batch, self._refusing)
             raise
         else:
+            self._full = None
             self._durable_head = self._backend.durable_head()
             self._sync_head_soon()
             try:

@@ -71,6 +71,11 @@ class EventLog(LogReader[Recorded]):
         head = self._store.durable_head()
         return head.seq, head.link.hex()
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written to it now; "" for no reason that is known."""
+        return self._store.trouble
+
     def on_commit(self, listener: Callable[[Sequence[Recorded]], None]) -> None:
         """Call `listener` with all that has become durable, in the order of the log, before `append` returns it."""
         self._listeners.append(listener)

@@ -93,7 +93,7 @@ class Actor(Generic[S, M]):
         self._broken = broken
         self._on_the_way = on_the_way
         self._tasks = Tasks(component.name)
-        self._mailboxes = Mailboxes(self._tasks)
+        self.mailboxes = Mailboxes(self._tasks)
         self._watches: Watches[S] = Watches()
         gates = {effect: asyncio.Semaphore(limit) for effect, limit in component.concurrency.items()}
         self._effects = EffectRunner(
@@ -144,10 +144,10 @@ class Actor(Generic[S, M]):
         except Refused as refused:
             return self._answer_gone(command, options, call, refused)
         if call.dry_run:
-            deciding = self._mailboxes.post(target, lambda: self._tried(command, options, call, target), bounded=True)
+            deciding = self.mailboxes.post(target, lambda: self._tried(command, options, call, target), bounded=True)
             return tried(deciding, self._kind, target)
         change, aside = self._watches.follow(target), Aside()
-        job = self._mailboxes.post(target, lambda: self._asked(command, options, call, target, aside), bounded=True)
+        job = self.mailboxes.post(target, lambda: self._asked(command, options, call, target, aside), bounded=True)
         return self._answer(job, change, call, aside)
 
     def named(self, tenant: str, name: str) -> Aggregate[S] | None:
@@ -164,7 +164,7 @@ class Actor(Generic[S, M]):
 
     def tell(self, aggregate_id: str, message: M) -> asyncio.Future[Any]:
         """An observation of the host about an aggregate: it waits behind earlier messages."""
-        return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, message), bounded=False)
+        return self.mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, message), bounded=False)
 
     def progress(self, aggregate_id: str, chunk: Chunk) -> None:
         """Report the progress of an effect to waiting callers; it is not stored."""
@@ -316,7 +316,7 @@ class Actor(Generic[S, M]):
         return await self.driver.perform(effect, progress)
 
     def _outcome(self, aggregate_id: str, effect: Any, outcome: M) -> asyncio.Future[Any]:
-        return self._mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, outcome, effect), bounded=False)
+        return self.mailboxes.post(aggregate_id, lambda: self._told(aggregate_id, outcome, effect), bounded=False)
 
     # --- answers -------------------------------------------------------------------------------------------------
 

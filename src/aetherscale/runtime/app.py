@@ -35,12 +35,13 @@ from aetherscale.eventstore.projections import Snapshots, SnapshotStore, load
 from aetherscale.eventstore.store import StoreError
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.registry import Registry
-from aetherscale.kernel.times import to_rfc3339
+from aetherscale.kernel.times import SECOND_US, to_rfc3339
 from aetherscale.runtime.asked import tasks_under
 from aetherscale.runtime.component import Component
 from aetherscale.runtime.doors import Door, Inside
 from aetherscale.runtime.drivers import Drivers
 from aetherscale.runtime.host import Broker, Host, Platform
+from aetherscale.runtime.measures import Measures
 from aetherscale.runtime.node import Node, Ports, event_types, projection
 from aetherscale.runtime.publisher import Publisher
 from aetherscale.runtime.world import Registries
@@ -219,7 +220,8 @@ async def _open_bus(
     await services.start()
     await heartbeat.start()
     publisher.start()
-    return Inside(components, admission, event_log, report, now_us, new_id)
+    measures = Measures(node, event_log, admission, services, bus, now_us() / SECOND_US)
+    return Inside(components, admission, event_log, report, now_us, new_id, measures.all)
 
 
 async def _report(

@@ -14,8 +14,9 @@ from aetherscale.kernel.decider import Decider
 from aetherscale.kernel.findings import Finding
 from aetherscale.kernel.identity import Identity
 from aetherscale.kernel.lifecycle import Lifecycle
+from aetherscale.kernel.measures import Measure
 from aetherscale.kernel.messages import Event
-from aetherscale.kernel.registry import Aggregate, Kind
+from aetherscale.kernel.registry import Aggregate, Kind, Registry
 from aetherscale.kernel.replies import Chunk
 from aetherscale.kernel.reservations import Holding, User
 from aetherscale.kernel.wire import Message
@@ -222,6 +223,10 @@ def _needs_nothing(settings: Settings) -> Iterator[Finding]:
     yield from ()
 
 
+async def _no_measures(registry: Registry[Any], driver: Any) -> Sequence[Measure]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Component(Generic[S, M]):
     """One kind of aggregate, complete. Data and functions; drivers are imported when they are opened."""
@@ -261,6 +266,8 @@ class Component(Generic[S, M]):
     """The requirements of a host, for `doctor`."""
     notes: Callable[[Settings], Mapping[str, str]] = _no_notes
     """Notices for the operator who starts a node."""
+    measures: Callable[[Registry[S], Any], Awaitable[Sequence[Measure]]] = _no_measures
+    """The figures of its aggregates and of its driver at this moment. What cannot be told is left out."""
     lifecycle: Lifecycle | None = None
     """The phases of an aggregate, for `docs/states.md`."""
 

@@ -11,6 +11,7 @@ from aetherscale.bus.admission import Admission, Admitted
 from aetherscale.bus.beats import Beat
 from aetherscale.eventstore.log import EventLog
 from aetherscale.kernel.calls import Call
+from aetherscale.kernel.measures import Measure
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.operations import Operation
 from aetherscale.runtime import operations
@@ -29,12 +30,14 @@ class Inside:
         report: Callable[[], Awaitable[Beat]],
         now_us: Callable[[], int],
         new_id: Callable[[], str],
+        measures: Callable[[Beat], Awaitable[Sequence[Measure]]],
     ) -> None:
         self._components = {component.kind.name: component for component in components}
         self._admission, self._log = admission, event_log
         self.node, self.epoch, self.version = event_log.node, event_log.epoch, __version__
         self._report = report
         self.now_us, self.new_id = now_us, new_id
+        self._measures = measures
 
     def admit(self, call: Call) -> Admitted:
         """As in `Admission`: calls of all gateways share its bounds."""
@@ -43,6 +46,14 @@ class Inside:
     async def report(self) -> Beat:
         """The node's report about itself."""
         return await self._report()
+
+    def unready(self) -> str:
+        """Why the node takes no commands; "" where it does."""
+        return self._log.trouble
+
+    async def measures(self) -> Sequence[Measure]:
+        """The figures of the node at this moment."""
+        return await self._measures(await self._report())
 
     def head(self) -> int:
         """The position of the last event that is durable."""

@@ -28,6 +28,16 @@ class Mailboxes:
         self._tasks = tasks
         self._waiting: dict[str, deque[Job]] = {}
 
+    @property
+    def busy(self) -> int:
+        """How many aggregates have something to do."""
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs there are, those that have been begun among them."""
+        return sum(map(len, self._waiting.values()))
+
     def post(self, aggregate_id: str, job: Callable[[], Awaitable[T]], *, bounded: bool) -> asyncio.Future[T]:
         """Put a job at the end of the mailbox. The future has its result; `Refused` is the only exception in it.
 

@@ -129,6 +129,15 @@ class Node:
                     counted.update(name for name, counts_in in counts.items() if counts_in(aggregate.state))
         return counted
 
+    def phases(self) -> Mapping[tuple[str, str], int]:
+        """How many objects there are that are not deleted, by kind and phase."""
+        return Counter(
+            (kind, aggregate.state.phase)
+            for kind, actor in self.actors.items()
+            for aggregate in actor.registry.aggregates.values()
+            if aggregate.state.phase != "deleted"
+        )
+
     def changed_hands(self, recorded: Recorded) -> tuple[str, str, str, bool] | None:
         """(kind, id, tenant, whether it is owned now) where an event made or ended an object."""
         kind, aggregate_id = split_stream(recorded.stream)

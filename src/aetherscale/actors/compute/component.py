@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from aetherscale.actors.compute import IDENTITY
 from aetherscale.actors.compute.attaching import PORT_COMMANDS
 from aetherscale.actors.compute.creation import creation, keep_script
-from aetherscale.actors.compute.driver import HOST_LIMITS
+from aetherscale.actors.compute.driver import HOST_LIMITS, ComputeDriver
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import (
     CreateVmOptions,
@@ -47,6 +47,8 @@ from aetherscale.actors.images.ports import IMAGE_FILES, ImageFiles
 from aetherscale.actors.network.ports import FIREWALL, VM_PORTS
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.findings import Finding
+from aetherscale.kernel.measures import Measure
+from aetherscale.kernel.registry import Registry
 from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, Query, World
 from aetherscale.settings import Settings
 
@@ -101,6 +103,12 @@ def _open_simulated(host: Host) -> Driver[Vm, ComputeMessage]:
     from aetherscale.actors.compute.simulated.host import SimulatedHost
 
     return SimulatedDriver(SimulatedHost(), host.port(VM_PORTS), host.port(FIREWALL))
+
+
+async def _measures(registry: Registry[Vm], driver: ComputeDriver) -> Sequence[Measure]:
+    from aetherscale.actors.compute.measures import measures
+
+    return await measures(registry, driver)
 
 
 def _needs(settings: Settings) -> Iterator[Finding]:
@@ -163,6 +171,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
     concurrency={effects.BootVm: BOOTS_AT_ONCE},
     suspicious=(events.VmStepFailed,),
     counts={"vms": lambda vm: True, "vms-running": lambda vm: vm.observed in LIVING},
+    measures=_measures,
     needs=_needs,
     notes=_notes,
     lifecycle=LIFECYCLE,

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
+from aetherscale.actors.compute.model.figures import Figures
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import InitScripts
 from aetherscale.actors.compute.readers import RECENT_BYTES
@@ -21,7 +22,6 @@ from aetherscale.runtime.component import Driver
 
 Observe = Callable[[ComputeObservation], object]
 """Takes what happened to a VM."""
-
 
 HOST_LIMITS: Final = "host-limits"
 """The name of `HostLimits`."""
@@ -317,6 +317,10 @@ class ComputeDriver(Driver[Vm, ComputeMessage], Protocol):
 
         Raises `Refused` (not found) where the VM has no log on this host.
         """
+        ...
+
+    async def figures(self) -> Mapping[str, Figures]:
+        """The figures of every VM that has a process, by its id, soon, whatever QEMU does."""
         ...
 
     async def execute(self, vm_id: str, argv: Sequence[str], timeout_s: float, stdin: bytes = b"") -> ExecResult:

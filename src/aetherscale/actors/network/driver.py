@@ -240,19 +240,6 @@ class HostNetworking(Groups, HostFacts):
         await hands.firewall.change(lambda _: self._known.rules())
         self._telling.begin(hands, dict.fromkeys(port.network_id for port in concerned))
 
-    def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
-        """As in `VmPorts`."""
-        return self._hands.dropped(port.tap for port in self._known.ports_of(vm_id)) if self._hands is not None else {}
-
-    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
-        """As in `VmPorts`."""
-        try:
-            every = [port.tap for port in self._known.ports_of(vm_id)]
-            return self._hands.firewall.leased(every) if self._hands is not None else {}
-        except OSError as failure:
-            log.warning("the leased addresses of %s cannot be read: %s", vm_id, failure)
-            return {}
-
     def cut(self, vm_id: str) -> Sequence[str]:
         """As in `VmPorts`."""
         ports = self._known.ports_of(vm_id)

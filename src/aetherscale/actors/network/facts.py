@@ -1,16 +1,24 @@
-"""What the driver of networks tells decisions of the host: a part of the driver, which changes nothing."""
+"""What the driver of networks tells of the host and of ports: a part of the driver, which changes nothing."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network import lacks
 from aetherscale.actors.network.claim import taken
 from aetherscale.actors.network.hands import Hands
+from aetherscale.actors.network.known import Known
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.actors.network.netlink import taps
 from aetherscale.actors.network.netlink.faults import no_bridge_of_host
 from aetherscale.actors.network.ports import HostRoutes
 from aetherscale.actors.network.routes import has_address, host_routes, is_of_host
 from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.fault import Fault
+
+log = logging.getLogger(__name__)
 
 
 class HostFacts:
@@ -19,6 +27,7 @@ class HostFacts:
     _allow_unisolated: bool
     _public_bridge: str
     _hands: Hands | None
+    _known: Known
 
     def require(self, kind: NetworkKind = "isolated") -> None:
         """As in `HostNetworks`."""
@@ -47,3 +56,25 @@ class HostFacts:
     def routes(self) -> HostRoutes:
         """As in `HostNetworks`."""
         return host_routes()
+
+    def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
+        """As in `VmPorts`."""
+        return self._hands.dropped(port.tap for port in self._known.ports_of(vm_id)) if self._hands is not None else {}
+
+    def traffic(self, vm_id: str) -> Mapping[str, Traffic]:
+        """As in `VmPorts`."""
+        try:
+            every = [port.tap for port in self._known.ports_of(vm_id)]
+            return self._hands.links.traffic(every) if self._hands is not None else {}
+        except Fault as failure:
+            log.warning("the counters of the ports of %s cannot be read: %s", vm_id, failure)
+            return {}
+
+    def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
+        """As in `VmPorts`."""
+        try:
+            every = [port.tap for port in self._known.ports_of(vm_id)]
+            return self._hands.firewall.leased(every) if self._hands is not None else {}
+        except OSError as failure:
+            log.warning("the leased addresses of %s cannot be read: %s", vm_id, failure)
+            return {}

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import (
     Prefix,
@@ -123,6 +124,10 @@ class VmPorts(Protocol):
         """The packets of a VM's ports that were dropped since its rules were made, by the tap and by the kind."""
         ...
 
+    def traffic(self, vm_id: str) -> Mapping[str, Traffic]:
+        """What went through a VM's ports since their taps were made, by the tap; without those that are not there."""
+        ...
+
     def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
         """The addresses that were leased to a VM's ports in public networks, by the tap."""
         ...
@@ -193,6 +198,10 @@ class NoPorts:
         """Nothing is there."""
 
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
+        """None."""
+        return {}
+
+    def traffic(self, vm_id: str) -> Mapping[str, Traffic]:
         """None."""
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from msgspec import Struct
@@ -55,6 +56,16 @@ def find(method: str, target: str) -> Found:
         field="method",
         headers=(("allow", ", ".join(allowed)),),
     )
+
+
+def is_open(target: str) -> bool:
+    """Whether a target is of a path that anyone may ask for who reaches the address."""
+    return target in _open_paths()
+
+
+@cache
+def _open_paths() -> frozenset[str]:
+    return frozenset(row.template for row in table() if row.role == "anyone")
 
 
 def authority_of(target: str) -> str:

@@ -22,7 +22,7 @@ from aetherscale import statedir
 from aetherscale.bus.tasks import Tasks
 from aetherscale.gateways.http import callers, problems
 from aetherscale.gateways.http.connection import READ_BYTES, Connection, linger
-from aetherscale.gateways.http.dispatch import authority_of
+from aetherscale.gateways.http.dispatch import authority_of, is_open
 from aetherscale.gateways.http.handlers import Handlers
 from aetherscale.gateways.http.messages import Caller
 from aetherscale.gateways.http.port import Inside
@@ -222,7 +222,8 @@ def _over_tcp(hosts: frozenset[str], token: str, connection: socket.socket) -> A
         authority = authority_of(target)
         callers.require_host({**headers, "host": authority} if authority else headers, hosts)
         callers.require_origin(headers, hosts)
-        callers.require_token(headers, token)
+        if not is_open(target):
+            callers.require_token(headers, token)
         if not known:
             known.append(callers.of_this_host(connection))
         return known[0]

@@ -12,7 +12,7 @@ from aetherscale.gateways.http import events, problems, queries, reading
 from aetherscale.gateways.http.calls import Calls
 from aetherscale.gateways.http.commands import Commands
 from aetherscale.gateways.http.dispatch import Found, find
-from aetherscale.gateways.http.messages import Headers, Request, Response, Stream, json_response
+from aetherscale.gateways.http.messages import PLAIN, Headers, Request, Response, Stream, json_response
 from aetherscale.gateways.http.operations import view_of
 from aetherscale.gateways.http.port import Inside
 from aetherscale.gateways.http.problems import HttpError
@@ -54,6 +54,9 @@ class Handlers:
             "events": self._streams.open,
             "openapi": self._openapi,
             "problem": self._problem,
+            "metrics": self._metrics,
+            "health": self._health,
+            "readiness": self._readiness,
             "root": self._root,
         }
 
@@ -116,6 +119,23 @@ class Handlers:
             known = ", ".join(problems.TITLES)
             raise HttpError("not-found", f"no such problem: {found.value[:80]!r}", hint=f"one of {known}")
         return page
+
+    async def _metrics(self, found: Found, request: Request) -> Response:
+        from aetherscale.gateways.http import metrics  # here, as above
+
+        queries.require_none(found.query)
+        return Response(200, metrics.text(await self._inside.measures()), media_type=metrics.MEDIA_TYPE)
+
+    async def _health(self, found: Found, request: Request) -> Response:
+        queries.require_none(found.query)
+        return Response(200, b"ok\n", media_type=PLAIN)
+
+    async def _readiness(self, found: Found, request: Request) -> Response:
+        queries.require_none(found.query)
+        why = self._inside.unready()
+        if why:
+            raise Refused(Reason.UNAVAILABLE, why, retryable=True)
+        return Response(200, b"ready\n", media_type=PLAIN)
 
     async def _root(self, found: Found, request: Request) -> Response:
         queries.require_none(found.query)

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 JSON: Final = "application/json"
+PLAIN: Final = "text/plain; charset=utf-8"
 JSON_LINES: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
 

@@ -158,7 +158,7 @@ def _content(row: Route, status: int, known: Mapping[Any, Any], views: Mapping[s
         return {EVENT_STREAM: {"schema": {"type": "string"}}}
     if row.streams:
         return {JSON_LINES: {"schema": {"type": "string"}}}
-    if row.handler == "problem":
+    if row.handler in ("problem", "metrics", "health", "readiness"):
         return {"text/plain": {"schema": {"type": "string"}}}
     if status == 202 or row.handler == "operation":
         return {JSON: {"schema": {"$ref": "#/components/schemas/Operation"}}}

@@ -8,6 +8,7 @@ from typing import Protocol
 from aetherscale.bus.admission import Admitted
 from aetherscale.bus.beats import Beat
 from aetherscale.kernel.calls import Call
+from aetherscale.kernel.measures import Measure
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.operations import Operation
 
@@ -42,6 +43,14 @@ class Inside(Protocol):
 
     async def operation(self, tenant: str, command_id: str) -> Operation:
         """The operation of a command. Raises `Refused` (not found)."""
+        ...
+
+    def unready(self) -> str:
+        """Why the node takes no commands; "" where it does."""
+        ...
+
+    async def measures(self) -> Sequence[Measure]:
+        """The figures of the node at this moment."""
         ...
 
     async def report(self) -> Beat:

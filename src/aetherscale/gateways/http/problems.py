@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from aetherscale.bus.refusals import CODES, hint
-from aetherscale.gateways.http.messages import Headers, Response
+from aetherscale.gateways.http.messages import PLAIN, Headers, Response
 from aetherscale.kernel.errors import Reason, Refused, Task
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -102,7 +102,7 @@ def page_of(word: str) -> Response | None:
     if word not in TITLES:
         return None
     status, title, about = TITLES[word]
-    return Response(200, f"{status} {word}: {title}.\n\n{about}\n".encode(), media_type="text/plain; charset=utf-8")
+    return Response(200, f"{status} {word}: {title}.\n\n{about}\n".encode(), media_type=PLAIN)
 
 
 def _task(task: Task) -> dict[str, Any]:

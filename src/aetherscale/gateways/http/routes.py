@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 Handler = Literal[
     "list", "show", "create", "delete", "act", "patch", "ask", "nodes", "node", "operation", "events", "openapi",
-    "problem", "root",
+    "problem", "root", "metrics", "health", "readiness",
 ]  # fmt: skip
 """What a route does; `handlers.py` has one function for each."""
-Role = Literal["operator"]
-"""Who may: on the Unix socket root, the node's own user and the group `aetherscale`; over TCP who has the token."""
+Role = Literal["operator", "anyone"]
+"""Who may. `operator`: on the Unix socket root, the node's own user and the group `aetherscale`; over TCP who has the
+token. `anyone`: over TCP who has none, too."""
 
 BASE: Final = "/v1"
 
@@ -106,6 +107,9 @@ _OF_THE_NODE: Final = (
     Route("events", "GET", f"{BASE}/events", "events", "Events as they happen, as server-sent events.", streams=True),
     Route("openapi", "GET", f"{BASE}/openapi.json", "openapi", "This table as OpenAPI 3.1."),
     Route("problem", "GET", "/problems/{problem}", "problem", "What a type of problem is, and what to do."),
+    Route("metrics", "GET", "/metrics", "metrics", "Figures of the node and its VMs, as Prometheus reads them."),
+    Route("health", "GET", "/healthz", "health", "Whether the node's loop answers.", "anyone"),
+    Route("readiness", "GET", "/readyz", "readiness", "Whether the node takes commands; 503 with why not.", "anyone"),
     Route("root", "GET", BASE, "root", "Where everything is."),
 )
 

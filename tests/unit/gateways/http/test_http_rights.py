@@ -34,7 +34,10 @@ OPERATOR: Final = {
     "the token from a page of no origin over TCP": 403,
 }
 """By who asks: the status that refuses, or None for one who is answered as the route answers."""
-RIGHTS: Final[Mapping[Role, Mapping[str, int | None]]] = {"operator": OPERATOR}
+ANYONE: Final = OPERATOR | dict.fromkeys(
+    ("no token over TCP", "another token over TCP", "a token that is another scheme's over TCP"), None
+)
+RIGHTS: Final[Mapping[Role, Mapping[str, int | None]]] = {"operator": OPERATOR, "anyone": ANYONE}
 ROUTES: Final[Mapping[str, Role]] = {
     "create-network": "operator",
     "delete-network": "operator",
@@ -80,6 +83,9 @@ ROUTES: Final[Mapping[str, Role]] = {
     "openapi": "operator",
     "problem": "operator",
     "root": "operator",
+    "metrics": "operator",
+    "health": "anyone",
+    "readiness": "anyone",
 }
 """Written down here by hand, so that a new route has to be thought about."""
 STRANGER: Final = 4242

@@ -42,11 +42,13 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
     UnplugPort,
 )
+from aetherscale.actors.compute.model.figures import Figures
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.qemu import ceilings, disk, hostports, identity, supervision
 from aetherscale.actors.compute.qemu.accel import Accelerators
 from aetherscale.actors.compute.qemu.console import written_out
 from aetherscale.actors.compute.qemu.faults import OPERATIONS, fault_of, not_started
+from aetherscale.actors.compute.qemu.figures import figures
 from aetherscale.actors.compute.qemu.hotplug import change_port
 from aetherscale.actors.compute.qemu.inside import Inside
 from aetherscale.actors.compute.qemu.layout import VmDirectory
@@ -290,6 +292,10 @@ class QemuDriver(Inside):
             return OnHost(*places)
         ports, age_s = self._ports, identity.age_s(machine.start_ticks)
         return OnHost(*places, machine.pid, age_s, ports.dropped(vm_id), ports.leased(vm_id), ports.cut(vm_id))
+
+    async def figures(self) -> Mapping[str, Figures]:
+        """As in `ComputeDriver`."""
+        return await figures(self._machines.values(), self._ports)
 
     def _turn(self, vm_id: str) -> asyncio.Lock:
         """Held while something is done to a VM; there for as long as it is held or waited for."""

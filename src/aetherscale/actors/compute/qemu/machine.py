@@ -262,6 +262,10 @@ class Machine:
             raise Unresponsive("QMP is not connected")
         await self._monitor.give(descriptor, name)
 
+    async def ask(self, command: str) -> Any:
+        """The answer of QEMU to a question that changes nothing. Raises `Unresponsive`, `Rejected`."""
+        return await self._execute(command)
+
     async def _status(self) -> str:
         return shaped(await self._execute("query-status"), RunState).status
 

@@ -43,6 +43,7 @@ from aetherscale.actors.compute.model.effects import (
     ShutDownVm,
     UnplugPort,
 )
+from aetherscale.actors.compute.model.figures import DiskUse, Figures
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import RECENT_BYTES, last_lines
@@ -258,6 +259,15 @@ class SimulatedDriver:
             uptime_s=int(asyncio.get_running_loop().time() - process.begun_s) if process else None,
             cut=self._ports.cut(vm_id) if process else (),
         )
+
+    async def figures(self) -> Mapping[str, Figures]:
+        """As in `ComputeDriver`: each process has used what it would have, had it done nothing."""
+        now_s = asyncio.get_running_loop().time()
+        return {
+            vm_id: Figures(now_s - process.begun_s, 1 << 20, DiskUse(0, 0, 0, 0), self._ports.traffic(vm_id))
+            for vm_id in tuple(self._host.processes)
+            if (process := self._host.live(vm_id)) is not None
+        }
 
     async def logs(self, vm_id: str, wanted: LogRange, *, follow: bool) -> AsyncIterator[bytes]:
         """What is wanted of the log, oldest byte first; `follow` goes on until the process ends. Raises `Refused`."""

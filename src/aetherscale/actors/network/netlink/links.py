@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model import devices
 from aetherscale.actors.network.model.addresses import Prefix, mac_of, tap_mac_of
 from aetherscale.actors.network.model.devices import Alias, Link
@@ -55,13 +56,17 @@ class Links:
         return [link for link in await self._with_an_alias() if self._is_ours(link)]
 
     async def routes(self) -> list[Prefix]:
-        """The prefixes that the host has routes to, by number: what a new network must not overlap.
-
-        Addresses of the host are among them, as prefixes of one address. The default routes are not.
+        """The prefixes that a new network must not overlap, by number: those of all routes but the default ones.
+        The addresses of the host are among them.
         """
         with _told("read the routes of the host"):
             found = await self._requests.routes()
         return sorted(found, key=lambda each: (each.version, int(each.network_address), each.prefixlen))
+
+    def traffic(self, taps_wanted: Iterable[str]) -> dict[str, Traffic]:
+        """What went through taps since they were made, as their guests see it; without those that are not there."""
+        with _told("read the counters of taps"):
+            return {tap: went for tap in taps_wanted if (went := self._requests.traffic(tap)) is not None}
 
     def watch(self, also: watching.Also = watching.nothing) -> AsyncGenerator[watching.Change, None]:
         """What happens to devices of ours, and to these of others, from now on: see `watching.watch`."""

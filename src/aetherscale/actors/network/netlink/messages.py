@@ -12,6 +12,7 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_UNSPEC
 from typing import Final
 
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
 from aetherscale.actors.network.netlink import settings
@@ -34,8 +35,11 @@ _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_IFALIAS: Final = 20
 _IFLA_GROUP: Final = 27
+_IFLA_STATS64: Final = 23
 _IFLA_PROTINFO: Final = 12
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_DATA = 1, 2, 5
+_STATISTICS: Final = struct.Struct("=QQQQ")
+"""The beginning of rtnl_link_stats64: packets received and sent by the host, then bytes."""
 _IFF_UP: Final = 1
 _IFF_RUNNING: Final = 0x40
 _AF_BRIDGE: Final = 7
@@ -87,6 +91,18 @@ def link_of(message: bytes) -> Link | None:
         if kind == "bridge"
         else _port_settings(attributes_of(info.get(_IFLA_INFO_SLAVE_DATA, b"")), flags),
     )
+
+
+def traffic_of(message: bytes) -> Traffic | None:
+    """What went through the tap that an RTM_NEWLINK is about, as its guest sees it; None where it does not say.
+
+    What the host receives from a tap, its guest has sent.
+    """
+    raw = attributes_of(message, HEADER.size + _LINK.size).get(_IFLA_STATS64, b"")
+    if len(raw) < _STATISTICS.size:
+        return None
+    sent_packets, received_packets, sent_bytes, received_bytes = _STATISTICS.unpack_from(raw)
+    return Traffic(received_bytes, received_packets, sent_bytes, sent_packets)
 
 
 def port_of(message: bytes) -> tuple[int, settings.Settings] | None:

@@ -41,6 +41,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
 from aetherscale.actors.network.netlink import encoding
@@ -59,7 +60,7 @@ from aetherscale.actors.network.netlink.encoding import (
     RTM_NEWLINK,
     RTM_NEWNEIGH,
 )
-from aetherscale.actors.network.netlink.messages import HEADER, address_of, link_of, route_of
+from aetherscale.actors.network.netlink.messages import HEADER, address_of, link_of, route_of, traffic_of
 
 T = TypeVar("T")
 
@@ -145,6 +146,16 @@ class Requests:
                 return None
             raise
         return next(filter(None, map(link_of, found)), None)
+
+    def traffic(self, name: str) -> Traffic | None:
+        """What went through a tap of this name, as the other end of it sees it; None where there is none."""
+        try:
+            found = self._ask_directly(RTM_GETLINK, 0, encoding.link(attributes=encoding.name(name)))
+        except Failed as failed:
+            if failed.code == errno.ENODEV:
+                return None
+            raise
+        return next(filter(None, map(traffic_of, found)), None)
 
     async def links(self) -> list[Link]:
         """All links of the host."""

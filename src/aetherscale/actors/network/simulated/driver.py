@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
+from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.commands import NetworkLost
 from aetherscale.actors.network.model.decide import NetworkMessage
@@ -30,6 +31,9 @@ from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.failures import EffectFailed
 from aetherscale.kernel.fault import Fault
 from aetherscale.runtime.component import Progress, Report
+
+FRAME_BYTES: Final = 64
+"""The size of every frame that a simulated guest sends."""
 
 
 class SimulatedNetworking:
@@ -234,6 +238,11 @@ class SimulatedNetworking:
     def dropped(self, vm_id: str) -> Mapping[str, Mapping[str, int]]:
         """As in `VmPorts`; nothing is sent here."""
         return {}
+
+    def traffic(self, vm_id: str) -> Mapping[str, Traffic]:
+        """As in `VmPorts`; nobody sends anything to guests here."""
+        there = [port.tap for port in self._ports.get(vm_id, ()) if port.tap in self._host.taps]
+        return {tap: Traffic(0, 0, self._host.sent[tap] * FRAME_BYTES, self._host.sent[tap]) for tap in there}
 
     def leased(self, vm_id: str) -> Mapping[str, Sequence[str]]:
         """As in `VmPorts`; nothing is sent here."""

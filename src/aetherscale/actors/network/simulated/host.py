@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -56,6 +57,8 @@ class SimulatedNetworks:
         """The bridges that have rules."""
         self.ruled_taps: set[str] = set()
         """The taps that have rules."""
+        self.sent: Counter[str] = Counter()
+        """The packets that guests have sent, by the tap. Each has the size of the smallest frame."""
         self.taps: dict[str, tuple[str, str]] = {}
         """By name: the id of the VM, and the bridge that the tap is in; "" for none."""
         self.groups: dict[str, tuple[Rule, ...]] = {}
@@ -76,7 +79,9 @@ class SimulatedNetworks:
         self.interfere: Callable[[str, str], Awaitable[Any]] = _nothing
 
     def drop(self, dropped: Dropped) -> None:
-        """A packet is dropped."""
+        """A packet is dropped, which its guest has sent unless it is an inward one."""
+        if not dropped.is_inward:
+            self.sent[dropped.tap] += 1
         for each in self.watching:
             each.put(dropped)
 
