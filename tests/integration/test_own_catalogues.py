@@ -73,6 +73,10 @@ async def test_a_file_that_is_no_catalogue_stops_the_node_with_its_line(tmp_path
 
 async def checked(site: Site, path: Path) -> tuple[int | None, str]:
     path.write_text(site.catalogue())
+    return await asked_of(path)
+
+
+async def asked_of(path: Path) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tools.catalogue", str(path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
@@ -91,4 +95,10 @@ async def test_each_entry_of_a_catalogue_can_be_asked_for(tmp_path: Path) -> Non
         site.refuses = "410 Gone"
         status, said = await checked(site, tmp_path / "c.toml")
         assert status == 1
-        assert "HTTP Error 410: Gone" in said
+        assert "the server answered 410 Gone" in said
+        path = tmp_path / "c.toml"
+        path.write_text(site.catalogue())
+    status, said = await asked_of(path)  # the server is gone
+    assert status == 1
+    assert "nothing listens at 127.0.0.1, port" in said
+    assert "Errno" not in said

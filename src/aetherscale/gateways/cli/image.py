@@ -201,7 +201,8 @@ IMAGE = Group(
                 "writing to it. With --nats, the path is one on the node's host, below a directory of its setting "
                 "image-dirs.\n\n"
                 "An interrupted download continues where it ended, even in a new import of the same URL within a "
-                "week. Addresses that are not public are refused, unless the node's setting image-networks allows "
+                "week, if the server says by ETag or Last-Modified that its file is the same, and sends parts of it. "
+                "Else it begins anew. Addresses that are not public are refused, unless the node's setting image-networks allows "
                 "them.\n\n"
                 "A file that is compressed with gzip, xz or zstd is unpacked, whatever it is called; --sha256 is that "
                 "of the file as it is given. Two images of the same content are one file on the disk.\n\n"
@@ -268,7 +269,7 @@ IMAGE = Group(
             examples=("aetherscale image fetch debian-13",),
             details=(
                 "The file has to have the checksum that its distribution publishes beside it. An interrupted download "
-                "continues where it ended."
+                "continues where it ended if the server can show that its file is still the same."
             ),
         ),
         Command(
