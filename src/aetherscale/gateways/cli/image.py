@@ -202,8 +202,8 @@ IMAGE = Group(
                 "image-dirs.\n\n"
                 "An interrupted download continues where it ended, even in a new import of the same URL within a "
                 "week, if the server says by ETag or Last-Modified that its file is the same, and sends parts of it. "
-                "Else it begins anew. Addresses that are not public are refused, unless the node's setting image-networks allows "
-                "them.\n\n"
+                "Else it begins anew. Addresses that are not public are refused, unless the node's setting "
+                "image-networks allows them.\n\n"
                 "A file that is compressed with gzip, xz or zstd is unpacked, whatever it is called; --sha256 is that "
                 "of the file as it is given. Two images of the same content are one file on the disk.\n\n"
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
@@ -254,8 +254,8 @@ IMAGE = Group(
             examples=("aetherscale image search", "aetherscale image search debian"),
             details=(
                 "`vm create --image NAME` fetches an image of the catalogue that is not here. An image that is here "
-                "comes first, wherever it is from: HERE shows its phase, or where another image of that name comes "
-                "from.\n\n"
+                "comes first, wherever it is from. HERE shows its phase; `another` is an image of that name which is "
+                "not of the catalogue, and `never` one that the catalogue has for other architectures alone.\n\n"
                 "The catalogue comes with the program. The node's setting image-catalogue adds that of a file or a "
                 "URL, whose entries come first."
             ),

@@ -1,4 +1,4 @@
-"""A download over HTTP that can be interrupted: it goes on where it ended if the server shows that it has the same file.
+"""A download over HTTP that can be interrupted: it goes on where it ended if the server has the same file.
 
 The validator of the file (RFC 9110, sections 8.8 and 13.1.5) lies beside the part file. With it the rest is asked for
 by `Range` and `If-Range`; where the server has another file by now, or knows no ranges, the download starts again. The

@@ -43,8 +43,8 @@ class NoAddress(ValueError):
 def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits) -> http.client.HTTPResponse:
     """The answer to a GET, with its body still to be read. The transfer's `stop` ends the waiting.
 
-    Raises urllib's HTTPError for a status that is not 2xx, ServerError, Fault for a certificate that is not trusted, and
-    NoAddress.
+    Raises urllib's HTTPError for a status that is not 2xx, ServerError, NoAddress, and Fault for a certificate that is
+    not trusted.
     """
     plain, authorization = _split(url)
     request = urllib.request.Request(plain, headers=dict(headers))  # noqa: S310 - the opener knows http and https only

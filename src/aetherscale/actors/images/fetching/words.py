@@ -1,4 +1,4 @@
-"""Why a connection to a server failed, in words for people, and what they can do. Knows the errors of the library. Pure.
+"""Why a connection to a server failed, in words for people, and what they can do. Pure.
 
 The library's own words are for programmers (`[Errno 111]`, `IncompleteRead(0 bytes read)`), and name no server.
 """
