@@ -237,8 +237,12 @@ IMAGE = Group(
             examples=("aetherscale image inspect tiny", "aetherscale image inspect ./debian-12.qcow2 --json"),
             details=(
                 "It reads the image itself: its header, its partitions, and some files of an ext2, ext3 or ext4 file "
-                "system. What cannot be told that way is `unknown`, as with xfs and btrfs. A file is read with your "
-                "own rights, and no node is needed; `refused` says why it cannot be imported."
+                "system. What cannot be told that way, as with xfs and btrfs, is left out, or `unknown` with --json; "
+                "`unread` says why.\n\n"
+                "Of an image it also shows what the node knows: its source and SHA-256, how its guests say that they "
+                "are ready, and `first-boot`, how they take what is theirs, which VMs go by. `systemd-takes` is what "
+                "its systemd could take.\n\n"
+                "A file is read with your own rights, and no node is needed; `refused` says why it cannot be imported."
             ),
         ),
         Command(
