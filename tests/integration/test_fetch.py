@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,7 @@ class TestDownload:
         ],
     )
     async def test_what_the_next_try_does_is_told_as_far_as_the_server_lets_it_be_known(
-        self, part: Path, headers: dict[str, str], said: str
+        self, part: Path, headers: dict[str, Any], said: str
     ) -> None:
         async with http_server(serves(CONTENT, cut_after=2 * MIB, **headers)) as server:
             assert said in str((await failure(server.url(), part)).remedy)

@@ -199,4 +199,6 @@ def counted(events: Iterable[StoredEvent]) -> dict[str, int]:
             case "VmRequested":
                 found["made of it"] += data["spec"]["image"] == NAME
                 found["with keys"] += bool(data["spec"].get("ssh-keys"))
+            case _:
+                pass
     return found

@@ -172,8 +172,7 @@ class Client:
 
     def _draw(self, key: str) -> Asked:
         if (drawn := self._world.catalogue.request(self._world)) is not None:
-            component, task, options = drawn
-            return Asked(key, component, task, msgspec.json.encode(options))
+            return Asked(key, drawn[0], drawn[1], msgspec.json.encode(drawn[2]))
         chance = self._world.chance
         in_networks = [vm.name for vm_id in self._world.vm_ids() if (vm := self._world.vm(vm_id)) and has_ports(vm)]
         of_rules = in_networks and chance.random() < 0.35
