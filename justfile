@@ -138,6 +138,10 @@ debian-guest *args:
 debian-image *args:
     {{ bin }}/pytest -q -s tests/integration/debian_images.py {{ args }}
 
+# The same build on a node of a user without root, who has subordinate ids; needs root to become that user, mmdebstrap, uidmap, minutes.
+debian-user *args:
+    {{ bin }}/pytest -q -s tests/integration/debian_user.py {{ args }}
+
 # Ask for every image of the catalogue, and for its checksum: `just catalogue`, `just catalogue FILE|URL`; needs the internet.
 catalogue *args:
     {{ bin }}/python -m tools.catalogue {{ args }}

@@ -9,6 +9,7 @@ A line for each file, with its size; exit 1 where one is missing.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -22,6 +23,8 @@ from urllib.parse import unquote, urlsplit
 from aetherscale.actors.images.catalogue.reading import ARCHITECTURES, MOST_BYTES, BadCatalogue, read
 from aetherscale.actors.images.catalogue.sums import MOST_BYTES as MOST_SUMS_BYTES
 from aetherscale.actors.images.catalogue.sums import NoDigest, digest_in
+from aetherscale.actors.images.fetching import words
+from aetherscale.actors.images.fetching.download import plain
 from aetherscale.actors.images.fetching.texts import fetch_text
 from aetherscale.actors.images.fetching.transfer import Limits
 from aetherscale.actors.images.model.catalogued import Entry
@@ -36,8 +39,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         raw = _raw(arguments[0]) if arguments else _shipped()
         entries = list(_entries(raw))
-    except (BadCatalogue, Fault, OSError) as wrong:
+    except (BadCatalogue, Fault) as wrong:
         print(f"no catalogue: {wrong}")
+        return 1
+    except OSError as wrong:
+        print(f"no catalogue: {arguments[0]} cannot be read: {wrong.strerror}")
         return 1
     failed = 0
     for architecture, entry in entries:
@@ -56,8 +62,10 @@ def check(entry: Entry) -> tuple[str, int | None]:
         request = urllib.request.Request(entry.url, method="HEAD")  # noqa: S310 - the catalogue has http and https only
         with urllib.request.urlopen(request, timeout=HEAD_TIMEOUT_S) as response:  # noqa: S310 - likewise
             size_bytes = response.length
-    except (OSError, ValueError) as error:
-        return f"{entry.url}: {error}", None
+    except urllib.error.HTTPError as error:
+        return f"{entry.url}: the server answered {error.code} {plain(error.reason)}", None
+    except (OSError, http.client.HTTPException) as error:
+        return f"{entry.url}: {_why(error, entry.url)}", None
     if entry.checksums is not None:
         try:
             raw = asyncio.run(fetch_text(entry.checksums, MOST_SUMS_BYTES, ANYWHERE))
@@ -65,6 +73,15 @@ def check(entry: Entry) -> tuple[str, int | None]:
         except (Fault, NoDigest) as missing:
             return f"{entry.checksums}: {missing}", size_bytes
     return "", size_bytes
+
+
+def _why(error: OSError | http.client.HTTPException, url: str) -> str:
+    """In words for people. What urllib cannot connect to is the reason of its own error."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return words.to_connect(error.reason, parts.hostname or "", port, HEAD_TIMEOUT_S).what
+    return words.talking(error, HEAD_TIMEOUT_S).what
 
 
 def _entries(raw: bytes) -> Iterator[tuple[str, Entry]]:

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from aetherscale.filecopy import Advance, copy, open_file
+from aetherscale.kernel.fault import Fault
 
 DIRECTORY: Final = "incoming"
 KEPT_S: Final = 7 * 24 * 3600.0
@@ -66,7 +67,14 @@ def hand_over(state_dir: Path, source: Path, token: str, advance: Advance) -> tu
     Raises FileNotFoundError where no node of this version has been, `Fault`, OSError, and what `advance` raises.
     """
     directory = state_dir / DIRECTORY
-    taker = msgspec.json.decode((directory / _NODE).read_bytes(), type=_Node)
+    try:
+        taker = msgspec.json.decode((directory / _NODE).read_bytes(), type=_Node)
+    except msgspec.MsgspecError:
+        raise Fault(
+            f"{directory / _NODE} is not what a node writes there",
+            "is a node of this version starting just now? Try again; else restart it",
+            retryable=True,
+        ) from None
     theirs = directory.stat()
     is_shared = bool(theirs.st_mode & stat.S_IXGRP)
     original = open_file(source)
@@ -76,7 +84,7 @@ def hand_over(state_dir: Path, source: Path, token: str, advance: Advance) -> tu
         try:
             _give(place, theirs)
             place.chmod(0o770 if is_shared else 0o700)
-            target = place / _plain(source.name)
+            target = place / plain(source.name)
             descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 copy(original, descriptor, advance)
@@ -131,6 +139,6 @@ def _give(place: Path | int, theirs: os.stat_result) -> None:
         os.chown(place, -1, theirs.st_gid)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A file's name without what a message cannot carry."""
     return "".join(c if c.isprintable() else "_" for c in name)[-_MOST_NAME:]

@@ -44,6 +44,7 @@ from aetherscale.httpaddress import HTTP, NO_HTTP, HttpAddress, http_address
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import DEVICE_NAME_RULE, NAME_RULE, is_device_name, is_name, name_like
 from aetherscale.kernel.subjects import DEFAULT_TENANT, SYSTEM
+from aetherscale.textfile import MARK, Unreadable, read_text
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -208,26 +209,19 @@ def _from_file(flag: str | None, environ: Mapping[str, str]) -> Mapping[str, tup
     asked = flag or environ.get(f"{_PREFIX}CONFIG")
     path = asked or str(places.config(environ))
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
+        text = read_text(path, MAX_FILE_BYTES).removeprefix(MARK)
+    except Unreadable as wrong:
+        if not wrong.is_missing:
+            raise Refused(
+                Reason.BAD_REQUEST, f"settings: {path} {wrong}", field="config", remedy=wrong.remedy
+            ) from None
         if asked:
             raise Refused(Reason.BAD_REQUEST, f"settings: there is no file {path}", field="config") from None
         return {}
-    except OSError as error:
-        raise Refused(
-            Reason.BAD_REQUEST, f"settings: {path} cannot be read: {error.strerror}", field="config"
-        ) from None
-    if len(text) > MAX_FILE_BYTES:
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"settings: {path} is too large: expected at most {MAX_FILE_BYTES} bytes",
-            field="config",
-        )
     import tomllib
 
     try:
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(text)
     except RecursionError:
         raise Refused(Reason.BAD_REQUEST, f"settings: {path} is nested too deeply", field="config") from None
     except ValueError as broken:

@@ -244,7 +244,7 @@ SEED = key().seed
         ("nkey", "\udcff", "text"),
         ("token-file", " \n", "one line with a token"),
         ("token-file", "a b", "one line with a token"),
-        ("token-file", "x" * 70_000, "at most 65536 bytes"),
+        ("token-file", "x" * 70_000, "expected at most 64 KiB of text"),
     ],
     ids=[f"case {number}" for number in range(1, 12)],
 )

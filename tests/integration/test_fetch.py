@@ -7,9 +7,11 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.copying import Places
 from aetherscale.actors.images.fetching.fetch import Fetched
 from tests.support.fetching import CONTENT, ETAG, MIB, SHA256, STUBBORN, bring, failure, left_over, no_proxy, part
@@ -89,6 +91,34 @@ class TestDownload:
             assert (await failure(server.url(), part)).retryable
             assert (await bring(server.url(), part)).sha256 == SHA256
         assert "range" not in server.asked[1].headers
+
+    @pytest.mark.parametrize(
+        ("headers", "said"),
+        [
+            ({}, "try again: it begins anew, since the server does not say (by ETag or Last-Modified) whether"),
+            ({"etag": 'W/"weak"'}, "try again: it begins anew, since the server does not say"),
+            ({"etag": ETAG}, "try again: it goes on where it ended, if the server sends a part of a file when asked"),
+            ({"last_modified": "Mon, 01 Jan 2024 00:00:00 GMT", "accept_ranges": "none"}, "if the server sends a part"),
+        ],
+    )
+    async def test_what_the_next_try_does_is_told_as_far_as_the_server_lets_it_be_known(
+        self, part: Path, headers: dict[str, Any], said: str
+    ) -> None:
+        async with http_server(serves(CONTENT, cut_after=2 * MIB, **headers)) as server:
+            assert said in str((await failure(server.url(), part)).remedy)
+
+    async def test_a_server_that_sends_parts_is_gone_on_from_for_sure(self, part: Path) -> None:
+        answers = [serves(CONTENT, cut_after=cut, etag=ETAG) for cut in (2 * MIB, 1024)]
+        async with http_server(*answers) as server:
+            assert "if the server sends" in str((await failure(server.url(), part)).remedy)
+            assert (await failure(server.url(), part)).remedy == "try again: it goes on where it ended"
+        part.unlink()
+        async with http_server(serves(CONTENT, cut_after=2 * MIB, etag=ETAG, accept_ranges="bytes")) as server:
+            assert (await failure(server.url(), part)).remedy == "try again: it goes on where it ended"
+
+    async def test_nothing_is_said_to_be_gone_on_from_where_too_little_came_to_be_kept(self, part: Path) -> None:
+        async with http_server(serves(CONTENT, cut_after=kept.LEAST_BYTES - 1, etag=ETAG)) as server:
+            assert (await failure(server.url(), part)).remedy == "try again"
 
     async def test_a_server_without_ranges_sends_all_of_it_again(self, part: Path) -> None:
         answers = [serves(CONTENT, ranges=False, cut_after=cut, etag=ETAG) for cut in (MIB, None)]
@@ -228,6 +258,7 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, part: Path) -> None:
     script = f"""
 import asyncio, resource, signal, sys
 from pathlib import Path
+from aetherscale.actors.images.fetching import kept
 from aetherscale.actors.images.fetching.copying import Places
 from aetherscale.actors.images.fetching.fetch import fetch
 from aetherscale.kernel.fault import Fault

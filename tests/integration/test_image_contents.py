@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import shutil
@@ -97,7 +98,9 @@ def test_what_is_not_there_is_no_and_what_cannot_be_told_is_unknown(
     tmp_path: Path, without: str, changed: dict[str, str]
 ) -> None:
     files = {name: text for name, text in SYSTEM.items() if name != without}
-    assert told(look_into(looked_into.disk(tmp_path, files))) == WHOLE | changed
+    found = look_into(looked_into.disk(tmp_path, files))
+    assert told(found) == WHOLE | changed
+    assert (found.unread is None) == (found.os != "unknown"), "why it is not told is said, and nothing else"
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,10 @@ def test_another_file_system_is_named_and_not_read(image: Path, tmp_path: Path) 
         file.write(b"XFSB".ljust(4096, b"\0"))
     found = look_into(copy)
     assert (found.file_systems, told(found)) == (["xfs"], dict.fromkeys(WHOLE, "unknown"))
+    assert found.unread == "its system is read from ext2, ext3 or ext4 alone, and what it has is: xfs"
+    packed = tmp_path / "disk.gz"
+    packed.write_bytes(gzip.compress(b"\0" * 512))
+    assert look_into(packed).unread == "it is compressed with gzip"
 
 
 def test_links_that_lead_round_end(tmp_path: Path) -> None:

@@ -127,9 +127,27 @@ async def test_inspect_shows_an_image_of_the_node_and_a_file_without_one(node: R
     await good(node, "image", "import", str(image), "--name", "web")
     shown: Any = await told(node, "image", "inspect", "web")
     assert (shown["os-id"], shown["agent"], shown["name"]) == ("debian 12", "yes", "web")
+    assert (shown["first-boot"], shown["systemd-takes"], shown["unread"]) == ("none", "credentials", None)
     await node.stop()
     shown = await told(node, "image", "inspect", str(image))
     assert (shown["os-id"], shown["refused"]) == ("debian 12", None)
+
+
+async def test_inspect_shows_what_the_node_knows_where_the_image_tells_nothing(
+    node: RunningNode, tmp_path: Path
+) -> None:
+    (tmp_path / "bare.raw").write_bytes(DISK)
+    await good(node, "image", "import", str(tmp_path / "bare.raw"), "--ready", "channel", "--first-boot", "tiny")
+    shown: Any = await told(node, "image", "inspect", "bare")
+    assert (shown["ready"], shown["first-boot"], shown["systemd-takes"]) == ("channel", "tiny", "unknown")
+    assert (shown["format"], shown["virtual-size-bytes"]) == ("raw", len(DISK))
+    assert shown["sha256"] == hashlib.sha256(DISK).hexdigest()
+    assert shown["source"].endswith("/bare.raw")
+    status, out, err = await node.cli("image", "inspect", "bare")
+    assert status == 0, err
+    assert "first-boot" in out
+    assert "unknown" not in out
+    assert "what is not shown cannot be told without running it: its system is read from ext2" in err
 
 
 async def test_labels_are_shown_and_lists_are_filtered_by_them(node: RunningNode, tmp_path: Path) -> None:

@@ -51,6 +51,40 @@ class TestHandedOver:
         assert tree(node.state_dir / "incoming") == {"node.json": "600"}
 
     @pytest.mark.parametrize(
+        ("options", "said", "hint"),
+        [
+            (("--name", "Web Server"), "--name: got 'Web Server', expected a name", "perhaps web-server"),
+            (("--sha256", "0f"), "--sha256: got '0f', expected 64 lower-case hex digits", ""),
+            (("--label", "é=1"), "--label: got 'é', expected a key", ""),
+            (("--label", "a=1", "--label", "a=2"), "--label: 'a' is given as '1' and as '2'", ""),
+            (("--name", "taken"), "an image named 'taken' exists already (it is ready)", "image delete taken"),
+        ],
+    )
+    async def test_options_are_checked_before_anything_is_copied(
+        self, node: RunningNode, tmp_path: Path, options: tuple[str, ...], said: str, hint: str
+    ) -> None:
+        (tmp_path / "x.img").write_bytes(DISK)
+        await good(node, "image", "import", str(tmp_path / "x.img"), "--name", "taken")
+        # Nobody may copy anything to where it would be handed over: whatever is said was found out before.
+        (node.state_dir / "incoming" / "node.json").unlink()
+        status, _, err = await node.cli("image", "import", str(tmp_path / "x.img"), *options)
+        assert status in (1, 2)
+        assert said in err
+        assert hint in err
+
+    async def test_a_file_of_whose_name_none_can_be_made_is_not_copied(self, node: RunningNode, tmp_path: Path) -> None:
+        (tmp_path / "123.img").write_bytes(DISK)
+        (node.state_dir / "incoming" / "node.json").unlink()
+        status, _, err = await node.cli("image", "import", str(tmp_path / "123.img"))
+        assert (status, "no name can be made from '123.img'" in err) == (2, True), err
+
+    async def test_what_a_node_left_half_written_is_told_in_words(self, node: RunningNode, tmp_path: Path) -> None:
+        (tmp_path / "x.img").write_bytes(DISK)
+        (node.state_dir / "incoming" / "node.json").write_text('{"node":')
+        status, _, err = await node.cli("image", "import", str(tmp_path / "x.img"))
+        assert (status, "node.json is not what a node writes there" in err) == (1, True), err
+
+    @pytest.mark.parametrize(
         ("name", "said"),
         [("absent", "cannot be read: No such file"), ("fifo", "no regular file"), (".", "no regular file"),
          ("busy.img", "another program is writing to the file")],

@@ -48,9 +48,21 @@ async def test_a_catalogue_by_url_is_asked_at_each_search_and_kept(make_node: An
         assert (await ask(node, "fetch-image", {"name": "two"}))[-1]["type"] == "result"
 
 
-async def test_a_file_that_is_no_catalogue_stops_the_node_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ('[[image]]\nname = "web"\nabout = 7\n', "line 3, field 'about': it is 7, expected", "correct that line"),
+        ("image = [{name = 7}]", "image 1, field 'name': it is 7, expected", "correct that image"),
+        ("", "catalogue.toml: it has no image", "correct it; docs/images.md has the fields"),
+        (None, "it cannot be read: No such file or directory", "check the path"),
+    ],
+)
+async def test_a_file_that_is_no_catalogue_stops_the_node_with_what_is_wrong(
+    tmp_path: Path, text: str | None, said: str, hint: str
+) -> None:
     path = tmp_path / "catalogue.toml"
-    path.write_text('[[image]]\nname = "web"\nabout = 7\n')
+    if text is not None:
+        path.write_text(text)
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -66,13 +78,18 @@ async def test_a_file_that_is_no_catalogue_stops_the_node_with_its_line(tmp_path
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
+    out, _ = await process.communicate()
     assert process.returncode == 2
-    assert b"line 3, field 'about': it is 7, expected" in said
+    assert said in out.decode()
+    assert f"hint: {hint}" in out.decode()
 
 
 async def checked(site: Site, path: Path) -> tuple[int | None, str]:
     path.write_text(site.catalogue())
+    return await asked_of(path)
+
+
+async def asked_of(path: Path) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tools.catalogue", str(path)), stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
@@ -91,4 +108,10 @@ async def test_each_entry_of_a_catalogue_can_be_asked_for(tmp_path: Path) -> Non
         site.refuses = "410 Gone"
         status, said = await checked(site, tmp_path / "c.toml")
         assert status == 1
-        assert "HTTP Error 410: Gone" in said
+        assert "the server answered 410 Gone" in said
+        path = tmp_path / "c.toml"
+        path.write_text(site.catalogue())
+    status, said = await asked_of(path)  # the server is gone
+    assert status == 1
+    assert "nothing listens at 127.0.0.1, port" in said
+    assert "Errno" not in said

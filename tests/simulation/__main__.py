@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from multiprocessing import Pool
 from typing import Final, NoReturn
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
     begun_s = time.monotonic()
     deaths = events = steps = 0
+    catalogued: Counter[str] = Counter()
     failures: list[str] = []
     # What was killed stays in memory until its process ends: see loop.py.
     with Pool(given.jobs, maxtasksperchild=SEEDS_OF_A_PROCESS) as pool:
@@ -44,11 +46,13 @@ def main(arguments: Sequence[str]) -> int:
                 print(ran)
             else:
                 deaths, events, steps = deaths + ran.deaths, events + ran.events, steps + ran.steps
+                catalogued.update(ran.catalogued)
     took_s = time.monotonic() - begun_s
     print(
         f"{len(seeds):,} seeds, {deaths:,} crash-recover runs, {events:,} events, {steps:,} steps in {took_s:.0f} s: "
         f"{len(failures)} violations"
     )
+    print("images of the catalogue, and keys: " + ", ".join(f"{n:,} {what}" for what, n in catalogued.items()))
     return 1 if failures else 0
 
 

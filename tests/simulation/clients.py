@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.bus.bus import BusUnavailable, NoResponders
+from tests.simulation.catalogued import on_the_way
 from tests.simulation.violation import Violation
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ COMPONENTS: Final = {
     "image": "images", "port": "ports", "network": "network", "group": "firewall", "rules": "firewall",
     "forward": "firewall", "forwards": "firewall",
 }  # fmt: skip
-QUERIES: Final = ("list-vms", "vm-info", "network-info", "group-info", "list-forwards")
+QUERIES: Final = ("search-images", "list-vms", "vm-info", "network-info", "group-info", "list-forwards")
 
 Chunk = dict[str, Any]
 
@@ -151,6 +152,10 @@ class Client:
 
     def _acknowledged(self, asked: Asked, chunk: Chunk) -> None:
         """Somebody has said that it will be done: it has to be durable by now."""
+        if made := on_the_way(asked.task, chunk):
+            if made not in self._world.log.streams:
+                raise Violation(f"{asked.key} {asked.task} was told of what is not in the log: {chunk}")
+            return
         asked.acknowledged = True
         if (asked.tenant, asked.key) not in self._world.log.commands:
             raise Violation(f"{asked.key} {asked.task} was acknowledged and is not in the log: {chunk}")
@@ -166,6 +171,8 @@ class Client:
             asked.answer = told
 
     def _draw(self, key: str) -> Asked:
+        if (drawn := self._world.catalogue.request(self._world)) is not None:
+            return Asked(key, drawn[0], drawn[1], msgspec.json.encode(drawn[2]))
         chance = self._world.chance
         in_networks = [vm.name for vm_id in self._world.vm_ids() if (vm := self._world.vm(vm_id)) and has_ports(vm)]
         of_rules = in_networks and chance.random() < 0.35
@@ -180,7 +187,7 @@ class Client:
                 options = {"name": chance.choice(NAMES), "image": chance.choice(IMAGES), "memory-mib": 64}
                 options["restart"] = chance.choice(["always", "on-failure", "never"])
                 options["autostart"] = chance.random() < 0.8
-                options |= self._draw_ports() | self._world.inits.options()
+                options |= self._draw_ports() | self._world.inits.options() | self._world.catalogue.keys()
                 if options.keys() & {"virtual-network", "public-ip"}:
                     if chance.random() < 0.4:
                         options["groups"] = chance.sample(GROUPS, chance.randint(0, 2))

@@ -15,6 +15,7 @@ from aetherscale.actors.firewall.model.presentation import GROUP_KIND
 from aetherscale.actors.firewall.model.state import Group
 from aetherscale.actors.images.model.decide import IMAGES, Image
 from aetherscale.actors.images.model.presentation import IMAGE_KIND
+from aetherscale.actors.images.model.views import USABLE
 from aetherscale.actors.network.model.decide import NETWORKS
 from aetherscale.actors.network.model.presentation import NETWORK_KIND
 from aetherscale.actors.network.model.state import Network
@@ -22,6 +23,7 @@ from aetherscale.kernel.messages import event_id
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, apply
 from aetherscale.kernel.reservations import Holding, Use, stream_of
 from aetherscale.kernel.wire import encode
+from tests.simulation.catalogued import check_keys_asked_for, check_reasons_of_images
 from tests.simulation.clients import Asked
 from tests.simulation.groups import check_uses_of_groups, keys_of_group
 from tests.simulation.inits import check_scripts, check_scripts_at_rest, check_secret
@@ -83,6 +85,8 @@ def check_log(world: World, asked: Iterable[Asked]) -> None:
     check_secret(events, [message.body for message in stream.messages] if stream else [])
     check_views(world, folded)
     check_reasons(events, world.deaths)
+    check_reasons_of_images(events)
+    check_keys_asked_for(events, asked)
     for request in asked:
         accepted = world.log.commands.get((request.tenant, request.key))
         require(accepted is not None or not request.acknowledged, f"{request.key} was acknowledged and is lost")
@@ -125,7 +129,7 @@ def check_uses(folded: Folded) -> None:
             used.setdefault(aggregate.state.spec.image_id, set()).add(aggregate.id)
     for image_id, vms in used.items():
         image = folded.images.aggregates[image_id].state
-        require(image.phase == "ready", f"image {image_id} is {image.phase}, and {sorted(vms)} are made of it")
+        require(image.phase in USABLE, f"image {image_id} is {image.phase}, and {sorted(vms)} are made of it")
     for image_id in folded.images.aggregates:
         held = set(folded.images.uses_of("image", image_id).users)
         require(
@@ -175,7 +179,7 @@ def check_host(world: World, folded: Folded) -> None:
     require(not left, f"disks are left over: {sorted(left)}")
     images = {aggregate.id: aggregate.state.phase for aggregate in folded.images.aggregates.values()}
     require(
-        {i for i, phase in images.items() if phase == "ready"} <= world.images.images, f"images are missing: {images}"
+        {i for i, phase in images.items() if phase in USABLE} <= world.images.images, f"images are missing: {images}"
     )
     require(
         not [i for i in world.images.images if images.get(i) in (None, "deleted")], f"images are left over: {images}"

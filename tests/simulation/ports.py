@@ -48,6 +48,7 @@ from aetherscale.kernel.failures import EffectFailed
 from aetherscale.runtime.component import Component, Driver, Host, Progress, Report
 from aetherscale.runtime.host import Broker, Capacity
 from aetherscale.settings import Settings
+from tests.simulation.catalogued import check_given
 from tests.simulation.inits import SimulatedKeeping
 from tests.simulation.wires import SimulatedWires
 from tests.simulation.world import World
@@ -248,6 +249,7 @@ class SimulatedHand:
 
     async def perform(self, effect: ComputeEffect, progress: Progress) -> ComputeOutcome:
         async def work() -> ComputeOutcome:
+            check_given(self._world, effect)
             outcome = await self._driver.perform(effect, progress)
             if self._world.faults.loses_answer():
                 self._world.note(f"{type(effect).__name__} {effect.vm_id}: done, and told as failed")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from aetherscale.bus.bus import BusUnavailable, NoResponders
 from aetherscale.eventstore.store import StoreError
 from aetherscale.runtime.app import running
 from aetherscale.settings import Settings
+from tests.simulation import catalogued
 from tests.simulation.clients import GROUPS, Asked, Client
 from tests.simulation.groups import check_groups
 from tests.simulation.hotports import PortClient
@@ -49,6 +50,8 @@ class Ran(Struct, frozen=True):
     events: int
     steps: int
     virtual_s: float
+    catalogued: Mapping[str, int]
+    """How much there was of images of the catalogue and of keys."""
 
 
 def simulate(seed: int, deaths: int = 20) -> Ran:
@@ -129,7 +132,10 @@ class Simulation:
             for task in (node, gremlin):
                 task.cancel()
             await asyncio.gather(node, gremlin, return_exceptions=True)
-        return Ran(self._seed, self._deaths, len(world.log.events), world.loop.steps, world.loop.time())
+        events = world.log.events
+        return Ran(
+            self._seed, self._deaths, len(events), world.loop.steps, world.loop.time(), catalogued.counted(events)
+        )
 
     async def _beside(self, node: asyncio.Future[Any], work: Any) -> None:
         """Do it while the node is kept running; whatever breaks either ends both."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,8 @@ def test_whatever_happens_everything_comes_right() -> None:
     ended = simulation("--seeds", "40")
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
     assert "0 violations" in ended.stdout
+    for drawn in ("fetched", "updated", "unchanged", "made of it", "with keys"):
+        assert re.search(rf"\b[1-9][0-9,]* {drawn}", ended.stdout), f"what is never drawn is never checked: {drawn}"
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS)

@@ -29,7 +29,7 @@ from aetherscale.eventstore.memory import MemoryLog
 from aetherscale.eventstore.projections import Snapshot
 from aetherscale.kernel.fault import Fault
 from aetherscale.kernel.registry import event_types
-from tests.simulation import inits
+from tests.simulation import catalogued, inits
 from tests.simulation.faults import CALM, Faults
 from tests.simulation.hotports import Draws
 from tests.simulation.jetstream import JetStream
@@ -58,6 +58,7 @@ class World:
         self.faults = Faults(self.chance)
         self.ports = Draws(seed)
         self.inits = inits.Draws(seed)
+        self.catalogue = catalogued.Draws(seed)
         self.past_disks: dict[str, GuestDisk] = {}
         """What guests had written down whose VMs are gone."""
         self.clock = HostClock(seed, loop.time)

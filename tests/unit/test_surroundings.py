@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from aetherscale.__main__ import program
 from aetherscale.bus.endpoint import FILE_NAME
 from aetherscale.gateways.cli.client import Client
 from aetherscale.gateways.cli.failures import Failure
-from aetherscale.gateways.cli.files import MAX_TEXT_BYTES, text_of
+from aetherscale.gateways.cli.files import MAX_TEXT_BYTES, lines_of, require_one_stdin, text_of
 from aetherscale.gateways.cli.main import run
 from aetherscale.gateways.cli.standard import REPLACED, Unwritable, _Stderr, _Stdout, _text, install
 from aetherscale.kernel.errors import Refused
@@ -38,6 +39,39 @@ def test_a_file_of_text_is_read_up_to_its_bound(tmp_path: Path) -> None:
     file.write_bytes(b"\xff")
     with pytest.raises(Failure, match="it is not text in UTF-8"):
         text_of(str(file), "--init-script")
+    file.write_text("#!/bin/sh\n", encoding="utf-16")
+    with pytest.raises(Failure, match="it is not text in UTF-8") as failure:
+        text_of(str(file), "--init-script")
+    assert failure.value.hint == f"iconv -f UTF-16 -t UTF-8 {file}"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_dash_is_stdin_up_to_the_same_bound(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    given = io.TextIOWrapper(io.BytesIO(b"x" * MAX_TEXT_BYTES))
+    monkeypatch.setattr(sys, "stdin", given)
+    if closed:
+        given.close()
+        with pytest.raises(Failure, match="--init-script: stdin cannot be read: it is closed"):
+            text_of("-", "--init-script")
+        return
+    assert len(text_of("-", "--init-script")) == MAX_TEXT_BYTES
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * (MAX_TEXT_BYTES + 1))))
+    with pytest.raises(Failure, match="--init-script: stdin is too large: expected at most 128 KiB of text"):
+        text_of("-", "--init-script")
+
+
+def test_lines_of_a_file_have_neither_its_line_ends_nor_its_mark(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbfone \r\n\ttwo\nthree\r")
+    assert lines_of(str(file), "--ssh-key") == ["one", "two", "three"]
+    assert text_of(str(file), "--init-script").encode() == file.read_bytes(), "a script is not changed"
+
+
+def test_stdin_is_read_for_one_option_alone() -> None:
+    require_one_stdin([("--init-script", "-"), ("--ssh-key", "a"), ("--ssh-key", "./-")])
+    with pytest.raises(Failure, match="--init-script and --ssh-key: got - for each") as failure:
+        require_one_stdin([("--init-script", "-"), ("--ssh-key", "a"), ("--ssh-key", "-")])
+    assert failure.value.status == 2
 
 
 def test_a_file_of_settings_is_read_up_to_its_bound(tmp_path: Path) -> None:
@@ -48,6 +82,8 @@ def test_a_file_of_settings_is_read_up_to_its_bound(tmp_path: Path) -> None:
     for path in (str(file), "/dev/zero"):
         with pytest.raises(Refused, match="is too large"):
             load_settings({"config": path}, {})
+    file.write_bytes(b'\xef\xbb\xbftenant = "one"\r\n')
+    assert load_settings({"config": str(file)}, {}).tenant == "one", "as an editor of Windows writes it"
     file.write_text("a = " + "[" * 50_000)
     with pytest.raises(Refused, match="is nested too deeply"):
         load_settings({"config": str(file)}, {})

@@ -10,11 +10,10 @@ A file is read anew for each connection, so that what was renewed is used. No er
 from __future__ import annotations
 
 import binascii
-import io
-import os
 import re
-import stat
 from typing import Any, Final
+
+from aetherscale.textfile import MARK, Unreadable, read_text
 
 MAX_FILE_BYTES: Final = 64 * 1024
 """A JWT has some KiB; a device, or a disk image, is none."""
@@ -78,19 +77,10 @@ def _pair(path: str, seed: str) -> Any:
 
 def _read(path: str, what: str) -> str:
     try:
-        # Opening a pipe without a writer would wait for ever.
-        with io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _broken(path, "a file")
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"NATS {what}: {path} cannot be read: {error.strerror}") from None
-    if len(content) > MAX_FILE_BYTES:
-        raise _broken(path, f"at most {MAX_FILE_BYTES} bytes")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise _broken(path, "text") from None
+        # It is read again with each connection, so nothing may be waited for.
+        return read_text(path, MAX_FILE_BYTES, regular=True).removeprefix(MARK)
+    except Unreadable as wrong:
+        raise ValueError(f"NATS {what}: {path} {wrong}") from None
 
 
 def _broken(path: str, expected: str) -> ValueError:

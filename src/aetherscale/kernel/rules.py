@@ -50,7 +50,7 @@ def broken(shape: inspect.Type, value: Any, about: str = "") -> Broken | None:
             return None if isinstance(value, bool) else Broken(value, "true or false")
         case inspect.LiteralType(values=values):
             return None if value in values else Broken(value, f"one of {', '.join(map(str, values))}")
-        case inspect.ListType() | inspect.DictType():
+        case inspect.ListType() | inspect.VarTupleType() | inspect.DictType():
             return _broken_member(shape, value, about)
         case _:
             return None
@@ -81,18 +81,20 @@ def shown(value: Any) -> str:
         case int() | float():
             return str(value)[:MOST_SHOWN]
         case list():
-            return "a list" if value else "an empty list"
+            return f"a list of {len(value)}" if value else "an empty list"
         case _:
             return "an object"
 
 
-def _broken_member(shape: inspect.ListType | inspect.DictType, value: Any, about: str) -> Broken | None:
-    what, kind = ("a list", list) if isinstance(shape, inspect.ListType) else ("an object", dict)
+def _broken_member(
+    shape: inspect.ListType | inspect.VarTupleType | inspect.DictType, value: Any, about: str
+) -> Broken | None:
+    what, kind = ("an object", dict) if isinstance(shape, inspect.DictType) else ("a list", list)
     least, most = shape.min_length or 0, shape.max_length
     if type(value) is not kind or len(value) < least or (most is not None and len(value) > most):
         size = f" of {least} to {most} members" if most is not None else ""
         return Broken(value, f"{what}{size}")
-    if isinstance(shape, inspect.ListType):
+    if not isinstance(shape, inspect.DictType):
         return next(filter(None, (broken(shape.item_type, member, about) for member in value)), None)
     for key, member in dict(value).items():
         if found := broken(shape.key_type, key) or broken(shape.value_type, member):

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at `(?:key` in `)?\$(?P<path>[^`]*)`\Z")
-_NAMED = re.compile(r"(?:unknown|required) field `(?P<name>[^`]*)`")
+_NAMED = re.compile(r"(?P<what>unknown|required) field `(?P<name>[^`]*)`")
+_OTHER_BODY = re.compile(r"Expected `object`, got `(?P<got>[a-z]+)`")
+_KINDS = {"array": "a list", "int": "a number", "float": "a number", "str": "a text", "bool": "true or false"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
@@ -126,7 +128,11 @@ def _refused(invalid: str, what: str, kind: Any, body: bytes) -> Refused:
     if named:
         field = f"{field}.{named.group('name')}" if field else named.group("name")
     text, hint = _printable(_PATH.sub("", invalid)[:300]), ""
-    if not named and (found := _broken(kind, field, body)) is not None and found.rule:
+    if named:
+        text = "there is no such field" if named.group("what") == "unknown" else "it is missing, and has to be there"
+    elif not field and (other := _OTHER_BODY.fullmatch(text)):
+        text = f"got {_KINDS.get(other.group('got'), 'something else')}, expected one JSON object"
+    elif (found := _broken(kind, field, body)) is not None and found.rule:
         text, hint = str(found), f"perhaps {found.instead}" if found.instead else ""
     at = f"field {field[:64]!r}: " if field else ""
     return Refused(Reason.BAD_REQUEST, f"{what}: {at}{text}", field=field[:64], remedy=hint)

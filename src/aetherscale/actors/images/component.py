@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aetherscale.actors.images import IDENTITY
 from aetherscale.actors.images.catalogued import fetched, updated
@@ -27,7 +27,6 @@ from aetherscale.actors.images.service import ImagesService
 from aetherscale.kernel.calls import Call
 from aetherscale.kernel.errors import Reason, Refused, Task
 from aetherscale.kernel.findings import Finding
-from aetherscale.kernel.names import IMAGE_NAME_PATTERN
 from aetherscale.runtime.component import Command, Component, Driver, Host, Listing, Query, World
 from aetherscale.settings import Settings
 
@@ -46,7 +45,7 @@ def _import(options: ImportImageOptions, call: Call, image_id: str, world: World
             field="source",
             remedy=("download it with a tool of your own, then: ", Task("image", "import", "FILE")),
         )
-    name = options.name or _name_from(options.source)
+    name = options.name or commands.name_from(options.source)
     world.require_free(events.KIND, call.tenant, name, image_id)
     return commands.ImportImage(
         image_id,
@@ -106,21 +105,6 @@ def _secret_in(source: str) -> str:
             if _SECRET_NAME.fullmatch(name):
                 return f"a signature or a key ({name[:40]!r})"
     return ""
-
-
-def _name_from(source: str) -> str:
-    """`/srv/Debian-12_generic.qcow2` → `debian-12_generic`. Raises `Refused` (bad request) where that gives no name."""
-    last = unquote(urlsplit(source).path).rsplit("/", 1)[-1].lower()
-    name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", re.sub(r"\.(xz|gz|zst|zstd)\Z", "", last))
-    name = re.sub(r"[^a-z0-9._-]+", "-", name)[:63].strip("-._")
-    if re.fullmatch(IMAGE_NAME_PATTERN, name) is None:
-        raise Refused(
-            Reason.BAD_REQUEST,
-            f"import-image: no name can be made from {last[:100]!r}",
-            field="name",
-            remedy="give a name",
-        )
-    return name
 
 
 def _is_listed(options: ListImagesOptions, image: Image) -> bool:

@@ -78,7 +78,7 @@ COMMANDS = (
                 many=True,
                 completes="network",
             ),
-            Option("init-script", "a script that the guest runs once, as root", "FILE", completes="file"),
+            Option("init-script", "a script that the guest runs once, as root; - for stdin", "FILE", completes="file"),
             Option("vpn", "refused by this version, which does not have it yet", "VPN"),
             Option("no-public-ip", "without a public address, as every VM that is made here"),
         ),

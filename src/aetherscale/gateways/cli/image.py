@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from aetherscale import service
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import NO_NODE, WAIT_RAN_OUT, Failure, bad_usage
 from aetherscale.gateways.cli.grammar import Argument, Command, Group, Option
 from aetherscale.gateways.cli.objects import carry_out_and_tell, done, labels, list_objects, show
-from aetherscale.gateways.cli.output import Progress
-from aetherscale.gateways.cli.place import is_service
 from aetherscale.gateways.cli.values import gibibytes, label, seconds
 from aetherscale.gateways.cli.views import WIDE
 from aetherscale.gateways.cli.work import WAIT_OPTIONS, info, taken, told_of
@@ -21,63 +16,9 @@ READY_BY = ("agent", "channel", "none")
 
 
 def _import(context: Context) -> None:
-    values = context.values
-    options = {name: values[name] for name in ("name", "sha256") if values[name] is not None}
-    options |= {"ready": values["ready"], "first-boot": values["first-boot"], **_labels(context)}
-    subject = values["name"] or values["SOURCE"].rpartition("/")[2] or "image"
-    if values["SOURCE"].startswith(("http://", "https://")):
-        _work(context, "import-image", options | {"source": values["SOURCE"]}, subject)
-    else:
-        _import_file(context, _file(values["SOURCE"]), options, subject)
+    from aetherscale.gateways.cli.imageimport import import_image
 
-
-def _import_file(context: Context, file: Path, options: Mapping[str, Any], subject: str) -> None:
-    """Hand a file over to the node of this host, which reads nothing for us that we may not read; or name it there.
-
-    A node elsewhere has files of its own: it takes those that its operator has put below one of its `image-dirs`.
-    """
-    from aetherscale.incoming import withdraw
-
-    settings = context.settings
-    state_dir = service.STATE_DIR if is_service(settings) else settings.state_dir
-    if settings.nats_url is not None and not is_service(settings):
-        _work(context, "import-image", {**options, "source": str(file)}, subject)
-        return
-    _ = context.client.connection  # no file is copied for a node that is away
-    token = context.program.new_token()
-    with context.out.progress(subject) as progress:
-        place, node = _hand_over(state_dir, file, token, progress)
-    try:
-        _work(context, "import-image", {**options, "source": place}, subject, node)
-    except Failure as failure:
-        if failure.status not in (NO_NODE, WAIT_RAN_OUT):  # else it may yet be taken; the node removes it in the end
-            withdraw(state_dir, token)
-        raise
-
-
-def _hand_over(state_dir: Path, file: Path, token: str, progress: Progress) -> tuple[str, str]:
-    """Where the node finds the file now, and the node's name. Raises `Failure`."""
-    from aetherscale import shortage
-    from aetherscale.incoming import hand_over
-    from aetherscale.kernel.fault import Fault
-
-    def advance(done_bytes: int, total_bytes: int) -> None:
-        progress.step("copying the file to the node")
-
-    try:
-        return hand_over(state_dir, file, token, advance)
-    except Fault as refused:
-        raise Failure(500, f"image import: {file}: {refused.reason}", hint=refused.remedy) from None
-    except OSError as error:
-        lacking = shortage.hint_of(error.errno)
-        if lacking:
-            where = f"{state_dir}, to which the file is handed over"
-            raise Failure(500, f"image import: {where}: {error.strerror}", hint=lacking) from None
-        ours = error.filename in (None, str(file))
-        what = f"{file} cannot be read" if ours else f"the file cannot be handed over: {error.filename}"
-        rights = "run this as the node's user, or as a member of its group"
-        hint = "check the path and its permissions" if ours else rights
-        raise Failure(500, f"image import: {what}: {error.strerror}", hint=hint) from None
+    import_image(context, _labels(context))
 
 
 def _build(context: Context) -> None:
@@ -151,16 +92,6 @@ def _show(context: Context) -> None:
     show(context, "image")
 
 
-def _file(text: str) -> Path:
-    """A file by its absolute path: the node does not know where we are."""
-    if "://" in text:
-        raise bad_usage(f"image import: got {text!r}, expected a file, or an http or https URL")
-    try:
-        return Path(text).absolute()
-    except FileNotFoundError:
-        raise bad_usage(f"image import: got {text!r}, and the working directory is gone", "give a full path") from None
-
-
 _NAME = Argument("NAME", "the name or id of the image", completes="image")
 _LABEL = Option("label", "a label; may be given more than once", "KEY=VALUE", label, many=True)
 _LONG_WAIT = (
@@ -201,8 +132,9 @@ IMAGE = Group(
                 "writing to it. With --nats, the path is one on the node's host, below a directory of its setting "
                 "image-dirs.\n\n"
                 "An interrupted download continues where it ended, even in a new import of the same URL within a "
-                "week. Addresses that are not public are refused, unless the node's setting image-networks allows "
-                "them.\n\n"
+                "week, if the server says by ETag or Last-Modified that its file is the same, and sends parts of it. "
+                "Else it begins anew. Addresses that are not public are refused, unless the node's setting "
+                "image-networks allows them.\n\n"
                 "A file that is compressed with gzip, xz or zstd is unpacked, whatever it is called; --sha256 is that "
                 "of the file as it is given. Two images of the same content are one file on the disk.\n\n"
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
@@ -253,8 +185,8 @@ IMAGE = Group(
             examples=("aetherscale image search", "aetherscale image search debian"),
             details=(
                 "`vm create --image NAME` fetches an image of the catalogue that is not here. An image that is here "
-                "comes first, wherever it is from: HERE shows its phase, or where another image of that name comes "
-                "from.\n\n"
+                "comes first, wherever it is from. HERE shows its phase; `another` is an image of that name which is "
+                "not of the catalogue, and `never` one that the catalogue has for other architectures alone.\n\n"
                 "The catalogue comes with the program. The node's setting image-catalogue adds that of a file or a "
                 "URL, whose entries come first."
             ),
@@ -268,7 +200,7 @@ IMAGE = Group(
             examples=("aetherscale image fetch debian-13",),
             details=(
                 "The file has to have the checksum that its distribution publishes beside it. An interrupted download "
-                "continues where it ended."
+                "continues where it ended if the server can show that its file is still the same."
             ),
         ),
         Command(
@@ -305,8 +237,12 @@ IMAGE = Group(
             examples=("aetherscale image inspect tiny", "aetherscale image inspect ./debian-12.qcow2 --json"),
             details=(
                 "It reads the image itself: its header, its partitions, and some files of an ext2, ext3 or ext4 file "
-                "system. What cannot be told that way is `unknown`, as with xfs and btrfs. A file is read with your "
-                "own rights, and no node is needed; `refused` says why it cannot be imported."
+                "system. What cannot be told that way, as with xfs and btrfs, is left out, or `unknown` with --json; "
+                "`unread` says why.\n\n"
+                "Of an image it also shows what the node knows: its source and SHA-256, how its guests say that they "
+                "are ready, and `first-boot`, how they take what is theirs, which VMs go by. `systemd-takes` is what "
+                "its systemd could take.\n\n"
+                "A file is read with your own rights, and no node is needed; `refused` says why it cannot be imported."
             ),
         ),
         Command(

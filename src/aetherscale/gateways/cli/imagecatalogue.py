@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.output import Layout
 
 SEARCH_S: Final = 30.0
+LAYOUT: Final = Layout(("NAME", "ABOUT"), ("CATALOGUE", "USER"))
 _HEADINGS: Final = ("NAME", "HERE", "USER", "ABOUT", "CATALOGUE")
 
 
@@ -28,7 +29,9 @@ def search(context: Context) -> None:
         context.out.value(found)
     elif found:
         rows = [_row(entry) for entry in found]
-        context.out.table(_HEADINGS, rows, 1, Layout(("ABOUT",), ("CATALOGUE", "USER")))
+        context.out.table(_HEADINGS, rows, 1, LAYOUT)
+        for said in _beside(found):
+            context.out.note(said)
         context.suggest("next: aetherscale vm create --image NAME, which fetches what is not here")
     else:
         word = context.values["WORD"]
@@ -37,9 +40,16 @@ def search(context: Context) -> None:
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if entry["local"] is None:
-        here = "no" if entry["url"] else "not for this host"
-    elif entry["is-of-catalogue"]:
-        here = entry["local"]
+        here = "no" if entry["url"] else "never"
     else:
-        here = f"another one, from {entry['source']}"
+        here = entry["local"] if entry["is-of-catalogue"] else "another"
     return entry["name"], here, entry["user"] or "-", entry["about"], entry["catalogue"]
+
+
+def _beside(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What HERE has no room for."""
+    for entry in found:
+        if entry["local"] is not None and not entry["is-of-catalogue"]:
+            yield f"{entry['name']}: the image of that name that is here comes from {entry['source']}"
+    if any(entry["local"] is None and not entry["url"] for entry in found):
+        yield "never: the catalogue has no file for the architecture of the node's host"

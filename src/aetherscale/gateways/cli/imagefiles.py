@@ -19,6 +19,7 @@ from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.views import show_object
 from aetherscale.gateways.cli.work import measured, suggesting, tell
 
+UNKNOWN: Final = "unknown"
 _NO_NAMELESS_FILES: Final = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
@@ -40,12 +41,23 @@ def inspect(context: Context) -> None:
             if failure.code == 404 and Path(what).is_file():
                 raise Failure(404, failure.message, hint=f"for the file in this directory: ./{what}") from None
             raise
-        image = answer["image"]
-        found = {"name": image["name"], "id": image["id"], "ready": image["ready"], **answer["contents"]}
+        found = _with_log(answer["image"], answer["contents"])
     if context.out.json:
         context.out.value(found)
-    else:
-        show_object(context.out, found)
+        return
+    show_object(context.out, {name: value for name, value in found.items() if value not in (UNKNOWN, [UNKNOWN])})
+    if found.get("unread"):
+        context.out.note(f"what is not shown cannot be told without running it: {found['unread']}")
+
+
+def _with_log(image: Mapping[str, Any], contents: Mapping[str, Any]) -> dict[str, Any]:
+    """What is in an image of a node, with what the node knows of it besides: that counts for its VMs."""
+    known = {name: image[name] for name in ("name", "id", "source", "sha256", "ready")}
+    found = {**known, **contents, "first-boot": image["first-boot"], "labels": image.get("labels", {})}
+    if found["default-user"] == UNKNOWN and image.get("user"):
+        found["default-user"] = image["user"]
+    found["systemd-takes"] = contents["first-boot"]
+    return found
 
 
 def export(context: Context) -> None:

@@ -81,7 +81,8 @@ CREATE = Command(
         Option("host-loopback", "let the guest reach what listens on the host's loopback, at 10.0.2.2"),
         Option(
             "ssh-key",
-            "a file of public keys whose owners may log in by SSH, as root or as --user; may be given more than once",
+            "a file of public keys, - for stdin, whose owners may log in by SSH, as root or as --user; may be given "
+            "more than once",
             "FILE",
             many=True,
             completes="file",
@@ -92,7 +93,7 @@ CREATE = Command(
         *WAIT_OPTIONS,
         Option(
             "init-script",
-            "a script that the guest runs once, as root, when it has booted",
+            "a script that the guest runs once, as root, when it has booted; - for stdin",
             "FILE",
             completes="file",
         ),
@@ -119,7 +120,8 @@ CREATE = Command(
         "A VM is ready when its guest has reported so. With an image that cannot report it, the command "
         "returns as soon as the VM runs. If the wait ends first (exit status 5), that is not a failure: the VM "
         "continues to boot.\n\n"
-        "An init script begins with #! and an interpreter, and has at most 128 KiB. It is a secret: the log "
+        "An init script begins with #! and an interpreter, and has at most 128 KiB of text in UTF-8, with the line "
+        "ends of Unix and without a byte order mark: nothing is changed in it. It is a secret: the log "
         "has its SHA-256, its exit status and the end of what it prints. The guest runs it once, whatever "
         "comes. With --wait-for init the exit status is 1 where it does not end well, and the VM goes on. In a "
         "Debian: journalctl -f -u aetherscale-init. docs/guests.md has the rest.\n\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 from aetherscale.gateways.cli.context import Context
 from aetherscale.gateways.cli.failures import bad_usage
-from aetherscale.gateways.cli.files import text_of
+from aetherscale.gateways.cli.files import STANDARD, lines_of, require_one_stdin, shown, text_of
 from aetherscale.gateways.cli.history import tell_future
 from aetherscale.gateways.cli.objects import done, each_named, labels
 from aetherscale.gateways.cli.streams import ends_with_its_reader
@@ -20,6 +20,9 @@ from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
 def create_vm(context: Context) -> None:
     """Make a VM, start it, and wait until its guest is ready."""
     values = context.values
+    script = values["init-script"]
+    files = [("--init-script", script)] if script is not None else []
+    require_one_stdin([*files, *(("--ssh-key", path) for path in values["ssh-key"])])
     options: dict[str, Any] = {"image": values["image"]}
     given = {
         "name": values["NAME"],
@@ -36,7 +39,7 @@ def create_vm(context: Context) -> None:
         "vpn": values["vpn"],
         "public-ip": values["public-ip"],
         "addresses": values["address"],
-        "init-script": None if values["init-script"] is None else text_of(values["init-script"], "--init-script"),
+        "init-script": None if script is None else text_of(script, "--init-script"),
         "wait-for": values["wait-for"],
         "ssh-keys": [key for path in values["ssh-key"] for key in _keys(path)],
         "user": values["user"],
@@ -55,13 +58,13 @@ def create_vm(context: Context) -> None:
 
 def _keys(path: str) -> list[str]:
     """The keys in a file, as in one for `sshd`. Raises `Failure` (status 2): a private key is sent nowhere."""
-    text = text_of(path, "--ssh-key")
-    if "PRIVATE KEY" in text:
-        raise bad_usage(f"--ssh-key: {path} is a private key", f"its public key may be in {path}.pub")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = lines_of(path, "--ssh-key")
+    if any("PRIVATE KEY" in line for line in lines):
+        where = f"may be in {path}.pub" if path != STANDARD else "is in the file that ends with .pub"
+        raise bad_usage(f"--ssh-key: {shown(path)} is a private key", f"its public key {where}")
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise bad_usage(f"--ssh-key: there is no key in {path}", "ssh-keygen -t ed25519 makes a pair")
+        raise bad_usage(f"--ssh-key: there is no key in {shown(path)}", "ssh-keygen -t ed25519 makes a pair")
     return keys
 
 

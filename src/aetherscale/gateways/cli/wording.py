@@ -44,6 +44,8 @@ _VALUE: Final = "got "
 """A message that begins so is about a value, and names no field."""
 _NUMBER: Final = re.compile(r"got -?[0-9][0-9.e+]*, expected")
 _KINDS: Final = "|".join(words_of(each.kind) for each in identities())
+_FILE: Final = re.compile(r"\bFILE\b")
+"""What a hint calls the file whose text was refused: a node does not know its name."""
 _COMMAND: Final = re.compile(rf"\baetherscale (?=(?:{_KINDS}|firewall|events|why|replay|diff|log|node|doctor)\b)")
 """A command whose answer depends on the node and on the tenant."""
 
@@ -64,6 +66,8 @@ def typed(failure: Failure, parsed: Parsed) -> Failure:
         elif word.startswith("--") and word not in shown:
             shown = f"{word}: {shown}"
         failure.shown = _TASK.sub(f"{parsed.name}: ", shown)
+        if text is not None and word.startswith("--") and text != "-":
+            failure.hint = _FILE.sub(lambda _: shlex.quote(text), failure.hint)
         if failure.status == USAGE and not failure.hint:
             failure.hint = _of_commas(word, failure.message, parsed.node)
     failure.hint = again(_named(failure.hint, parsed, parsed.node), parsed)

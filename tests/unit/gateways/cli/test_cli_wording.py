@@ -18,6 +18,7 @@ from aetherscale.actors.compute.model.commands import (
     StopVmOptions,
     VmOptions,
 )
+from aetherscale.actors.compute.model.firstboot import checked_script
 from aetherscale.actors.compute.model.publishing import parse_published
 from aetherscale.actors.compute.model.sessioncommands import ConsoleInputOptions, ConsoleOptions, ExecOptions
 from aetherscale.actors.images.model.commands import (
@@ -106,6 +107,21 @@ class TestWording:
             assert failure.shown == f"aetherscale {path}: {got}, expected {expected}"
             assert failure.hint == hint
             assert failure.message.startswith("got "), "a program reads what the node said"
+
+    def test_what_is_wrong_with_a_file_names_the_option_and_the_file(self) -> None:
+        for script, hint in (
+            ("#!/bin/sh\r\n", "sed -i 's/\\r$//' 'my file'"),
+            ("\ufeff#!/bin/sh\n", "sed -i '1s/^\\xef\\xbb\\xbf//' 'my file'"),
+            ("echo\n", "begin it with #!/bin/sh, or #! and another absolute path, at most 255 bytes"),
+        ):
+            with pytest.raises(Refused) as refused:
+                checked_script(script)
+            line = "vm create --image t --init-script"
+            failure = typed(Failure.of_refusal(refused.value), parsed(f"{line} 'my file'"))
+            assert failure.shown.startswith("aetherscale vm create: --init-script: got a script ")
+            assert failure.hint == hint
+            of_stdin = typed(Failure.of_refusal(refused.value), parsed(f"{line} -"))
+            assert of_stdin.hint == hint.replace("'my file'", "FILE"), "stdin has no name to be mended by"
 
     def test_an_option_that_is_missing_is_named(self) -> None:
         def shown(line: str, message: str, field: str) -> str:

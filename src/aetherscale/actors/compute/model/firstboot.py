@@ -62,6 +62,7 @@ InitOutcome = Literal["ended", "interrupted", "not-run", "lost"]
 """`ended`, with an exit status; `interrupted`, the guest went down while it ran; `not-run`, the guest could not make
 sure that it runs once; `lost`, the node no longer had it when the guest was booted."""
 
+_MARK: Final = "\ufeff".encode()
 _INTERPRETER: Final = re.compile(r"#![ \t]*/[^ \t\x00-\x1f]+(?:[ \t][^\x00\r\n]*)?")
 _WHAT_TERMINALS_OBEY: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -123,10 +124,15 @@ def checked_script(text: str) -> bytes:
         raise _refused(
             "got a script whose lines end with CR LF, which no shell of Linux reads", "sed -i 's/\\r$//' FILE"
         )
+    if script.startswith(_MARK):
+        raise _refused(
+            "got a script that begins with a byte order mark, which hides its #! from the kernel",
+            "sed -i '1s/^\\xef\\xbb\\xbf//' FILE",
+        )
     first, _, _ = script.partition(b"\n")
     if _INTERPRETER.fullmatch(first.decode()) is None or len(first) > MAX_FIRST_LINE_BYTES:
         raise _refused(
-            "the first line of the script does not name its interpreter",
+            "got a script whose first line does not name its interpreter",
             f"begin it with #!/bin/sh, or #! and another absolute path, at most {MAX_FIRST_LINE_BYTES} bytes",
         )
     return script

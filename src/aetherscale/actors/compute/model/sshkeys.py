@@ -47,7 +47,7 @@ def parse_keys(lines: Sequence[str]) -> list[str]:
     keys = [_key(line) for line in lines]
     for index, key in enumerate(keys):
         if key.split(" ")[1] in (before.split(" ")[1] for before in keys[:index]):
-            raise _refused(f"the key {key[:MOST_SHOWN]!r} is given twice", "give each key once")
+            raise _refused(f"got the key {key[:MOST_SHOWN]!r} twice", "give each key once")
     return keys
 
 

@@ -25,6 +25,7 @@ PATIENCE_S: Final = 4.0
 """How long a search waits for the operator's catalogue."""
 FIELD: Final = "image-catalogue"
 _KEPT: Final = "catalogue.toml"
+_READABLE: Final = "check the path, and that the node's user may read it; docs/images.md has the fields"
 
 Whose = Literal["shipped", "own"]
 
@@ -64,7 +65,7 @@ class Catalogues:
                     Reason.BAD_REQUEST,
                     f"settings: {FIELD}: {self._own_at}: {wrong}",
                     field=FIELD,
-                    remedy="correct that line; docs/images.md has the fields",
+                    remedy=wrong.remedy,
                 ) from None
         elif self._kept is not None:
             # What was kept of an older version may be no catalogue to this one.
@@ -88,8 +89,10 @@ class Catalogues:
                 self._own = self._read_file(Path(self._own_at))
         except TimeoutError:
             return f"{self._own_at}: it did not answer within {PATIENCE_S:g} s; what it says later counts from then on"
-        except (BadCatalogue, Fault, OSError) as wrong:
+        except (BadCatalogue, Fault) as wrong:
             return f"{self._own_at}: {wrong}"
+        except OSError as failed:
+            return f"{self._own_at}: it cannot be kept: {failed.strerror or 'the disk refuses it'}"
         return ""
 
     async def close(self) -> None:
@@ -136,5 +139,5 @@ class Catalogues:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise BadCatalogue(f"it cannot be read: {error.strerror}") from None
+            raise BadCatalogue(f"it cannot be read: {error.strerror}", remedy=_READABLE) from None
         return read(raw, self._architecture)

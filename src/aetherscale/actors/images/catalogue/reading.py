@@ -38,24 +38,40 @@ _USER: Final = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _ABOUT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,100}")
 _HEADER: Final = re.compile(r"\s*\[\[\s*image\s*\]\]")
 _TOML_LINE: Final = re.compile(r"\(at line ([0-9]+), column [0-9]+\)")
+_LARGE: Final = "leave out what nobody fetches"
 _FIELDS: Final = ("name", "about", "user", "ready", "first-boot", *ARCHITECTURES)
 _FILE_FIELDS: Final = ("url", "checksums", "sha256")
 
 
 class BadCatalogue(Exception):
-    """A catalogue that is none. `line` begins with 1, 0 where none can be named; `field` is "" for the whole."""
+    """A catalogue that is none.
 
-    def __init__(self, what: str, *, line: int = 0, field: str = "") -> None:
-        at = ", ".join(part for part in (f"line {line}" if line else "", f"field {field!r}" if field else "") if part)
+    `line` begins with 1, 0 where none can be named; `entry` is then the number of the image, which begins with 1, or 0.
+    `field` is "" for the whole.
+    """
+
+    def __init__(self, what: str, *, line: int = 0, entry: int = 0, field: str = "", remedy: str = "") -> None:
+        where = f"line {line}" if line else f"image {entry}" if entry else ""
+        at = ", ".join(part for part in (where, f"field {field!r}" if field else "") if part)
         super().__init__(f"{at}: {what}" if at else what)
         self.line = line
+        self.entry = entry
         self.field = field
+        self._remedy = remedy
+
+    @property
+    def remedy(self) -> str:
+        """What its operator can do."""
+        if self._remedy:
+            return self._remedy
+        what = "that line" if self.line else "that image" if self.entry else "it"
+        return f"correct {what}; docs/images.md has the fields"
 
 
 def read(raw: bytes, architecture: str) -> Mapping[str, Entry]:
     """The entries of a catalogue by their names; those of other architectures have no URL. Raises `BadCatalogue`."""
     if len(raw) > MOST_BYTES:
-        raise BadCatalogue(f"it has {len(raw)} bytes or more, and {MOST_BYTES} are allowed")
+        raise BadCatalogue(f"it has {len(raw)} bytes or more, and {MOST_BYTES} are allowed", remedy=_LARGE)
     try:
         text = raw.decode()
     except UnicodeDecodeError as wrong:
@@ -89,7 +105,7 @@ class _Reader:
         if not images:
             raise BadCatalogue("it has no image")
         if len(images) > MOST_ENTRIES:
-            raise BadCatalogue(f"it has {len(images)} images, and {MOST_ENTRIES} are allowed")
+            raise BadCatalogue(f"it has {len(images)} images, and {MOST_ENTRIES} are allowed", remedy=_LARGE)
         found: dict[str, Entry] = {}
         for index, image in enumerate(images):
             entry = self._entry(index, image)
@@ -168,7 +184,8 @@ class _Reader:
                 raise self._bad(index, path[:64], f"there is no such field: one of {', '.join(known)}")
 
     def _bad(self, index: int, field: str, what: str) -> BadCatalogue:
-        return BadCatalogue(what, line=self._line(index, field), field=field)
+        line = self._line(index, field)
+        return BadCatalogue(what, line=line, entry=0 if line else index + 1, field=field)
 
     def _line(self, index: int, field: str) -> int:
         """The line of a field of the image with this index, or that of its header, or 0 (in-line tables)."""

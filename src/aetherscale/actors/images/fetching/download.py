@@ -1,4 +1,4 @@
-"""A download over HTTP that can be interrupted: it goes on where it ended if the server still has the same file.
+"""A download over HTTP that can be interrupted: it goes on where it ended if the server has the same file.
 
 The validator of the file (RFC 9110, sections 8.8 and 13.1.5) lies beside the part file. With it the rest is asked for
 by `Range` and `If-Range`; where the server has another file by now, or knows no ranges, the download starts again. The
@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from aetherscale.actors.images.fetching import web
+from aetherscale.actors.images.fetching.kept import LEAST_BYTES
 from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Transfer, open_part
 from aetherscale.filecopy import free_bytes
 from aetherscale.kernel.fault import Fault
@@ -30,7 +31,6 @@ _PASSING: Final = {
     HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT,
 }  # fmt: skip
-_AGAIN: Final = "try again: it goes on where it ended"
 _LOOK: Final = "look at the address"
 
 
@@ -44,6 +44,8 @@ class _Begun(msgspec.Struct, frozen=True):
     boot: str
     validator: str
     total_bytes: int | None
+    sends_parts: bool = False
+    """Whether the server has sent a part, or said that it does (`Accept-Ranges`)."""
 
 
 class _Unfit(Exception):
@@ -60,10 +62,11 @@ def download(source: str, transfer: Transfer, limits: Limits) -> None:
         before_bytes = transfer.most_bytes
         try:
             return _try(source, transfer, limits)
-        except (http.client.HTTPException, web.ServerError) as error:
+        except web.ServerError as error:
             transfer.go_on()
             if transfer.most_bytes - before_bytes < limits.progress_bytes:
-                raise Fault(f"the connection failed: {plain(error)}", _AGAIN, retryable=True) from error
+                remedy = "; ".join(filter(None, (error.remedy, f"try again{again(source, transfer.part)}")))
+                raise Fault(f"the connection failed: {plain(error)}", remedy, retryable=True) from error
         transfer.pause(limits.again_s)
 
 
@@ -81,8 +84,21 @@ def _try(source: str, transfer: Transfer, limits: Limits) -> None:
     except urllib.error.HTTPError as error:
         with error:
             raise refusal(error) from error
-    except (http.client.InvalidURL, ValueError) as error:
-        raise Fault(f"this is no address: {plain(error)}", _LOOK, retryable=False) from error
+    except web.NoAddress as error:
+        raise Fault(f"this is no address: {error}", _LOOK, retryable=False) from error
+
+
+def again(source: str, part: Path) -> str:
+    """What the next try of a download will do with what came so far, behind `try again`; "" where nothing came."""
+    begun, have_bytes = _load(source, part)
+    if begun is not None and have_bytes < LEAST_BYTES:
+        return ""  # the next attempt goes on from there, another import does not
+    if begun is not None:
+        sure = "" if begun.sends_parts else ", if the server sends a part of a file when asked to"
+        return f": it goes on where it ended{sure}"
+    if part.is_file() and part.lstat().st_size:
+        return ": it begins anew, since the server does not say (by ETag or Last-Modified) whether its file is the same"
+    return ""
 
 
 def plain(said: object) -> str:
@@ -186,7 +202,8 @@ def _remember(source: str, part: Path, response: http.client.HTTPResponse, total
     if validator is None:
         forget(part)
     else:
-        begun = _Begun(_digest(source), _boot(), validator, total)
+        sends = response.status == HTTPStatus.PARTIAL_CONTENT or response.headers.get("Accept-Ranges") == "bytes"
+        begun = _Begun(_digest(source), _boot(), validator, total, sends)
         write_file(_beside(part), msgspec.json.encode(begun))
 
 

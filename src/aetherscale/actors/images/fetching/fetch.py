@@ -2,7 +2,8 @@
 
 The file grows at a path that the caller gives. It must not be taken from there before `fetch` has returned: then it is
 whole, has the right checksum, and is on the disk. What is known of a download that is not done lies beside it, as
-`<part>.json`, so that the next try goes on where this one ended. Knows nothing of images.
+`<part>.json`, so that the next try goes on where this one ended if the server can show that its file is the same. Knows
+nothing of images.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from msgspec import Struct
 from aetherscale import shortage
 from aetherscale.actors.images.catalogue.sums import Digest
 from aetherscale.actors.images.fetching.copying import Places, copy
-from aetherscale.actors.images.fetching.download import download, forget
+from aetherscale.actors.images.fetching.download import again, download, forget
 from aetherscale.actors.images.fetching.transfer import CHUNK_BYTES, Limits, Progress, Stopped, Transfer
 from aetherscale.filecopy import data_of
 from aetherscale.kernel.fault import Fault
@@ -71,14 +72,16 @@ async def fetch(
     limits = limits or Limits()
     expected = [digest for digest in (sha256 and Digest("sha256", sha256), published) if digest]
     bring = partial(_bring, source, transfer, expected, limits, places, lambda: loop.call_soon_threadsafe(checking))
-    async with _kept_up(transfer, limits, is_crowded):
+    async with _kept_up(source, transfer, limits, is_crowded):
         fetched = await until_stopped(bring, transfer.stop)
     progress(fetched.size_bytes, fetched.size_bytes)
     return fetched
 
 
 @contextlib.asynccontextmanager
-async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], bool]) -> AsyncIterator[None]:
+async def _kept_up(
+    source: str, transfer: Transfer, limits: Limits, is_crowded: Callable[[], bool]
+) -> AsyncIterator[None]:
     """Stop a transfer whose server keeps it from others, or from its end, by sending too little."""
 
     async def watch() -> None:
@@ -94,7 +97,7 @@ async def _kept_up(transfer: Transfer, limits: Limits, is_crowded: Callable[[], 
                     Fault(
                         f"the server is too slow: {came_bytes} bytes came in {limits.pace_s:g} s{others}, and "
                         f"{least_bytes} have to",
-                        "import it again later: it goes on where it ended; or download it yourself and import the file",
+                        f"try again later{again(source, transfer.part)}; or download it yourself and import the file",
                         retryable=True,
                     )
                 )

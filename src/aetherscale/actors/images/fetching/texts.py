@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import urllib.error
 from pathlib import Path
 from typing import Final
@@ -48,10 +47,12 @@ def _read(url: str, transfer: Transfer, most_bytes: int, limits: Limits) -> byte
         with error:
             refused = refusal(error)
         raise Fault(f"{url}: {refused.reason}", refused.remedy, retryable=refused.retryable) from error
-    except (http.client.InvalidURL, ValueError) as error:
-        raise Fault(f"this is no address: {plain(error)}", "look at the address", retryable=False) from error
-    except (http.client.HTTPException, web.ServerError) as error:
+    except web.NoAddress as error:
+        raise Fault(f"this is no address: {error}", "look at the address", retryable=False) from error
+    except web.ServerError as error:
         transfer.go_on()
-        raise Fault(f"{url}: the connection failed: {plain(error)}", "try again later", retryable=True) from error
+        raise Fault(
+            f"{url}: the connection failed: {plain(error)}", error.remedy or "try again later", retryable=True
+        ) from error
     finally:
         transfer.close()

@@ -19,23 +19,32 @@ from functools import partial
 from typing import IO, Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from aetherscale.actors.images.fetching import addresses
+from aetherscale.actors.images.fetching import addresses, words
 from aetherscale.actors.images.fetching.transfer import Limits, Transfer
 from aetherscale.kernel.fault import Fault
 
 _SCHEMES: Final = ("http", "https")
+_NONE: Final = "expected http:// or https://, the name of a host, and after a colon a port from 1 to 65535 if need be"
 _SAFE: Final = "%/?:@!$&'()*+,;=~-._"
 
 
 class ServerError(Exception):
-    """The server cannot be reached, or cannot be talked to."""
+    """The server cannot be reached, or cannot be talked to: what happened, and what to do (`remedy`)."""
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+class NoAddress(ValueError):
+    """A URL that is none, in words."""
 
 
 def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits) -> http.client.HTTPResponse:
     """The answer to a GET, with its body still to be read. The transfer's `stop` ends the waiting.
 
-    Raises urllib's HTTPError for a status that is not 2xx, ServerError, HTTPException, Fault for a certificate
-    that is not trusted, and ValueError for a URL that is none.
+    Raises urllib's HTTPError for a status that is not 2xx, ServerError, NoAddress, and Fault for a certificate that is
+    not trusted.
     """
     plain, authorization = _split(url)
     request = urllib.request.Request(plain, headers=dict(headers))  # noqa: S310 - the opener knows http and https only
@@ -69,32 +78,39 @@ def get(url: str, headers: Mapping[str, str], transfer: Transfer, limits: Limits
                 "look at the address, and at this host's certificates and clock",
                 retryable=False,
             ) from error
-        raise ServerError(str(error.reason)) from error
-    except OSError as error:
-        raise ServerError(_words(error, limits)) from error
+        raise _failed(error.reason if isinstance(error.reason, OSError) else error, limits) from error
+    except http.client.InvalidURL as error:
+        raise NoAddress(_NONE) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(error, limits) from error
+    except ValueError as error:  # a host that no name can be, a port that is no number
+        raise NoAddress(_NONE) from error
     assert isinstance(response, http.client.HTTPResponse)
     return response
 
 
 def read(response: http.client.HTTPResponse, most_bytes: int, limits: Limits) -> bytes:
-    """The next bytes of the body, none at its end. Raises ServerError and HTTPException."""
+    """The next bytes of the body, none at its end. Raises ServerError."""
     try:
         return response.read1(most_bytes)
-    except OSError as error:
-        raise ServerError(_words(error, limits)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _failed(error, limits) from error
 
 
-def _words(error: OSError, limits: Limits) -> str:
-    if isinstance(error, TimeoutError):
-        return f"the server said nothing for {limits.idle_s:g} s"
-    return error.strerror or str(error)
+def _failed(error: OSError | http.client.HTTPException, limits: Limits) -> ServerError:
+    trouble = words.talking(error, limits.idle_s)
+    return ServerError(trouble.what, trouble.remedy)
 
 
 def _split(url: str) -> tuple[str, str | None]:
     """The URL without name and password, in ASCII, and the header that those become."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise NoAddress(_NONE) from error
     if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(f"{url.partition('?')[0][:100]!r} is not an http or https URL")
+        raise NoAddress("it is not an http or https URL")
     credentials, _, host = parts.netloc.rpartition("@")
     plain = urlunsplit((parts.scheme, host, quote(parts.path, safe=_SAFE), quote(parts.query, safe=_SAFE), ""))
     if not credentials:
@@ -110,10 +126,14 @@ def _connection(
     connect = connection.connect
 
     def reach(target: tuple[str, int], *_: Any) -> socket.socket:
-        if proxy:
-            reached = socket.create_connection(target, limits.connect_s)
-        else:
-            reached = addresses.connect(target, limits.connect_s, limits.networks)
+        try:
+            if proxy:
+                reached = socket.create_connection(target, limits.connect_s)
+            else:
+                reached = addresses.connect(target, limits.connect_s, limits.networks)
+        except OSError as error:
+            trouble = words.to_connect(error, *target, limits.connect_s)
+            raise ServerError(f"the proxy: {trouble.what}" if proxy else trouble.what, trouble.remedy) from error
         try:
             transfer.watch(reached)  # before any word of TLS, which a server may draw out
         except BaseException:
@@ -162,6 +182,8 @@ class _Https(urllib.request.HTTPSHandler):
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     """Redirections that are followed."""
+
+    inf_msg = "they lead round, or on and on\n"
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str

@@ -64,6 +64,8 @@ class ImageContents(Struct, frozen=True, rename="kebab"):
     """The account that cloud-init makes for people, of its configuration; `unknown` where that cannot be told."""
     first_boot: str
     """How its guests can take what is theirs: `credentials` of systemd from 252 on; `none`; or `unknown`."""
+    unread: str | None = None
+    """Why its operating system could not be told; null where it could."""
 
 
 def look_into(path: Path) -> ImageContents:
@@ -79,6 +81,8 @@ def look_into(path: Path) -> ImageContents:
     header, refused = _header(path)
     seems = "qcow2" if head.startswith(MAGIC) else UNKNOWN
     found = _Found() if header is None else _inside(path, header)
+    if packing is not None:
+        found.unread = f"it is compressed with {packing}"
     return ImageContents(
         format=header.format if header else seems,
         packing=packing,
@@ -95,6 +99,7 @@ def look_into(path: Path) -> ImageContents:
         agent=found.agent,
         default_user=found.default_user,
         first_boot=_first_boot(found.systemd),
+        unread=found.unread if found.os == UNKNOWN else None,
     )
 
 
@@ -106,6 +111,7 @@ class _Found:
         self.os = self.os_id = self.systemd = self.default_user = UNKNOWN
         self.cloud_init: Known = "unknown"
         self.agent: Known = "unknown"
+        self.unread = "its format is none that is read"
 
 
 def _header(path: Path) -> tuple[ImageHeader | None, str | None]:
@@ -131,12 +137,21 @@ def _inside(path: Path, header: ImageHeader) -> _Found:
         with Disk(path, header.format) as disk:
             parts = partitions(disk)
             found.file_systems = [part.holds or UNKNOWN for part in parts]
+            found.unread = _none_of(found.file_systems)
             for part in parts:
                 if part.holds == "ext" and _look_at(disk, part, found):
                     break
     except (Unreadable, struct.error):
-        return found
+        found.unread = "its partitions could not be read"
     return found
+
+
+def _none_of(file_systems: list[str]) -> str:
+    """Why file systems tell nothing of an operating system."""
+    if "ext" in file_systems:
+        return "no file system in it that is read has an operating system, with /etc/os-release"
+    known = ", ".join(dict.fromkeys(each for each in file_systems if each != UNKNOWN)) or "none that is known"
+    return f"its system is read from ext2, ext3 or ext4 alone, and what it has is: {known}"
 
 
 def _look_at(disk: Disk, part: Partition, found: _Found) -> bool:
@@ -146,6 +161,7 @@ def _look_at(disk: Disk, part: Partition, found: _Found) -> bool:
         release = system.text("/etc/os-release") or system.text("/usr/lib/os-release")
         if release is None:
             return False
+        found.unread = "its /etc/os-release does not name it"
         values = dict(re.findall(r"^([A-Z_]+)=[\"']?(.*?)[\"']?$", release, re.M))
         found.os = _text(values.get("PRETTY_NAME", "")) or UNKNOWN
         found.os_id = _text(f"{values.get('ID', '')} {values.get('VERSION_ID', '')}").strip() or UNKNOWN
@@ -157,6 +173,7 @@ def _look_at(disk: Disk, part: Partition, found: _Found) -> bool:
         elif (configured := system.text("/etc/cloud/cloud.cfg")) is not None:
             found.default_user = _default_user(configured)
     except (Unreadable, struct.error):
+        found.unread = "a file system in it could not be read"
         return True  # what was noted so far holds
     return True
 

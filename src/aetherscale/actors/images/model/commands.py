@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
 
 from aetherscale.actors.images.model.effects import FirstBoot, ReadyChannel
 from aetherscale.actors.images.model.recipes import MOST_PACKAGES, Mirror, PackageName, Recipe, SizeGib
-from aetherscale.kernel.names import ImageName, ImageReference, Labels
+from aetherscale.kernel.errors import Reason, Refused
+from aetherscale.kernel.names import IMAGE_NAME_PATTERN, ImageName, ImageReference, Labels
 from aetherscale.kernel.reservations import User
 from aetherscale.kernel.wire import Message
 
@@ -19,6 +21,8 @@ Source = Annotated[
         description="an absolute path on the node's host, or an http or https URL",
     ),
 ]
+_QUOTED: Final = re.compile("(?:%[0-9A-Fa-f]{2})+")
+
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z", description="64 lower-case hex digits")]
 
 
@@ -150,3 +154,23 @@ class DeleteImage(Struct, frozen=True):
 
 
 ImagesCommand = ImportImage | BuildImage | UpdateImage | DeleteImage
+
+
+def _unquoted(match: re.Match[str]) -> str:
+    return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "replace")
+
+
+def name_from(source: str) -> str:
+    """`/srv/Debian-12_generic.qcow2` → `debian-12_generic`. Raises `Refused` (bad request) where that gives no name."""
+    path = re.sub(r"\Ahttps?://[^/?#]*", "", source).partition("?")[0].partition("#")[0]
+    last = _QUOTED.sub(_unquoted, path).rsplit("/", 1)[-1].lower()
+    name = re.sub(r"\.(qcow2|qcow|img|raw|iso)\Z", "", re.sub(r"\.(xz|gz|zst|zstd)\Z", "", last))
+    name = re.sub(r"[^a-z0-9._-]+", "-", name)[:63].strip("-._")
+    if re.fullmatch(IMAGE_NAME_PATTERN, name) is None:
+        raise Refused(
+            Reason.BAD_REQUEST,
+            f"import-image: no name can be made from {last[:100]!r}",
+            field="name",
+            remedy="give a name",
+        )
+    return name

@@ -60,7 +60,8 @@ class SimulatedImages:
             if published == effect.known:
                 return ImageUnchanged(effect.key)
         self._store.images.add(effect.image_id)
-        return ImageStored(effect.key, "raw", SHA256, self._store.size_bytes, self._store.size_bytes, published)
+        sha256 = SHA256 if published is None else published.partition(":")[2]
+        return ImageStored(effect.key, "raw", sha256, self._store.size_bytes, self._store.size_bytes, published)
 
     async def reconcile(self, expected: Mapping[str, Any]) -> None:
         """As in `Driver`: what is missing is noticed by those who use it."""

@@ -72,12 +72,15 @@ def test_a_script_is_taken_as_it_is(text: str) -> None:
         ("#!/bin/sh\necho top-secret\0\n", "got a script with a NUL byte in it, which no shell reads"),
         ("#!/bin/sh\r\necho top-secret\r\n", "got a script whose lines end with CR LF, which no shell of Linux reads"),
         ("#!/bin/sh\necho top-secret\r\n", "got a script whose lines end with CR LF, which no shell of Linux reads"),
+        (
+            "\ufeff#!/bin/sh\ntop-secret",
+            "got a script that begins with a byte order mark, which hides its #! from the kernel",
+        ),
         *(
-            (text, "the first line of the script does not name its interpreter")
+            (text, "got a script whose first line does not name its interpreter")
             for text in (
                 "echo top-secret\n",
                 "\n#!/bin/sh\ntop-secret",
-                "\ufeff#!/bin/sh\ntop-secret",
                 "#cloud-config\nruncmd: [top-secret]\n",
                 "#!sh\ntop-secret",
                 "#! \ntop-secret",

@@ -114,6 +114,30 @@ def test_what_is_no_catalogue_is_refused(text: str | bytes, said: str) -> None:
     assert said in str(failure(text))
 
 
+def test_where_no_line_can_be_named_the_image_is() -> None:
+    good = f'{{name = "a", about = "b", x86_64 = {{url = "http://h/i", sha256 = "{SHA}"}}}}'
+    bad = good.replace('"b"', "7")
+    wrong = failure(f"image = [\n{good},\n{bad}]")
+    assert (wrong.line, wrong.entry, wrong.field) == (0, 2, "about")
+    assert str(wrong).startswith("image 2, field 'about': it is 7, expected")
+    assert wrong.remedy.startswith("correct that image;")
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("version = 1", "correct that line; docs/images.md has the fields"),
+        ("[[image]]\nname = ", "correct that line; docs/images.md has the fields"),
+        ("", "correct it; docs/images.md has the fields"),
+        (b" " * (reading.MOST_BYTES + 1), "leave out what nobody fetches"),
+    ],
+)
+def test_a_line_is_spoken_of_only_where_one_is_named(text: str | bytes, remedy: str) -> None:
+    wrong = failure(text)
+    assert wrong.remedy == remedy
+    assert ("line" in remedy) == str(wrong).startswith("line ")
+
+
 def test_a_catalogue_is_bounded() -> None:
     assert "are allowed" in str(failure(TEXT.encode().ljust(reading.MOST_BYTES + 1)))
     assert read(TEXT.encode().ljust(reading.MOST_BYTES), "x86_64")
