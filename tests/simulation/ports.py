@@ -17,7 +17,6 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
-    GuestFacts,
     HostLimits,
     LogRange,
     OnHost,
@@ -29,6 +28,7 @@ from aetherscale.actors.compute.driver import (
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeEffect, ComputeOutcome, Forward
 from aetherscale.actors.compute.model.figures import Figures
+from aetherscale.actors.compute.model.guestfacts import GuestFacts
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.readers import RECENT_BYTES
 from aetherscale.actors.compute.reconcile import reconcile

@@ -14,6 +14,7 @@ from msgspec import Struct
 from aetherscale.actors.compute.model.decide import ComputeMessage
 from aetherscale.actors.compute.model.effects import ComputeObservation, ReadyChannel
 from aetherscale.actors.compute.model.figures import Figures
+from aetherscale.actors.compute.model.guestfacts import GuestFacts
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import InitScripts
 from aetherscale.actors.compute.readers import RECENT_BYTES
@@ -66,6 +67,12 @@ class Found(Struct, frozen=True):
     vm_id: str
     has_process: bool
     has_directory: bool
+
+
+EXIT_STATUS: Final = "exit-status"
+"""The detail of a refusal to run a program: the exit status that a shell has for it."""
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
 
 
 class ExecResult(Struct, frozen=True):
@@ -127,41 +134,6 @@ class OnHost(Struct, frozen=True, rename="kebab", omit_defaults=True):
     """The taps of its ports that lead nowhere, since another program removed them or the bridges that they were in: the
     guest is cut off these networks.
     """
-
-
-class InterfaceAddress(Struct, frozen=True, rename="kebab"):
-    """An address that a guest says it has."""
-
-    interface: str
-    ip: str
-
-
-class GuestDisk(Struct, frozen=True, rename="kebab"):
-    """A file system that a guest says it has mounted."""
-
-    mount_point: str
-    used_bytes: int
-    total_bytes: int
-
-
-AgentState = Literal["absent", "silent", "answers"]
-
-
-class GuestFacts(Struct, frozen=True, rename="kebab"):
-    """What a guest says of itself. It is the guest's word: it may be wrong, and is trusted for nothing. What it has not
-    said is null.
-    """
-
-    agent: AgentState
-    """Whether its agent is there, and whether it has answered all in time."""
-    agent_version: str | None = None
-    os: str | None = None
-    kernel: str | None = None
-    host_name: str | None = None
-    addresses: Sequence[InterfaceAddress] | None = None
-    load: Sequence[float] | None = None
-    """The average number of processes that run or wait, of 1, 5 and 15 minutes."""
-    disks: Sequence[GuestDisk] | None = None
 
 
 class Console(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from aetherscale.actors.compute.driver import GuestDisk, GuestFacts, InterfaceAddress
+from aetherscale.actors.compute.model.guestfacts import GuestDisk, GuestFacts, InterfaceAddress
 from aetherscale.actors.compute.qemu.agent import AgentPort, AgentRefused, AgentSilent
 
 FACTS_S: Final = 1.5

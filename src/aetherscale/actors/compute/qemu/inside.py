@@ -6,15 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from aetherscale.actors.compute.driver import (
-    Console,
-    ExecResult,
-    GuestFacts,
-    LogRange,
-    PipedProgram,
-    Terminal,
-    Window,
-)
+from aetherscale.actors.compute.driver import Console, ExecResult, LogRange, PipedProgram, Terminal, Window
+from aetherscale.actors.compute.model.guestfacts import GuestFacts
 from aetherscale.actors.compute.qemu import facts
 from aetherscale.actors.compute.qemu.layout import VmDirectory
 from aetherscale.actors.compute.qemu.logreading import recorded

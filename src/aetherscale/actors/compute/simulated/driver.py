@@ -12,7 +12,6 @@ from aetherscale.actors.compute.driver import (
     Console,
     ExecResult,
     Found,
-    GuestFacts,
     LogRange,
     OnHost,
     PipedProgram,
@@ -44,6 +43,7 @@ from aetherscale.actors.compute.model.effects import (
     UnplugPort,
 )
 from aetherscale.actors.compute.model.figures import DiskUse, Figures
+from aetherscale.actors.compute.model.guestfacts import GuestFacts
 from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import RECENT_BYTES, last_lines

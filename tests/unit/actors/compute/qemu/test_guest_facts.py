@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.compute.driver import GuestDisk, GuestFacts, InterfaceAddress
+from aetherscale.actors.compute.model.guestfacts import GuestDisk, GuestFacts, InterfaceAddress
 from aetherscale.actors.compute.qemu import agent
 from aetherscale.actors.compute.qemu import facts as module
 from aetherscale.actors.compute.qemu.facts import MOST_ADDRESSES, MOST_CHARACTERS, MOST_DISKS, facts
