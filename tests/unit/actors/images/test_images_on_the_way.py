@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from aetherscale.actors.images.simulated.driver import SHA256
 from tests.support.memory_node import MemoryNode
 
 VM = {"image": "debian-13", "name": "web"}
+FIRST_EDITION = f"{1:064x}"
+"""The SHA-256 of what the fake has published first, which is that of the file."""
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def test_the_image_is_fetched_for_the_caller_and_the_vm_is_pinned_to_its_f
     assert imported.causation_id == vm.command_id
     assert imported.event.catalogued
     assert imported.event.checksums.endswith("/SHA512SUMS")
-    assert (vm.event.spec.image_sha256, imported.event.user) == (SHA256, "debian")
+    assert (vm.event.spec.image_sha256, imported.event.user) == (FIRST_EDITION, "debian")
 
 
 async def test_of_many_at_once_one_fetches_it(node: MemoryNode) -> None:
