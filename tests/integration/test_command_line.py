@@ -186,7 +186,7 @@ REFUSALS = [
     (
         "vm create db --image blank --init-script README.md",
         2,
-        "the first line of the script does not",
+        "got a script whose first line does not name",
         "begin it with #!",
     ),
     ("vm create db --image blank --init-script justw", 1, "guests of the image 'blank' take no init script", "leave"),
