@@ -11,10 +11,10 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from aetherscale.actors.compute.driver import ExecResult
+from aetherscale.actors.compute.driver import EXIT_STATUS, NOT_EXECUTABLE, NOT_FOUND, ExecResult
 from aetherscale.actors.compute.qemu.ports import Port
 from aetherscale.kernel.errors import Reason, Refused
 
@@ -39,6 +39,10 @@ _POLL_MAX_S: Final = 0.5
 
 class AgentSilent(Exception):
     """The agent did not answer in time, or nonsense."""
+
+
+class AgentGone(AgentSilent):
+    """Its port was closed: the VM has ended, or its node does."""
 
 
 class AgentRefused(Exception):
@@ -105,6 +109,19 @@ class AgentPort(Port):
         """Whether a call waits."""
         return self._answer is not None
 
+    def close(self) -> None:
+        """As in `Port`; a call that waits fails at once."""
+        super().close()
+        self._end_call()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncio: the VM has ended, or QEMU has let go of the port."""
+        self._end_call()
+
+    def _end_call(self) -> None:
+        if self._answer is not None and not self._answer.done.done():
+            self._answer.done.set_exception(AgentGone)
+
     async def ping(self) -> None:
         """Ask whether the agent is there. Raises `AgentSilent`."""
         async with self._turn:
@@ -147,9 +164,8 @@ class AgentPort(Port):
         except AgentSilent as silent:
             raise _no_answer(silent) from silent
         except AgentRefused as refused:
-            raise Refused(
-                Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: {refused}", field="command"
-            ) from refused
+            what = f"the guest agent could not run {argv[0]!r}: {refused}"
+            raise Refused(Reason.BAD_REQUEST, what, field="command", details=why_not_run(str(refused))) from refused
 
     async def ended(self, pid: int) -> ExecResult:
         """Wait for the end of a program that was started. Raises `Refused`.
@@ -196,7 +212,7 @@ class AgentPort(Port):
         self, prefix: bytes, command: str, arguments: dict[str, object], limits: _Limits, number: int | None = None
     ) -> _Answer:
         if not self.is_open:
-            raise AgentSilent("its port is closed")
+            raise AgentGone
         self._answer = answer = _Answer(limits.size_bytes, number)
         self.resume()
         self.write(prefix + json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
@@ -211,12 +227,21 @@ class AgentPort(Port):
 
 
 def _no_answer(silent: AgentSilent) -> Refused:
+    if isinstance(silent, AgentGone):
+        return Refused(Reason.UNAVAILABLE, "the VM has ended, or its node does", retryable=True)
     return Refused(
         Reason.UNAVAILABLE,
         f"no answer from the guest agent: {silent}",
         remedy="does the image have qemu-guest-agent, and is it running?",
         retryable=True,
     )
+
+
+def why_not_run(said: str) -> Mapping[str, int]:
+    """The exit status that a shell has for this error of exec(3); nothing for another."""
+    if "No such file or directory" in said:
+        return {EXIT_STATUS: NOT_FOUND}
+    return {EXIT_STATUS: NOT_EXECUTABLE} if "Permission denied" in said or "Exec format error" in said else {}
 
 
 def _has(line: bytes, number: int) -> bool:

@@ -63,26 +63,35 @@ class Guest:
         self._is_ready = False
         self._paused_for: PauseReason | None = None
         self._room_check: asyncio.TimerHandle | None = None
-        self._is_over = False
+        self._over = asyncio.Event()
+        """The process is gone, or no longer watched."""
 
     async def answering(self) -> AgentPort:
-        """The agent, which is given a moment to begin. Raises `Refused` (unavailable) where there is none."""
+        """The agent, which is given a moment to begin.
+
+        Raises `Refused`: unavailable where there is none, conflict where the VM ends meanwhile.
+        """
+        waiting = [asyncio.ensure_future(each.wait()) for each in (self.agent_open, self._over)]  # noqa: TID251 - ended below
         try:
-            async with asyncio.timeout(_AGENT_WAIT_S):
-                await self.agent_open.wait()
-        except TimeoutError:
+            await asyncio.wait(waiting, timeout=_AGENT_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        if self._over.is_set():
+            raise Refused(Reason.CONFLICT, "the VM is not running", remedy=Task("vm", "start", self.vm_id))
+        if not self.agent_open.is_set():
             raise Refused(
                 Reason.UNAVAILABLE,
                 "no guest agent answers in this VM",
                 remedy=("its image needs qemu-guest-agent; or: ", Task("vm", "console", self.vm_id)),
                 retryable=True,
-            ) from None
+            )
         assert self.agent is not None, "the port that was opened is connected"
         return self.agent
 
     def forget(self) -> None:
         """Stop all that goes on beside: the process is gone, or no longer watched."""
-        self._is_over = True
+        self._over.set()
         if self._room_check is not None:
             self._room_check.cancel()
 
@@ -161,7 +170,7 @@ class Guest:
 
     def _check_room(self) -> None:
         # The kernel does not report when a file system has room again, so it is polled while a guest waits for it.
-        if self._is_over or self._paused_for != "disk":
+        if self._over.is_set() or self._paused_for != "disk":
             return
         if self._directory.free_bytes() >= ROOM_TO_GO_ON_BYTES:
             self._chores.begin("resume", self._resume)
@@ -184,7 +193,7 @@ class Guest:
 
     async def _greet_agent(self) -> None:
         pause_s = _PING_MIN_S
-        while self.agent_open.is_set() and self.agent is not None and not (self._is_ready or self._is_over):
+        while self.agent_open.is_set() and self.agent is not None and not (self._is_ready or self._over.is_set()):
             try:
                 await self.agent.ping()
             except (AgentSilent, AgentRefused) as silent:

@@ -167,7 +167,7 @@ class Machine:
         await self.attach()
         uuid = shaped(await self._execute("query-uuid"), Uuid).uuid
         if uuid != machine_uuid(self.directory.vm_id):
-            raise Unresponsive(f"QMP: it answers for a VM of UUID {uuid}, which is another one")
+            raise Unresponsive(f"it answers for a VM of UUID {uuid}, which is another one")
         status = await self._status()
         if status == "prelaunch":
             await self.run_on()
@@ -254,12 +254,12 @@ class Machine:
 
     async def _execute(self, command: str, **arguments: object) -> Any:
         if self._monitor is None:
-            raise Unresponsive("QMP is not connected")
+            raise Unresponsive("it is not connected, as one that has just ended or is busy")
         return await self._monitor.execute(command, **arguments)
 
     async def _give(self, descriptor: int, name: str) -> None:
         if self._monitor is None:
-            raise Unresponsive("QMP is not connected")
+            raise Unresponsive("it is not connected, as one that has just ended or is busy")
         await self._monitor.give(descriptor, name)
 
     async def ask(self, command: str) -> Any:
@@ -274,7 +274,7 @@ class Machine:
         await self._execute("cont")
         status = await self._status()
         if status == "prelaunch":
-            raise Unresponsive("QMP: cont was accepted, yet the guest does not run")
+            raise Unresponsive("it was to let the guest run (cont), and does not")
         await self.guest.settle(status)
 
     async def power_down(self) -> None:

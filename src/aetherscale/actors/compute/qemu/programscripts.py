@@ -4,44 +4,30 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.actors.compute.qemu.terminalscripts import NO_PORT
+from aetherscale.actors.compute.qemu.portscripts import NO_PORT, PORTS, not_run
 from aetherscale.kernel.errors import Reason, Refused
 
-START: Final = r"""
-find() {
-    for at in /sys/class/virtio-ports/*; do
-        read -r name < "$at/name" && [ "$name" = "$1" ] || continue
-        port=/dev/${at##*/}
-        [ -c "$port" ] && return
-    done 2> /dev/null
-    return 1
-}
-want() {
-    tries=0
-    until find "$1"; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 100 ] || { echo no-port >&2; exit 1; }
-        sleep 0.1 2> /dev/null || sleep 1
-    done
-}
+START: Final = (
+    PORTS
+    + r"""
 base=$1 token=$2 input=$3 inner=$4
 shift 4
 command -v setsid > /dev/null || { echo no-setsid >&2; exit 1; }
-command -v "$1" > /dev/null || { echo no-program >&2; exit 1; }
+want_program "$1"
 mark() {
     until printf '\036%s-%s\036' "$token" "$status" >&"$1"; do
-        find "$base.out" || exit
+        port_is_there "$base.out" || exit
         sleep 0.1 || sleep 1
     done 2> /dev/null
 }
-want "$base.ctl"
+want_port "$base.ctl"
 exec 6<> "$port"
-want "$base.out"
+want_port "$base.out"
 exec 3<> "$port"
-want "$base.err"
+want_port "$base.err"
 exec 4<> "$port"
 if [ "$input" = yes ]; then
-    want "$base.in"
+    want_port "$base.in"
     exec 5< "$port"
 else
     exec 5< /dev/null
@@ -52,6 +38,7 @@ exec 5<&-
 mark 4
 mark 3
 """
+)
 """Run by the agent, with the beginning of the ports' names, the token, whether there is input, `INNER`, and the program
 with its arguments. It tells the program's end by a mark on each of the two outputs, behind all that came before. A
 program may have made these ports non-blocking, for all who have them: so a mark that was not taken is written again.
@@ -66,6 +53,10 @@ printf '\036%s+%s\036' "$0" "$$" >&6
     done
     kill -0 "$$" && kill -s HUP -- "-$$"
 ) <&6 > /dev/null 2>&1 3>&- 4>&- 5>&- 6>&- & )
+case $1 in
+*=*) ;;
+*) command -v env > /dev/null && set -- env -- "$@" ;;
+esac
 exec "$@" 3>&- 4>&- 5>&- 6>&-
 """
 """Becomes the program, which leads a session of its own, after it has told its pid.
@@ -73,6 +64,9 @@ exec "$@" 3>&- 4>&- 5>&- 6>&-
 Beside it waits a shell for names of signals, on a port that the program has not. Once that port is gone, or nobody is
 at its other end, it hangs up (SIGHUP) on a program that has not ended: neither the agent nor a node is needed. It is no
 child of the program, which may wait for all of its own.
+
+What cannot be executed after all, as a script whose interpreter is not there, is told by `env`, which says what was
+tried; a shell would name the line of this script.
 """
 
 
@@ -87,8 +81,8 @@ def no_shell(refused: Refused) -> Refused:
 
 def refusal(word: str, program: str) -> Refused:
     """Why it never began, from what `START` has said; retryable where that is none of its words."""
-    if word == "no-program":
-        return Refused(Reason.BAD_REQUEST, f"the guest could not run {program!r}: no such program", field="command")
+    if (why := not_run(word, program)) is not None:
+        return why
     if word == "no-setsid":
         return Refused(
             Reason.NOT_IMPLEMENTED,

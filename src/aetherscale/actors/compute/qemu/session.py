@@ -98,7 +98,8 @@ def shaped(answer: object, shape: type[T]) -> T:
     try:
         return msgspec.convert(answer, shape)
     except msgspec.ValidationError as error:
-        raise Unresponsive(f"QMP: an answer is nonsense: {error}") from error
+        log.warning("QMP: an answer is nonsense: %s", error)
+        raise Unresponsive("an answer of it is nonsense; the node's log says which") from error
 
 
 class Monitor:
@@ -144,15 +145,14 @@ class Monitor:
             async with asyncio.timeout(limit_s):
                 await self._client.connect(self._connection)
         except TimeoutError:
-            raise Unresponsive(f"QMP: no greeting within {limit_s:g} s") from None
-        except ConnectError as error:
-            raise Unresponsive(f"QMP: {error}") from error
-        except _BROKEN as error:
+            raise Unresponsive(f"no greeting within {limit_s:g} s") from None
+        except (ConnectError, *_BROKEN) as error:
             # What breaks while a cancelled attempt is being cleared away comes as it is.
-            raise Unresponsive(f"QMP: {error!r}") from error
+            log.info("QMP: no session could be made: %r", error)
+            raise Unresponsive("it does not speak QMP, or its connection broke") from error
         except AssertionError as error:
             # qemu.qmp takes for granted that a connection is there still when it has been made.
-            raise Unresponsive("QMP: the connection was lost as soon as it was made") from error
+            raise Unresponsive("the connection was lost as soon as it was made") from error
 
     def send_descriptor(self, descriptor: int) -> None:
         """Hand over a descriptor, which the next `add-fd` or `getfd` takes. Raises `Unresponsive`."""
@@ -160,7 +160,7 @@ class Monitor:
             # With a blank, as JSON may have anywhere. Nothing else is under way: every command awaits its answer.
             socket.send_fds(self._connection, [b" "], [descriptor])
         except OSError as error:
-            raise Unresponsive(f"QMP: a descriptor could not be handed over: {error.strerror or error}") from error
+            raise Unresponsive(f"a descriptor could not be handed over: {error.strerror or error}") from error
 
     async def give(self, descriptor: int, name: str) -> None:
         """Hand over a descriptor, which QEMU knows by this name from then on. Raises `Unresponsive` and `Rejected`."""
@@ -175,11 +175,12 @@ class Monitor:
             async with asyncio.timeout(CALL_LIMIT_S):
                 return await self._client.execute(command, arguments)
         except TimeoutError:
-            raise Unresponsive(f"QMP: {command} timed out after {CALL_LIMIT_S:g} s") from None
+            raise Unresponsive(f"{command} timed out after {CALL_LIMIT_S:g} s") from None
         except ExecuteError as error:
-            raise Rejected(f"QMP: {command}: {error}") from error
+            raise Rejected(f"{command}: {error}") from error
         except QMPError as error:
-            raise Unresponsive(f"QMP: {command}: {error!r}") from error
+            log.info("QMP: %s: %r", command, error)
+            raise Unresponsive(f"{command}: the connection broke") from error
 
     def close(self) -> None:
         """Let go of the connection; what is still under way fails as `Unresponsive`."""

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+from aetherscale.actors.compute.qemu.portscripts import NO_PORT, PORTS, not_run
 from aetherscale.kernel.errors import Reason, Refused
 
-START: Final = r"""
-tries=0
-until port=$(grep -lxF "$1" /sys/class/virtio-ports/*/name 2> /dev/null) && [ -n "$port" ]; do
-    tries=$((tries + 1))
-    [ "$tries" -lt 100 ] || { echo no-port >&2; exit 1; }
-    sleep 0.1 2> /dev/null || sleep 1
-done
-port=${port%/name}
+START: Final = (
+    PORTS
+    + r"""
+want_port "$1"
 script --version < /dev/null 2> /dev/null | grep -q util-linux || { echo no-script >&2; exit 1; }
 command -v stty > /dev/null || { echo no-stty >&2; exit 1; }
-command -v "$3" > /dev/null || { echo no-program >&2; exit 1; }
-exec 3<> "/dev/${port##*/}"
+want_program "$3"
+exec 3<> "$port"
 export TERM="$5" SHELL=/bin/sh
-sh -c "$6" "$port/name" "$1" "$2" "$4" <&3 >&3 3>&-
+sh -c "$6" "/sys/class/virtio-ports/${port##*/}/name" "$1" "$2" "$4" <&3 >&3 3>&-
 printf '\036%s-%s\036' "$4" "$?" >&3
 """
+)
 """Run by the agent, with the port's name, what runs on the terminal, the program, the token, TERM, and `WATCHED`."""
 
 WATCHED: Final = r"""
@@ -39,11 +37,11 @@ The watcher is not a child of `script`, since `script` may wait for all of its o
 needed.
 """
 
-ON_TERMINAL: Final = r"stty sane; stty iutf8 2> /dev/null; stty {size}; printf '\036%s+%s\036' {token} $(tty); exec "
+ON_TERMINAL: Final = (
+    r"stty sane; stty iutf8 2> /dev/null; stty {size}; printf '\036%s+%s\036' {token} $(tty); exec env -- "
+)
 RESIZE: Final = 'stty rows "$1" cols "$2" < "$0"'
 
-NO_PORT: Final = ("its kernel has not found the port", "it needs the module virtio_console")
-"""What is wrong with a guest that sees no port, and what it needs."""
 _LACKS: Final = {
     "no-script": ("the guest has no `script` of util-linux", "bsdutils on Debian, util-linux-script on Fedora"),
     "no-stty": ("the guest has no `stty`", "coreutils"),
@@ -61,8 +59,8 @@ def no_shell(refused: Refused) -> Refused:
 
 def refusal(word: str, program: str) -> Refused:
     """Why it never began, from what `START` has said; retryable where that is none of its words."""
-    if word == "no-program":
-        return Refused(Reason.BAD_REQUEST, f"the guest could not run {program!r}: no such program", field="command")
+    if (why := not_run(word, program)) is not None:
+        return why
     if word in _LACKS:
         what, package = _LACKS[word]
         hint = f"install it in the guest ({package}); a program runs without a terminal (-t)"

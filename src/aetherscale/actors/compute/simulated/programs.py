@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from aetherscale.actors.compute.driver import Piece, Signal
+from aetherscale.actors.compute.driver import EXIT_STATUS, NOT_FOUND, Piece, Signal
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
 
@@ -32,9 +32,8 @@ def ended_program(argv: Sequence[str], stdin: bytes) -> tuple[int, bytes]:
     if name == "sh" and (asked := re.fullmatch(r"exit ([0-9]{1,3})", argv[-1])):
         known["sh"] = int(asked[1]) % 256, b""
     if name not in known:
-        raise Refused(
-            Reason.BAD_REQUEST, f"the guest agent could not run {argv[0]!r}: no such program", field="command"
-        )
+        what = f"the guest agent could not run {argv[0]!r}: no such program"
+        raise Refused(Reason.BAD_REQUEST, what, field="command", details={EXIT_STATUS: NOT_FOUND})
     return known[name]
 
 

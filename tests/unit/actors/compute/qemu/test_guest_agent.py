@@ -237,6 +237,28 @@ async def test_a_program_that_does_not_end_is_left_to_go_on() -> None:
     assert refused.value.remedy == ("give it more time, or a terminal, which shows the output as it comes",)
 
 
+@pytest.mark.parametrize("by", ["the guest's end", "ours"])
+async def test_a_call_that_waits_ends_with_the_vm(by: str) -> None:
+    asked = asyncio.Event()
+
+    def hangs(request: dict[str, Any]) -> bytes | None:
+        if request["execute"] == "guest-exec-status":
+            asked.set()
+            return None
+        return program()(request)
+
+    async with guest(hangs) as (fake, port):
+        waiting = asyncio.ensure_future(port.ended(7))
+        await asked.wait()
+        if by == "ours":
+            port.close()
+        else:
+            await hang_up(fake.writer)
+        with pytest.raises(Refused, match="the VM has ended, or its node does") as refused:
+            await waiting
+    assert refused.value.reason == Reason.UNAVAILABLE
+
+
 async def test_of_too_much_output_the_beginning_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "OUTPUT", agent._Limits(4096, 10.0))
     output = bytes(range(256)) * 400

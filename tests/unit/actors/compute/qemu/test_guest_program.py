@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.compute.driver import ExecResult
-from aetherscale.actors.compute.qemu import programs as module
+from aetherscale.actors.compute.qemu import outputs, portprograms
 from aetherscale.actors.compute.qemu.plugs import PORT_LIMIT, Plugs
 from aetherscale.actors.compute.qemu.programs import GuestProgram, Programs
 from aetherscale.bus.tasks import Tasks
@@ -19,6 +19,7 @@ from aetherscale.kernel.errors import Reason, Refused
 from tests.unit.actors.compute.qemu.test_guest_terminal import Agent
 
 PATIENCE_S = 30.0
+STATUSES = {b"no-program": {"exit-status": 127}, b"not-executable": {"exit-status": 126}}
 
 
 class Qemu:
@@ -120,7 +121,7 @@ async def test_a_mark_of_another_token_ends_nothing(guest: World) -> None:
 async def test_a_port_that_is_closed_without_a_status_ends_after_its_last_words(
     guest: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(outputs, "LAST_WORDS_S", 0.05)
     program = await guest.begun()
     guest.say("out", b"last words")
     for end in ("out", "err"):
@@ -135,7 +136,7 @@ async def test_a_port_that_is_closed_without_a_status_ends_after_its_last_words(
 async def test_a_guest_that_names_no_pid_has_not_begun_and_its_ports_are_taken_out(
     guest: World, monkeypatch: pytest.MonkeyPatch, mark: bytes
 ) -> None:
-    monkeypatch.setattr(module, "START_LIMIT_S", 0.3)
+    monkeypatch.setattr(portprograms, "START_LIMIT_S", 0.3)
     opening = asyncio.ensure_future(guest.open(has_input=True))
     while not guest.agent.started:  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -152,6 +153,7 @@ async def test_a_guest_that_names_no_pid_has_not_begun_and_its_ports_are_taken_o
     ("word", "reason"),
     [
         (b"no-program", Reason.BAD_REQUEST),
+        (b"not-executable", Reason.BAD_REQUEST),
         (b"no-setsid", Reason.NOT_IMPLEMENTED),
         (b"no-port", Reason.NOT_IMPLEMENTED),
         (b"out of memory" * 1000, Reason.UNAVAILABLE),
@@ -160,11 +162,14 @@ async def test_a_guest_that_names_no_pid_has_not_begun_and_its_ports_are_taken_o
 async def test_why_it_has_not_begun_is_told(
     guest: World, monkeypatch: pytest.MonkeyPatch, word: bytes, reason: Reason
 ) -> None:
-    monkeypatch.setattr(module, "LAST_WORDS_S", 0.0)
+    monkeypatch.setattr(portprograms, "LAST_WORDS_S", 0.0)
     guest.agent.end = ExecResult(1, None, b"", word + b"\n", truncated=False)
     with pytest.raises(Refused) as refused:
         await guest.open()
     assert refused.value.reason == reason
+    assert refused.value.details == {b"no-program": {"exit-status": 127}, b"not-executable": {"exit-status": 126}}.get(
+        word, {}
+    )
     assert len(refused.value.message) < 700, "a guest says no more than so much"
 
 

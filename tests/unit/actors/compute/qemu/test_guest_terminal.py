@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aetherscale.actors.compute.driver import TERMINAL_LIMIT, ExecResult, Window
-from aetherscale.actors.compute.qemu import terminals as module
+from aetherscale.actors.compute.qemu import outputs, portprograms, terminals
 from aetherscale.actors.compute.qemu.plugs import Plugs
 from aetherscale.actors.compute.qemu.session import Rejected
 from aetherscale.actors.compute.qemu.terminals import GuestTerminal, Terminals
@@ -114,7 +114,8 @@ class World:
 
 @pytest.fixture
 async def guest(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(module, "_HELP_LIMIT_S", 0.0)
+    monkeypatch.setattr(portprograms, "_HELP_LIMIT_S", 0.0)
+    monkeypatch.setattr(terminals, "_RESIZE_LIMIT_S", 0.0)
     made = World()
     yield made
     await made.tasks.close()
@@ -135,7 +136,7 @@ async def test_one_that_is_cancelled_while_it_is_opened_is_unplugged(guest: Worl
     with pytest.raises(asyncio.CancelledError):
         await opening
     assert guest.qemu.holds == set()
-    assert guest.terminals._open == {}
+    assert len(guest.terminals._all) == 0
     assert guest.qemu.asked.count("device_add") <= guest.qemu.asked.count("device_del")
     every = []
     for _ in range(TERMINAL_LIMIT):
@@ -173,7 +174,7 @@ async def test_what_looks_like_a_status_and_is_none_is_output(guest: World) -> N
 async def test_a_program_that_never_begins_is_given_up_and_its_port_taken_out(
     guest: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "START_LIMIT_S", 0.05)
+    monkeypatch.setattr(portprograms, "START_LIMIT_S", 0.05)
     with pytest.raises(Refused, match="has not begun within") as refused:
         await guest.open()
     assert refused.value.reason == Reason.DEADLINE
@@ -193,7 +194,7 @@ async def test_an_agent_that_has_fallen_silent_is_not_waited_for(guest: World) -
 async def test_a_port_that_is_closed_without_a_status_ends_after_its_last_words(
     guest: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(outputs, "LAST_WORDS_S", 0.05)
     terminal = await guest.begun()
     reading = asyncio.ensure_future(whole(terminal))
     await asyncio.sleep(0)
@@ -225,7 +226,7 @@ async def test_what_the_guest_lacks_is_told(guest: World, said: bytes, code: int
 async def test_a_port_that_cannot_be_plugged_in_leaves_nothing_in_qemu(guest: World, command: str) -> None:
     guest.qemu.rejects = command
     for _ in range(TERMINAL_LIMIT + 1):  # it takes no place either
-        with pytest.raises(Refused, match="no terminal could be plugged into the VM: no") as refused:
+        with pytest.raises(Refused, match="could be plugged into the VM: it was refused") as refused:
             await guest.open()
         assert (refused.value.reason, refused.value.retryable) == (Reason.UNAVAILABLE, True)
     assert guest.qemu.holds == set()
