@@ -7,6 +7,7 @@ guest has it, so that no more than a few are under way.
 from __future__ import annotations
 
 import base64
+import math
 import select
 import time
 from collections import deque
@@ -47,11 +48,26 @@ class Output(NamedTuple):
     is_error: bool
 
 
+class NotBegun(Exception):
+    """A program has not begun in the time that there was. If it begins later, its node hangs up on it."""
+
+
 class GuestProgram:
     """One program, from its start until it has ended or `leave`."""
 
-    def __init__(self, context: Context, reference: str, command: Sequence[str], *, has_input: bool) -> None:
-        """Start it, and wait until it runs. Raises `Failure`, `BusUnavailable`."""
+    def __init__(
+        self,
+        context: Context,
+        reference: str,
+        command: Sequence[str],
+        *,
+        has_input: bool,
+        until_s: float = math.inf,
+    ) -> None:
+        """Start it, and wait until it runs, or until this moment of the monotonic clock.
+
+        Raises `NotBegun`, `Failure`, `BusUnavailable`.
+        """
         self._context = context
         self._tenant = context.settings.tenant
         self._session = context.program.new_token()
@@ -62,7 +78,7 @@ class GuestProgram:
         subject = subjects.command(self._tenant, "compute", "vm-program")
         self._reply = self.connection.ask(subject, msgspec.json.encode(body))
         self._parts = Reply(subject)
-        chunk = self._first_word()
+        chunk = self._first_word(until_s)
         self.node = str(chunk["node"])
         self.pid = int(chunk["pid"])
         """Its process, as the guest counts them."""
@@ -76,16 +92,24 @@ class GuestProgram:
         self._taken_bytes = self._reported_bytes = 0
         self._next_sign_s = time.monotonic() + STILL_HERE_S
 
-    def _first_word(self) -> Chunk:
+    def _first_word(self, until_s: float) -> Chunk:
         try:
-            chunk = self._next(ANSWER_S)
+            chunk = self._next_until(ANSWER_S, until_s)
             while chunk is not None and chunk.get("status") in ("progress", "working"):
-                chunk = self._next(BEGIN_S)
+                chunk = self._next_until(BEGIN_S, until_s)
         except NoResponders:
             chunk = None
         if chunk is None:
             message = f"no node answers on {self.connection.url}"
             raise Failure(503, message, hint=start(self._context.settings), status=NO_NODE)
+        return chunk
+
+    def _next_until(self, patience_s: float, until_s: float) -> Chunk | None:
+        left_s = until_s - time.monotonic()
+        chunk = self._next(max(0.0, min(patience_s, left_s)))
+        if chunk is None and left_s < patience_s:
+            self._reply.unsubscribe()
+            raise NotBegun
         return chunk
 
     def fileno(self) -> int:

@@ -8,6 +8,7 @@ second one leaves, which hangs up on it.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -18,8 +19,8 @@ from typing import Final, Literal
 
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import FAILED, NO_NODE, Failure
-from aetherscale.gateways.cli.guestprogram import PIECE_BYTES, GuestProgram, Output
+from aetherscale.gateways.cli.failures import FAILED, NO_NODE, WAIT_RAN_OUT, Failure
+from aetherscale.gateways.cli.guestprogram import PIECE_BYTES, GuestProgram, NotBegun, Output
 from aetherscale.gateways.cli.output import Bytes
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.screen import Screen
@@ -30,9 +31,11 @@ STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 GOES_S: Final = 5.0
-"""How long to look whether a program that was hung up has ended."""
+"""How long to look whether a program that was hung up has ended: the most that `--timeout` is exceeded by."""
 _LOOK_S: Final = 0.2
 
+TIMED_OUT: Final = 124
+"""The exit status where the time for a program was over and it was ended, as timeout(1) has it."""
 HUNG_UP: Final = 129
 """The exit status of this program where it was hung up itself."""
 
@@ -43,10 +46,17 @@ def run_with_streams(
     context: Context, reference: str, command: Sequence[str], *, reads_stdin: bool, timeout_s: float | None
 ) -> int:
     """Run a program in the guest until it ends; its exit status. Raises `Failure`, `BrokenPipeError`."""
+    until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
     try:
         with suggesting(context, "vm", reference):
-            program = GuestProgram(context, reference, command, has_input=reads_stdin)
-        ending = _Exec(program, reads_stdin=reads_stdin, timeout_s=timeout_s).run()
+            program = GuestProgram(context, reference, command, has_input=reads_stdin, until_s=until_s)
+        ending = _Exec(program, reads_stdin=reads_stdin, until_s=until_s).run()
+    except NotBegun:
+        raise Failure(
+            504,
+            f"{command[0]!r} had not begun within {timeout_s:g} s; if it begins later, it is ended (SIGHUP)",
+            hint=f"does the VM answer? aetherscale vm show {reference}",
+        ) from None
     except BusUnavailable as away:
         raise Failure(
             503, f"the connection to the node was lost: {away}", hint=start(context.settings), status=NO_NODE
@@ -62,28 +72,34 @@ def run_with_streams(
     if ending == "hung up":
         return HUNG_UP
     why = f"had not ended within {timeout_s:g} s" if ending == "too late" else "was left before it had ended"
-    raise _hung_up(context, reference, command[0], program.pid, why)
-
-
-def _hung_up(context: Context, reference: str, name: str, pid: int, why: str) -> Failure:
-    """What became of a program that was left: hung up on, it ends, unless it ignores that."""
-    until_s = time.monotonic() + GOES_S
-    look = {"vm-id": reference, "command": ["sh", "-c", f"kill -0 {pid}"], "timeout-s": GOES_S}
-    goes_on: bool | None = True
-    try:
-        while goes_on and time.monotonic() < until_s:
-            goes_on = context.client.result("compute", "exec-vm", look, timeout_s=2 * GOES_S)["exit-code"] == 0
-            time.sleep(_LOOK_S if goes_on else 0)
-    except Failure:
-        goes_on = None
+    goes_on = _goes_on(context, reference, program.pid)
     if goes_on is False:
-        return Failure(504, f"{name!r} {why}, and was ended (SIGHUP)", status=FAILED)
+        status = TIMED_OUT if ending == "too late" else FAILED
+        raise Failure(504, f"{command[0]!r} {why}, and was ended (SIGHUP)", status=status)
+    raise _left_behind(reference, command[0], program.pid, why, goes_on)
+
+
+def _goes_on(context: Context, reference: str, pid: int) -> bool | None:
+    """Whether a program that was hung up goes on all the same; None where the guest has told nothing in time."""
+    until_s = time.monotonic() + GOES_S
+    goes_on: bool | None = None
+    try:
+        while goes_on is not False and (left_s := until_s - time.monotonic()) > 0:
+            look = {"vm-id": reference, "command": ["sh", "-c", f"kill -0 {pid}"], "timeout-s": left_s}
+            goes_on = context.client.result("compute", "exec-vm", look, timeout_s=left_s)["exit-code"] == 0
+            time.sleep(_LOOK_S if goes_on else 0)
+    except (Failure, TimeoutError):
+        return goes_on
+    return goes_on
+
+
+def _left_behind(reference: str, name: str, pid: int, why: str, goes_on: bool | None) -> Failure:
     does = "continues in spite of SIGHUP" if goes_on else "may continue"
     return Failure(
         504,
         f"{name!r} {why}; it {does} in the guest, as process {pid}",
         hint=f"to end it: aetherscale vm exec {reference} -- kill -9 {pid}",
-        status=FAILED,
+        status=WAIT_RAN_OUT,
         details={"pid": pid},
     )
 
@@ -91,10 +107,10 @@ def _hung_up(context: Context, reference: str, name: str, pid: int, why: str) ->
 class _Exec:
     """Carries bytes both ways."""
 
-    def __init__(self, program: GuestProgram, *, reads_stdin: bool, timeout_s: float | None) -> None:
+    def __init__(self, program: GuestProgram, *, reads_stdin: bool, until_s: float) -> None:
         self._program = program
         self._reads = reads_stdin
-        self._until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._until_s = until_s
         self._screens = {False: Screen(STDOUT), True: Screen(STDERR)}
         self._filters = {is_error: Bytes(terminal=os.isatty(STDERR if is_error else STDOUT)) for is_error in (0, 1)}
         self._poll = select.poll()
@@ -120,7 +136,7 @@ class _Exec:
 
     def _turn(self, news: int) -> Ending | None:
         now_s = time.monotonic()
-        if self._until_s is not None and now_s >= self._until_s:
+        if now_s >= self._until_s:
             return "too late"
         events = dict(self._poll.poll(self._patience_ms(now_s)))
         self._screens[False].require_reader(events)
@@ -149,10 +165,7 @@ class _Exec:
             self._program.took(len(piece.data))  # what stderr does not take is lost
 
     def _patience_ms(self, now_s: float) -> float:
-        patience_s = self._program.patience_s()
-        if self._until_s is not None:
-            patience_s = min(patience_s, self._until_s - now_s)
-        return max(0.0, patience_s) * 1000
+        return max(0.0, min(self._program.patience_s(), self._until_s - now_s)) * 1000
 
     def _listen_to_stdin(self) -> None:
         """Read stdin only where the program takes input, so that a guest that does not read holds up who writes."""

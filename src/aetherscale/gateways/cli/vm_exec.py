@@ -19,10 +19,23 @@ EXEC_S = 30.0
 SIGNAL_BASE = 128
 """As shells have it: a program that was ended by a signal has 128 and its number as exit status."""
 NOT_IMPLEMENTED = 501
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
 
 
 def exec_vm(context: Context) -> int:
     """Run a program in the guest; answers with its exit status."""
+    try:
+        return _run(context)
+    except Failure as failure:
+        # That it is not there, or cannot be executed, has the status that a shell has for it.
+        status = failure.details.get("exit-status")
+        if status in (NOT_EXECUTABLE, NOT_FOUND):
+            failure.status = status
+        raise
+
+
+def _run(context: Context) -> int:
     values = context.values
     if values["tty"]:
         return _on_terminal(context)

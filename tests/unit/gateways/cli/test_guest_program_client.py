@@ -14,7 +14,7 @@ from aetherscale.bus.bus import Incoming
 from aetherscale.gateways.cli import guestprogram
 from aetherscale.gateways.cli.client import ANSWER_S
 from aetherscale.gateways.cli.failures import NO_NODE, Failure
-from aetherscale.gateways.cli.guestprogram import PIECES, REPORT_BYTES, GuestProgram
+from aetherscale.gateways.cli.guestprogram import PIECES, REPORT_BYTES, GuestProgram, NotBegun
 
 ATTACHED = {"type": "status", "status": "attached", "node": "host1", "pid": 7}
 
@@ -81,6 +81,17 @@ def test_output_and_its_end_are_heard_and_reported_as_taken() -> None:
     assert (program.has_ended, program.exit_code) == (True, 3)
     program.leave()
     assert not any("detach" in each for each in node.said), "it has ended by itself"
+
+
+@pytest.mark.parametrize("said", [(), ({"type": "status", "status": "progress", "step": "starting the program"},)])
+def test_a_program_that_has_not_begun_in_time_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, said: tuple[dict[str, Any], ...]
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)  # what is waited depends on the time alone
+    reply = Reply(*said)
+    with pytest.raises(NotBegun):
+        GuestProgram(Node(reply), "web", ["true"], has_input=True, until_s=102.5)  # type: ignore[arg-type]
+    assert reply.patience == [2.5] * (len(said) + 1)
 
 
 def test_no_more_pieces_are_under_way_than_the_bound() -> None:
