@@ -91,11 +91,11 @@ async def test_programs_with_streams(node: RunningNode) -> None:
 
 
 async def a_program_that_is_left(node: RunningNode) -> None:
-    status, out, err = await ended(await started(node, "exec", "web", "--timeout", "1s", "--", "sleep", "1000"))
-    assert (status, out, err) == (1, b"", "error: 'sleep' had not ended within 1 s, and was ended (SIGHUP)\n")
+    status, out, err = await ended(await started(node, "exec", "web", "--timeout", "10s", "--", "sleep", "1000"))
+    assert (status, out, err) == (124, b"", "error: 'sleep' had not ended within 10 s, and was ended (SIGHUP)\n")
     deaf = "trap '' HUP; echo here; while :; do sleep 1; done"
-    status, _, err = await ended(await started(node, "exec", "web", "--timeout", "3s", "--", "sh", "-c", deaf))
-    assert status == 1
+    status, _, err = await ended(await started(node, "exec", "web", "--timeout", "10s", "--", "sh", "-c", deaf))
+    assert status == 5
     assert "continues in spite of SIGHUP in the guest, as process" in err
     pid = err.split("kill -9 ")[1].split()[0]
     await good(node, "vm", "exec", "web", "--", "kill", "-9", pid)
@@ -110,7 +110,48 @@ async def a_program_that_is_left(node: RunningNode) -> None:
     heard.send_signal(signal.SIGINT)
     status, _, err = await ended(heard)
     assert (status, "was left before it had ended" in err) == (1, True)
+    await what_cannot_be_run(node)
     await until_gone(node, "sleep.1000")
+
+
+async def what_cannot_be_run(node: RunningNode) -> None:
+    script = "printf '#!/no/such/shell\\n' > /root/orphan; echo 'exit 3' > /root/plain; chmod +x /root/orphan"
+    await in_guest(node, script)
+    for words, status, why in (
+        (("no-such-program",), 127, "error: the guest could not run 'no-such-program': no such program"),
+        (("/no/such/program",), 127, "error: the guest could not run '/no/such/program': no such program"),
+        (("/root/plain",), 126, "it is a directory, or not executable"),
+        (("/root",), 126, "it is a directory, or not executable"),
+        (("/root/orphan",), 127, "env: "),
+        (("sh", "-c", "exit 127"), 127, ""),
+        (("--json", "--", "no-such-program"), 127, "No such file or directory"),
+    ):
+        found = await node.cli("vm", "exec", "web", *words[: words.index("--")] if "--" in words else (), "--",
+                               *words[words.index("--") + 1 :] if "--" in words else words)  # fmt: skip
+        assert (found[0], why in found[2], "line " in found[2]) == (status, True, False), found
+
+
+async def test_a_qemu_that_hangs_holds_up_nobody_for_longer_than_was_said(node: RunningNode) -> None:
+    """The words say so as well, and what ends the VM ends those who wait for its guest."""
+    await web(node)
+    sleeping = await started(node, "exec", "web", "--timeout", "15s", "--", "sh", "-c", "echo here; exec sleep 1000")
+    assert sleeping.stdout is not None
+    await asyncio.wait_for(sleeping.stdout.readline(), PATIENCE_S)
+    pid = int((await node.task("compute", "vm-info", vm_id="web"))["host"]["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    status, _, err = await ended(sleeping)
+    assert (status, "had not ended within 15 s; it may continue in the guest" in err) == (5, True), err
+    status, _, err = await ended(await started(node, "exec", "web", "--timeout", "1s", "--", "true"))
+    assert (status, "had not begun within 1 s" in err) == (5, True), err
+    status, _, err = await ended(await started(node, "exec", "web", "--", "true"))
+    assert (status, "QEMU does not answer: it is busy, hangs, or has ended" in err, "QMP" in err) == (1, True, False), (
+        err
+    )
+    waiting = await started(node, "exec", "web", "--json", "--timeout", "1h", "--", "true")
+    os.kill(pid, signal.SIGKILL)
+    status, _, err = await ended(waiting)
+    assert status == 1, err
+    assert any(words in err for words in ("the VM has ended", "is not running", "does not answer")), err
 
 
 async def a_program_whose_node_is_killed(node: RunningNode) -> None:
@@ -154,6 +195,12 @@ async def small_files_and_what_is_none(node: RunningNode, here: Path) -> None:
         await good(node, "vm", "copy", str(here / name), "web:/root/")
         await good(node, "vm", "copy", f"web:/root/{name}", str(here / "copy"), "--force")
         assert (here / "copy").read_text() == text
+    # What is made as it is read comes whole, though its size is said to be 0.
+    await good(node, "vm", "copy", "web:/proc/version", str(here))
+    assert (here / "version").read_text() == await in_guest(node, "cat /proc/version")
+    await good(node, "vm", "copy", "/proc/version", "web:/root/version-of-host")
+    assert await in_guest(node, "cat /root/version-of-host") == Path("/proc/version").read_text()
+    await a_target_that_is_full(node, here)
     # What is there stays, unless it is said otherwise; two who bring the same at once do no harm.
     (here / "new").write_text("new")
     for words in (("web:/root/empty", str(here / "new")), (str(here / "new"), "web:/root/empty")):
@@ -170,7 +217,7 @@ async def small_files_and_what_is_none(node: RunningNode, here: Path) -> None:
     for words, status, why in (
         (("web:/root", str(here)), 2, "is a directory in the guest"),
         (("web:/dev/zero", str(here)), 2, "is no regular file in the guest"),
-        (("web:/proc/version", str(here)), 2, "says that it has 0 bytes"),
+        ((str(here), "web:/data"), 2, f"tar c -C {here} . | aetherscale vm exec web -- tar x -C /data"),
         (("web:/nowhere", str(here)), 3, "is not there in the guest"),
         ((str(here), "web:/root"), 2, "is a directory, and one file is copied at a time"),
         ((str(here / "new"), "web:/nowhere/new"), 3, "has no directory for"),
@@ -186,6 +233,19 @@ async def small_files_and_what_is_none(node: RunningNode, here: Path) -> None:
     two = await asyncio.gather(*(node.cli("vm", "copy", str(here / "new"), f"web:/root/at-once-{n}") for n in (1, 2)))
     assert [status for status, _, _ in two] == [0, 0]
     assert await in_guest(node, "cat /root/at-once-1 /root/at-once-2; ls -A /root | grep -c part; true") == "newnew0\n"
+
+
+async def a_target_that_is_full(node: RunningNode, here: Path) -> None:
+    """In the guest; what is done here is a matter of `test_vm_copy.py`."""
+    await in_guest(node, "mkdir /root/small && mount -t tmpfs -o size=1m tmpfs /root/small")
+    (here / "large").write_bytes(os.urandom(3 * MIB))
+    status, _, err = await node.cli("vm", "copy", str(here / "large"), "web:/root/small/")
+    assert (status, "web has no room for the 3.0 MiB of /root/small/large; what had come was removed" in err) == (
+        1,
+        True,
+    )
+    assert "hint: aetherscale vm exec web -- df -h /root/small" in err
+    assert await in_guest(node, "ls -A /root/small; umount /root/small; rmdir /root/small") == ""
 
 
 async def interrupted(node: RunningNode, big: Path, content: bytes) -> None:
@@ -237,5 +297,5 @@ async def interrupted(node: RunningNode, big: Path, content: bytes) -> None:
     await good(node, "vm", "stop", "web", "--kill")
     status, _, err = await ended(copying)
     # The copy had ended already, was under way, or its program was just being started.
-    told = ("the same command goes on where this one was", "is not running", "no answer from the guest agent")
+    told = ("the same command goes on where this one was", "is not running", "the VM has ended", "does not answer")
     assert status == 0 or any(words in err for words in told), err

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from aetherscale.gateways.cli.context import Context
+from aetherscale.gateways.cli.copypaths import Place, quoted, shown
 from aetherscale.gateways.cli.copyscripts import BLOCK_BYTES, GET, LOOK_AT_SOURCE, Source, source_of
 from aetherscale.gateways.cli.failures import Failure, bad_usage
 from aetherscale.gateways.cli.guestprogram import GuestProgram
 from aetherscale.gateways.cli.output import Progress
-from aetherscale.gateways.cli.vm_copy import LONG_S, Advance, Place, advancing, run, unfinished
+from aetherscale.gateways.cli.vm_copy import LONG_S, UNSIZED_BYTES, Advance, advancing, no_room, run, unfinished
 
 EMPTY: Final = hashlib.sha256().hexdigest()
 
@@ -31,30 +32,46 @@ def copy_from(context: Context, source: Place, target: Place, progress: Progress
     there = source_of(run(context, source.vm, LOOK_AT_SOURCE, source.path, timeout_s=LONG_S), *source)
     if there.size_bytes == 0 and there.sha256 not in ("", EMPTY):
         raise bad_usage(
-            f"vm copy: {source.path} says that it has 0 bytes, and has some, like those of /proc",
-            f"aetherscale vm exec {source.vm} -- cat {source.path}",
+            f"vm copy: {shown(source.path)} says that it has 0 bytes, and has some",
+            f"aetherscale vm exec {source.vm} -- cat {quoted(source.path)}",
         )
-    if not there.sha256:
+    if there.is_unsized:
+        context.out.note(f"{shown(source.path)} has no size and changes as it is read: the copy is not compared")
+    elif not there.sha256:
         context.out.note("the guest has no sha256sum: the copy is not compared, and does not go on where it was")
     mark = there.sha256[:16] or context.program.new_token()[:16]
     part = place.with_name(f".{place.name}.{mark}.part")
     try:
         with _partial(part) as descriptor:
-            had_bytes = _receive_all(context, source, there, descriptor, progress)
-            os.fchmod(descriptor, there.mode)
-            os.fsync(descriptor)
+            try:
+                size_bytes, had_bytes = _receive_all(context, source, there, descriptor, progress)
+                os.fchmod(descriptor, there.mode)
+                os.fsync(descriptor)
+            except BaseException as failed:
+                if not there.sha256 or _is_full(failed):
+                    part.unlink(missing_ok=True)  # no copy would go on with it, or the target stayed full
+                raise
             _put(part, place, force=force)
     except OSError as error:
+        if _is_full(error):
+            hint = f"df -h {quoted(str(place.parent))}"
+            raise no_room(shown(str(place.parent)), str(place), there.size_bytes, hint) from None
         raise Failure(
-            500, f"vm copy: {error.filename or part} cannot be written: {error.strerror}", hint="df -h; ls -ld"
+            500,
+            f"vm copy: {shown(str(error.filename or part))} cannot be written: {error.strerror}",
+            hint=f"ls -ld {quoted(str(place.parent))}",
         ) from None
     return {
         "vm": source.vm,
         "target": str(place),
-        "size-bytes": there.size_bytes,
+        "size-bytes": size_bytes,
         "sha256": there.sha256,
         "resumed-bytes": had_bytes,
     }
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _place(guest_path: str, path: str) -> Path:
@@ -63,10 +80,10 @@ def _place(guest_path: str, path: str) -> Path:
     if place.is_dir() or path.endswith("/"):
         name = guest_path.rpartition("/")[2]
         if name in ("", ".", ".."):
-            raise bad_usage(f"vm copy: {guest_path} names no file")
+            raise bad_usage(f"vm copy: {shown(guest_path)} names no file")
         place /= name
     if not place.parent.is_dir():
-        raise bad_usage(f"vm copy: there is no directory {place.parent}")
+        raise bad_usage(f"vm copy: there is no directory {shown(str(place.parent))}")
     return place
 
 
@@ -77,11 +94,11 @@ def _require_free(place: Path, *, force: bool) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise bad_usage(f"vm copy: {place}: {error.strerror}") from None
+        raise bad_usage(f"vm copy: {shown(str(place))}: {error.strerror}") from None
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise Failure(409, f"vm copy: {place} is no regular file, and is not replaced")
+        raise Failure(409, f"vm copy: {shown(str(place))} is no regular file, and is not replaced")
     if not force:
-        raise Failure(409, f"vm copy: {place} is there already", hint="--force replaces it")
+        raise Failure(409, f"vm copy: {shown(str(place))} is there already", hint="--force replaces it")
 
 
 @contextmanager
@@ -92,18 +109,24 @@ def _partial(part: Path) -> Iterator[int]:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_uid != os.geteuid():
-            raise Failure(409, f"vm copy: {part} is not ours", hint="remove it, or copy to another directory")
+            raise Failure(
+                409, f"vm copy: {shown(str(part))} is not ours", hint="remove it, or copy to another directory"
+            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failure(409, f"vm copy: another copy writes {part}", retryable=True) from None
+            raise Failure(409, f"vm copy: another copy writes {shown(str(part))}", retryable=True) from None
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _receive_all(context: Context, source: Place, there: Source, descriptor: int, progress: Progress) -> int:
-    """All of the file, of which some may be there; how much was. Raises `Failure`, `OSError`."""
+def _receive_all(
+    context: Context, source: Place, there: Source, descriptor: int, progress: Progress
+) -> tuple[int, int]:
+    """All of the file, of which some may be there; its size, and how much was. Raises `Failure`, `OSError`."""
+    if there.is_unsized:
+        return _receive_unsized(context, source, descriptor, advancing(progress, 0, 0)), 0
     had_bytes = min(os.fstat(descriptor).st_size, there.size_bytes) // BLOCK_BYTES * BLOCK_BYTES
     for begin in dict.fromkeys((had_bytes, 0)):
         os.ftruncate(descriptor, begin)
@@ -111,11 +134,11 @@ def _receive_all(context: Context, source: Place, there: Source, descriptor: int
         _receive(context, source, there.size_bytes, descriptor, begin, advance)
         progress.step("comparing")
         if not there.sha256 or _digest(descriptor) == there.sha256:
-            return begin
+            return there.size_bytes, begin
     os.ftruncate(descriptor, 0)
     raise Failure(
         500,
-        f"vm copy: what came of {source.path} is not what {source.vm} said: it was changed meanwhile, or damaged",
+        f"vm copy: what came of {shown(source.path)} is not what {source.vm} said: it was changed, or damaged",
         hint="copy it again",
         retryable=True,
     )
@@ -127,28 +150,49 @@ def _receive(context: Context, source: Place, size_bytes: int, descriptor: int, 
         return
     command = ["sh", "-c", GET, "sh", source.path, str(begin // BLOCK_BYTES)]
     program = GuestProgram(context, source.vm, command, has_input=False)
+    at = _taken(program, descriptor, begin, size_bytes, advance)
+    if at < size_bytes:
+        if program.exit_code is None:
+            raise unfinished(program, source.vm)
+        raise Failure(
+            500,
+            f"vm copy: {shown(source.path)} ended after {at} bytes, expected {size_bytes}: was it changed meanwhile?",
+            hint="copy it again",
+            retryable=True,
+        )
+
+
+def _receive_unsized(context: Context, source: Place, descriptor: int, advance: Advance) -> int:
+    """All that comes out of a file that has no size, up to a bound; how much."""
+    os.ftruncate(descriptor, 0)
+    program = GuestProgram(context, source.vm, ["sh", "-c", GET, "sh", source.path, "0"], has_input=False)
+    size_bytes = _taken(program, descriptor, 0, UNSIZED_BYTES + 1, advance)
+    if size_bytes > UNSIZED_BYTES:
+        what = f"has no size, and more than {UNSIZED_BYTES >> 20} MiB come out of it"
+        raise bad_usage(f"vm copy: {shown(source.path)} {what}")
+    if program.exit_code is None:
+        raise unfinished(program, source.vm)
+    if program.exit_code != 0:
+        raise Failure(500, f"vm copy: {shown(source.path)} cannot be read in the guest")
+    return size_bytes
+
+
+def _taken(program: GuestProgram, descriptor: int, begin: int, most: int, advance: Advance) -> int:
+    """Write what a program sends to a file from `begin` on, up to `most`; where it has come."""
     at = begin
     try:
-        while not program.has_ended and at < size_bytes:
+        while not program.has_ended and at < most:
             if (piece := program.heard()) is None:
                 if not program.has_ended:
                     program.wait()
                 continue
             program.took(len(piece.data))
             if not piece.is_error:
-                at += _write(descriptor, piece.data[: size_bytes - at], at)
+                at += _write(descriptor, piece.data[: most - at], at)
                 advance(at)
     finally:
         program.leave()
-    if at < size_bytes:
-        if program.exit_code is None:
-            raise unfinished(program, source.vm)
-        raise Failure(
-            500,
-            f"vm copy: {source.path} ended after {at} bytes, expected {size_bytes}: was it changed meanwhile?",
-            hint="copy it again",
-            retryable=True,
-        )
+    return at
 
 
 def _write(descriptor: int, data: bytes, at: int) -> int:
@@ -172,7 +216,7 @@ def _put(part: Path, place: Path, *, force: bool) -> None:
         try:
             os.link(part, place)
         except FileExistsError:
-            raise Failure(409, f"vm copy: {place} is there already", hint="--force replaces it") from None
+            raise Failure(409, f"vm copy: {shown(str(place))} is there already", hint="--force replaces it") from None
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise

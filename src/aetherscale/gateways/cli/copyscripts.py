@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from aetherscale.gateways.cli.copypaths import quoted, shown
 from aetherscale.gateways.cli.failures import Failure, bad_usage
 
 BLOCK_BYTES: Final = 64 * 1024
 """A partial file is gone on with at a multiple of this."""
 BUSY: Final = 91
 """The exit status of a copy to a partial file that another one is writing."""
+NO_ROOM: Final = 92
+"""The exit status of a copy whose target is full."""
 
 LOOK_AT_TARGET: Final = r"""
 where=at
@@ -47,9 +50,19 @@ exec 9>> "$1" || exit 1
 if command -v flock > /dev/null; then
     flock -n 9 || exit 91
 fi
-said=$(dd of="$1" bs=65536 seek="$2" conv=notrunc,fsync 2>&1) || { echo "$said" >&2; exit 1; }
+said=$(LC_ALL=C dd of="$1" bs=65536 seek="$2" conv=notrunc,fsync 2>&1) && exit
+case $said in
+*"No space left"* | *"quota exceeded"*)
+    rm -f -- "$1"
+    exit 92
+    ;;
+esac
+echo "$said" >&2
+exit 1
 """
-"""With the partial file, and the blocks that it has; its stdin is the rest."""
+"""With the partial file, and the blocks that it has; its stdin is the rest. A target that is full does not stay so: the
+partial file is removed.
+"""
 
 FINISH: Final = r"""
 [ -f "$1" ] || { echo gone; exit; }
@@ -76,6 +89,12 @@ echo done
 LOOK_AT_SOURCE: Final = r"""
 if [ -d "$1" ]; then echo directory
 elif [ -f "$1" ]; then
+    case $(readlink -f -- "$1") in
+    /proc/* | /sys/*)
+        echo "unsized $(stat -L -c %a "$1")"
+        exit
+        ;;
+    esac
     what=$(stat -L -c '%s %a' "$1") || exit 1
     sum=$(sha256sum < "$1") || sum=-
     echo "file $what ${sum%% *}"
@@ -106,6 +125,8 @@ class Source(NamedTuple):
     mode: int
     sha256: str
     """In hex; "" where the guest cannot tell it."""
+    is_unsized: bool = False
+    """Whether what it has is made as it is read, like files of /proc and /sys."""
 
 
 def target_of(said: str, vm: str, path: str) -> Target:
@@ -113,11 +134,11 @@ def target_of(said: str, vm: str, path: str) -> Target:
     if said == "no-directory":
         raise Failure(
             404,
-            f"vm copy: the guest has no directory for {path}",
-            hint=f"aetherscale vm exec {vm} -- mkdir -p DIRECTORY",
+            f"vm copy: the guest has no directory for {shown(path)}",
+            hint=f"aetherscale vm exec {vm} -- mkdir -p {quoted(path.rpartition('/')[0])}",
         )
     if said == "no-name":
-        raise Failure(404, f"vm copy: {path} is no directory in the guest", hint="leave out the last /")
+        raise Failure(404, f"vm copy: {shown(path)} is no directory in the guest", hint="leave out the last /")
     found = re.fullmatch(r"(in|at) (link|directory|file|other|nothing) ([0-9]{1,15})", said)
     if found is None:
         raise nonsense(said)
@@ -128,14 +149,17 @@ def source_of(said: str, vm: str, path: str) -> Source:
     """The answer to `LOOK_AT_SOURCE`. Raises `Failure`."""
     if said in ("missing", "dangling"):
         what = "a symbolic link to nothing" if said == "dangling" else "not there"
-        raise Failure(404, f"vm copy: {path} is {what} in the guest")
+        raise Failure(404, f"vm copy: {shown(path)} is {what} in the guest")
     if said == "directory":
         raise bad_usage(
-            f"vm copy: {path} is a directory in the guest, and one file is copied at a time",
-            f"aetherscale vm exec {vm} -- tar c -C {path} . | tar x",
+            f"vm copy: {shown(path)} is a directory in the guest, and one file is copied at a time",
+            f"aetherscale vm exec {vm} -- tar c -C {quoted(path)} . | tar x",
         )
     if said == "other":
-        raise bad_usage(f"vm copy: {path} is no regular file in the guest", f"aetherscale vm exec {vm} -- cat {path}")
+        what = f"vm copy: {shown(path)} is no regular file in the guest"
+        raise bad_usage(what, f"aetherscale vm exec {vm} -- cat {quoted(path)}")
+    if unsized := re.fullmatch(r"unsized ([0-7]{1,5})", said):
+        return Source(0, int(unsized[1], 8) & 0o777, "", is_unsized=True)
     found = re.fullmatch(r"file ([0-9]{1,15}) ([0-7]{1,5}) ([0-9a-f]{64}|-)", said)
     if found is None:
         raise nonsense(said)

@@ -6,20 +6,22 @@ has been compared, and what was interrupted goes on where it was.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from aetherscale.bus.bus import BusUnavailable
 from aetherscale.gateways.cli.context import Context
-from aetherscale.gateways.cli.failures import NO_NODE, Failure, bad_usage
+from aetherscale.gateways.cli.copypaths import place_of, shown
+from aetherscale.gateways.cli.failures import FAILED, NO_NODE, Failure, bad_usage
 from aetherscale.gateways.cli.guestprogram import GuestProgram
 from aetherscale.gateways.cli.output import Progress
 from aetherscale.gateways.cli.place import start
 from aetherscale.gateways.cli.work import suggesting
 
 SHORT_S: Final = 30.0
+UNSIZED_BYTES: Final = 64 * 1024 * 1024
+"""The most that is taken of a file that has no size, like those of /proc."""
 LONG_S: Final = 3600.0
 """For what reads all of a file in the guest."""
 MOST_SAID: Final = 500
@@ -29,13 +31,6 @@ _MIB: Final = 1024 * 1024
 
 Advance = Callable[[int], None]
 """So many bytes of the file are where they shall be."""
-
-
-class Place(NamedTuple):
-    """One side of a copy; `vm` is "" for a file here."""
-
-    vm: str
-    path: str
 
 
 def copy(context: Context) -> None:
@@ -67,19 +62,10 @@ def copy(context: Context) -> None:
         context.out.value({**done, "seconds": round(took_s, 3)})
     else:
         size_bytes = int(done["size-bytes"])
-        went_on = f", {_mib(int(done['resumed-bytes']))} of them before" if done["resumed-bytes"] else ""
-        context.out.line(f"{done['target']}: {_mib(size_bytes)} in {took_s:.1f} s{went_on}")
-
-
-def place_of(text: str) -> Place:
-    """`NAME:/path` is in a guest; a path with a slash before the colon is here. Raises `Failure`."""
-    found = re.fullmatch(r"([^/:]+):(.*)", text, re.DOTALL)
-    if found is None:
-        return Place("", text)
-    name, path = found[1], found[2]
-    if not path.startswith("/") or "\0" in path:
-        raise bad_usage(f"vm copy: got {text!r}, expected a path in the guest that begins with /", f"{name}:/root/")
-    return Place(name, path)
+        had_bytes = int(done["resumed-bytes"])
+        went_on = f", {_mib(had_bytes)} of them before" if had_bytes else ""
+        rate = _rate((size_bytes - had_bytes) / max(1e-3, took_s))
+        context.out.line(f"{shown(done['target'])}: {_mib(size_bytes)} in {took_s:.1f} s, {rate}{went_on}")
 
 
 def run(context: Context, vm: str, script: str, *arguments: str, timeout_s: float = SHORT_S) -> str:
@@ -95,6 +81,16 @@ def complaint(said: str) -> Failure:
     """The failure of a script in a guest, in the guest's words."""
     words = " ".join(said.split())[:MOST_SAID]
     return Failure(500, f"vm copy: the guest could not do it: {words or 'it did not say why'}")
+
+
+def no_room(where: str, path: str, size_bytes: int, hint: str) -> Failure:
+    """The failure of a copy whose target is full, and has nothing of it any more."""
+    return Failure(
+        507,
+        f"vm copy: {where} has no room for the {_mib(size_bytes)} of {shown(path)}; what had come was removed",
+        hint=hint,
+        status=FAILED,
+    )
 
 
 def unfinished(program: GuestProgram, vm: str) -> Failure:
@@ -120,10 +116,14 @@ def advancing(progress: Progress, size_bytes: int, done_bytes: int) -> Advance:
         last_s = now_s
         rate = (now_bytes - first_bytes) / max(1e-3, now_s - began_s)
         left = f", {(size_bytes - now_bytes) / rate:.0f} s left" if rate and now_bytes < size_bytes else ""
-        progress.measure("copying", f"{_mib(now_bytes)} of {_mib(size_bytes)}, {_mib(int(rate))}/s{left}")
+        progress.measure("copying", f"{_mib(now_bytes)} of {_mib(size_bytes)}, {_rate(rate)}{left}")
 
     return advance
 
 
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes / _MIB:.1f} MiB" if size_bytes >= _MIB else f"{size_bytes} bytes"
+
+
+def _rate(bytes_s: float) -> str:
+    return f"{bytes_s / _MIB:.1f} MiB/s"

@@ -39,8 +39,10 @@ COPY = Command(
         "is read, and replaced (--force) where one is written. One file is copied at a time: for directories, use tar "
         "with `vm exec`.\n\n"
         "A copy is whole or not there: its SHA-256 is compared before it comes to its place. Until then it is beside "
-        "it, as .NAME.….part; the same command goes on where an interrupted one was. The guest needs its agent, sh, dd "
-        "and setsid; no network."
+        "it, as .NAME.….part; the same command goes on where an interrupted one was. Where the target is full, that is "
+        "removed. Files of /proc and /sys have no size and change as they are read: out of a guest they come without "
+        "that comparison, at most 64 MiB. A file here whose name has a colon is typed with ./ before it. The guest "
+        "needs its agent, sh, dd and setsid; no network."
     ),
 )
 
@@ -62,9 +64,12 @@ EXEC = Command(
         "tar c . | aetherscale vm exec web -- tar x -C /data",
     ),
     details=(
-        "The exit status is that of the program, or 128 plus the number of the signal that ended it. If the "
-        "program could not be run, the status is one of aetherscale's own, and stderr begins with `error:`. "
-        "With --json, stdout has an object with the status, and none if the program could not be run.\n\n"
+        "The exit status is that of the program, or 128 plus the number of the signal that ended it; 127 if the "
+        "guest has no such program, 126 if it is not executable, 124 if the time (--timeout) was over and the "
+        "program was ended. Otherwise it is one of aetherscale's own, 1 to 5: 5 if the time was over and the program "
+        "continues, or may. A program may return each of these, too: if it is not the program's, stderr has a line "
+        "that begins with `error:`. With --json, stdout has an object with the status, and none if the program "
+        "could not be run.\n\n"
         "Output is shown as it comes, byte for byte; on a terminal, control sequences are left out. stdin is "
         "passed on as it comes, unless it is a terminal; -i passes that on, too. A slow reader holds up the "
         "program.\n\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from aetherscale.gateways.cli import copyfrom, vm_copy
+from aetherscale.gateways.cli import copyfrom, copyto, vm_copy
+from aetherscale.gateways.cli.copypaths import Place, place_of, quoted, shown
 from aetherscale.gateways.cli.copyscripts import Source, Target, source_of, target_of
 from aetherscale.gateways.cli.failures import Failure
 from aetherscale.gateways.cli.guestprogram import Output
 from aetherscale.gateways.cli.output import PlainProgress, Progress
-from aetherscale.gateways.cli.vm_copy import Place, advancing, place_of
+from aetherscale.gateways.cli.vm_copy import advancing
 
 CONTENT = b"content of a file"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -111,6 +114,54 @@ def test_what_is_not_what_the_guest_said_never_comes_to_its_place(
     assert not (tmp_path / "file").exists()
 
 
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["_write", "_put"])
+def test_a_target_that_is_full_does_not_stay_so(
+    copied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(copyfrom, call, full if call == "_write" else copyfrom._put)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Failure, match=r"has no room for the 17 bytes of .*; what had come was removed") as failed:
+        copied(Guest(file_of(), CONTENT))
+    assert failed.value.hint == f"df -h {tmp_path}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_copy_would_go_on_with_is_not_left(copied: Any, tmp_path: Path) -> None:
+    """Without a digest nothing tells which file a partial one is of."""
+    for guest in (Guest(file_of(digest="-"), CONTENT[:-1]), Guest("unsized 444", CONTENT, exit_code=None)):
+        with pytest.raises(Failure):
+            copied(guest)
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Failure):
+        copied(Guest(file_of(), CONTENT[:-1]))
+    assert [each.name for each in tmp_path.iterdir()] == [f".file.{DIGEST[:16]}.part"]
+
+
+def test_a_file_that_has_no_size_comes_whole(copied: Any, tmp_path: Path) -> None:
+    """As those of /proc, whose content is made as it is read."""
+    done = copied(Guest("unsized 444", CONTENT[:5], CONTENT[5:]))
+    assert (done["size-bytes"], done["sha256"]) == (len(CONTENT), "")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("guest", "why"),
+    [
+        (Guest("unsized 444", *[b"x" * 2**20] * 65), "more than 64 MiB come out of it"),
+        (Guest("unsized 444", CONTENT, exit_code=1), "cannot be read in the guest"),
+        (Guest("unsized 444", CONTENT, exit_code=None), "was cut off"),
+    ],
+)
+def test_a_file_that_has_no_size_is_whole_or_not_there(copied: Any, tmp_path: Path, guest: Guest, why: str) -> None:
+    with pytest.raises(Failure, match=why):
+        copied(guest)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_damaged_before_is_begun_anew(copied: Any, tmp_path: Path) -> None:
     content = bytes(200_000)
     digest = hashlib.sha256(content).hexdigest()
@@ -166,6 +217,7 @@ def test_a_path_that_names_no_file_is_refused(copied: Any, path: str) -> None:
         ("/tmp/a:b", Place("", "/tmp/a:b")),
         ("file", Place("", "file")),
         (":/x", Place("", ":/x")),
+        ("My notes: new.txt", Place("", "My notes: new.txt")),
     ],
 )
 def test_a_place_is_in_a_guest_where_a_colon_comes_before_a_slash(text: str, place: Place) -> None:
@@ -176,6 +228,57 @@ def test_a_place_is_in_a_guest_where_a_colon_comes_before_a_slash(text: str, pla
 def test_a_path_in_a_guest_begins_with_a_slash(text: str) -> None:
     with pytest.raises(Failure, match="begins with /"):
         place_of(text)
+
+
+def test_a_file_here_that_has_a_colon_is_named_in_the_hint() -> None:
+    with pytest.raises(Failure) as failed:
+        place_of("notes:of today")
+    assert failed.value.hint == "notes:/root/; a file here whose name has a colon: './notes:of today'"
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "typed"),
+    [
+        ("/a b", "/a b", "'/a b'"),
+        ("/ä", "/ä", "'/ä'"),
+        ("/a\nerror: b", "$'/a\\nerror: b'", "$'/a\\nerror: b'"),
+        ("/\x1b[2J'\\", "$'/\\x1b[2J\\'\\\\'", "$'/\\x1b[2J\\'\\\\'"),
+        ("/\u202e", "$'/\\U0000202e'", "$'/\\U0000202e'"),
+        ("/\udcff", "/\udcff", "'/\udcff'"),
+        ("/\udcff\n", "$'/\\xff\\n'", "$'/\\xff\\n'"),
+    ],
+)
+def test_a_name_drives_no_terminal_and_can_be_typed(path: str, message: str, typed: str) -> None:
+    assert (shown(path), quoted(path)) == (message, typed)
+    printed = subprocess.run(
+        ["bash", "-c", f"printf %s {typed}"], stdout=subprocess.PIPE, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    assert printed.stdout == os.fsencode(path)
+
+
+def test_hints_name_what_is_to_be_typed(tmp_path: Path) -> None:
+    hints = []
+    for said in ("no-directory", "directory", "other"):
+        with pytest.raises(Failure) as failed:
+            (target_of if said == "no-directory" else source_of)(said, "web", "/a b/c")
+        hints.append(failed.value.hint)
+    assert hints == [
+        "aetherscale vm exec web -- mkdir -p '/a b'",
+        "aetherscale vm exec web -- tar c -C '/a b/c' . | tar x",
+        "aetherscale vm exec web -- cat '/a b/c'",
+    ]
+    with pytest.raises(Failure) as failed:
+        copyto._opened(str(tmp_path), Place("web", "/data"))
+    assert failed.value.hint == f"tar c -C {tmp_path} . | aetherscale vm exec web -- tar x -C /data"
+
+
+def test_what_has_no_size_here_is_read_once() -> None:
+    version = Path("/proc/version")
+    with version.open("rb") as file:
+        content, size_bytes = copyto._content(str(version), file, 0)
+        assert (size_bytes, content.read()) == (len(version.read_bytes()), version.read_bytes())
+    with Path("/dev/zero").open("rb") as file, pytest.raises(Failure, match="more than 64 MiB"):
+        copyto._content("/dev/zero", file, 0)
 
 
 def test_what_a_guest_says_of_a_target_is_read_strictly() -> None:
