@@ -13,6 +13,7 @@ from aetherscale.actors.compute.driver import HOST_LIMITS, ComputeDriver
 from aetherscale.actors.compute.model import commands, effects, events
 from aetherscale.actors.compute.model.commands import (
     CreateVmOptions,
+    DeleteVmOptions,
     ListVmsOptions,
     LogsOptions,
     StopVmOptions,
@@ -70,7 +71,7 @@ def _restart(options: VmOptions, call: Call, vm_id: str, world: World) -> comman
     return commands.RestartVm(vm_id)
 
 
-def _delete(options: StopVmOptions, call: Call, vm_id: str, world: World) -> commands.DeleteVm:
+def _delete(options: DeleteVmOptions, call: Call, vm_id: str, world: World) -> commands.DeleteVm:
     return commands.DeleteVm(vm_id, options.kill, options.grace_s)
 
 
@@ -144,7 +145,7 @@ COMPONENT: Final[Component[Vm, ComputeMessage]] = Component(
         "start-vm": Command(VmOptions, _start, is_up),
         "stop-vm": Command(StopVmOptions, _stop, is_stopped, frees=True),
         "restart-vm": Command(VmOptions, _restart, is_up),
-        "delete-vm": Command(StopVmOptions, _delete, is_deleted, frees=True),
+        "delete-vm": Command(DeleteVmOptions, _delete, is_deleted, frees=True),
         **PORT_COMMANDS,
         **RULE_COMMANDS,
     },

@@ -93,6 +93,8 @@ def meaning(item: Option | Argument) -> str:
     spaces.
     """
     one_of = f" ({f'{TOGETHER}|{TOGETHER}'.join(item.choices)})" if item.choices else ""
+    if len(one_of) > WIDTH - COLUMN:
+        one_of = one_of.replace(f"{TOGETHER}|", " |")
     default = f" [default:{TOGETHER}{item.default}]" if isinstance(item, Option) and item.default is not None else ""
     return f"{item.help}{one_of}{default}"
 

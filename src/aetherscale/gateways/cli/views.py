@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from aetherscale.components import identities
 from aetherscale.gateways.cli.grammar import Option
@@ -27,6 +27,8 @@ DROPPED: Mapping[str, str] = {
     "forbidden": "sent by the port, though no group of it allows that",
 }
 """What the kinds of dropped packets mean."""
+OUTPUT_LINES: Final = 10
+"""How many lines of what an init script has printed are shown among the rest."""
 WIDE = Option("wide", "show full ids and times and all columns")
 
 
@@ -107,6 +109,8 @@ def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
     """All that is known of a VM; on a terminal with times as a human reads them."""
     shown = _with_ports(vm) | {"isolation": _isolation(vm)}
     del shown["process-user"]
+    if vm.get("init-script"):
+        shown["init-script"] = {**vm["init-script"], "output": _end_of_output(vm)}
     if (uptime_s := shown.pop("uptime-s", None)) is not None:
         shown["uptime"] = lasted(uptime_s) if out.terminal else f"{uptime_s} s"
     if vm.get("guest"):
@@ -120,6 +124,17 @@ def show_vm_to_human(out: Output, vm: View, now_us: int) -> None:
     if vm.get("forwards"):
         shown["forwards"] = ", ".join(map(forward_text, vm["forwards"]))
     show_to_human(out, shown, now_us)
+
+
+def _end_of_output(vm: View) -> str:
+    """The last lines of what an init script has printed, and how to see the others."""
+    lines = str(vm["init-script"].get("output") or "").rstrip("\n").split("\n")
+    if len(lines) <= OUTPUT_LINES:
+        return "\n".join(lines)
+    said = (
+        f"(the last {OUTPUT_LINES} of {len(lines)} lines; all that is known: aetherscale vm show {vm['name']} --json)"
+    )
+    return "\n".join([said, *lines[-OUTPUT_LINES:]])
 
 
 def _with_ports(vm: View) -> dict[str, Any]:
@@ -162,20 +177,18 @@ def _key(line: str) -> str:
 
 
 def _isolation(vm: View) -> str | None:
-    """What stands between a running guest and the host; None where it does not run."""
-    own = "QEMU has a user of its own"
-    match vm["accelerator"], vm["process-user"]:
-        case None, _:
-            return None
-        case _, "root":
-            return "none: QEMU runs as root"
-        case _, "node":
-            return "none: QEMU runs as the node's user"
-        case "kvm", user:
-            return f"{own}; hardware virtualization" if user == "own" else "hardware virtualization"
-        case _, user:
-            emulated = "emulation is no security boundary"
-            return f"{own}; {emulated}" if user == "own" else emulated
+    """What stands between a running guest and the host: the view's word, and why. None where it does not run."""
+    if vm["accelerator"] is None:
+        return None
+    match vm["process-user"]:
+        case "root":
+            why = "QEMU runs as root"
+        case "node":
+            why = "QEMU runs as the node's user"
+        case user:
+            boundary = "hardware virtualization" if vm["accelerator"] == "kvm" else "emulation is no security boundary"
+            why = boundary + ("; QEMU has a user of its own" if user == "own" else "")
+    return f"{vm['isolation']}: {why}"
 
 
 def forward_text(forward: View, to: str = "to") -> str:

@@ -86,7 +86,11 @@ VM = Group(
             arguments=(_NAMES,),
             options=(*_ENDING, *WAIT_OPTIONS),
             examples=("aetherscale vm delete web", "aetherscale vm delete web db --kill"),
-            details="Its events stay in the log: `aetherscale why vm web` and `replay --at` still show it.",
+            details=(
+                "A guest has 30 s to shut down; one that has not said that it is ready, as one that does not boot, has "
+                "5 s. --grace says otherwise.\n\nIts events stay in the log: `aetherscale why vm web` and `replay "
+                "--at` still show it."
+            ),
         ),
         Command(
             "attach",

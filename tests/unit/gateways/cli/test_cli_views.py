@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -240,24 +241,38 @@ class TestTables:
     @pytest.mark.parametrize(
         ("accelerator", "user", "said"),
         [
-            ("kvm", "own", "QEMU has a user of its own; hardware virtualization"),
-            ("tcg", "own", "QEMU has a user of its own; emulation is no security boundary"),
+            ("kvm", "own", "kvm: hardware virtualization; QEMU has a user of its own"),
+            ("tcg", "own", "none: emulation is no security boundary; QEMU has a user of its own"),
             ("kvm", "root", "none: QEMU runs as root"),
             ("tcg", "node", "none: QEMU runs as the node's user"),
-            ("kvm", None, "hardware virtualization"),
-            ("tcg", None, "emulation is no security boundary"),
+            ("kvm", None, "kvm: hardware virtualization"),
+            ("tcg", None, "none: emulation is no security boundary"),
             (None, None, ""),
         ],
     )
     def test_what_stands_between_guest_and_host_is_one_sentence_that_says_whose_process_it_is(
         self, accelerator: str | None, user: str | None, said: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        isolation = None if accelerator is None else "kvm" if (accelerator, user) == ("kvm", "own") else "none"
+        isolation = None if accelerator is None else "kvm" if accelerator == "kvm" and user in ("own", None) else "none"
         web = {**vm("web", "a"), "accelerator": accelerator, "isolation": isolation, "process-user": user}
         show_vm_to_human(Output(json=False), web, NOW_US)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("isolation")] == ([said] if said else [])
         assert not [line for line in lines if line.startswith("process-user")]
+
+    @pytest.mark.parametrize("count", [0, 1, 10, 11, 500])
+    def test_of_what_an_init_script_has_printed_the_end_is_shown(
+        self, count: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = "".join(f"line {number}\n" for number in range(count))
+        script = {"sha256": "0" * 64, "state": "succeeded", "exit-status": 0, "output": output}
+        web = {**vm("web", "a"), "accelerator": None, "isolation": None, "process-user": None, "init-script": script}
+        show_vm_to_human(Output(json=False), web, NOW_US)
+        shown = capsys.readouterr().out
+        lines = [line.split("line ")[1] for line in shown.splitlines() if re.search(r"line \d+$", line)]
+        assert lines == [str(number) for number in range(max(0, count - 10), count)]
+        said = f"(the last 10 of {count} lines; all that is known: aetherscale vm show web --json)"
+        assert (said in shown) == (count > 10)
 
     def test_vms_of_several_nodes_are_told_apart(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

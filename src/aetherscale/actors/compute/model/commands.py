@@ -28,6 +28,8 @@ DEFAULT_CPUS = 1
 DEFAULT_MEMORY_MIB = 512
 DEFAULT_DISK_GIB = 10
 DEFAULT_GRACE_S = 30.0
+UNREADY_GRACE_S: Final = 5.0
+"""The same for a deletion of one that has not said that it is ready."""
 
 GraceS = Annotated[float, Meta(ge=0, le=3600, description="seconds that the guest has to shut down")]
 TailBytes = Annotated[int, Meta(ge=0, le=4 * 1024 * 1024, description="bytes")]
@@ -140,7 +142,7 @@ class VmOptions(Message, frozen=True):
 
 
 class StopVmOptions(Message, frozen=True):
-    """Options of `stop-vm` and `delete-vm`."""
+    """Options of `stop-vm`."""
 
     vm_id: Reference = ""
     """The VM; "" where the subject names it (`obj`)."""
@@ -148,6 +150,19 @@ class StopVmOptions(Message, frozen=True):
     """Whether QEMU is ended at once, without asking the guest to shut down."""
     grace_s: GraceS = DEFAULT_GRACE_S
     """How many seconds the guest has to shut down before QEMU is ended; without effect with `kill`."""
+
+
+class DeleteVmOptions(Message, frozen=True):
+    """Options of `delete-vm`."""
+
+    vm_id: Reference = ""
+    """The VM; "" where the subject names it (`obj`)."""
+    kill: bool = False
+    """Whether QEMU is ended at once, without asking the guest to shut down."""
+    grace_s: GraceS | None = None
+    """How many seconds the guest has to shut down before QEMU is ended; without effect with `kill`. null is 30, or 5
+    where the guest has not said that it is ready, though its image does.
+    """
 
 
 class ListVmsOptions(Message, frozen=True):
@@ -272,7 +287,8 @@ class DeleteVm(Struct, frozen=True):
 
     vm_id: str
     kill: bool
-    grace_s: float
+    grace_s: float | None
+    """None where the caller has not said it."""
 
 
 ComputeCommand = CreateVm | StartVm | StopVm | RestartVm | DeleteVm

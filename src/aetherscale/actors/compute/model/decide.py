@@ -11,6 +11,8 @@ from typing import Final
 
 from aetherscale.actors.compute.model import effects, events
 from aetherscale.actors.compute.model.commands import (
+    DEFAULT_GRACE_S,
+    UNREADY_GRACE_S,
     ComputeCommand,
     ComputeFinding,
     CreateVm,
@@ -112,7 +114,7 @@ def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence
         hastened = command.kill and vm.phase == "shutting-down"
         if vm.requested == "deleted" and not vm.attempt.blocked and not hastened:
             return ()
-        return (events.VmDeleteRequested(command.kill, command.grace_s),)
+        return (events.VmDeleteRequested(command.kill, _grace_of_deletion(vm, command.grace_s)),)
     require_wanted(vm)
     match command:
         case StartVm():
@@ -135,6 +137,16 @@ def _asked(vm: Vm, command: StartVm | StopVm | RestartVm | DeleteVm) -> Sequence
             if vm.requested == "stopped" and not vm.attempt.blocked and (vm.is_down or not hastened):
                 return ()
             return (events.VmStopRequested(command.kill, command.grace_s),)
+
+
+def _grace_of_deletion(vm: Vm, asked_s: float | None) -> float:
+    """What a guest is given that is deleted. One that never said ready, though its image does, hardly hears that it is
+    to power off, and its disk is removed in any case.
+    """
+    if asked_s is not None:
+        return asked_s
+    has_not_booted = vm.phase == "running" and vm.spec.ready_channel != "none" and not vm.run.is_ready
+    return UNREADY_GRACE_S if has_not_booted else DEFAULT_GRACE_S
 
 
 def _observed(

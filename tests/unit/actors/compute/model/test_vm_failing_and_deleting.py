@@ -107,6 +107,33 @@ class TestFailing:
 
 
 class TestDeleting:
+    @pytest.mark.parametrize(
+        ("past", "channel", "asked_s", "grace_s"),
+        [
+            ((), "channel", None, commands.UNREADY_GRACE_S),
+            ((), "agent", None, commands.UNREADY_GRACE_S),
+            ((), "agent", 3, 3),
+            ((), "agent", 30, 30),
+            ((), "none", None, 30),
+            ((READY,), "channel", None, 30),
+        ],
+    )
+    def test_a_guest_that_never_said_ready_is_given_less(
+        self, past: tuple[Any, ...], channel: Any, asked_s: float | None, grace_s: float
+    ) -> None:
+        """It hardly hears that it is to power off, and its disk goes in any case. Who says how long is heard."""
+        requested = events.VmRequested(VM, replace(SPEC, ready_channel=channel))
+        asked = given(requested, DISK, BOOTED, *past).when(commands.DeleteVm(VM, kill=False, grace_s=asked_s))
+        vm = asked.then(events.VmDeleteRequested(kill=False, grace_s=grace_s))
+        assert isinstance(vm.pending, effects.ShutDownVm)
+        assert vm.pending.grace_s == grace_s
+
+    def test_a_stop_of_a_guest_that_never_said_ready_gives_it_its_time(self) -> None:
+        """Its disk stays: it may be one that runs, and whose agent is not there."""
+        vm = running().when(STOP).then(STOPPING)
+        assert isinstance(vm.pending, effects.ShutDownVm)
+        assert vm.pending.grace_s == commands.DEFAULT_GRACE_S
+
     def test_a_running_vm_is_stopped_first(self) -> None:
         vm = running().when(DELETE).then(events.VmDeleteRequested(kill=False, grace_s=30))
         assert isinstance(vm.pending, effects.ShutDownVm)
