@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def test_output_that_stdout_did_not_take_is_told_also_where_it_was_the_last(
     stdout = os.open(os.devnull, flags)
     monkeypatch.setattr(programs, "Screen", QuickScreen)
     monkeypatch.setattr(programs, "STDOUT", stdout)
-    session = programs._Exec(program, reads_stdin=False, timeout_s=None)
+    session = programs._Exec(program, reads_stdin=False, until_s=math.inf)
     try:
         if failure is None:
             assert session.run() == "ended"
