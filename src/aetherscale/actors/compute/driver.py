@@ -68,12 +68,6 @@ class Found(Struct, frozen=True):
     has_directory: bool
 
 
-EXIT_STATUS: Final = "exit-status"
-"""The detail of a refusal to run a program: the exit status that a shell has for it."""
-NOT_EXECUTABLE: Final = 126
-NOT_FOUND: Final = 127
-
-
 class ExecResult(Struct, frozen=True):
     """How a program in the guest ended, and what it printed, at most a few MiB of it."""
 
