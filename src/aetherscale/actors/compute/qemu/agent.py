@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from aetherscale.actors.compute.driver import EXIT_STATUS, NOT_EXECUTABLE, NOT_FOUND, ExecResult
+from aetherscale.actors.compute.driver import ExecResult
+from aetherscale.actors.compute.exitstatus import EXIT_STATUS, NOT_EXECUTABLE, NOT_FOUND
 from aetherscale.actors.compute.qemu.ports import Port
 from aetherscale.kernel.errors import Reason, Refused
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from aetherscale.actors.compute.driver import EXIT_STATUS, NOT_EXECUTABLE, NOT_FOUND
+from aetherscale.actors.compute.exitstatus import EXIT_STATUS, NOT_EXECUTABLE, NOT_FOUND
 from aetherscale.kernel.errors import Reason, Refused
 
 PORTS: Final = r"""

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-from aetherscale.actors.compute.driver import EXIT_STATUS, NOT_FOUND, Piece, Signal
+from aetherscale.actors.compute.driver import Piece, Signal
+from aetherscale.actors.compute.exitstatus import EXIT_STATUS, NOT_FOUND
 from aetherscale.actors.compute.simulated.terminal import SimulatedTerminal
 from aetherscale.kernel.errors import Reason, Refused
 
