@@ -44,7 +44,6 @@ from tests.support.compute_worlds import (
     type_in,
 )
 from tests.support.driver_fixtures import END, REMOVE, driver, shut_down, watcher, world
-from tests.support.eventually import asked_until
 from tests.support.nats_server import free_port
 
 __all__ = ["driver", "qemu_world", "tiny_image_file", "watcher", "world"]
@@ -93,27 +92,6 @@ async def test_a_boot_names_its_process(driver: ComputeDriver, watcher: Watcher)
     assert len(started.boot_id) == 36
     assert started.accelerator == "tcg"
     assert not started.adopted
-
-
-async def test_figures_are_of_what_runs_and_only_grow(world: World, driver: ComputeDriver, watcher: Watcher) -> None:
-    assert await driver.figures() == {}
-    await booted(driver)
-
-    async def has_used_something() -> bool:
-        figures = (await driver.figures())[VM]
-        return figures.cpu_s > 0 and figures.disk is not None
-
-    await asked_until(has_used_something, PATIENCE_S)
-    before = (await driver.figures())[VM]
-    after = (await driver.figures())[VM]
-    assert after.cpu_s >= before.cpu_s
-    assert 1 << 20 <= after.resident_bytes < 1 << 32
-    assert after.disk is not None
-    assert before.disk is not None
-    assert all(late >= early for late, early in zip(after.disk, before.disk, strict=True))
-    assert after.traffic == {}
-    await ensure(driver, END, Ended)
-    assert await driver.figures() == {}
 
 
 async def test_a_run_that_is_booted_twice_has_one_process(

@@ -128,7 +128,7 @@ def _of_process(began_s: float) -> Iterator[Measure]:
 def _of_beat(beat: Beat) -> Iterator[Measure]:
     labels = {"node": beat.node, "epoch": beat.epoch, "version": __version__}
     yield gauge("node_info", "The node, its log and its version; always 1.", [(labels, 1)])
-    yield gauge("node_troubles", "Problems that a human has to solve: `aetherscale node list`.", len(beat.troubles))
+    yield gauge("node_troubles", "Problems that a human has to solve.", len(beat.troubles))
     yield gauge("host_cpus", "CPUs that the node may use.", beat.cpus)
     yield gauge("host_memory_bytes", "Memory that the node and its VMs may use.", beat.memory_mib << 20)
     yield gauge("host_memory_available_bytes", "The part of it that is free.", beat.memory_available_mib << 20)

@@ -94,7 +94,7 @@ def test_values_are_shown_short_and_without_what_may_be_secret() -> None:
         (0.5, "0.5"),
         (10**100, str(10**79)),
         ([], "an empty list"),
-        ([1], "a list"),
+        ([1], "a list of 1"),
         ({}, "an object"),
     ):
         assert shown(value) == text

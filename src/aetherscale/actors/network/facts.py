@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network import lacks
 from aetherscale.actors.network.claim import taken
 from aetherscale.actors.network.hands import Hands
 from aetherscale.actors.network.known import Known
 from aetherscale.actors.network.model.effects import NetworkKind
+from aetherscale.actors.network.model.views import Traffic
 from aetherscale.actors.network.netlink import taps
 from aetherscale.actors.network.netlink.faults import no_bridge_of_host
 from aetherscale.actors.network.ports import HostRoutes

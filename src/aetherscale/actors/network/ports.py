@@ -7,7 +7,6 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, Protocol
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.addresses import (
     Prefix,
@@ -21,7 +20,7 @@ from aetherscale.actors.network.model.addresses import (
 from aetherscale.actors.network.model.devices import tap_name
 from aetherscale.actors.network.model.effects import NetworkKind
 from aetherscale.actors.network.model.presentation import BRIDGE as BRIDGE
-from aetherscale.actors.network.model.views import Dropped, NetworkView, Obstacle
+from aetherscale.actors.network.model.views import Dropped, NetworkView, Obstacle, Traffic
 from aetherscale.kernel.errors import Reason, Refused
 from aetherscale.kernel.names import derive_id
 

@@ -7,14 +7,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-
-class Traffic(NamedTuple):
-    """What went through a port since its device was made, as its guest sees it."""
-
-    received_bytes: int
-    received_packets: int
-    sent_bytes: int
-    sent_packets: int
+from aetherscale.actors.network.model.views import Traffic
 
 
 class DiskUse(NamedTuple):

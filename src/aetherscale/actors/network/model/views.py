@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -109,3 +109,12 @@ class Obstacle(Struct, frozen=True, rename="kebab"):
     """What it is, and what it drops."""
     remedy: str
     """What lets ours pass."""
+
+
+class Traffic(NamedTuple):
+    """What went through a port since its device was made, as its guest sees it."""
+
+    received_bytes: int
+    received_packets: int
+    sent_bytes: int
+    sent_packets: int

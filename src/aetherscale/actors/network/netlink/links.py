@@ -16,10 +16,10 @@ from ipaddress import IPv4Interface, IPv6Interface
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model import devices
 from aetherscale.actors.network.model.addresses import Prefix, mac_of, tap_mac_of
 from aetherscale.actors.network.model.devices import Alias, Link
+from aetherscale.actors.network.model.views import Traffic
 from aetherscale.actors.network.netlink import encoding, settings, sysctls, taps, watching
 from aetherscale.actors.network.netlink.direct import Failed
 from aetherscale.actors.network.netlink.faults import BRIDGES, fault_of, no_bridge, no_bridge_of_host, not_ours

@@ -12,9 +12,9 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from socket import AF_INET, AF_UNSPEC
 from typing import Final
 
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
+from aetherscale.actors.network.model.views import Traffic
 from aetherscale.actors.network.netlink import settings
 
 HEADER: Final = struct.Struct("=IHHII")

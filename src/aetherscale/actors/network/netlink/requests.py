@@ -41,9 +41,9 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-unt
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.network.model.addresses import Prefix
 from aetherscale.actors.network.model.devices import Link
+from aetherscale.actors.network.model.views import Traffic
 from aetherscale.actors.network.netlink import encoding
 from aetherscale.actors.network.netlink.direct import (
     DUMP_ATTEMPTS,

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aetherscale.actors.compute.model.commands import NO_RULES, PortSpec, VmRules
-from aetherscale.actors.compute.model.figures import Traffic
 from aetherscale.actors.firewall.model.commands import Rule
 from aetherscale.actors.network.model.commands import NetworkLost
 from aetherscale.actors.network.model.decide import NetworkMessage
@@ -24,7 +23,7 @@ from aetherscale.actors.network.model.effects import (
     NetworkSpec,
 )
 from aetherscale.actors.network.model.state import Network
-from aetherscale.actors.network.model.views import Obstacle
+from aetherscale.actors.network.model.views import Obstacle, Traffic
 from aetherscale.actors.network.ports import DropsWatched, HostRoutes, Lend
 from aetherscale.actors.network.simulated.host import SimulatedDrops, SimulatedNetworks
 from aetherscale.kernel.errors import Reason, Refused
