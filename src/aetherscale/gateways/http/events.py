@@ -201,8 +201,11 @@ def position(given: str | None, default: int, field: str = "after") -> int:
     if given is None:
         return default
     if not _SEQ.fullmatch(given):
-        expected = "expected the id of an event, its position in the log"
-        raise HttpError("bad-request", f"{field}: got {given[:80]!r}, {expected}", field=field)
+        raise HttpError(
+            "bad-request",
+            f"{field}: got {given[:80]!r}, expected the id of an event, its position in the log",
+            field=field,
+        )
     return int(given)
 
 
