@@ -94,6 +94,34 @@ def test_counts_are_those_of_all_events_before(state_dir: Path, truth: Truth) ->
             assert opened.counts_at(position) == counts[position], position
 
 
+def test_counts_of_many_positions_are_those_of_each(state_dir: Path) -> None:
+    every = list(range(EVENTS + 1))
+    with history(state_dir) as opened:
+        found = opened.counts_of(every)
+        assert found == [opened.counts_at(position) for position in every]
+        assert opened.counts_of(every[::7]) == found[::7]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_each_event_passes_with_what_was_before_it_and_after(
+    made: dict[int, tuple[Path, Truth]], tmp_path: Path, seed: int
+) -> None:
+    """Whatever the span begins at: also where an object that is deleted by then gets an event."""
+    state, truth = shutil.copytree(made[seed][0], tmp_path / "state"), made[seed][1]
+    expected = []
+    for event in truth.events:
+        kind, _, identifier = event.stream.partition("-")
+        known = [
+            truth.at(at)[kind][1].get(identifier) if kind != "claim" else None for at in (event.seq - 1, event.seq)
+        ]
+        expected.append((event.seq, *known))
+    with history(state) as opened:
+        for after in range(0, EVENTS, 13):
+            until = min(after + 50, EVENTS)
+            told = opened.passing(after, until, lambda passing: (passing[0].seq, *passing[1:]))
+            assert told == expected[after:until], after
+
+
 def _all(truth: Truth, position: int) -> Iterator[Any]:
     for _, aggregates, *_ in truth.at(position).values():
         yield from aggregates.values()

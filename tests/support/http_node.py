@@ -16,8 +16,10 @@ from aetherscale.bus.admission import Admission
 from aetherscale.bus.beats import Beat
 from aetherscale.bus.memory import MemoryBroker
 from aetherscale.bus.services import Service, Services
-from aetherscale.components import components
+from aetherscale.components import components, kinds
+from aetherscale.debugger.past import PastLog
 from aetherscale.gateways.http import metrics
+from aetherscale.gateways.http.answers import Answers
 from aetherscale.gateways.http.callers import TOKEN_FILE
 from aetherscale.gateways.http.door import SOCKET, HttpDoor
 from aetherscale.httpaddress import HttpAddress
@@ -62,9 +64,20 @@ class HttpNode:
 
         admission = Admission(node.serve, count)
         measures = Measures(node, log, admission, services, bus, self.memory.clock() / 1e6)
-        inside = Inside(components(), admission, log, self.report, self.memory.clock, self.memory.new_id, measures.all)
+        inside = Inside(
+            components(),
+            admission,
+            log,
+            node.registries,
+            self.report,
+            self.memory.clock,
+            self.memory.new_id,
+            measures.all,
+        )
         settings = Settings(state_dir=self.state_dir, node=log.node, http=HttpAddress("127.0.0.1", 0))
-        self.admission, self.door = admission, HttpDoor()
+        # The log is in memory, where no other process finds it: what the historian runs is asked in this one.
+        past = PastLog(log, kinds(), is_proved=True)
+        self.admission, self.door = admission, HttpDoor(lambda _, tenant: Answers(past, tenant))
         self.said = await self.door.open(inside, settings, self._stack)
 
     async def report(self) -> Beat:

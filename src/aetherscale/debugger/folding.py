@@ -5,7 +5,7 @@ An event about an object that was left out, as a stray that is found of a delete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aetherscale.debugger.keyframes import Counts, Milestone, Registries
@@ -13,6 +13,8 @@ from aetherscale.kernel.messages import Recorded, split_stream, stream_name
 from aetherscale.kernel.registry import OURSELVES, Aggregate, Kind, advance, advance_by, apply, by_stream
 
 Departed = dict[str, dict[str, Aggregate[Any]]]
+Passing = tuple[Recorded, Aggregate[Any] | None, Aggregate[Any] | None]
+"""An event, and the object that it is about before and after it; None for names and uses."""
 
 
 class Fold:
@@ -51,21 +53,25 @@ class Fold:
 
     def run_counting(self, events: Sequence[Recorded], counting: Counting) -> None:
         """Fold the next events, and count each."""
+        for recorded, before, after in self.passing(events):
+            counting.count(before, after, recorded)
+
+    def passing(self, events: Sequence[Recorded]) -> Iterator[Passing]:
+        """Fold the next events one by one; each with the object that it is about before and after it."""
         kinds, registries = self._kinds, self.registries
         for recorded in events:
             name, aggregate_id = split_stream(recorded.stream)
             kind = kinds.get(name)
+            before = after = None
             if kind is None:
                 for each in kinds.values():
                     apply(each, registries[each.name], recorded)
-                before = after = None
             else:
                 before = self._known(kind, aggregate_id, recorded.version)
                 after = advance(kind, before, recorded, aggregate_id)
                 registries[name].aggregates[aggregate_id] = after
-            counting.count(before, after, recorded)
-        if events:
-            self.position = events[-1].seq
+            self.position = recorded.seq
+            yield recorded, before, after
 
     def depart(self) -> Mapping[str, list[Aggregate[Any]]]:
         """Take away what is deleted, the names that are free and the uses that have ended; what is deleted."""

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from aetherscale.debugger.folding import Counting, Departed, Fold
+from aetherscale.debugger.folding import Counting, Departed, Fold, Passing
 from aetherscale.debugger.keyframes import (
     DEPARTED,
     LIVING,
@@ -91,6 +91,8 @@ class History:
         self._packing = Packing(kinds)
         self._report = report
         self._stopped = threading.Event()
+        self._looked_up: dict[int, list[Milestone]] = {}
+        """The milestones before each keyframe, as far as the question that is being answered has looked at them."""
 
     def state_at(self, position: int, *, deleted: bool = True) -> Registries:
         """The registries after the event at `position`, with or without what is deleted by then.
@@ -107,8 +109,19 @@ class History:
 
     def counts_at(self, position: int) -> Counts:
         """The counts of all events up to a position. Raises `StoreError`, sqlite3.Error, `Stopped`."""
+        return self.counts_of([position])[0]
+
+    def counts_of(self, positions: Sequence[int]) -> list[Counts]:
+        """The counts up to each of some positions, which ascend: a look-up for each that has a milestone, for others a
+        fold from the keyframe before. Raises `StoreError`, sqlite3.Error, `Stopped`.
+        """
         with unsearched():
-            return self._trying(lambda: self._counts_at(position))
+            return self._trying(lambda: self._counts_of(positions))
+
+    def passing(self, after: int, until: int, tell: Callable[[Passing], T | None]) -> list[T]:
+        """What is told of the events of a span, without None. Raises `StoreError`, sqlite3.Error, `Stopped`."""
+        with unsearched():
+            return self._trying(lambda: self._passing(after, until, tell))
 
     def stop(self) -> None:
         """No caller waits for an answer any more, so none is worked on: for other threads."""
@@ -124,6 +137,7 @@ class History:
         """An answer; what turns out to be unusable on the way to it is dropped, and made anew."""
         dropped = -1
         while True:
+            self._looked_up.clear()
             try:
                 return question()
             except _Unusable as found:
@@ -163,14 +177,34 @@ class History:
             after += page
         return found.position
 
-    def _counts_at(self, position: int) -> Counts:
-        if position % self._spacing.milestone == 0 and position <= self._keyframes.last(position + self._every):
-            return self._milestone(position).counts
-        begin = position - position % self._every
-        fold = self._folded(begin, deleted=False)
-        counting = Counting(self._milestone(begin))
-        fold.run_counting(self._events(begin, position), counting)
-        return counting.milestone.counts
+    def _counts_of(self, positions: Sequence[int]) -> list[Counts]:
+        found, step = dict[int, Counts](), self._spacing.milestone
+        self._fill(max(positions, default=0))
+        last = self._keyframes.last(self._reading.head())
+        rest: dict[int, list[int]] = {}
+        for position in positions:
+            if position % step == 0 and position <= last:
+                found[position] = self._milestone(position).counts
+            else:
+                rest.setdefault(position - position % self._every, []).append(position)
+        for begin, within in rest.items():
+            fold, counting = self._folded(begin, deleted=False), Counting(self._milestone(begin))
+            for position in within:
+                fold.run_counting(self._events(fold.position, position), counting)
+                found[position] = counting.milestone.counts
+        return [found[position] for position in positions]
+
+    def _fill(self, until: int) -> None:
+        """Have every keyframe up to a position."""
+        wanted = until - until % self._every
+        if self._keyframes.last(until) < wanted:
+            self._folded(wanted, deleted=False)
+
+    def _passing(self, after: int, until: int, tell: Callable[[Passing], T | None]) -> list[T]:
+        fold = self._folded(after, deleted=False)
+        until = min(until, self._reading.head())
+        told = (tell(each) for each in fold.passing(self._events(after, until)))
+        return [each for each in told if each is not None]
 
     # --- the fold, and keyframes on its way ----------------------------------------------------------------------
 
@@ -235,7 +269,10 @@ class History:
         if position == 0:
             return Milestone()
         number = (position - 1) // self._every
-        milestones = self._part(MILESTONES, (number + 1) * self._every, self._packing.milestones)
+        milestones = self._looked_up.get(number)
+        if milestones is None:
+            milestones = self._part(MILESTONES, (number + 1) * self._every, self._packing.milestones)
+            self._looked_up[number] = milestones
         return milestones[(position - number * self._every) // self._spacing.milestone - 1]
 
     def _part(self, name: str, position: int, unpack: Callable[[bytes], T]) -> T:

@@ -15,8 +15,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from aetherscale.debugger.changes import EventChange, Wanted, change_of
+from aetherscale.debugger.folding import Counting, Fold, Passing
 from aetherscale.debugger.history import HistoryThread, Report
-from aetherscale.debugger.keyframes import KEYFRAME_EVENTS
+from aetherscale.debugger.keyframes import KEYFRAME_EVENTS, Counts, Milestone
 from aetherscale.eventstore.codec import Codec
 from aetherscale.eventstore.integrity import is_large, prove
 from aetherscale.eventstore.reader import LogReader
@@ -30,7 +32,7 @@ from aetherscale.eventstore.store import (
     TooNew,
 )
 from aetherscale.kernel.errors import Reason, Refused, Task
-from aetherscale.kernel.messages import Recorded
+from aetherscale.kernel.messages import Recorded, split_stream
 from aetherscale.kernel.moments import from_text
 from aetherscale.kernel.names import ambiguous, is_id, is_short_id, too_short
 from aetherscale.kernel.registry import Aggregate, Kind, Registry, event_types
@@ -152,7 +154,7 @@ class PastLog:
             return head
         seq, time_us = moment_of(moment, now_us)
         if time_us is not None:
-            return await self._position_at(time_us)
+            return await self.position_of(time_us)
         if seq > head:
             raise Refused(Reason.BAD_REQUEST, f"the log ends at event {head}, got {moment[:40]}", field="at")
         return seq
@@ -163,9 +165,10 @@ class PastLog:
         Raises `Refused` (bad request).
         """
         seq, time_us = moment_of(moment, now_us)
-        return max(seq - 1, 0) if time_us is None else await self._position_at(time_us - 1)
+        return max(seq - 1, 0) if time_us is None else await self.position_of(time_us - 1)
 
-    async def _position_at(self, time_us: int) -> int:
+    async def position_of(self, time_us: int) -> int:
+        """The last event before the first one that is later than a time."""
         if self._history is not None and await self.head() >= KEYFRAME_EVENTS:
             return await self._history.ask(lambda history: history.position_at(time_us))
         return await self._reader.position_at(time_us)
@@ -179,6 +182,37 @@ class PastLog:
         async for page in self.pages(0, position):
             fold(self.kinds, page, registries)
         return Past(self.node, position, self.kinds, registries)
+
+    async def changes(self, after: int, until: int, tenant: str, wanted: Wanted) -> list[EventChange]:
+        """What the events after one position up to another one changed of a tenant's objects."""
+        kinds, node = {kind.name: kind for kind in self.kinds}, self.node
+
+        def tell(passing: Passing) -> EventChange | None:
+            recorded, before, after = passing
+            if after is None or recorded.tenant != tenant:
+                return None
+            change = change_of(kinds[split_stream(recorded.stream)[0]], node, before, after, recorded)
+            return change if wanted.has(change) else None
+
+        if self._history is not None:
+            return await self._history.ask(lambda history: history.passing(after, until, tell))
+        told = [tell(each) for each in await self._passing(until) if each[0].seq > after]
+        return [each for each in told if each is not None]
+
+    async def counts_of(self, positions: Sequence[int]) -> list[Counts]:
+        """How many events up to each of some positions, which ascend, were asked for, happened, and failed."""
+        if self._history is not None:
+            return await self._history.ask(lambda history: history.counts_of(positions))
+        counting, known = Counting(Milestone()), {0: Counts()}
+        for recorded, before, after in await self._passing(positions[-1]):
+            counting.count(before, after, recorded)
+            known[recorded.seq] = counting.milestone.counts
+        return [known[position] for position in positions]
+
+    async def _passing(self, until: int) -> list[Passing]:
+        """Every event up to a position, folded from the first one on."""
+        fold = Fold(0, {kind.name: kind for kind in self.kinds}, empty(self.kinds), None, lambda name, before: [])
+        return [each async for page in self.pages(0, until) for each in fold.passing(page)]
 
     async def pages(
         self, after: int, until: int, types: Sequence[str] | None = None
@@ -208,16 +242,19 @@ class PastLog:
 
 
 @asynccontextmanager
-async def opened(state_dir: Path, kinds: Kinds, report: Report = lambda done, total: None) -> AsyncIterator[PastLog]:
+async def opened(
+    state_dir: Path, kinds: Kinds, report: Report = lambda done, total: None, *, proving: bool = True
+) -> AsyncIterator[PastLog]:
     """The log of a state directory, read beside the node that writes it or without one.
 
-    A large log is not proved here, since that would take longer than most questions to it. `report` is told, in another
+    A large log is not proved here, since that would take longer than most questions to it; nor is any with `proving`
+    false, for who knows that the node has proved it. `report` is told, in another
     thread, how far keyframes are made, where that takes its time.
     Raises `Refused`: not found where there is none, internal where it is damaged or cannot be read.
     """
     path = log_of(state_dir)
     with explained():
-        is_proved = not is_large(path)
+        is_proved = proving and not is_large(path)
         if is_proved:
             await asyncio.to_thread(prove, path)
         access = await open_access(path)

@@ -221,7 +221,7 @@ async def _open_bus(
     await heartbeat.start()
     publisher.start()
     measures = Measures(node, event_log, admission, services, bus, now_us() / SECOND_US)
-    return Inside(components, admission, event_log, report, now_us, new_id, measures.all)
+    return Inside(components, admission, event_log, node.registries, report, now_us, new_id, measures.all)
 
 
 async def _report(

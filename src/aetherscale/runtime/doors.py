@@ -14,6 +14,7 @@ from aetherscale.kernel.calls import Call
 from aetherscale.kernel.measures import Measure
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.operations import Operation
+from aetherscale.kernel.registry import Aggregate, Registry
 from aetherscale.runtime import operations
 from aetherscale.runtime.component import Component
 from aetherscale.settings import Settings
@@ -27,6 +28,7 @@ class Inside:
         components: Sequence[Component[Any, Any]],
         admission: Admission,
         event_log: EventLog,
+        registries: Mapping[str, Registry[Any]],
         report: Callable[[], Awaitable[Beat]],
         now_us: Callable[[], int],
         new_id: Callable[[], str],
@@ -35,7 +37,7 @@ class Inside:
         self._components = {component.kind.name: component for component in components}
         self._admission, self._log = admission, event_log
         self.node, self.epoch, self.version = event_log.node, event_log.epoch, __version__
-        self._report = report
+        self._registries, self._report = registries, report
         self.now_us, self.new_id = now_us, new_id
         self._measures = measures
 
@@ -58,6 +60,10 @@ class Inside:
     def head(self) -> int:
         """The position of the last event that is durable."""
         return self._log.durable_head()[0]
+
+    def standing(self) -> tuple[int, Mapping[str, Mapping[str, Aggregate[Any]]]]:
+        """The position of the log's head, and all objects as of it, by kind and id; not to be changed."""
+        return self.head(), {kind: registry.aggregates for kind, registry in self._registries.items()}
 
     def events(self, after: int) -> AsyncGenerator[Sequence[Recorded], None]:
         """All events after a position, in pages, then what comes."""

@@ -111,6 +111,11 @@ class Node:
         commands = {task for component in self._components for task in component.commands}
         return frozenset(task for component in self._components for task in component.tasks()) - commands
 
+    @property
+    def registries(self) -> Mapping[str, Registry[Any]]:
+        """The state of each component by kind, as of the log's head; not to be changed."""
+        return {kind: actor.registry for kind, actor in self.actors.items()}
+
     def objects(self) -> Iterator[tuple[str, str, str]]:
         """(kind, id, tenant) of every object that this node owns: all that are not deleted."""
         for kind, actor in self.actors.items():

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from aetherscale.bus.tasks import Tasks
 from aetherscale.gateways.http import problems
-from aetherscale.gateways.http.messages import Caller, Request, Response, Stream
+from aetherscale.gateways.http.messages import Caller, Headers, Request, Response, Stream
 from aetherscale.gateways.http.problems import HttpError
 from aetherscale.gateways.http.site import Match, Site
 from aetherscale.kernel.wire import MAX_BODY_BYTES
@@ -267,14 +267,19 @@ class Connection:
             self._writer.write(self._sent(h11.Data(data=response.body)) + self._sent(h11.EndOfMessage()))
 
     def _head_of(self, response: Response, method: str) -> bytes:
-        headers = [*self._site.headers(), *response.headers]
+        headers = self._with_ours(response.headers)
         if response.status not in _NO_BODY:
             headers += [("content-type", response.media_type), ("content-length", str(len(response.body)))]
         return self._sent(_head(response.status, headers))
 
+    def _with_ours(self, own: Headers) -> list[tuple[str, str]]:
+        """The headers of one response: its own, and those of every response that it does not have itself."""
+        names = {name for name, _ in own}
+        return [*(each for each in self._site.headers() if each[0] not in names), *own]
+
     async def _send_stream(self, stream: Stream, method: str) -> None:
         self._begun = True
-        headers = [*self._site.headers(), ("content-type", stream.media_type), *stream.headers]
+        headers = self._with_ours((("content-type", stream.media_type), *stream.headers))
         async with aclosing(stream.parts):  # type: ignore[type-var]
             await self._write(self._sent(_head(stream.status, headers)))
             if method != "HEAD":

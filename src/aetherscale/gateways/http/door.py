@@ -24,8 +24,10 @@ from aetherscale.gateways.http import callers, problems
 from aetherscale.gateways.http.connection import READ_BYTES, Connection, linger
 from aetherscale.gateways.http.dispatch import authority_of, is_open
 from aetherscale.gateways.http.handlers import Handlers
+from aetherscale.gateways.http.historian import Historian
 from aetherscale.gateways.http.messages import Caller
 from aetherscale.gateways.http.port import Inside
+from aetherscale.gateways.http.questions import Asked
 from aetherscale.httpaddress import HttpAddress
 from aetherscale.settings import Settings
 
@@ -52,7 +54,9 @@ Admit = Callable[[dict[str, str], str], Caller]
 class HttpDoor:
     """The HTTP of one node, as `runtime.doors.Door` has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Callable[[Path, str], Asked] = Historian) -> None:
+        """`asked` makes whoever answers about the past, of a state directory and a tenant."""
+        self._asked = asked
         self._connections: set[Connection] = set()
         self._tasks = Tasks("http")
         self._turned_away: set[asyncio.StreamWriter] = set()
@@ -70,7 +74,9 @@ class HttpDoor:
     async def open(self, inside: Inside, settings: Settings, stack: AsyncExitStack) -> Mapping[str, str]:
         """Listen, until the stack is closed. Where, in words."""
         assert settings.http is not None
-        site = Handlers(inside, settings.tenant)
+        historian = self._asked(settings.state_dir, settings.tenant)
+        stack.push_async_callback(historian.close)
+        site = Handlers(inside, settings.tenant, historian)
         stack.push_async_callback(self.close)
         ways = [await self._open_tcp(settings.http, settings, site), await self._open_socket(settings, site)]
         return {"http": "; ".join(ways)}

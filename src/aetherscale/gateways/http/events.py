@@ -83,10 +83,22 @@ class Streams:
     async def open(self, found: Found, request: Request) -> Stream:
         """A stream. Raises `HttpError` (400) and `Refused` (not found, unavailable)."""
         given, rest = queries.split(found.query, ("after",))
+        words = await self.filters(rest, FILTERS, PARAMETERS, request)
+        wanted = Wanted(**{name: frozenset(each) for name, each in words.items()})
+        head = self._inside.head()
+        after = position(request.headers.get("last-event-id") or given.get("after"), head)
+        actor = request.caller.actor
+        self.require_room(actor)
+        return Stream(self.counted(actor, self._begun(after, head, wanted)), EVENT_STREAM)
+
+    async def filters(
+        self, pairs: queries.Pairs, filters: Sequence[str], known: Sequence[str], request: Request
+    ) -> dict[str, set[str]]:
+        """The words of each filter that a query has. Raises `HttpError` (400) and `Refused` (not found)."""
         words: dict[str, set[str]] = {}
-        for name, value in rest:
-            if name not in FILTERS:
-                raise queries.unknown(name, PARAMETERS)
+        for name, value in pairs:
+            if name not in filters:
+                raise queries.unknown(name, known)
             words.setdefault(name, set()).update(value.split(","))
         if unknown := sorted(words.get("kind", set()) - KINDS):
             raise HttpError(
@@ -97,10 +109,10 @@ class Streams:
             )
         if "id" in words:
             words["id"] = {await self._id_of(each, words.get("kind", set()), request) for each in words["id"]}
-        wanted = Wanted(**{name: frozenset(each) for name, each in words.items()})
-        head = self._inside.head()
-        after = _position(request.headers.get("last-event-id") or given.get("after"), head)
-        actor = request.caller.actor
+        return words
+
+    def require_room(self, actor: str) -> None:
+        """Raises `Refused` (unavailable) where there are as many readers as are served."""
         if sum(self._readers.values()) >= MAX_STREAMS or self._readers.get(actor, 0) >= MAX_CALLERS_STREAMS:
             raise Refused(
                 Reason.UNAVAILABLE,
@@ -108,22 +120,27 @@ class Streams:
                 retryable=True,
                 remedy="end one, or wait a moment",
             )
-        return Stream(self._counted(actor, after, head, wanted), EVENT_STREAM)
 
-    async def _counted(self, actor: str, after: int, head: int, wanted: Wanted) -> AsyncIterator[bytes]:
+    async def counted(self, actor: str, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The parts of one reader more, for as long as it reads."""
         self._readers[actor] = self._readers.get(actor, 0) + 1
         try:
-            yield f"retry: {RETRY_MS}\n\n".encode()
-            if after > head:
-                # The log that the reader knows went further: it was restored, or is another one.
-                yield _message("gap", {"asked": after, "after": head, "epoch": self._inside.epoch}, head)
-                after = head
-            async for part in self._parts(after, wanted):
-                yield part
+            async with aclosing(parts):  # type: ignore[type-var]
+                async for part in parts:
+                    yield part
         finally:
             self._readers[actor] -= 1
             if not self._readers[actor]:
                 del self._readers[actor]
+
+    async def _begun(self, after: int, head: int, wanted: Wanted) -> AsyncIterator[bytes]:
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        if after > head:
+            # The log that the reader knows went further: it was restored, or is another one.
+            yield message("gap", {"asked": after, "after": head, "epoch": self._inside.epoch}, head)
+            after = head
+        async for part in self._parts(after, wanted):
+            yield part
 
     async def _parts(self, after: int, wanted: Wanted) -> AsyncIterator[bytes]:
         reading = Tasks("http events")
@@ -179,17 +196,21 @@ class Streams:
         raise refused or Refused(Reason.NOT_FOUND, f"no such object: {reference[:80]!r}", field="id")
 
 
-def _position(given: str | None, head: int) -> int:
-    """Where a reader goes on: after the event that it saw last; without one, now. Raises `HttpError` (400)."""
+def position(given: str | None, default: int, field: str = "after") -> int:
+    """A position that is given: for a reader that of the event that it saw last. Raises `HttpError` (400)."""
     if given is None:
-        return head
+        return default
     if not _SEQ.fullmatch(given):
-        expected = "expected the id of an event, its position in the log"
-        raise HttpError("bad-request", f"after: got {given[:80]!r}, {expected}", field="after")
+        raise HttpError(
+            "bad-request",
+            f"{field}: got {given[:80]!r}, expected the id of an event, its position in the log",
+            field=field,
+        )
     return int(given)
 
 
-def _message(name: str, value: Any, seq: int) -> bytes:
+def message(name: str, value: Any, seq: int) -> bytes:
+    """An event of a stream as it is sent."""
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, name.encode(), msgspec.json.encode(value))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aetherscale.gateways.http import events, problems, queries, reading
+from aetherscale.gateways.http import changes, events, past, problems, queries, reading
 from aetherscale.gateways.http.calls import Calls
 from aetherscale.gateways.http.commands import Commands
 from aetherscale.gateways.http.dispatch import Found, find
@@ -16,6 +16,7 @@ from aetherscale.gateways.http.messages import PLAIN, Headers, Request, Response
 from aetherscale.gateways.http.operations import view_of
 from aetherscale.gateways.http.port import Inside
 from aetherscale.gateways.http.problems import HttpError
+from aetherscale.gateways.http.questions import Asked
 from aetherscale.gateways.http.routes import BASE, table
 from aetherscale.kernel.errors import Reason, Refused
 
@@ -34,15 +35,17 @@ Handle = Callable[[Found, Request], Awaitable[Response | Stream]]
 class Handlers:
     """The `Site` behind the connections of one node. `tenant` is whose objects it is about."""
 
-    def __init__(self, inside: Inside, tenant: str) -> None:
+    def __init__(self, inside: Inside, tenant: str, historian: Asked) -> None:
         self._inside = inside
         self._tenant = tenant
         calls = Calls(inside, tenant)
         commands, reads = Commands(calls), reading.Reads(calls)
+        self._reads = reads
         self._streams = events.Streams(inside, tenant, calls)
+        changing, self._past = changes.Changes(inside, tenant, self._streams, historian), past.Past(inside, historian)
         self._handle: Mapping[str, Handle] = {
             "list": reads.all,
-            "show": reads.one,
+            "show": self._show,
             "ask": reads.ask,
             "create": commands.create,
             "delete": commands.delete,
@@ -52,6 +55,11 @@ class Handlers:
             "node": self._node,
             "operation": self._operation,
             "events": self._streams.open,
+            "changes": changing.open,
+            "state": self._past.state,
+            "diff": self._past.diff,
+            "density": self._past.density,
+            "why": self._past.why,
             "openapi": self._openapi,
             "problem": self._problem,
             "metrics": self._metrics,
@@ -89,6 +97,10 @@ class Handlers:
         except Exception:
             log.exception("%s %s failed", request.method, request.target[:200])
             return problems.problem(problems.MISTAKE)
+
+    async def _show(self, found: Found, request: Request) -> Response:
+        is_past = any(name in past.OBJECT for name, _ in found.query)
+        return await (self._past.one if is_past else self._reads.one)(found, request)
 
     async def _nodes(self, found: Found, request: Request) -> Response:
         queries.require_none(found.query)

@@ -12,7 +12,11 @@ import msgspec
 
 from aetherscale.bus.beats import Beat
 from aetherscale.components import components
-from aetherscale.gateways.http import commands, events, problems, queries, reading
+from aetherscale.debugger import moves
+from aetherscale.debugger.changes import FILTERS as CHANGED_BY
+from aetherscale.debugger.diff import Diff
+from aetherscale.debugger.why import Why
+from aetherscale.gateways.http import commands, events, past, problems, queries, reading
 from aetherscale.gateways.http.messages import EVENT_STREAM, JSON, JSON_LINES
 from aetherscale.gateways.http.routes import Route, table
 
@@ -24,8 +28,17 @@ _STATUSES: Final[Mapping[str, tuple[int, ...]]] = {
     "patch": (200, 202),
     "list": (200, 304),
     "show": (200, 304),
+    **dict.fromkeys(("changes", "state", "diff", "density", "why"), (200, 304)),
 }
 """The good ends of what a route does, where they are not 200 alone."""
+_PAST: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "changes": moves.Page,
+    "state": moves.State,
+    "diff": Diff,
+    "density": moves.Density,
+    "why": Why,
+}
+"""What the routes about the past answer with."""
 _PROBLEMS: Final = {"type": str, "title": str, "status": int, "detail": str}
 
 
@@ -35,7 +48,7 @@ def document(version: str) -> bytes:
     views = {each.identity.kind: typing.get_type_hints(each.kind.view)["return"] for each in components()}
     bodies = [row.options for row in table() if row.options is not None]
     acted = [options for row in table() for _, _, options in row.actions.values()]
-    types = list(dict.fromkeys((*views.values(), *bodies, *acted, commands.Told, Beat)))
+    types = list(dict.fromkeys((*views.values(), *bodies, *acted, commands.Told, Beat, *_PAST.values())))
     schemas, named = msgspec.json.schema_components(types, ref_template=REFERENCE)
     known = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -129,15 +142,37 @@ def _parameters(row: Route) -> Iterator[dict[str, Any]]:
     if row.handler == "list":
         yield _query("limit", {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE})
         yield _query("cursor", {"type": "string"})
-    if row.handler == "events":
-        for name in events.FILTERS:
+    if row.handler in ("events", "changes"):
+        for name in events.FILTERS if row.handler == "events" else CHANGED_BY:
             yield _query(name, {"type": "string"})
         yield _query("after", {"type": "integer", "minimum": 0})
+        if row.handler == "changes":
+            yield _query("until", {"type": "integer", "minimum": 0})
         yield {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+    for name in _OF_THE_PAST.get(row.handler, ()):
+        yield {
+            **_query(name, _BOUNDED.get(name, {"type": "string"})),
+            "required": (row.handler, name) == ("diff", "from"),
+        }
     if row.options is not None and not row.takes_body and row.handler != "show":
         for name in queries.fields_of(row.options):
             if name != row.reference:
                 yield _query(name, {"type": "string"})
+
+
+_OF_THE_PAST: Final = {
+    "show": past.OBJECT,
+    "state": past.STATE,
+    "diff": past.SPAN,
+    "density": past.DENSITY,
+    "why": past.WHY,
+}
+"""The parameters of routes about the past."""
+_BOUNDED: Final = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": reading.MAX_PAGE},
+    "columns": {"type": "integer", "minimum": 1, "maximum": past.MAX_COLUMNS},
+    "all": {"type": "boolean"},
+}
 
 
 def _query(name: str, schema: Any) -> dict[str, Any]:
@@ -156,6 +191,9 @@ def _responses(row: Route, known: Mapping[Any, Any], views: Mapping[str, Any]) -
 def _content(row: Route, status: int, known: Mapping[Any, Any], views: Mapping[str, Any]) -> dict[str, Any]:
     if row.handler == "events":
         return {EVENT_STREAM: {"schema": {"type": "string"}}}
+    if row.handler in _PAST:
+        stream = {EVENT_STREAM: {"schema": {"type": "string"}}} if row.streams else {}
+        return {**stream, JSON: {"schema": known[_PAST[row.handler]]}}
     if row.streams:
         return {JSON_LINES: {"schema": {"type": "string"}}}
     if row.handler in ("problem", "metrics", "health", "readiness"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
 
 from aetherscale.bus.admission import Admitted
 from aetherscale.bus.beats import Beat
@@ -11,6 +11,7 @@ from aetherscale.kernel.calls import Call
 from aetherscale.kernel.measures import Measure
 from aetherscale.kernel.messages import Recorded
 from aetherscale.kernel.operations import Operation
+from aetherscale.kernel.registry import Aggregate
 
 
 class Inside(Protocol):
@@ -35,6 +36,10 @@ class Inside(Protocol):
 
     def head(self) -> int:
         """The position of the last event that is durable."""
+        ...
+
+    def standing(self) -> tuple[int, Mapping[str, Mapping[str, Aggregate[Any]]]]:
+        """The position of the log's head, and all objects as of it, by kind and id; not to be changed."""
         ...
 
     def events(self, after: int) -> AsyncGenerator[Sequence[Recorded], None]:

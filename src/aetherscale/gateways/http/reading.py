@@ -62,7 +62,7 @@ class Reads:
         """`<kind>-info`: the view alone, by its revision."""
         route = found.route
         assert route is not None
-        queries.require_none(found.query)
+        queries.require_none(found.query, ("at",))
         call = self._calls.query(request, route.component, route.task, {route.reference: found.value})
         view = (await self._last(call))[route.kind]
         tag = f'"{view.id}-{view.revision}"'

@@ -8,6 +8,7 @@
     delete-<kind>                 DELETE /v1/<plural>/{…}
     any other command             POST   /v1/<plural>/{…}/actions   {"action": "<verb>", …}
     start-<kind> and stop-<kind>  PATCH  /v1/<plural>/{…}           {"status": "started"}
+    (why)                         GET    /v1/<plural>/{…}/why
     <kind>-<noun>, a query        GET    /v1/<plural>/{…}/<noun>; POST where it does something in a guest
     any other query               GET    /v1/<component>/<noun>
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 Handler = Literal[
     "list", "show", "create", "delete", "act", "patch", "ask", "nodes", "node", "operation", "events", "openapi",
-    "problem", "root", "metrics", "health", "readiness",
+    "problem", "root", "metrics", "health", "readiness", "changes", "state", "diff", "density", "why",
 ]  # fmt: skip
 """What a route does; `handlers.py` has one function for each."""
 Role = Literal["operator", "anyone"]
@@ -105,6 +106,17 @@ _OF_THE_NODE: Final = (
         "What became of a command, for ever; `{operation}` is its key.",
     ),
     Route("events", "GET", f"{BASE}/events", "events", "Events as they happen, as server-sent events.", streams=True),
+    Route(
+        "changes",
+        "GET",
+        f"{BASE}/changes",
+        "changes",
+        "What each event changed, with its sentence, as server-sent events; with `until` a span of them as one value.",
+        streams=True,
+    ),
+    Route("state", "GET", f"{BASE}/state", "state", "Everything as it was at a moment."),
+    Route("diff", "GET", f"{BASE}/diff", "diff", "What changed between two moments."),
+    Route("density", "GET", f"{BASE}/density", "density", "How many events were asked for, happened and failed, when."),
     Route("openapi", "GET", f"{BASE}/openapi.json", "openapi", "This table as OpenAPI 3.1."),
     Route("problem", "GET", "/problems/{problem}", "problem", "What a type of problem is, and what to do."),
     Route("metrics", "GET", "/metrics", "metrics", "Figures of the node and its VMs, as Prometheus reads them."),
@@ -197,8 +209,13 @@ def _reads(component: Any) -> Iterator[Route]:
         kind=kind, component=component.name, task=identity.list_task, options=listing.list_options,
     )  # fmt: skip
     yield Route(
-        identity.show_task, "GET", one, "show", f"{identity.one.capitalize()}.",
+        identity.show_task, "GET", one, "show",
+        f"{identity.one.capitalize()}, or as it was at a moment: `?at=`.",
         kind=kind, component=component.name, task=identity.show_task, options=listing.show_options,
+        reference=identity.reference,
+    )  # fmt: skip
+    yield Route(
+        f"why-{kind}", "GET", f"{one}/why", "why", f"Why {identity.one} is, or was at a moment, as it is.", kind=kind,
         reference=identity.reference,
     )  # fmt: skip
     for task, query in component.queries.items():

@@ -56,7 +56,22 @@ def requests(draw: st.DrawFn) -> tuple[str, bytes, bytes, list[tuple[str, str]]]
     """Method, target, body and headers of a request to a row of the table, right in much and wrong in some."""
     row = draw(st.sampled_from(table()))
     path = row.template.replace(f"{{{row.parameter}}}", draw(segments)) if row.parameter else row.template
-    known = [*names_of(row), "wait", "dry-run", "limit", "cursor", "after", "kind"]
+    known = [
+        *names_of(row),
+        "wait",
+        "dry-run",
+        "limit",
+        "cursor",
+        "after",
+        "kind",
+        "until",
+        "at",
+        "from",
+        "to",
+        "columns",
+        "role",
+        "all",
+    ]
     words = st.one_of(st.sampled_from(["true", "1", "0", "-1", "x", "", "web", "9" * 30, "%41", "%zz", "a=b"]), st.text(
         alphabet="abc019%+=-", max_size=12))  # fmt: skip
     pairs = draw(st.lists(st.tuples(st.sampled_from(known), words), max_size=3))
