@@ -146,6 +146,10 @@ debian-user *args:
 catalogue *args:
     {{ bin }}/python -m tools.catalogue {{ args }}
 
+# A guest with Debian's own cloud-init, under emulation; `RECIPE=debian-13` for the other; needs root, mmdebstrap, minutes.
+debian-cloud-init *args:
+    {{ bin }}/pytest -q -s tests/integration/debian_cloud_init.py {{ args }}
+
 # The lines of examples/README.md with real guests of a whole Debian, under emulation; needs root, mmdebstrap, minutes.
 examples *args:
     {{ bin }}/pytest -q -s tests/integration/examples.py {{ args }}

@@ -19,8 +19,10 @@ from aetherscale.actors.compute.model.effects import (
     QuarantineVm,
     Removed,
     RemoveScript,
+    RemoveVm,
     ScriptRemoved,
 )
+from aetherscale.kernel.failures import EffectFailed
 from tests.support.compute_fixtures import qemu_world, tiny_image_file
 from tests.support.compute_worlds import (
     OTHER_VM,
@@ -42,6 +44,8 @@ __all__ = ["driver", "qemu_world", "tiny_image_file", "watcher", "world"]
 
 SCRIPT = b"#!/bin/sh\nexit 0\n"
 GIVING = replace(boot(), gives_script=True)
+DATA = b"#cloud-config\n{}\n"
+WITH_DATA = replace(boot(), by_seed=True, gives_user_data=True, hostname="web")
 REMOVE_SCRIPT = RemoveScript("script-1", VM)
 
 
@@ -131,3 +135,45 @@ async def test_a_script_of_no_vm_is_removed_by_the_next_node_and_that_of_one_sta
             watcher.seen = [each for each in watcher.seen if getattr(each, "vm_id", "") == vm_id]
             assert (await watcher.until(InitEnded)).outcome == outcome
             await ensure(second, EndVm("end", vm_id, 1), Ended)
+
+
+async def test_a_guest_with_cloud_init_is_booted_with_its_disk_in_every_run(
+    driver: ComputeDriver, watcher: Watcher
+) -> None:
+    await driver.scripts.keep_user_data(VM, DATA)
+    await ensure(driver, provision(TINY), DiskProvisioned)
+    for run in (1, 2):
+        # The script is no more of use then: the rest is.
+        await driver.scripts.keep(VM, SCRIPT)
+        await ensure(driver, REMOVE_SCRIPT, ScriptRemoved)
+        await ensure(driver, replace(WITH_DATA, key=f"boot {run}", run=run), Booted)
+        await watcher.until(GuestReady)
+        watcher.seen.clear()
+        await ensure(driver, EndVm("end", VM, run), Ended)
+
+
+@pytest.mark.parametrize("effect", [REMOVE, QuarantineVm("quarantine", VM, "kept-as")])
+async def test_user_data_goes_with_the_vm_and_one_that_has_none_is_not_booted(
+    driver: ComputeDriver, watcher: Watcher, effect: RemoveVm | QuarantineVm
+) -> None:
+    await driver.scripts.keep_user_data(VM, DATA)
+    await ensure(driver, effect, Removed | Quarantined)  # type: ignore[arg-type]
+    await ensure(driver, provision(TINY), DiskProvisioned)
+    failed = await ensure(driver, WITH_DATA, EffectFailed)
+    assert failed.reason.startswith("the user-data of the VM for cloud-init is missing")
+    assert not failed.retryable
+
+
+async def test_user_data_of_no_vm_is_removed_by_the_next_node_and_that_of_one_stays(world: World) -> None:
+    first = world.driver()
+    async with node(first):
+        await first.scripts.keep_user_data(VM, DATA)
+        await first.scripts.keep_user_data(OTHER_VM, DATA)
+        await first.reconcile({})
+    second = world.driver()
+    async with node(second), asyncio.timeout(PATIENCE_S):
+        await second.reconcile({VM: state_of(replace(REQUESTED, spec=replace(SPEC, cloud_init_sha256="5" * 64)))})
+        for vm_id, outcome in ((VM, Booted), (OTHER_VM, EffectFailed)):
+            await ensure(second, provision(TINY, vm_id=vm_id), DiskProvisioned)
+            await ensure(second, replace(WITH_DATA, vm_id=vm_id), outcome)
+        await ensure(second, END, Ended)

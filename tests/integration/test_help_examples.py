@@ -195,7 +195,8 @@ async def test_every_example_does_what_it_says(make_node: MakeNode, tmp_path: Pa
     (place / ".ssh").mkdir()
     (place / ".ssh/id_ed25519.pub").write_text(f"{key()}\n")
     shell = Shell(node, place)
-    ways = {"debian-12": "aetherscale", "tiny": "tiny"}
+    (place / "user-data.yaml").write_text("#cloud-config\n{}\n")
+    ways = {"debian-12": "aetherscale", "tiny": "tiny", "ubuntu-24.04": "cloud-init"}
     for name, way in ways.items():
         given = ("--name", name, "--ready", "channel", "--first-boot", way)
         await good(node, "image", "import", str(tmp_path / "blank.img"), *given)

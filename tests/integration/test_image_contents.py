@@ -29,7 +29,7 @@ WHOLE = {
     "cloud_init": "yes",
     "agent": "yes",
     "default_user": "debian",
-    "first_boot": "credentials",
+    "first_boot": "cloud-init",
 }
 
 
@@ -87,10 +87,10 @@ def test_file_systems_of_every_age_are_read(tmp_path: Path, kind: str, options: 
     ("without", "changed"),
     [
         ("usr/sbin/qemu-ga", {"agent": "no"}),
-        ("usr/bin/cloud-init", {"cloud_init": "no", "default_user": "none"}),
+        ("usr/bin/cloud-init", {"cloud_init": "no", "default_user": "none", "first_boot": "credentials"}),
         ("etc/cloud/cloud.cfg", {"default_user": "unknown"}),
-        ("usr/lib/systemd/systemd", {"systemd": "no", "first_boot": "none"}),
-        ("usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-252.so", {"systemd": "unknown", "first_boot": "unknown"}),
+        ("usr/lib/systemd/systemd", {"systemd": "no"}),
+        ("usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-252.so", {"systemd": "unknown"}),
         ("usr/lib/os-release", dict.fromkeys(WHOLE, "unknown")),
     ],
 )
@@ -119,9 +119,18 @@ def test_a_default_user_is_told_only_where_it_is_plain(tmp_path: Path, configure
 
 
 def test_systemd_that_takes_no_credentials_says_so(tmp_path: Path) -> None:
-    files = {name.replace("252", "247"): text for name, text in SYSTEM.items()}
+    files = {name.replace("252", "247"): text for name, text in SYSTEM.items() if name != "usr/bin/cloud-init"}
     found = look_into(looked_into.disk(tmp_path, files))
     assert (found.systemd, found.first_boot) == ("247", "none")
+
+
+@pytest.mark.parametrize("switched_off", [True, False])
+def test_cloud_init_is_named_as_the_way_where_it_is_the_real_one_and_runs(tmp_path: Path, switched_off: bool) -> None:
+    real = "usr/bin/cloud-init"
+    other = {"etc/cloud/cloud-init.disabled": ""} if switched_off else {"usr/bin/tiny-cloud": ""}
+    files = {name: text for name, text in SYSTEM.items() if switched_off or name != real} | other
+    found = look_into(looked_into.disk(tmp_path, files))
+    assert (found.cloud_init, found.first_boot) == ("yes", "credentials")
 
 
 def test_another_file_system_is_named_and_not_read(image: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ LAST = 35
 LATER = {
     "publish": [], "host-loopback": False, "groups": [], "forwards": [], "rules-revision": 0, "rules-applied": 0,
     "switches": [], "ssh-keys": [], "first-boot": None, "init-script": None, "user": None,
+    "cloud-init-sha256": None,
 }  # fmt: skip
 """What VMs have had since."""
 

@@ -75,6 +75,11 @@ class SimulatedKeeping:
 
         await self._world.pass_through(self._number, "keep script", work)
 
+    async def keep_user_data(self, vm_id: str, data: bytes) -> None:
+        await self._world.pass_through(
+            self._number, "keep user-data", lambda: self._scripts.keep_user_data(vm_id, data)
+        )
+
     def remove_unknown(self, expected: Mapping[str, Vm]) -> None:
         if self._number == self._world.process:
             self._scripts.remove_unknown(expected)

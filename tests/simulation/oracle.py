@@ -89,6 +89,7 @@ class ToldVm(Told):
             ssh_keys=spec.get("ssh-keys", []),
             first_boot=spec.get("first-boot"),
             user=spec.get("user"),
+            cloud_init_sha256=spec.get("cloud-init-sha256"),
             init_script=inits.seen(spec),
             groups=spec.get("groups", []),
             forwards=[],

@@ -7,14 +7,16 @@ from functools import partial
 from typing import Final
 
 from aetherscale.actors.compute.driver import HOST_LIMITS, HostLimits
-from aetherscale.actors.compute.model import commands, events, sshkeys
+from aetherscale.actors.compute.model import commands, events, sshkeys, userdata
 from aetherscale.actors.compute.model.agreeing import only_what_agrees, only_what_works
 from aetherscale.actors.compute.model.commands import CreateVmOptions, PortSpec
 from aetherscale.actors.compute.model.effects import PublishedPort
 from aetherscale.actors.compute.model.firstboot import FIELD, TAKES, Gift, checked_script, checked_user, digest_of
+from aetherscale.actors.compute.model.initsentences import remedy_for
 from aetherscale.actors.compute.model.presentation import ADDRESS, HOST_PORT, address_key
 from aetherscale.actors.compute.model.publishing import host_port_key, parse_published
 from aetherscale.actors.compute.model.switches import SwitchPort, is_switch, parse_switches
+from aetherscale.actors.compute.model.userdata import checked_user_data
 from aetherscale.actors.compute.ports import INIT_SCRIPTS, InitScripts
 from aetherscale.actors.compute.publicly import public_network
 from aetherscale.actors.compute.rules import borne_groups, port_of
@@ -64,6 +66,7 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
     limits.require(options.memory_mib, disk_mib)
     # Before a network is missed, which may be made on the way.
     keys, user, init_sha256 = _keys(options, image), _user(options, image), _script(options, image)
+    user_data_sha256 = _user_data(options, image)
     spec = commands.VmSpec(
         name=name,
         image_id=image.id,
@@ -87,16 +90,23 @@ def creation(options: CreateVmOptions, call: Call, vm_id: str, world: World) -> 
         first_boot=image.first_boot,
         init_sha256=init_sha256,
         user=user,
+        cloud_init_sha256=user_data_sha256,
     )
     return commands.CreateVm(vm_id, spec)
 
 
 def keep_script(options: CreateVmOptions, vm_id: str, world: World) -> Awaitable[None] | None:
-    """Have the host keep the init script of a VM, where it has one. Raises `Refused`."""
-    if options.init_script is None:
+    """Have the host keep what the log is not to have of a VM, where there is any. Raises `Refused`."""
+    if options.init_script is None and options.cloud_init is None:
         return None
-    scripts: InitScripts = world.port(INIT_SCRIPTS)
-    return scripts.keep(vm_id, checked_script(options.init_script))
+    return _keep(options, vm_id, world.port(INIT_SCRIPTS))
+
+
+async def _keep(options: CreateVmOptions, vm_id: str, scripts: InitScripts) -> None:
+    if options.init_script is not None:
+        await scripts.keep(vm_id, checked_script(options.init_script))
+    if options.cloud_init is not None:
+        await scripts.keep_user_data(vm_id, checked_user_data(options.cloud_init))
 
 
 def _usable_image(world: World, tenant: str, reference: str) -> ImageView:
@@ -207,6 +217,15 @@ def _script(options: CreateVmOptions, image: ImageView) -> str | None:
     return digest
 
 
+def _user_data(options: CreateVmOptions, image: ImageView) -> str | None:
+    """The digest of the user-data. Raises `Refused` (bad request, too large, conflict)."""
+    if options.cloud_init is None:
+        return None
+    digest = digest_of(checked_user_data(options.cloud_init))
+    _require_taken(image, "user-data of cloud-init", userdata.FIELD)
+    return digest
+
+
 def _require_taken(image: ImageView, gift: Gift, field: str) -> None:
     """Refuse what guests of the image do not take: nothing is accepted and ignored. Raises `Refused` (conflict)."""
     if gift not in TAKES[image.first_boot]:
@@ -214,7 +233,7 @@ def _require_taken(image: ImageView, gift: Gift, field: str) -> None:
             Reason.CONFLICT,
             f"guests of the image {image.name!r} take no {gift} at their first boot",
             field=field,
-            remedy=("leave this out, or take an image whose guests do: ", Task("image", "build", "debian-12")),
+            remedy=remedy_for(gift, image.first_boot, image.name),
         )
 
 

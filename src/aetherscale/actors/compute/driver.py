@@ -186,7 +186,7 @@ class Terminal(Console, Protocol):
 
 
 class KeptScripts(InitScripts, Protocol):
-    """The init scripts that a host keeps."""
+    """The init scripts that a host keeps, and the user-data for cloud-init."""
 
     def remove_unknown(self, expected: Mapping[str, Vm]) -> None:
         """Remove what is of no VM that needs it, but for what this process was given just now."""

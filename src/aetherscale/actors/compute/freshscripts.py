@@ -7,12 +7,16 @@ just now, by this process; one that an earlier process was given is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from aetherscale.actors.compute.model.state import Vm
 
 UNKNOWN_S: Final = 600.0
 """How long a script may be of no VM that the log has, while this process lives: no request takes so long."""
+
+
+Kept = Literal["script", "user-data"]
+"""What is kept of a VM: its init script, or its user-data for cloud-init."""
 
 
 class FreshScripts:
@@ -30,11 +34,12 @@ class FreshScripts:
         """It has been removed."""
         self._since_s.pop(vm_id, None)
 
-    def is_of_no_use(self, vm_id: str, expected: Mapping[str, Vm]) -> bool:
-        """Whether a script that the host has can be removed. That of a VM whose end of it is told has an effect."""
+    def is_of_no_use(self, vm_id: str, expected: Mapping[str, Vm], what: Kept = "script") -> bool:
+        """Whether what the host has can be removed. The script of a VM whose end of it is told has an effect."""
         vm = expected.get(vm_id)
         if vm is not None:
             self.forget(vm_id)
-            return vm.phase == "deleted" or not vm.init.sha256
+            sha256 = vm.init.sha256 if what == "script" else vm.spec.cloud_init_sha256
+            return vm.phase == "deleted" or not sha256
         since_s = self._since_s.get(vm_id)
         return since_s is None or self._elapsed_s() - since_s > UNKNOWN_S

@@ -41,6 +41,10 @@ class InitScripts(Protocol):
         """
         ...
 
+    def keep_user_data(self, vm_id: str, data: bytes) -> Awaitable[None]:
+        """The same of its user-data for cloud-init, which stays until the VM is gone."""
+        ...
+
 
 def taken(forward: Forward) -> Refused:
     """The refusal of a forward for a port that the host itself listens at."""
@@ -74,4 +78,13 @@ def unusable_switch(path: str, why: str, group: str = "") -> Fault:
     mode = f" -mode 660 -group {quote(group)}" if group else ""
     return Fault(
         f"the VDE switch at {path} cannot be used: {why}", remedy=f"vde_switch -sock {quote(path)}{mode} -daemon"
+    )
+
+
+def missing_user_data(place: str) -> Fault:
+    """What is wrong where the user-data of a VM is gone: its guest would take another for its own."""
+    return Fault(
+        f"the user-data of the VM for cloud-init is missing: {place}",
+        remedy=f"put it back from a backup; or, where its guest needs it no more: touch {place}",
+        retryable=False,
     )

@@ -116,7 +116,7 @@ IMAGE = Group(
                     "first-boot",
                     "how its guests take what is theirs at their first boot, such as SSH keys",
                     "HOW",
-                    choices=("credentials", "aetherscale", "tiny", "none"),
+                    choices=("credentials", "aetherscale", "tiny", "cloud-init", "none"),
                     default="none",
                 ),
                 _LABEL,
@@ -140,6 +140,9 @@ IMAGE = Group(
                 "The node compares the checksum, then checks the header. `--ready agent` is for guests with the QEMU "
                 "guest agent. `--ready channel` is for guests that write `ready` to the virtio port "
                 "org.aetherscale.ready.0. With `none` a VM counts as ready as soon as it runs.\n\n"
+                "`--first-boot cloud-init` is for guests with cloud-init, as those of most distributions' images for "
+                "clouds: they take keys, a user, an init script and user-data, and need no other way to report that "
+                "they are ready than `--ready channel`. `image inspect` says what an image has.\n\n"
                 "`--first-boot credentials` is for guests with systemd from version 252 on, as Debian 12: they take "
                 "the keys of `vm create --ssh-key`. `aetherscale` and `tiny` are for images that `image build` has "
                 "made elsewhere: guests of the first take init scripts too, those of the second these alone.\n\n"

@@ -98,6 +98,12 @@ CREATE = Command(
             completes="file",
         ),
         Option(
+            "cloud-init",
+            "user-data for cloud-init, with an image that has it",
+            "FILE",
+            completes="file",
+        ),
+        Option(
             "wait-for",
             "until when to wait: the guest is ready, or its init script has ended too; ready if not given",
             "STATE",
@@ -114,6 +120,7 @@ CREATE = Command(
         "aetherscale vm create web --image tiny --public-ip --group http",
         "aetherscale vm create web --image tiny --init-script setup.sh --wait-for init",
         "aetherscale vm create db --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --user joe",
+        "aetherscale vm create db --image ubuntu-24.04 --cloud-init user-data.yaml --ssh-key ~/.ssh/id_ed25519.pub",
         "aetherscale vm create --image tiny --no-wait --json",
     ),
     details=(
@@ -125,6 +132,9 @@ CREATE = Command(
         "has its SHA-256, its exit status and the end of what it prints. The guest runs it once, whatever "
         "comes. With --wait-for init the exit status is 1 where it does not end well, and the VM goes on. In a "
         "Debian: journalctl -f -u aetherscale-init. docs/guests.md has the rest.\n\n"
+        "User-data for cloud-init is a #cloud-config, a script, or a MIME message, of at most 64 KiB. The guest "
+        "has it as it is. It is a secret too, and kept until the VM is deleted: cloud-init reads it at each "
+        "boot.\n\n"
         "With --network vde:/run/lab.ctl it has a card on the VDE switch of the host in that directory, where "
         "vde_switch has to run: docs/networks.md says how. Nothing that passes there is filtered: groups, the "
         "protection against spoofing and resolvers are of networks."

@@ -20,8 +20,9 @@ from aetherscale.gateways.cli.work import info, suggesting, taken, told_of
 def create_vm(context: Context) -> None:
     """Make a VM, start it, and wait until its guest is ready."""
     values = context.values
-    script = values["init-script"]
-    files = [("--init-script", script)] if script is not None else []
+    script, user_data = values["init-script"], values["cloud-init"]
+    read = (("--init-script", script), ("--cloud-init", user_data))
+    files = [(flag, path) for flag, path in read if path is not None]
     require_one_stdin([*files, *(("--ssh-key", path) for path in values["ssh-key"])])
     options: dict[str, Any] = {"image": values["image"]}
     given = {
@@ -40,6 +41,7 @@ def create_vm(context: Context) -> None:
         "public-ip": values["public-ip"],
         "addresses": values["address"],
         "init-script": None if script is None else text_of(script, "--init-script"),
+        "cloud-init": None if user_data is None else text_of(user_data, "--cloud-init"),
         "wait-for": values["wait-for"],
         "ssh-keys": [key for path in values["ssh-key"] for key in _keys(path)],
         "user": values["user"],

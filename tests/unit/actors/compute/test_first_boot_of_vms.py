@@ -21,7 +21,7 @@ __all__ = ["node"]
 @pytest.fixture
 async def taking(node: MemoryNode) -> MemoryNode:
     """The node with an image of each way."""
-    for way in ("aetherscale", "credentials", "tiny"):
+    for way in ("aetherscale", "credentials", "tiny", "cloud-init"):
         await node.final("images", "import-image", {**IMAGE, "name": way, "first-boot": way})
     return node
 
@@ -37,8 +37,9 @@ def boot_of(requested: VmRequested) -> effects.BootVm:
     return boot
 
 
-async def test_a_vm_has_the_user_that_it_was_asked_for_with_the_keys(taking: MemoryNode) -> None:
-    made = await vm(taking, keys=[key()])
+@pytest.mark.parametrize("image", ["aetherscale", "cloud-init"])
+async def test_a_vm_has_the_user_that_it_was_asked_for_with_the_keys(taking: MemoryNode, image: str) -> None:
+    made = await vm(taking, keys=[key()], image=image)
     assert made["type"] == "result", made
     assert (made["vm"].user, made["vm"].ssh_keys) == ("joe", [key()])
     [requested] = [each.event for each in await taking.events() if isinstance(each.event, VmRequested)]
@@ -72,7 +73,10 @@ async def test_guests_that_make_no_user_are_refused_one(taking: MemoryNode, imag
 
 @pytest.mark.parametrize(
     ("first_boot", "hostname"),
-    [("aetherscale", "web"), ("credentials", "web"), ("tiny", "web"), ("none", None), (None, None)],
+    [
+        *(("aetherscale", "web"), ("credentials", "web"), ("tiny", "web"), ("cloud-init", "web")),
+        *(("none", None), (None, None)),
+    ],
 )
 def test_a_guest_is_called_as_its_vm_where_it_takes_a_name(first_boot: Any, hostname: str | None) -> None:
     assert boot_of(replace(REQUESTED, spec=replace(SPEC, first_boot=first_boot))).hostname == hostname

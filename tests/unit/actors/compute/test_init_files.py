@@ -122,3 +122,31 @@ async def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     await files.keep(OTHER, b"#!/bin/sh\n")
     assert (tmp_path / "elsewhere").read_text() == "precious"
     assert files.read(OTHER) == b"#!/bin/sh\n"
+
+
+async def test_user_data_is_there_for_the_node_alone_until_the_vm_is_gone(tmp_path: Path) -> None:
+    files = InitFiles(tmp_path)
+    await files.keep(VM, b"#!/bin/sh\n")
+    await files.keep_user_data(VM, b"#cloud-config\n")
+    path = files.place_of_user_data(VM)
+    assert (path.stat().st_mode & 0o7777, path.read_bytes()) == (0o600, b"#cloud-config\n")
+    files.remove(VM)
+    assert (files.read(VM), files.read_user_data(VM)) == (None, b"#cloud-config\n")
+    await files.keep(VM, b"#!/bin/sh\n")
+    for _ in range(2):
+        files.remove_all(VM)
+        assert names(tmp_path) == []
+    assert files.read_user_data(VM) is None
+
+
+async def test_user_data_of_no_vm_is_removed_at_a_start_and_that_of_one_stays(tmp_path: Path) -> None:
+    files = InitFiles(tmp_path)
+    for vm_id in (VM, OTHER):
+        await files.keep_user_data(vm_id, b"#cloud-config\n")
+    (tmp_path / "init" / f"{OTHER}.user-data.new").write_bytes(b"#cloud")
+    with_data = state_of(replace(REQUESTED, spec=replace(SPEC, cloud_init_sha256="5" * 64)))
+    InitFiles(tmp_path).remove_unknown({VM: with_data})
+    assert names(tmp_path) == [f"{VM}.user-data"]
+    # A VM with a script alone has no use for it.
+    InitFiles(tmp_path).remove_unknown({VM: state_of(WITH_SCRIPT)})
+    assert names(tmp_path) == []

@@ -19,6 +19,7 @@ from aetherscale.actors.compute.model.effects import VmRules as VmRules
 from aetherscale.actors.compute.model.firstboot import FirstBoot, GuestUser, InitScript
 from aetherscale.actors.compute.model.sshkeys import SshKeys
 from aetherscale.actors.compute.model.switches import NetworkReference, SwitchPort
+from aetherscale.actors.compute.model.userdata import UserData
 from aetherscale.kernel.names import Cpus, DiskGib, ImageReference, Labels, MemoryMib, Name, Reference
 from aetherscale.kernel.wire import Message
 
@@ -131,6 +132,11 @@ class CreateVmOptions(Message, frozen=True):
     user: GuestUser | None = None
     """A user whom the guest makes at its first boot: without a password, with `sudo`, with a home, and with the public
     keys, which root then has not. Only with an image whose guests can. null for none.
+    """
+    cloud_init: UserData | None = None
+    """User-data for cloud-init, as it is: a `#cloud-config`, a script, or a MIME message of several. Only with an image
+    whose `first-boot` is `cloud-init`. It is treated as a secret: no event, view or log has it, but its SHA-256; the
+    host keeps it until the VM is deleted, since cloud-init reads it at each boot. null for none.
     """
 
 
@@ -253,6 +259,8 @@ class VmSpec(Struct, frozen=True, rename="kebab"):
     """The user whom the guest makes at its first boot, who has the public keys; null for none, so that root has them.
     Not in schemas 1 to 6.
     """
+    cloud_init_sha256: str | None = None
+    """The SHA-256 of the user-data for cloud-init, 64 hex digits; null for none. Not in schemas 1 to 7."""
 
 
 class CreateVm(Struct, frozen=True):

@@ -72,6 +72,10 @@ class BootVm(Struct, frozen=True):
     hostname: str | None = None  # how it is to be called; None where it takes no name
     gives_script: bool = False
     """Whether the guest is given the init script that the host keeps of the VM; where it has none, that is told."""
+    by_seed: bool = False
+    """Whether cloud-init is to find all this on a disk of its own, instead of systemd as credentials."""
+    gives_user_data: bool = False
+    """Whether the user-data that the host keeps of the VM is on that disk."""
     deadline_s: float = 60.0
     not_before_us: int = 0
 

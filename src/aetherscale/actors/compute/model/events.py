@@ -32,7 +32,7 @@ ExitReason = Literal["user", "guest", "panic", "crash", "unknown", "host-reboot"
 class VmRequested(Event, frozen=True):
     """A caller requested a VM."""
 
-    SCHEMA: ClassVar[int] = 7
+    SCHEMA: ClassVar[int] = 8
     ONLY_ADDED: ClassVar[bool] = True
 
     vm_id: str

@@ -16,13 +16,14 @@ from msgspec import Meta, Struct
 from aetherscale.kernel.attempts import FIRST, Attempt
 from aetherscale.kernel.errors import Reason, Refused
 
-FirstBoot = Literal["credentials", "aetherscale", "tiny", "none"]
+FirstBoot = Literal["credentials", "aetherscale", "tiny", "cloud-init", "none"]
 """How the guests of an image take what is theirs at their first boot, as in the event `ImageImportRequested`."""
-Gift = Literal["keys", "init script", "host name", "user"]
+Gift = Literal["keys", "init script", "host name", "user", "user-data of cloud-init"]
 TAKES: Final[Mapping[FirstBoot, frozenset[Gift]]] = {
     "credentials": frozenset({"keys", "host name"}),
     "aetherscale": frozenset({"keys", "init script", "host name", "user"}),
     "tiny": frozenset({"init script", "host name"}),
+    "cloud-init": frozenset({"keys", "init script", "host name", "user", "user-data of cloud-init"}),
     "none": frozenset(),
 }
 """What each of them can be given. A host name is no wish of a caller's: guests that take none are called otherwise."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from aetherscale.actors.compute.model import events
-from aetherscale.actors.compute.model.firstboot import Init, InitOutcome
+from aetherscale.actors.compute.model.firstboot import FirstBoot, Gift, Init, InitOutcome
 from aetherscale.actors.compute.model.state import UP, Vm
 from aetherscale.kernel.descriptions import Description, consequence
+from aetherscale.kernel.errors import Remedy, Task
 
 _SIGNALS = 128
 
@@ -38,6 +39,20 @@ def ended_so(outcome: InitOutcome, exit_status: int | None) -> str:
             return "was not run: the guest could not make sure that it runs once"
         case "lost":
             return "was not run: the node no longer had it when the guest was booted"
+
+
+def remedy_for(gift: Gift, way: FirstBoot, image: str) -> Remedy:
+    """What is to be done where guests of an image do not take something. Nothing is written into an image from outside,
+    as libguestfs would.
+    """
+    inspect = Task("image", "inspect", image)
+    if way == "none":
+        needed = "nothing is written into an image from outside, so its guests need cloud-init or systemd's credentials"
+        imported = "; then import it with the first-boot cloud-init or credentials. Or leave this out, or: "
+        return (f"{needed}. See what it has: ", inspect, imported, Task("image", "build", "debian-12"))
+    if gift == "user-data of cloud-init":
+        return ("leave this out, or import an image with cloud-init with the first-boot cloud-init. See: ", inspect)
+    return ("leave this out, or take an image whose guests do: ", Task("image", "build", "debian-12"))
 
 
 def summarize_init(vm: Vm) -> str:

@@ -71,6 +71,8 @@ def _boot(vm: Vm) -> BootVm:
         user=vm.spec.user,
         hostname=vm.name if vm.spec.first_boot and "host name" in TAKES[vm.spec.first_boot] else None,
         gives_script=vm.init.is_awaited,
+        by_seed=vm.spec.first_boot == "cloud-init",
+        gives_user_data=vm.spec.cloud_init_sha256 is not None,
         not_before_us=vm.attempt.not_before_us,
     )
 

@@ -80,6 +80,7 @@ def view(vm: Vm, node: str, revision: int, requested_by: str | None = None) -> V
         requested_by=requested_by,
         first_boot=spec.first_boot,
         init_script=_init(vm),
+        cloud_init_sha256=spec.cloud_init_sha256,
     )
 
 

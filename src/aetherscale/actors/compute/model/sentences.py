@@ -223,7 +223,8 @@ def _bearing(spec: VmSpec) -> str:
 
 def _scripted(spec: VmSpec) -> str:
     user = f", the user {spec.user!r}" if spec.user else ""
-    return f"{user}, an init script of SHA-256 {spec.init_sha256[:12]}…" if spec.init_sha256 else user
+    data = f", user-data of SHA-256 {spec.cloud_init_sha256[:12]}…" if spec.cloud_init_sha256 else ""
+    return f"{user}{data}, an init script of SHA-256 {spec.init_sha256[:12]}…" if spec.init_sha256 else f"{user}{data}"
 
 
 def _groups_set(vm: Vm, event: events.GroupsSet) -> str:

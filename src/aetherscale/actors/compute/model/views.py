@@ -189,3 +189,5 @@ class VmView(Struct, frozen=True, rename="kebab"):
     """
     init_script: InitView | None
     """The script that the guest runs once; null for none."""
+    cloud_init_sha256: str | None
+    """The SHA-256 of the user-data that cloud-init has in the guest, 64 hex digits; null for none."""

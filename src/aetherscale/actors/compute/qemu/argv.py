@@ -38,7 +38,7 @@ ROOT_KEYS: Final = "ssh.authorized_keys.root"
 SANDBOX: Final = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 NO_DEFAULTS: Final = ("-nodefaults", "-no-user-config", "-display", "none")
 
-_BASE_SET, _DISK_SET = 1, 2
+_BASE_SET, _DISK_SET, _SEED_SET = 1, 2, 3
 _TRANSLATION_CACHE_MIB: Final = 128
 """Without a bound TCG may take 1 GiB beside the guest's memory."""
 
@@ -98,12 +98,14 @@ class Descriptors:
     """Of each credential of systemd that the guest is given, the name and a file in memory, which QEMU opens again."""
     init: int | None = None
     """The listening socket at which the guest tells the end of its init script; None where it has none."""
+    seed: int | None = None
+    """The disk that cloud-init reads, a file in memory, open for reading alone; None where the guest has none."""
 
     def all(self) -> tuple[int, ...]:
         """Every one of them."""
         switches = (descriptor for each in self.switches for descriptor in each)
         others = (*switches, *(self.cable or ()), *(descriptor for _, descriptor in self.credentials))
-        init = () if self.init is None else (self.init,)
+        init = tuple(each for each in (self.init, self.seed) if each is not None)
         return (self.base, self.disk, self.qmp, self.agent, self.ready, *init, *self.taps, *others)
 
 
@@ -136,6 +138,8 @@ def command_line(qemu: str, spec: MachineSpec, descriptors: Descriptors) -> list
         *_small_devices(),
         *_cards(spec, descriptors),
         *_credentials(descriptors),
+        # Last, so that no other device has another place for it.
+        *_seed(descriptors),
     ]
 
 
@@ -175,6 +179,19 @@ def _disk(spec: MachineSpec, descriptors: Descriptors) -> list[str]:
         *_json("-blockdev", overlay_file),
         *_json("-blockdev", overlay),
         *_json("-device", device),
+    ]
+
+
+def _seed(descriptors: Descriptors) -> list[str]:
+    """The disk for cloud-init, which the guest cannot write to."""
+    if descriptors.seed is None:
+        return []
+    file = {"driver": "file", "node-name": "seed-file", "filename": f"/dev/fdset/{_SEED_SET}", "read-only": True}
+    return [
+        *("-add-fd", f"fd={descriptors.seed},set={_SEED_SET}"),
+        *_json("-blockdev", file),
+        *_json("-blockdev", {"driver": "raw", "node-name": "seed", "file": "seed-file", "read-only": True}),
+        *_json("-device", {"driver": "virtio-blk-pci", "id": "seed0", "drive": "seed"}),
     ]
 
 

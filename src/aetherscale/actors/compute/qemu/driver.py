@@ -158,13 +158,13 @@ class QemuDriver(Inside):
             case RemoveVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
                 await self._ports.close_ports(effect.vm_id, effect.ports)
-                self.scripts.remove(effect.vm_id)
+                self.scripts.remove_all(effect.vm_id)
                 self._directory(effect.vm_id).remove()
                 self._machines.pop(effect.vm_id, None)
                 return Removed(effect.key)
             case QuarantineVm():
                 await self._ensure_gone(self._directory(effect.vm_id))
-                self.scripts.remove(effect.vm_id)
+                self.scripts.remove_all(effect.vm_id)
                 kept = self._directory(effect.vm_id).quarantine(effect.quarantine_as)
                 self._machines.pop(effect.vm_id, None)
                 return Quarantined(effect.key, str(kept or ""))

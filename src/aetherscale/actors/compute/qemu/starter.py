@@ -12,10 +12,12 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from aetherscale.actors.compute.cloudinit import seed
 from aetherscale.actors.compute.driver import Found, Observe, Process
 from aetherscale.actors.compute.initfiles import InitFiles
 from aetherscale.actors.compute.model.effects import BootVm, InitEnded
 from aetherscale.actors.compute.model.sshkeys import authorized_keys
+from aetherscale.actors.compute.ports import missing_user_data
 from aetherscale.actors.compute.qemu import argv, ceilings, hostports, identity, layout, usernetwork, vde
 from aetherscale.actors.compute.qemu.accel import Accelerators, Choice
 from aetherscale.actors.compute.qemu.ceilings import Ceilings
@@ -110,9 +112,10 @@ class Starter:
         directory.write_record(intent)
         with ExitStack() as opened:
             cable = None if any(lent) or effect.host_loopback else _cable(opened)
-            credentials = _credentials(effect, script, opened)
+            credentials = () if effect.by_seed else _credentials(effect, script, opened)
+            its_seed = _seed(effect, script, self.scripts, opened) if effect.by_seed else None
             init = opened.enter_context(directory.listen(layout.INIT)).fileno() if script is not None else None
-            descriptors = _descriptors(directory, opened, lent, cable, credentials, init)
+            descriptors = _descriptors(directory, opened, lent, cable, credentials, init, its_seed)
             errors = _opened(directory, layout.QEMU_LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, opened)
             line = SerialLine(directory, fresh=True)
             command = argv.command_line(qemu, spec, descriptors)
@@ -237,6 +240,20 @@ def _credentials(effect: BootVm, script: bytes | None, opened: ExitStack) -> tup
     return tuple((name, _in_memory(name, content, opened)) for name, content in given.items() if content)
 
 
+def _seed(effect: BootVm, script: bytes | None, kept: InitFiles, opened: ExitStack) -> int:
+    """The disk that cloud-init reads, in memory and open for reading alone. Raises `Fault`, `OSError`."""
+    user_data = kept.read_user_data(effect.vm_id) if effect.gives_user_data else None
+    if effect.gives_user_data and user_data is None:
+        raise missing_user_data(str(kept.place_of_user_data(effect.vm_id)))
+    macs = (*(port.mac for port in effect.ports), *(switch.mac for switch in effect.switches))
+    name = effect.hostname or effect.vm_id
+    given = seed.Given(effect.vm_id, name, effect.ssh_keys, effect.user, script, user_data, macs)
+    written = _in_memory("seed", seed.disk(given), opened)
+    descriptor = os.open(f"/proc/self/fd/{written}", os.O_RDONLY | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
 def _in_memory(name: str, content: bytes, opened: ExitStack) -> int:
     """A file in memory: QEMU, under its own uid, can open no other again."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
@@ -253,13 +270,14 @@ def _descriptors(
     cable: tuple[int, int] | None,
     credentials: tuple[tuple[str, int], ...],
     init: int | None,
+    seed_disk: int | None,
 ) -> argv.Descriptors:
     base = _opened(directory, layout.BASE, os.O_RDONLY, opened)
     disk = _opened(directory, layout.DISK, os.O_RDWR, opened)
     qmp, agent, ready = (
         opened.enter_context(directory.listen(name)).fileno() for name in (layout.QMP, layout.AGENT, layout.READY)
     )
-    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable, credentials, init)
+    return argv.Descriptors(base, disk, qmp, agent, ready, *lent, cable, credentials, init, seed_disk)
 
 
 def _opened(directory: VmDirectory, name: str, flags: int, opened: ExitStack) -> int:

@@ -70,7 +70,7 @@ class SimulatedDriver:
 
     def __init__(self, host: SimulatedHost, ports: VmPorts | None = None, firewall: Firewall | None = None) -> None:
         self._host = host
-        self.scripts = SimulatedScripts(host.kept_scripts)
+        self.scripts = SimulatedScripts(host.kept_scripts, host.kept_user_data)
         self._ports: VmPorts = ports or NoPorts()
         self._firewall: Firewall = firewall or NoFirewall()
         self._report: Report[ComputeMessage] | None = None
@@ -119,13 +119,13 @@ class SimulatedDriver:
                 case RemoveVm():
                     await self._end(effect.vm_id)
                     await self._ports.close_ports(effect.vm_id, effect.ports)
-                    self.scripts.remove(effect.vm_id)
+                    self.scripts.remove_all(effect.vm_id)
                     self._host.remove(effect.vm_id)
                     self._watched.pop(effect.vm_id, None)
                     return Removed(effect.key)
                 case QuarantineVm():
                     await self._end(effect.vm_id)
-                    self.scripts.remove(effect.vm_id)
+                    self.scripts.remove_all(effect.vm_id)
                     return Quarantined(effect.key, self._host.quarantine(effect.vm_id, effect.quarantine_as))
                 case ApplyRules():
                     return await apply_rules(self._firewall, effect)

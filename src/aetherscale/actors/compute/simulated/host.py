@@ -238,6 +238,8 @@ class SimulatedHost:
         self.disks: dict[str, int] = {}
         self.kept_scripts: dict[str, bytes] = {}
         """The init scripts that nodes have kept, by the ids of VMs."""
+        self.kept_user_data: dict[str, bytes] = {}
+        """Their user-data for cloud-init."""
         self.guest_disks: dict[str, GuestDisk] = {}
         self.taken_ports: set[str] = set()
         """The ports of the host that its other programs have, by their keys (`host_port_key`)."""

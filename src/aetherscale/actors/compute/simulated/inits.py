@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class SimulatedScripts:
     """`InitScripts` of one process of the node, on what the host keeps in memory."""
 
-    def __init__(self, kept: dict[str, bytes]) -> None:
+    def __init__(self, kept: dict[str, bytes], user_data: dict[str, bytes]) -> None:
         self._kept = kept
+        self._user_data = user_data
         self._fresh = FreshScripts(lambda: asyncio.get_running_loop().time())
 
     async def keep(self, vm_id: str, script: bytes) -> None:
@@ -29,15 +30,27 @@ class SimulatedScripts:
         self._fresh.add(vm_id)
         self._kept[vm_id] = script
 
+    async def keep_user_data(self, vm_id: str, data: bytes) -> None:
+        """As in `InitScripts`."""
+        self._fresh.add(vm_id)
+        self._user_data[vm_id] = data
+
     def remove(self, vm_id: str) -> None:
-        """Ensure that there is none of the VM."""
+        """Ensure that there is no script of the VM."""
         self._fresh.forget(vm_id)
         self._kept.pop(vm_id, None)
+
+    def remove_all(self, vm_id: str) -> None:
+        """The same of its user-data too."""
+        self.remove(vm_id)
+        self._user_data.pop(vm_id, None)
 
     def remove_unknown(self, expected: Mapping[str, Vm]) -> None:
         """Remove what is of no VM that needs it."""
         for vm_id in [each for each in self._kept if self._fresh.is_of_no_use(each, expected)]:
             self.remove(vm_id)
+        for vm_id in [each for each in self._user_data if self._fresh.is_of_no_use(each, expected, "user-data")]:
+            self._user_data.pop(vm_id)
 
 
 class GuestDisk(Struct):

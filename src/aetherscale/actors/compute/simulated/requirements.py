@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aetherscale.actors.compute.model.effects import BootVm
-from aetherscale.actors.compute.ports import missing_switch
+from aetherscale.actors.compute.ports import missing_switch, missing_user_data
 from aetherscale.actors.compute.simulated.host import SimulatedHost
 from aetherscale.kernel.fault import Fault
 
@@ -19,6 +19,8 @@ def require_bootable(host: SimulatedHost, effect: BootVm) -> None:
             "stop another VM, or create this one with less: --memory",
             retryable=False,
         )
+    if effect.gives_user_data and effect.vm_id not in host.kept_user_data:
+        raise missing_user_data(effect.vm_id)
     for switch in effect.switches:
         if switch.path in host.missing_switches:
             raise missing_switch(switch.path)

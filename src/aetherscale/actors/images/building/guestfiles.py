@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from aetherscale import guestscripts
+
 DIRECTORY: Final = Path(__file__).with_name("debian_guest")
 """Its files lie as they will in the guest."""
 
@@ -43,13 +45,18 @@ boot
 def files(sources: tuple[str, ...], root_uuid: str) -> dict[str, bytes]:
     """The regular files, by their paths below `/`."""
     found = {str(path.relative_to(DIRECTORY)): path.read_bytes() for path in DIRECTORY.rglob("*") if path.is_file()}
-    return found | {
-        BOOT_CONFIGURATION: _BOOT.format(root_uuid=root_uuid, arguments=KERNEL_ARGUMENTS).encode(),
-        "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro,x-systemd.growfs 0 1\n".encode(),
-        "etc/machine-id": b"",
-        # Without one mmdebstrap has written its own.
-        **({"etc/apt/sources.list": "".join(f"{line}\n" for line in sources).encode()} if sources else {}),
-    }
+    ours = {f"{guestscripts.IN_GUEST}/{name}": guestscripts.script(name) for name in guestscripts.SCRIPTS}
+    return (
+        found
+        | ours
+        | {
+            BOOT_CONFIGURATION: _BOOT.format(root_uuid=root_uuid, arguments=KERNEL_ARGUMENTS).encode(),
+            "etc/fstab": f"UUID={root_uuid} / ext4 errors=remount-ro,x-systemd.growfs 0 1\n".encode(),
+            "etc/machine-id": b"",
+            # Without one mmdebstrap has written its own.
+            **({"etc/apt/sources.list": "".join(f"{line}\n" for line in sources).encode()} if sources else {}),
+        }
+    )
 
 
 def links() -> dict[str, str]:

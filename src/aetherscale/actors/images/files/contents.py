@@ -26,7 +26,9 @@ _MOST_TEXT: Final = 200
 _BACKING_AT: Final = struct.Struct(">8xQI")
 _SYSTEMD: Final = re.compile(r"libsystemd-(?:shared|core)-([0-9]{1,4})(?:[.-].*)?\.so")
 _AGENTS: Final = ("/usr/sbin/qemu-ga", "/usr/bin/qemu-ga")
-_CLOUD_INIT: Final = ("/usr/bin/cloud-init", "/usr/sbin/tiny-cloud", "/usr/bin/tiny-cloud")
+_REAL_CLOUD_INIT: Final = ("/usr/bin/cloud-init",)
+_CLOUD_INIT: Final = (*_REAL_CLOUD_INIT, "/usr/sbin/tiny-cloud", "/usr/bin/tiny-cloud")
+_CLOUD_INIT_OFF: Final = ("/etc/cloud/cloud-init.disabled",)
 _LIBRARIES: Final = ("/usr/lib/systemd", "/usr/lib/x86_64-linux-gnu/systemd", "/usr/lib64/systemd")
 _USER: Final = re.compile(r"name: *[\"']?([a-z_][a-z0-9_-]{0,31})[\"']? *(?:#.*)?")
 
@@ -63,7 +65,9 @@ class ImageContents(Struct, frozen=True, rename="kebab"):
     default_user: str
     """The account that cloud-init makes for people, of its configuration; `unknown` where that cannot be told."""
     first_boot: str
-    """How its guests can take what is theirs: `credentials` of systemd from 252 on; `none`; or `unknown`."""
+    """How its guests can take what is theirs: `cloud-init`, where it is installed and not switched off, and is not
+    tiny-cloud; `credentials` of systemd from 252 on; `none`; or `unknown`.
+    """
     unread: str | None = None
     """Why its operating system could not be told; null where it could."""
 
@@ -98,7 +102,7 @@ def look_into(path: Path) -> ImageContents:
         cloud_init=found.cloud_init,
         agent=found.agent,
         default_user=found.default_user,
-        first_boot=_first_boot(found.systemd),
+        first_boot="cloud-init" if found.takes_seeds else _first_boot(found.systemd),
         unread=found.unread if found.os == UNKNOWN else None,
     )
 
@@ -112,6 +116,7 @@ class _Found:
         self.cloud_init: Known = "unknown"
         self.agent: Known = "unknown"
         self.unread = "its format is none that is read"
+        self.takes_seeds = False
 
 
 def _header(path: Path) -> tuple[ImageHeader | None, str | None]:
@@ -167,6 +172,7 @@ def _look_at(disk: Disk, part: Partition, found: _Found) -> bool:
         found.os_id = _text(f"{values.get('ID', '')} {values.get('VERSION_ID', '')}").strip() or UNKNOWN
         found.agent = _any(system, _AGENTS)
         found.cloud_init = _any(system, _CLOUD_INIT)
+        found.takes_seeds = _any(system, _REAL_CLOUD_INIT) == "yes" and _any(system, _CLOUD_INIT_OFF) == "no"
         found.systemd = _systemd(system)
         if found.cloud_init == "no":
             found.default_user = "none"

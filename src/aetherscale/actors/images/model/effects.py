@@ -10,7 +10,7 @@ from aetherscale.kernel.failures import EffectFailed
 
 ImageFormat = Literal["qcow2", "raw"]
 ReadyChannel = Literal["agent", "channel", "none"]
-FirstBoot = Literal["credentials", "aetherscale", "tiny", "none"]
+FirstBoot = Literal["credentials", "aetherscale", "tiny", "cloud-init", "none"]
 READY_CHANNELS: Final[tuple[ReadyChannel, ...]] = get_args(ReadyChannel)
 FIRST_BOOTS: Final[tuple[FirstBoot, ...]] = get_args(FirstBoot)
 

@@ -35,7 +35,7 @@ class ImageImportRequested(Event, frozen=True):
     first_boot: FirstBoot = "none"
     """How guests of the image take what is theirs at their first boot: `credentials`, as credentials of systemd, which
     are keys; `aetherscale`, by these and by units of ours, which run an init script too; `tiny`, as those of the recipe
-    `tiny`, which run an init script; or `none`, not at all. Not in schema 1.
+    `tiny`, which run an init script; `cloud-init`, by cloud-init from a disk; or `none`, not at all. Not in schema 1.
     """
     catalogued: bool = False
     """Whether the image was asked for by its name in the catalogue, where the source is from. Not in schemas 1 and 2.

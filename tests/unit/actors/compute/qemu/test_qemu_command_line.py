@@ -105,3 +105,16 @@ def test_a_guest_keeps_its_uuid_and_its_mac_and_no_two_share_them() -> None:
     assert machine_uuid(one) != machine_uuid(other)
     assert mac_address(one) != mac_address(other)
     assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", mac_address(one))
+
+
+def test_the_disk_for_cloud_init_cannot_be_written_to_and_changes_no_other_device() -> None:
+    without = command_line("qemu", SPEC, DESCRIPTORS)
+    command = command_line("qemu", SPEC, replace(DESCRIPTORS, seed=16))
+    assert command[: len(without)] == without
+    assert options(command, "-add-fd")[-1] == "fd=16,set=3"
+    file, seed = parsed(command, "-blockdev")[-2:]
+    assert (file["filename"], file["read-only"]) == ("/dev/fdset/3", True)
+    assert (seed["driver"], seed["file"], seed["read-only"]) == ("raw", file["node-name"], True)
+    assert parsed(command, "-device")[-1] == {"driver": "virtio-blk-pci", "id": "seed0", "drive": "seed"}
+    assert 16 in replace(DESCRIPTORS, seed=16).all()
+    assert 16 not in DESCRIPTORS.all()
