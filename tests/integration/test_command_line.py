@@ -96,7 +96,7 @@ class TestVms:
         await good(node, "vm", "create", "web", "--image", "blank")
         assert (await good(node, "vm", "exec", "web", "--", "echo", "hi")) == "hi\n"
         status, _, err = await node.cli("vm", "exec", "web", "--", "nosuch")
-        assert (status, err.startswith("error: ")) == (2, True)
+        assert (status, err.startswith("error: ")) == (127, True)
 
     async def test_a_program_gets_what_is_piped_to_it(self, node: RunningNode) -> None:
         await good(node, "vm", "create", "web", "--image", "blank")
