@@ -111,7 +111,7 @@ async def ends_of_a_program(node: RunningNode, terminal: Terminal) -> None:
     await run(node, terminal, "sh", "-c", "kill -9 $$")
     assert await terminal.end() == 137
     await run(node, terminal, "nosuch")
-    assert await terminal.end() == 2
+    assert await terminal.end() == 127
     assert "the guest could not run 'nosuch': no such program" in terminal.said
 
 
