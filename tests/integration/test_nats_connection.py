@@ -194,3 +194,29 @@ async def test_a_client_of_the_tests_leaves_no_connection_open_that_was_lost_bef
         await ended.acquire()
     server.close()
     await server.wait_closed()
+
+
+async def lose_with_more_to_send() -> None:
+    """A connection is lost while some of what it was to send waits, and nats-py hears of it."""
+    listening = Listening()
+    server = await asyncio.start_server(listening.serve, "127.0.0.1", 0)
+    endpoint = Endpoint(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    connection = Connection(lambda sid, incoming: None)
+    await connection.open([endpoint.url], endpoint, "test")
+    vars(connection._transport)["_io_writer"].transport.abort()
+    connection._pending.append(b"PING\r\n")
+    connection._pending_data_size += 6
+    await asyncio.sleep(0)
+    await connection._process_op_err(ConnectionResetError())
+    assert connection.lost.is_set()
+    await connection.end()
+    await listening.ended.wait()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("name", ["asyncio", "uvloop"])
+def test_what_waits_to_be_sent_when_a_connection_is_lost_makes_no_traceback(name: str) -> None:
+    loop = pytest.importorskip(name)
+    with asyncio.Runner(loop_factory=loop.new_event_loop) as runner:
+        runner.run(lose_with_more_to_send())

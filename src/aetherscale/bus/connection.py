@@ -92,7 +92,11 @@ class Connection(Client):
         assert transport is not None, "nats-py has connected"
 
         def write_all(payload: list[bytes]) -> None:
-            transport.write(b"".join(payload))
+            try:
+                transport.write(b"".join(payload))
+            except RuntimeError as closed:
+                # So uvloop says of a connection that was lost; nats-py knows what an OSError means.
+                raise ConnectionResetError("the connection is closed") from closed
 
         # From Python 3.12 on, asyncio's own `writelines` on a connection that has just been lost watches its descriptor
         # again. The next connection gets that number, and neither its messages nor its end are heard.
