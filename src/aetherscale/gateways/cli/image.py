@@ -243,8 +243,8 @@ IMAGE = Group(
                 "system. What cannot be told that way, as with xfs and btrfs, is left out, or `unknown` with --json; "
                 "`unread` says why.\n\n"
                 "Of an image it also shows what the node knows: its source and SHA-256, how its guests say that they "
-                "are ready, and `first-boot`, how they take what is theirs, which VMs go by. `systemd-takes` is what "
-                "its systemd could take.\n\n"
+                "are ready, and `first-boot`, how they take what is theirs, which VMs go by. `could-take` is how "
+                "they could, by what is in the image.\n\n"
                 "A file is read with your own rights, and no node is needed; `refused` says why it cannot be imported."
             ),
         ),

@@ -56,7 +56,7 @@ def _with_log(image: Mapping[str, Any], contents: Mapping[str, Any]) -> dict[str
     found = {**known, **contents, "first-boot": image["first-boot"], "labels": image.get("labels", {})}
     if found["default-user"] == UNKNOWN and image.get("user"):
         found["default-user"] = image["user"]
-    found["systemd-takes"] = contents["first-boot"]
+    found["could-take"] = contents["first-boot"]
     return found
 
 
