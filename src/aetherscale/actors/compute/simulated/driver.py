@@ -48,7 +48,7 @@ from aetherscale.actors.compute.model.state import Vm
 from aetherscale.actors.compute.ports import taken
 from aetherscale.actors.compute.readers import RECENT_BYTES, last_lines
 from aetherscale.actors.compute.reconcile import apply_rules, reconcile
-from aetherscale.actors.compute.simulated.host import SimulatedHost, SimulatedProcess
+from aetherscale.actors.compute.simulated.host import WITHOUT_AGENT, SimulatedHost, SimulatedProcess
 from aetherscale.actors.compute.simulated.hotplug import change_port
 from aetherscale.actors.compute.simulated.inits import SimulatedScripts
 from aetherscale.actors.compute.simulated.programs import SimulatedProgram, ended_program
@@ -319,8 +319,8 @@ class SimulatedDriver:
     async def facts(self, vm_id: str) -> GuestFacts:
         """What the guest says of itself. Raises `Refused` where the VM has no process."""
         process = self._live(vm_id)
-        if not process.behaviour.has_agent or not process.is_ready:
-            return GuestFacts("absent")
+        if process.agent != "answers":
+            return GuestFacts(process.agent)
         return GuestFacts("answers", os="simulated", host_name="sim", addresses=[], load=[0.0, 0.0, 0.0], disks=[])
 
     async def program(self, vm_id: str, argv: Sequence[str], *, has_input: bool) -> PipedProgram:
@@ -337,8 +337,8 @@ class SimulatedDriver:
 
     def _agent(self, vm_id: str) -> SimulatedProcess:
         process = self._live(vm_id)
-        if not process.behaviour.has_agent or not process.is_ready:
-            raise Refused(Reason.UNAVAILABLE, "no guest agent answers in this VM", retryable=True)
+        if process.agent != "answers":
+            raise Refused(Reason.UNAVAILABLE, WITHOUT_AGENT[process.agent], retryable=True)
         return process
 
     def _live(self, vm_id: str) -> SimulatedProcess:

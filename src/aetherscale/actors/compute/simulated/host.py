@@ -28,6 +28,7 @@ from aetherscale.actors.compute.model.effects import (
     ReadyChannel,
     VmGone,
 )
+from aetherscale.actors.compute.model.guestfacts import AgentState
 from aetherscale.actors.compute.model.publishing import host_port_key
 from aetherscale.actors.compute.model.switches import FIELD
 from aetherscale.actors.compute.ports import missing_switch
@@ -40,6 +41,10 @@ from aetherscale.kernel.fault import Fault
 
 LOG_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _SIGSEGV: Final = 11
+WITHOUT_AGENT: Final = {
+    "absent": "no guest agent answers in this VM",
+    "silent": "no answer from the guest agent: it says nothing of any use",
+}
 
 
 async def _no_interference(effect: ComputeEffect) -> None:
@@ -72,6 +77,7 @@ class SimulatedProcess:
         self.is_asked_to_go = False
         self.is_running = False
         self.is_ready = False
+        self.agent_lies = False
         self.paused: PauseReason | None = None
         self.readers = Readers(self._typed)
         self.sessions = GuestSessions()
@@ -90,6 +96,13 @@ class SimulatedProcess:
         self.after(self.behaviour.power_off_after_s, lambda: self.end_guest("shutdown"))
         self.after(self.behaviour.panic_after_s, lambda: self.end_guest("panic"))
         self.after(self.behaviour.crash_after_s, lambda: self.die(None, _SIGSEGV))
+
+    @property
+    def agent(self) -> AgentState:
+        """What whoever asks its agent makes of it."""
+        if not self.behaviour.has_agent or not self.is_ready:
+            return "absent"
+        return "silent" if self.agent_lies else "answers"
 
     @property
     def has_told_init(self) -> bool:
