@@ -77,6 +77,8 @@ def test_every_time_means_the_position_that_the_log_says(
         opened.state_at(filled_to)
         for moment in moments:
             assert opened.position_at(moment) == opened._reading.position_at(moment), moment
+        together = sorted(moments)
+        assert opened.positions_at(together) == [opened._reading.position_at(moment) for moment in together]
 
 
 def test_counts_are_those_of_all_events_before(state_dir: Path, truth: Truth) -> None:
@@ -91,14 +93,14 @@ def test_counts_are_those_of_all_events_before(state_dir: Path, truth: Truth) ->
     chance(1).shuffle(positions)
     with history(state_dir) as opened:
         for position in positions:
-            assert opened.counts_at(position) == counts[position], position
+            assert opened.counts_of([position]) == [counts[position]], position
 
 
 def test_counts_of_many_positions_are_those_of_each(state_dir: Path) -> None:
     every = list(range(EVENTS + 1))
     with history(state_dir) as opened:
         found = opened.counts_of(every)
-        assert found == [opened.counts_at(position) for position in every]
+        assert found == [opened.counts_of([position])[0] for position in every]
         assert opened.counts_of(every[::7]) == found[::7]
 
 

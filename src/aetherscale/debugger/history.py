@@ -105,11 +105,11 @@ class History:
 
     def position_at(self, time_us: int) -> int:
         """The position that a moment means; see `eventstore/clock.py`. Raises `StoreError`, sqlite3.Error."""
-        return self._trying(lambda: self._position_at(time_us))
+        return self.positions_at([time_us])[0]
 
-    def counts_at(self, position: int) -> Counts:
-        """The counts of all events up to a position. Raises `StoreError`, sqlite3.Error, `Stopped`."""
-        return self.counts_of([position])[0]
+    def positions_at(self, times_us: Sequence[int]) -> list[int]:
+        """The same of several moments, for which milestones are looked up once. Raises as `position_at`."""
+        return self._trying(lambda: [self._position_at(time_us) for time_us in times_us])
 
     def counts_of(self, positions: Sequence[int]) -> list[Counts]:
         """The counts up to each of some positions, which ascend: a look-up for each that has a milestone, for others a

@@ -119,8 +119,8 @@ class Moves:
         exact = until - after <= EXACT_EVENTS
         marks = [begun + (ended - begun) * number // columns for number in range(columns)]
         edges = [after]
-        for mark in marks[1:]:
-            found = min(max(await self._log.position_of(mark - 1), edges[-1]), until)
+        for found in await self._log.positions_of([mark - 1 for mark in marks[1:]]):
+            found = min(max(found, edges[-1]), until)
             edges.append(found if exact else max(found - found % MILESTONE_EVENTS, edges[-1]))
         edges.append(until)
         counts = await self._log.counts_of(edges)

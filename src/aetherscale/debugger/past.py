@@ -169,9 +169,13 @@ class PastLog:
 
     async def position_of(self, time_us: int) -> int:
         """The last event before the first one that is later than a time."""
+        return (await self.positions_of([time_us]))[0]
+
+    async def positions_of(self, times_us: Sequence[int]) -> list[int]:
+        """The same of several times."""
         if self._history is not None and await self.head() >= KEYFRAME_EVENTS:
-            return await self._history.ask(lambda history: history.position_at(time_us))
-        return await self._reader.position_at(time_us)
+            return await self._history.ask(lambda history: history.positions_at(times_us))
+        return [await self._reader.position_at(time_us) for time_us in times_us]
 
     async def state_at(self, position: int, *, deleted: bool = True) -> Past:
         """Everything as it was after the event at `position`; what was deleted by then may be left out."""
