@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aetherscale.actors.compute.model import events
 from aetherscale.components import kinds
 from aetherscale.debugger.past import PastLog, opened
 from aetherscale.eventstore.log import EventLog, Write
 from aetherscale.eventstore.sqlite.past import PAST_NAME
+from aetherscale.gateways.http.historian import Historian
 from aetherscale.kernel.messages import stream_name
 from aetherscale.kernel.names import derive_id
 from aetherscale.kernel.reservations import NameClaimed, NameReleased, name_stream
@@ -33,14 +34,20 @@ STRIDE: Final = 618_034
 """From each moment to the next: all over the log, never twice the same."""
 
 
-@asynccontextmanager
-async def pasts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
-    """A log in which VMs come and go, and its keyframes."""
+async def long_log(context: Context) -> Path:
+    """The state directory of a log in which VMs come and go."""
     directory = context.directory / "ours"
     log = await open_log(directory)
     total = EVENTS_QUICK if context.quick else EVENTS
     await asyncio.gather(*(lives(log, name, total // VMS) for name in range(VMS)))
     await log.close()
+    return directory
+
+
+@asynccontextmanager
+async def pasts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
+    """A log in which VMs come and go, and its keyframes."""
+    directory = await long_log(context)
     async with opened(directory, kinds()) as past:
         head = await past.head()
         places = (1 + number * STRIDE % head for number in itertools.count(1))
@@ -50,6 +57,41 @@ async def pasts(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
             "fold": partial(fold_turn, past, head),
             "fill": partial(fill_turn, directory, head),
         }
+
+
+@asynccontextmanager
+async def historians(context: Context) -> AsyncIterator[Mapping[str, Turn]]:
+    """The same log, as a node's historian tells it."""
+    directory = await long_log(context)
+    async with opened(directory, kinds()) as past:
+        head = await past.head()
+        await past.state_at(head, deleted=False)
+    historian = Historian(directory, TENANT)
+    places = (1 + number * STRIDE % head for number in itertools.count(1))
+    try:
+        await historian.ask("state", position=head, kinds=[], limit=None)
+        yield {OURS: partial(historian_turn, historian, places, head)}
+    finally:
+        await historian.close()
+
+
+async def historian_turn(historian: Historian, places: Iterator[int], head: int) -> Samples:
+    """Milliseconds to the whole answer: of moves all over the log, and of what a page asks besides."""
+
+    async def took_ms(name: str, **options: Any) -> float:
+        begun = time.perf_counter()
+        await historian.ask(name, **options)
+        return (time.perf_counter() - begun) * 1000
+
+    moves = [await took_ms("state", position=seq, kinds=[], limit=None) for seq in itertools.islice(places, MOMENTS)]
+    some = list(itertools.islice(places, WHOLE_MOMENTS))
+    return {
+        "move ms": moves,
+        "move p95 ms": [percentile(moves, 95)],
+        "changes ms": [await took_ms("changes", after=max(0, seq - 2000), until=seq, wanted={}) for seq in some],
+        "density ms": [await took_ms("density", after=0, until=head, columns=240)],
+        "near density ms": [await took_ms("density", after=max(0, seq - 4096), until=seq, columns=240) for seq in some],
+    }
 
 
 async def lives(log: EventLog, number: int, total: int) -> None:
@@ -129,5 +171,19 @@ PAST_ROWS: Final = (
         rounds=3,
         note="1,000,000 events, 1,000 VMs at any moment and 20,000 in all, keyframes made before. `fold` is the middle "
         "of the log from its first event on; `fill` makes all keyframes.",
+    ),
+    Row(
+        "historian",
+        "the past as a node's historian tells it: a move to a moment, 2,000 changes, densities of 240 columns",
+        historians,
+        (
+            Target("move ms", "<=", 25),
+            Target("move p95 ms", "<=", 50),
+            Target("changes ms", "<=", 30),
+            Target("density ms", "<=", 23),
+        ),
+        rounds=3,
+        note="The log of `past`. A move is the whole state as JSON, with the way between the processes; `near density` "
+        "is of 4,096 events, each in the column of its time.",
     ),
 )
