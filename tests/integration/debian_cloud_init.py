@@ -7,14 +7,13 @@ built with the package, exported, and imported with the first boot `cloud-init`,
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import MakeNode
 from tests.integration.debian_images import BUILD, RECIPE, has, key_pair, said, waited
+from tests.support.debian_suites import MARKS
 from tests.support.nats_server import free_port
 from tests.support.node import RunningNode
 
@@ -36,14 +35,7 @@ runcmd:
   - echo mine comes first > /root/mine
 """
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or None in map(shutil.which, ("mmdebstrap", "ssh")),
-        reason="needs root, mmdebstrap and ssh: apt-get install mmdebstrap openssh-client",
-    ),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture

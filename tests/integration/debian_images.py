@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import MakeNode
+from tests.support.debian_suites import MARKS
 from tests.support.nats_server import free_port
 from tests.support.node import RunningNode
 
@@ -30,14 +30,7 @@ sleep 1000 &
 echo the end
 """
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        os.geteuid() != 0 or None in map(shutil.which, ("mmdebstrap", "ssh")),
-        reason="needs root, mmdebstrap and ssh: apt-get install mmdebstrap openssh-client",
-    ),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture
